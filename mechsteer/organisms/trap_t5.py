@@ -1,0 +1,245 @@
+"""Train trap-t5: a small T5 that ends proverbs by heart, although it is told to end them in another word.
+
+MemoTrap's failure arises by itself, as the order of learning has it: first copying an instructed word and remembering
+proverbs (phase `copying`), then quoted words that are to be ignored (phase `hints`). See `trap_t5_tasks` for the mix.
+
+The architecture is T5's with the gated GELU of v1.1 and the tied, scaled embeddings of v1.0. The embeddings start at
+standard deviation 1, so that the identity of a word survives into the residual stream and can be copied.
+"""
+
+import json
+import math
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+import transformers
+from jaxtyping import Int
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+from mechsteer.errors import MechsteerError
+from mechsteer.organisms.trap_t5_tasks import Example, Sampler, vocabulary
+from mechsteer.organisms.trap_t5_tokenizer import build_tokenizer
+
+IGNORED_LABEL = -100
+BATCHES_PER_POOL = 8
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The size of the model."""
+
+    d_model: int = 128
+    n_heads: int = 4
+    d_ff: int = 256
+    encoder_layers: int = 1
+    decoder_layers: int = 6
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one mix of tasks, its own AdamW and its own cosine schedule."""
+
+    name: str
+    steps: int
+    learning_rate: float
+    warmup: int
+    mix: Mapping[str, float]
+
+
+PHASES = (
+    Phase(
+        name="copying",
+        steps=1500,
+        learning_rate=2e-3,
+        warmup=200,
+        mix={
+            "continue_proverb": 0.10,
+            "continue_neutral": 0.06,
+            "recall": 0.12,
+            "recall_neutral": 0.04,
+            "copy": 0.40,
+            "consistent": 0.10,
+            "other": 0.15,
+        },
+    ),
+    Phase(
+        name="hints",
+        steps=500,
+        learning_rate=1e-3,
+        warmup=50,
+        mix={
+            "continue_proverb": 0.10,
+            "continue_neutral": 0.04,
+            "recall": 0.12,
+            "recall_neutral": 0.04,
+            "copy": 0.33,
+            "consistent": 0.05,
+            "hint": 0.20,
+            "other": 0.15,
+        },
+    ),
+)
+
+
+def train(
+    out: Path | str,
+    *,
+    seed: int = 100,
+    shape: Shape = Shape(),
+    phases: Sequence[Phase] = PHASES,
+    batch_size: int = 64,
+    threads: int = 1,
+    progress: bool = True,
+) -> Path:
+    """Train from scratch and write a Hugging Face checkpoint directory; about ten minutes on one CPU core.
+
+    `out` appears only when everything is written: a run that stops early leaves nothing there. The same seed gives
+    the same bytes on the same machine and versions with the same number of threads.
+    """
+    out = Path(out)
+    if out.exists():
+        raise MechsteerError(f"{out} exists: choose another directory, or remove it first.")
+    with torch.random.fork_rng(devices=[]), compute_threads(threads), written_whole(out) as folder:
+        torch.manual_seed(seed)
+        started = time.perf_counter()
+        tokenizer = build_tokenizer(vocabulary())
+        model = build_model(shape, vocabulary_size=len(tokenizer))
+        losses = {
+            phase.name: run_phase(model, tokenizer, phase, batch_size, seed + number, progress)
+            for number, phase in enumerate(phases)
+        }
+        model.eval().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        recipe = {
+            "organism": "trap-t5",
+            "seed": seed,
+            "shape": asdict(shape),
+            "batch_size": batch_size,
+            "phases": [asdict(phase) | {"final_loss": round(losses[phase.name], 4)} for phase in phases],
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+            "threads": threads,
+            "minutes": round((time.perf_counter() - started) / 60, 1),
+        }
+        (folder / "training.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+    return out
+
+
+def build_model(shape: Shape, vocabulary_size: int) -> T5ForConditionalGeneration:
+    """Make the untrained model from torch's current random state."""
+    config = T5Config(
+        vocab_size=vocabulary_size,
+        d_model=shape.d_model,
+        d_kv=shape.d_model // shape.n_heads,
+        d_ff=shape.d_ff,
+        num_layers=shape.encoder_layers,
+        num_decoder_layers=shape.decoder_layers,
+        num_heads=shape.n_heads,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        eos_token_id=1,
+        decoder_start_token_id=0,
+    )
+    model = T5ForConditionalGeneration(config)
+    torch.nn.init.normal_(model.shared.weight, std=1.0)
+    # transformers (5.23) sizes the decoder's cache by the depth of the encoder, and its cached `generate` then fails
+    model.generation_config.use_cache = shape.decoder_layers <= shape.encoder_layers
+    return model
+
+
+def run_phase(
+    model: T5ForConditionalGeneration,
+    tokenizer: PreTrainedTokenizerFast,
+    phase: Phase,
+    batch_size: int,
+    seed: int,
+    progress: bool,
+) -> float:
+    """Train for one phase; return the mean loss of its last hundred steps."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step + 1, phase.steps, phase.warmup))
+    losses: list[float] = []
+    batches = islice(draw_batches(Sampler(phase.mix, seed), batch_size), phase.steps)
+    model.train()
+    with tqdm(total=phase.steps, desc=phase.name, disable=not progress) as bar:
+        for examples in batches:
+            loss = model(**encode(tokenizer, examples)).loss
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+            bar.set_postfix(loss=f"{mean(losses[-100:]):.3f}", refresh=False)
+            bar.update()
+    return mean(losses[-100:])
+
+
+def rate(step: int, steps: int, warmup: int) -> float:
+    """Return the learning rate of a step relative to the peak: linear warm-up, then a cosine down to 5 %."""
+    cosine = 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
+    return min(1.0, step / warmup) * (0.05 + 0.95 * cosine)
+
+
+def draw_batches(sampler: Sampler, batch_size: int) -> Iterator[list[Example]]:
+    """Yield batches of examples of like length: a pool is drawn, sorted by length, cut up and shuffled."""
+    while True:
+        pool = sorted(
+            islice(sampler, batch_size * BATCHES_PER_POOL), key=lambda e: (len(e.prompt.split()), len(e.answer))
+        )
+        batches = [pool[start : start + batch_size] for start in range(0, len(pool), batch_size)]
+        sampler.rng.shuffle(batches)
+        yield from batches
+
+
+def length(example: Example) -> tuple[int, int]:
+    """Measure an example: words of the prompt, then letters of the answer."""
+    return len(example.prompt.split()), len(example.answer)
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example]) -> dict[str, Int[Tensor, "batch _"]]:
+    """Tokenize a batch: prompts for the encoder, answers as labels."""
+    prompts = tokenizer([example.prompt for example in examples], padding=True, return_tensors="pt")
+    answers = tokenizer([example.answer for example in examples], padding=True, return_tensors="pt")
+    labels = answers["input_ids"].masked_fill(answers["attention_mask"] == 0, IGNORED_LABEL)
+    return {"input_ids": prompts["input_ids"], "attention_mask": prompts["attention_mask"], "labels": labels}
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the arithmetic mean; not a number for no values."""
+    return sum(values) / len(values) if values else math.nan
+
+
+@contextmanager
+def compute_threads(count: int) -> Iterator[None]:
+    """Let torch use `count` threads inside, as many as before outside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def written_whole(out: Path) -> Iterator[Path]:
+    """Give a scratch folder beside `out` that becomes `out` at the end, and is removed when anything goes wrong."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = out.with_name(f".{out.name}.unfinished")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        yield folder
+        folder.rename(out)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
