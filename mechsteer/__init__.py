@@ -1,0 +1,47 @@
+"""mechsteer: find out why a language model ignores an instruction, and fix it without training.
+
+Names are resolved when first used, so that ``import mechsteer`` does not load PyTorch or TransformerLens.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_HOMES = {
+    "errors": ("MechsteerError", "ParityError"),
+    "prompts": ("Prompt", "Batch", "prompt", "batch"),
+    "models": ("ModelInfo", "load", "model_info", "site", "sites", "verify"),
+    "directions": ("Direction", "gradient_direction"),
+    "steering": ("Intervention", "add"),
+    "decoding": ("Generation", "Greedy", "Sample", "generate", "score"),
+    "evaluate": ("evaluate",),
+}
+_MODULES = ("directions", "models", "organisms", "plots", "steering", "studies", "tasks")
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = sorted([*_HOME_OF, *(m for m in _MODULES)])  # noqa: PLE0605
+
+if TYPE_CHECKING:
+    from mechsteer import directions, models, organisms, plots, steering, studies, tasks
+    from mechsteer.decoding import Generation, Greedy, Sample, generate, score
+    from mechsteer.directions import Direction, gradient_direction
+    from mechsteer.errors import MechsteerError, ParityError
+    from mechsteer.evaluate import evaluate
+    from mechsteer.models import ModelInfo, load, model_info, site, sites, verify
+    from mechsteer.prompts import Batch, Prompt, batch, prompt
+    from mechsteer.steering import Intervention, add
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        value = getattr(import_module(f"mechsteer.{_HOME_OF[name]}"), name)
+    elif name in _MODULES:
+        value = import_module(f"mechsteer.{name}")
+    else:
+        raise AttributeError(f"module 'mechsteer' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,155 @@
+"""``generate``: one batched, cached loop for both families, under any intervention and strategy."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mechsteer.decoding.batching import as_prompts, first_tokens, steps
+from mechsteer.decoding.recorder import Recorder
+from mechsteer.decoding.strategies import Greedy, Sample, Strategy
+from mechsteer.errors import MechsteerError, positive_int
+from mechsteer.models import advance, is_encoder_decoder, model_device, model_info, select_rows, start
+from mechsteer.prompts import Prompt
+from mechsteer.steering import BoundEdit, Intervention, Step, check_fired
+
+_COMPACT_BELOW = 0.75  # drop finished rows when fewer than this share of the computed ones is still running
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What came out.
+
+    Attributes:
+        texts: One text a prompt, without special tokens.
+        tokens: ``[prompts, new]`` the new tokens, end-of-sequence token included, then padding.
+        logprobs: ``[prompts, new]`` natural log-probability of each token under the (steered) model, before the
+            strategy's temperature or truncation; 0 at padding.
+        lengths: How many of each row's tokens are real.
+        activations: For each recorded site, one ``[positions, ...]`` tensor a prompt: prompt tokens, then each generated
+            token that was fed back (the last one is not).
+    """
+
+    texts: list[str]
+    tokens: Int[Tensor, "prompts new"]
+    logprobs: Float[Tensor, "prompts new"]
+    lengths: list[int]
+    activations: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
+
+
+@dataclass
+class _Row:
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+@torch.no_grad()
+def generate(
+    model: Any,
+    prompts: str | Prompt | Sequence[str | Prompt],
+    *,
+    steer: Intervention | None = None,
+    strategy: Strategy | None = None,
+    max_new_tokens: int = 20,
+    batch_size: int = 32,
+    record: Sequence[str] = (),
+    progress: bool = False,
+) -> Generation:
+    """Generate a continuation (decoder-only) or an answer (encoder-decoder) for each prompt.
+
+    T5's encoder runs once, its decoder with cached self-attention and cross-attention keys and values. Rows that have
+    ended are dropped from the batch. The results do not depend on ``batch_size``, on batch mates or on padding.
+
+    Args:
+        model: A loaded model.
+        prompts: Texts (made into prompts by :func:`mechsteer.prompt`) or prompts; one or many.
+        steer: An intervention; acts in prefill and in cached steps alike, as its scope says.
+        strategy: ``Greedy()`` (default) or ``Sample(...)``.
+        max_new_tokens: The most new tokens for each prompt.
+        batch_size: Prompts computed together.
+        record: Full names of sites whose activations to keep, as edited.
+        progress: Show a bar.
+
+    Returns:
+        Texts, tokens, log-probabilities and recorded activations, in the order of ``prompts``.
+
+    Raises:
+        MechsteerError: for no prompts, prompts that do not fit the context, an intervention that does not fit the model
+            or that never fired, or a site that cannot be recorded.
+    """
+    positive_int("max_new_tokens", max_new_tokens)
+    made = as_prompts(model, prompts)
+    _check_context(model, made, max_new_tokens)
+    steer, strategy = steer or Intervention(), strategy or Greedy()
+    steer.check(model)
+    if isinstance(strategy, Sample):
+        strategy.restart()
+    recorder = Recorder(model, record, len(made))
+    rows = [_Row() for _ in made]
+    bound: list[BoundEdit] = []
+    with tqdm(total=len(made), desc="generating", unit="prompt", disable=not progress) as bar:
+        for step in steps(model, made, batch_size):
+            recorder.step = step
+            edits = steer.bind(step)
+            bound += edits
+            hooks = [(edit.edit.site, edit) for edit in edits] + recorder.hooks()
+            with model.hooks(fwd_hooks=hooks):
+                _run_batch(model, step, strategy, max_new_tokens, rows)
+            bar.update(len(step.batch))
+    check_fired(bound, model)
+    return _collect(model, rows, recorder)
+
+
+def _run_batch(model: Any, step: Step, strategy: Strategy, max_new_tokens: int, rows: list[_Row]) -> None:
+    """Generate for one batch, appending to ``rows`` at the places that ``step.index`` names."""
+    eos = torch.tensor(model_info(model).eos_ids, dtype=torch.long)
+    index = list(step.index or range(len(step.batch)))
+    state = start(model, step.batch.tokens, step.batch.mask)
+    tokens, mask = first_tokens(model, step.batch)
+    computed = list(range(len(index)))  # rows of the batch in the tensors, in order
+    running = torch.ones(len(index), dtype=torch.bool)  # which of those have not ended
+    end = 0
+    for new in range(max_new_tokens):
+        end += tokens.shape[1]
+        step.begin(end, computed)
+        logits = advance(model, state, tokens, mask)[:, -1].float()
+        chosen = strategy.choose(logits, [index[row] for row in computed])
+        logprobs = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0].tolist()
+        ids = chosen.cpu()
+        for place, (row, token, alive) in enumerate(zip(computed, ids.tolist(), running.tolist(), strict=True)):
+            if alive:
+                rows[index[row]].tokens.append(token)
+                rows[index[row]].logprobs.append(logprobs[place])
+        running &= ~torch.isin(ids, eos)
+        if new + 1 == max_new_tokens or not running.any():
+            return
+        if running.sum() <= _COMPACT_BELOW * len(computed):
+            kept = running.nonzero()[:, 0]
+            state = select_rows(state, kept.to(model_device(model)))
+            chosen, computed, running = ids[kept], [computed[i] for i in kept.tolist()], running[kept]
+        tokens, mask = chosen[:, None], torch.ones((len(computed), 1), dtype=torch.bool)
+
+
+def _check_context(model: Any, prompts: Sequence[Prompt], max_new_tokens: int) -> None:
+    longest = max(len(p) for p in prompts)
+    if not is_encoder_decoder(model) and longest + max_new_tokens > model.cfg.n_ctx:
+        raise MechsteerError(
+            f"The longest prompt has {longest} tokens; with max_new_tokens={max_new_tokens} that exceeds this model's "
+            f"context of {model.cfg.n_ctx}."
+        )
+
+
+def _collect(model: Any, rows: list[_Row], recorder: Recorder) -> Generation:
+    lengths = [len(row.tokens) for row in rows]
+    shape = (len(rows), max(lengths))
+    tokens = torch.full(shape, model.tokenizer.pad_token_id or 0, dtype=torch.long)
+    logprobs = torch.zeros(shape)
+    for place, row in enumerate(rows):
+        tokens[place, : lengths[place]] = torch.tensor(row.tokens)
+        logprobs[place, : lengths[place]] = torch.tensor(row.logprobs)
+    texts = model.tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
+    return Generation(texts, tokens, logprobs, lengths, recorder.result())

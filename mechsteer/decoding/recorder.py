@@ -1,0 +1,52 @@
+"""Recording activations while a model generates, one row a token, padding left out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mechsteer.errors import MechsteerError, unknown
+from mechsteer.models import fires, position_stack, shape_of
+from mechsteer.steering import Scope, Step
+
+
+class Recorder:
+    """Collects activations at sites, prompt by prompt, in the order in which positions are computed."""
+
+    def __init__(self, model: Any, sites: Sequence[str], prompts: int) -> None:
+        for site in sites:
+            _check(model, site)
+        self.rows: dict[str, list[list[Tensor]]] = {site: [[] for _ in range(prompts)] for site in sites}
+        self._stacks = {site: position_stack(site, two_stacks=hasattr(model, "decoder_final_ln")) for site in sites}
+        self.step: Step | None = None
+
+    def hooks(self) -> list[tuple[str, Any]]:
+        """Hook functions; registered after those that edit, they see the edited activations."""
+        return [(site, self._keep) for site in self.rows]
+
+    def _keep(self, x: Tensor, hook: Any) -> None:
+        step, site = self.step, hook.name
+        if step is None:
+            return
+        chosen = step.select(Scope(), self._stacks[site], x.shape[1])
+        kept = x.detach().float().cpu()
+        alive = range(len(step.batch)) if step.alive is None else step.alive
+        for out, row in enumerate(alive):
+            place = row if step.index is None else step.index[row]
+            values = kept[out] if isinstance(chosen, bool) else kept[out, chosen[out]]
+            self.rows[site][place].append(values)
+
+    def result(self) -> dict[str, list[Tensor]]:
+        """For each site and prompt, the activations ``[positions, ...]``."""
+        return {site: [torch.cat(parts) for parts in rows] for site, rows in self.rows.items()}
+
+
+def _check(model: Any, site: str) -> None:
+    if site not in model.hook_dict or not fires(model, site):
+        raise unknown("site to record", site, [name for name in model.hook_dict if fires(model, name)])
+    if shape_of(model, site)[1] != "pos":
+        raise MechsteerError(
+            f"{site!r} has the dimensions {' '.join(shape_of(model, site))}: only sites with one row a position can be "
+            "recorded while generating."
+        )

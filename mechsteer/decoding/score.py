@@ -1,0 +1,99 @@
+"""``score``: the log-probability of given continuations, under any intervention."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechsteer.decoding.batching import as_prompts, first_tokens, steps
+from mechsteer.errors import MechsteerError
+from mechsteer.models import advance, fork, start
+from mechsteer.prompts import Prompt
+from mechsteer.steering import BoundEdit, Intervention, Step, check_fired
+
+
+@torch.no_grad()
+def score(
+    model: Any,
+    prompts: Sequence[str | Prompt],
+    continuations: Sequence[str] | Sequence[Sequence[str]],
+    *,
+    steer: Intervention | None = None,
+    batch_size: int = 64,
+) -> Float[Tensor, "prompts"] | Float[Tensor, "prompts choices"]:
+    """Natural log-probability of continuations given their prompts, summed over tokens.
+
+    A continuation is tokenised on its own, without special tokens; its leading space matters to the tokenizers to which
+    it matters. The prompts are computed once for all of their choices.
+
+    Args:
+        model: A loaded model.
+        prompts: Texts or prompts.
+        continuations: One text a prompt, or the same number of choices for each prompt.
+        steer: An intervention; continuation tokens count as generated.
+        batch_size: Prompts computed together.
+
+    Raises:
+        MechsteerError: if there is not one continuation (or list of choices) a prompt, or one has no tokens, or the
+            intervention does not fit or never fired.
+    """
+    made = as_prompts(model, prompts)
+    if len(continuations) != len(made):
+        raise MechsteerError(f"{len(made)} prompts but {len(continuations)} continuations were given.")
+    single = all(isinstance(c, str) for c in continuations)
+    choices = [[_ids(model, text) for text in ([c] if isinstance(c, str) else c)] for c in continuations]
+    counts = {len(c) for c in choices}
+    if len(counts) != 1 or 0 in counts:
+        raise MechsteerError(f"Every prompt needs the same number of choices, at least one; got {sorted(counts)}.")
+    steer = steer or Intervention()
+    steer.check(model)
+    out = torch.zeros(len(made), counts.pop())
+    bound: list[BoundEdit] = []
+    for step in steps(model, made, batch_size):
+        edits = steer.bind(step)
+        bound += edits
+        index = list(step.index or range(len(step.batch)))
+        with model.hooks(fwd_hooks=[(edit.edit.site, edit) for edit in edits]):
+            out[index] = _score_batch(model, step, [choices[i] for i in index])
+    check_fired(bound, model)
+    return out[:, 0] if single else out
+
+
+def _ids(model: Any, text: str) -> list[int]:
+    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise MechsteerError(f"The continuation {text!r} has no tokens.")
+    return ids
+
+
+def _score_batch(
+    model: Any, step: Step, choices: list[list[list[int]]]
+) -> Float[Tensor, "batch choices"]:
+    """Run the prompts once, then each choice from a fork of their state."""
+    tokens, mask = first_tokens(model, step.batch)
+    state = start(model, step.batch.tokens, step.batch.mask)
+    step.begin(tokens.shape[1])
+    first = advance(model, state, tokens, mask)
+    columns = []
+    for choice in range(len(choices[0])):
+        target, real = _pad([row[choice] for row in choices])
+        logits = first
+        if target.shape[1] > 1:
+            step.begin(tokens.shape[1] + target.shape[1] - 1)
+            more = advance(model, fork(state), target[:, :-1], real[:, :-1], logits_at="all")
+            logits = torch.cat([first, more], dim=1)
+        logprobs = logits.float().log_softmax(-1).cpu().gather(2, target[..., None])[..., 0]
+        columns.append(logprobs.masked_fill(~real, 0.0).sum(1))
+    return torch.stack(columns, dim=1)
+
+
+def _pad(rows: list[list[int]]) -> tuple[Int[Tensor, "batch longest"], Bool[Tensor, "batch longest"]]:
+    """Token ids padded on the right, and a mask that is True at real ones."""
+    target = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.long)
+    real = torch.zeros_like(target, dtype=torch.bool)
+    for row, ids in enumerate(rows):
+        target[row, : len(ids)] = torch.tensor(ids)
+        real[row, : len(ids)] = True
+    return target, real

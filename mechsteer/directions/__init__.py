@@ -1,0 +1,7 @@
+"""What to steer with: directions and how they are estimated."""
+
+from mechsteer.directions.direction import Direction
+from mechsteer.directions.gradient import TrapExample, gradient_direction
+from mechsteer.directions.random import random_direction
+
+__all__ = ["Direction", "TrapExample", "gradient_direction", "random_direction"]

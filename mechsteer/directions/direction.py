@@ -1,0 +1,120 @@
+"""``Direction``: a vector at a site, with where it came from; the artefact that is saved and shared."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechsteer.errors import MechsteerError, finite
+from mechsteer.files import atomic_path
+
+FORMAT = "mechsteer.direction/1"
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """A steering vector.
+
+    Attributes:
+        vector: ``[width]``, as estimated, float32 on the CPU. Its length is :attr:`norm`; steering uses :attr:`unit`.
+        site: The full name of the hook point it belongs to.
+        method: How it was made: ``"gradient"``, ``"random"``, ...
+        mean_projection: Mean of ``<x, unit>`` over the states it was estimated from (the paper's zbar).
+        activation_norm: Mean L2 norm of the states at the site, the unit of relative strengths.
+        meta: Provenance as text: model, fingerprint, versions, seed, number and hash of the examples.
+    """
+
+    vector: Float[Tensor, "width"]
+    site: str
+    method: str
+    mean_projection: float = 0.0
+    activation_norm: float = 0.0
+    meta: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not torch.isfinite(self.vector).all():
+            raise MechsteerError(f"The {self.method} direction at {self.site} has NaN or infinite entries.")
+        if not self.norm > 0:
+            raise MechsteerError(f"The {self.method} direction at {self.site} is zero: its examples do not differ.")
+        finite("mean_projection", self.mean_projection)
+        finite("activation_norm", self.activation_norm)
+
+    @property
+    def norm(self) -> float:
+        """The L2 norm of :attr:`vector`."""
+        return float(self.vector.norm())
+
+    @property
+    def unit(self) -> Float[Tensor, "width"]:
+        """The vector divided by its norm."""
+        return self.vector / self.vector.norm()
+
+    @property
+    def width(self) -> int:
+        """The number of entries."""
+        return int(self.vector.shape[0])
+
+    @property
+    def fingerprint(self) -> str:
+        """The fingerprint of the model it was made on; ``"unknown"`` where that was not recorded."""
+        return self.meta.get("model_fingerprint", "unknown")
+
+    def __repr__(self) -> str:
+        return f"Direction({self.method} at {self.site}, width {self.width}, norm {self.norm:.4g})"
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the direction to a safetensors file; metadata travels in its header.
+
+        Raises:
+            MechsteerError: if the file cannot be written; then nothing is left behind.
+        """
+        from safetensors.torch import save_file
+
+        header = {
+            "format": FORMAT,
+            "site": self.site,
+            "method": self.method,
+            "mean_projection": repr(self.mean_projection),
+            "activation_norm": repr(self.activation_norm),
+            "meta": json.dumps(self.meta, sort_keys=True),
+        }
+        with atomic_path(path) as temporary:
+            save_file({"vector": self.vector.contiguous()}, temporary, metadata=header)
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Direction":
+        """Read a direction that :meth:`save` wrote.
+
+        Raises:
+            MechsteerError: if the file is missing, truncated, or not a direction.
+        """
+        header, vector = _read(Path(path))
+        if header.get("format") != FORMAT or vector is None:
+            raise MechsteerError(f"{path} is not a mechsteer direction (format {header.get('format')!r}).")
+        return cls(
+            vector=vector.float(),
+            site=header["site"],
+            method=header["method"],
+            mean_projection=float(header["mean_projection"]),
+            activation_norm=float(header["activation_norm"]),
+            meta=json.loads(header["meta"]),
+        )
+
+
+def _read(path: Path) -> tuple[dict[str, Any], Tensor | None]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            vector = file.get_tensor("vector") if "vector" in file.keys() else None  # noqa: SIM118
+            return dict(file.metadata() or {}), vector
+    except FileNotFoundError:
+        raise MechsteerError(f"No such file: {path}.") from None
+    except (SafetensorError, OSError) as error:
+        raise MechsteerError(f"{path} is not a readable safetensors file (truncated or foreign?): {error}") from error

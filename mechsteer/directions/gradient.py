@@ -1,0 +1,176 @@
+"""Gradient-based steering vectors.
+
+Paper: "Enhancing Instruction-Following Capabilities in Seq2Seq Models: DoLa Adaptations for T5" (arXiv 2512.03803v2),
+section 3.2. For each of N examples with a target token x+ (obeys the instruction) and a trap token x- (memorised),
+
+    L_i = log P(x-) - log P(x+)                      (eq. 3, at the first decoding position)
+    v   = -(1/N) sum_i grad_{h_l} L_i                (eqs. 4 and 5)
+    h'  = h + alpha v / ||v||                        (eq. 6; see :func:`mechsteer.add`)
+
+The normaliser of the softmax cancels in L. The authors' notebook (``steering.ipynb``) departs from the text: it takes the
+gradient at the *input* of block l and adds the vector to the *output* of block l. ``compat="released"`` does that.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mechsteer.directions.direction import Direction
+from mechsteer.errors import MechsteerError, one_of, positive_int
+from mechsteer.files import digest
+from mechsteer.models import advance, is_encoder_decoder, model_device, provenance, site, start
+from mechsteer.prompts import Batch, Prompt, batch, prompt
+
+
+class TrapExample(Protocol):
+    """What an example must have: a prompt, the word that obeys it, and the word that memory suggests."""
+
+    @property
+    def prompt(self) -> str | Prompt: ...
+    @property
+    def target(self) -> str: ...
+    @property
+    def trap(self) -> str: ...
+
+
+@dataclass
+class _Sums:
+    gradient: Float[Tensor, "width"]
+    state: Float[Tensor, "width"]
+    norm: float
+    count: int
+
+
+def gradient_direction(
+    model: Any,
+    traps: Sequence[TrapExample],
+    *,
+    layer: int,
+    site: str = "resid_post",
+    compat: str = "paper",
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Direction:
+    """Mine the direction that raises the target token against the trap token.
+
+    Args:
+        model: A loaded model, of either type.
+        traps: The mining examples. A word counts by the first token of ``" " + word``, full stop stripped.
+        layer: The layer, from 0. Encoder-decoders: of the decoder.
+        site: The kind of site in that layer.
+        compat: ``"paper"``: gradient and injection at the same site. ``"released"``: gradient at the layer's
+            ``resid_pre``, injection at its ``resid_post``, as the authors' notebook does.
+        batch_size: Examples in one backward pass; does not change the result.
+        progress: Show a bar.
+
+    Returns:
+        The direction at the injection site. ``vector`` is the mean of the negative gradients, ``mean_projection`` and
+        ``activation_norm`` are measured on the unsteered states of the examples at the injection site.
+
+    Raises:
+        MechsteerError: for no examples, an unknown site, layer or compat, a site outside the predicting stack, or
+            examples whose target and trap always start with the same token.
+    """
+    one_of("compat", compat, ("paper", "released"))
+    positive_int("batch_size", batch_size)
+    if not traps:
+        raise MechsteerError("No trap examples were given to mine a direction from.")
+    injected = _site(model, site, layer)
+    mined = injected
+    if compat == "released":
+        if not injected.endswith(".hook_resid_post"):
+            raise MechsteerError(f'compat="released" is defined for site="resid_post" only, got {site!r}.')
+        mined = _site(model, "resid_pre", layer)
+    if injected.startswith("encoder"):
+        raise MechsteerError(f"{injected!r} is in the encoder; the gradient is taken at the first decoding position.")
+    ids = torch.tensor([(_first_token(model, t.target), _first_token(model, t.trap)) for t in traps])
+    if (ids[:, 0] == ids[:, 1]).all():
+        raise MechsteerError("Target and trap start with the same token in every example, so there is no gradient.")
+    sums = _Sums(torch.zeros(0), torch.zeros(0), 0.0, 0)
+    for chunk, pairs in tqdm(
+        list(_batches(model, traps, ids, batch_size)), desc=f"gradients at {mined}", disable=not progress
+    ):
+        _accumulate(model, chunk, pairs, mined, injected, sums)
+    vector = sums.gradient / sums.count
+    unit = vector / vector.norm()
+    return Direction(
+        vector=vector,
+        site=injected,
+        method="gradient",
+        mean_projection=float(sums.state @ unit) / sums.count,
+        activation_norm=sums.norm / sums.count,
+        meta=provenance(model)
+        | {
+            "compat": compat,
+            "mined_at": mined,
+            "examples": str(sums.count),
+            "examples_hash": digest([(_text(t.prompt), t.target, t.trap) for t in traps]),
+            "same_first_token": str(int((ids[:, 0] == ids[:, 1]).sum())),
+        },
+    )
+
+
+_site = site  # the parameter of the same name hides the function
+
+
+def _text(value: str | Prompt) -> str:
+    return value if isinstance(value, str) else value.text
+
+
+def _first_token(model: Any, word: str) -> int:
+    ids = model.tokenizer(" " + word.strip(" ."), add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise MechsteerError(f"The word {word!r} has no tokens.")
+    return ids[0]
+
+
+def _batches(
+    model: Any, traps: Sequence[TrapExample], ids: Int[Tensor, "n 2"], size: int
+) -> Iterator[tuple[Batch, Int[Tensor, "batch 2"]]]:
+    side = "right" if is_encoder_decoder(model) else "left"
+    for first in range(0, len(traps), size):
+        chunk = traps[first : first + size]
+        prompts = [p if isinstance(p := t.prompt, Prompt) else prompt(model, p) for t in chunk]
+        yield batch(prompts, side=side, pad_id=model.tokenizer.pad_token_id or 0), ids[first : first + size]
+
+
+def _accumulate(
+    model: Any, chunk: Batch, pairs: Int[Tensor, "batch 2"], mined: str, injected: str, sums: _Sums
+) -> None:
+    """Add one batch's negative gradients and unsteered states to the sums."""
+    device, rows = model_device(model), len(chunk)
+    seen: dict[str, Tensor] = {}
+
+    def probe(x: Tensor, hook: Any) -> Tensor:
+        """Add a zero whose gradient is the gradient of the state; keep the state at the position that predicts."""
+        if x[:, -1].ndim != 2:
+            raise MechsteerError(f"{mined!r} holds {tuple(x.shape)}; a direction needs one vector a position.")
+        seen["zero"] = torch.zeros_like(x).requires_grad_()
+        return x + seen["zero"]
+
+    def keep(x: Tensor, hook: Any) -> None:
+        seen["state"] = x[:, -1].detach()
+
+    with torch.enable_grad(), model.hooks(fwd_hooks=[(mined, probe), (injected, keep)]):
+        state = start(model, chunk.tokens, chunk.mask)
+        if is_encoder_decoder(model):
+            tokens = torch.full((rows, 1), model.cfg.decoder_start_token_id, device=device)
+            mask = torch.ones_like(tokens, dtype=torch.bool)
+        else:
+            tokens, mask = chunk.tokens, chunk.mask
+        logits = advance(model, state, tokens, mask)[:, -1].float()
+        chosen = logits.gather(1, pairs.to(device))
+        loss = (chosen[:, 1] - chosen[:, 0]).sum()
+        (gradient,) = torch.autograd.grad(loss, seen["zero"])
+    total = -gradient[:, -1].sum(0).float().cpu()
+    states = seen["state"].float().cpu()
+    first = sums.count == 0
+    sums.gradient = total if first else sums.gradient + total
+    sums.state = states.sum(0) if first else sums.state + states.sum(0)
+    sums.norm += float(states.norm(dim=-1).sum())
+    sums.count += rows

@@ -1,0 +1,30 @@
+"""Random directions: the control that every mined direction has to beat."""
+
+from typing import Any
+
+import torch
+
+from mechsteer.directions.direction import Direction
+from mechsteer.models import provenance, site, width
+
+
+def random_direction(model: Any, *, seed: int, layer: int | None = None, site: str = "resid_post") -> Direction:
+    """A direction drawn uniformly from the unit sphere.
+
+    Args:
+        model: A loaded model.
+        seed: Decides the draw, on every machine.
+        layer: The layer of the site.
+        site: A kind of site with a fixed width, or a full name.
+
+    Raises:
+        MechsteerError: for an unknown site or layer.
+    """
+    name = _site(model, site, layer)
+    size = width(model, name) or model.cfg.d_model
+    vector = torch.randn(size, generator=torch.Generator().manual_seed(seed))
+    meta = provenance(model) | {"seed": str(seed)}
+    return Direction(vector / vector.norm(), name, "random", meta=meta)
+
+
+_site = site  # the parameter of the same name hides the function

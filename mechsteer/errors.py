@@ -1,0 +1,81 @@
+"""The one exception type that people see, and the checks that raise it."""
+
+import difflib
+import math
+from collections.abc import Iterable
+
+
+class MechsteerError(ValueError):
+    """Bad input or a state that cannot be worked with.
+
+    The message carries the value that was given, what was expected, and the nearest valid choice.
+    The command line prints it without a traceback and exits with code 2.
+    """
+
+
+class ParityError(MechsteerError):
+    """The hooked model does not compute what the Hugging Face model computes."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """A hint that names the closest valid choices, or all of them when there are few.
+
+    Args:
+        name: What was asked for.
+        choices: What would have been valid.
+
+    Returns:
+        A sentence to append to an error message; empty when there are no choices.
+    """
+    options = sorted(set(choices))
+    if not options:
+        return ""
+    close = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
+    if close:
+        return f" Did you mean {' or '.join(repr(c) for c in close)}?"
+    if len(options) <= 12:
+        return f" Valid: {', '.join(options)}."
+    return f" Valid: {', '.join(options[:6])}, ... ({len(options)} in all)."
+
+
+def unknown(kind: str, name: object, choices: Iterable[str]) -> MechsteerError:
+    """The error for a name that is not one of the known ones."""
+    return MechsteerError(f"Unknown {kind} {name!r}.{nearest(str(name), choices)}")
+
+
+def finite(name: str, value: float) -> float:
+    """Return ``value`` as a float.
+
+    Raises:
+        MechsteerError: if it is not a number, NaN, or infinite.
+    """
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise MechsteerError(f"{name} must be a number, got {value!r}.") from None
+    if not math.isfinite(number):
+        raise MechsteerError(f"{name} must be finite, got {number}.")
+    return number
+
+
+def positive_int(name: str, value: int) -> int:
+    """Return ``value`` if it is an integer of at least 1.
+
+    Raises:
+        MechsteerError: otherwise.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise MechsteerError(f"{name} must be an integer of at least 1, got {value!r}.")
+    return value
+
+
+def one_of(kind: str, value: str, choices: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``choices``.
+
+    Raises:
+        MechsteerError: otherwise, naming the nearest choice.
+    """
+    options = list(choices)
+    if value not in options:
+        raise unknown(kind, value, options)
+    return value

@@ -1,0 +1,33 @@
+"""Models with every activation hooked, equal to Hugging Face's. The only folder that imports TransformerLens."""
+
+from mechsteer.models.forward import State, advance, fork, model_device, select_rows, start, unembed
+from mechsteer.models.info import ModelInfo, is_encoder_decoder, model_info, provenance
+from mechsteer.models.load import load
+from mechsteer.models.parity import verify
+from mechsteer.models.resolve import organism_names
+from mechsteer.models.sites import fires, parse, position_stack, shape_of, site, sites, stacks, width
+
+__all__ = [
+    "ModelInfo",
+    "State",
+    "advance",
+    "fires",
+    "fork",
+    "is_encoder_decoder",
+    "load",
+    "model_device",
+    "model_info",
+    "organism_names",
+    "parse",
+    "position_stack",
+    "provenance",
+    "select_rows",
+    "shape_of",
+    "site",
+    "sites",
+    "stacks",
+    "start",
+    "unembed",
+    "verify",
+    "width",
+]

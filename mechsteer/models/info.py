@@ -1,0 +1,59 @@
+"""What a loaded model is: its provenance, kept on the model and copied into every artefact made with it."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mechsteer.files import versions
+
+_ATTRIBUTE = "mechsteer_info"
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Where a model came from.
+
+    Attributes:
+        name: The name or path that was asked for.
+        path: The local directory the weights were read from; empty when unknown.
+        family: Hugging Face's ``model_type``.
+        revision: The commit on the hub; empty for local models.
+        fingerprint: A hash over the checkpoint's weight files, the same on every machine and in every dtype.
+        dtype: The dtype the model computes in.
+        eos_ids: The token ids that end a generation.
+    """
+
+    name: str
+    path: str
+    family: str
+    revision: str
+    fingerprint: str
+    dtype: str
+    eos_ids: tuple[int, ...] = ()
+
+
+def set_info(model: Any, info: ModelInfo) -> None:
+    """Attach the provenance to a model."""
+    setattr(model, _ATTRIBUTE, info)
+
+
+def model_info(model: Any) -> ModelInfo:
+    """The provenance of a model. One that :func:`mechsteer.load` did not make has the fingerprint ``"unknown"``."""
+    found = getattr(model, _ATTRIBUTE, None)
+    if isinstance(found, ModelInfo):
+        return found
+    name = str(getattr(model.cfg, "model_name", "unknown"))
+    eos = getattr(model.tokenizer, "eos_token_id", None)
+    dtype = str(model.cfg.dtype).removeprefix("torch.")
+    return ModelInfo(name, "", "unknown", "", "unknown", dtype, () if eos is None else (eos,))
+
+
+def provenance(model: Any) -> dict[str, str]:
+    """Model and package versions as flat text, for tables and artefacts."""
+    fields = asdict(model_info(model))
+    info = {f"model_{key}": fields[key] for key in ("name", "family", "revision", "fingerprint", "dtype")}
+    return info | {f"version_{name.replace('-', '_')}": version for name, version in versions().items()}
+
+
+def is_encoder_decoder(model: Any) -> bool:
+    """Whether the model has two stacks (T5) rather than one."""
+    return hasattr(model, "decoder_final_ln")

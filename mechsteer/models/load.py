@@ -1,0 +1,107 @@
+"""``load``: a hooked model from a name, equal to Hugging Face's."""
+
+from typing import Any
+
+import torch
+
+from mechsteer.errors import MechsteerError, unknown
+from mechsteer.models import parity, resolve
+from mechsteer.models.decoder_only import hooked_transformer
+from mechsteer.models.encoder_decoder import hooked_encoder_decoder
+from mechsteer.models.families import check_supported
+from mechsteer.models.hf import load_hf, load_tokenizer
+from mechsteer.models.info import ModelInfo, set_info
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load(
+    name_or_path: str,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+    check: bool = True,
+) -> Any:
+    """Load a model with every activation hooked.
+
+    Args:
+        name_or_path: ``"organism:trap-t5"`` (bundled), a local checkpoint directory, or an id on the Hugging Face hub
+            such as ``"google/flan-t5-base"``. Families: GPT-2, Llama 3, Mistral, Phi-3, Qwen 2/3, Gemma 2; T5 v1.0,
+            T5 v1.1 and FLAN-T5. No network is used unless it is a hub id.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; default: cuda where there is one, else cpu.
+        dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``.
+        revision: Branch, tag or commit of a hub model.
+        check: Run two prompts (one padded) through both models and refuse the hooked one if its probabilities differ.
+
+    Returns:
+        A TransformerLens HookedTransformer or, for T5, HookedEncoderDecoder: evaluation mode, no gradients on the
+        weights, weights unprocessed and shared with no second copy, ``tokenizer`` set.
+
+    Raises:
+        MechsteerError: for names, files, families and configuration features that cannot be loaded.
+        ParityError: if the hooked model is not Hugging Face's.
+    """
+    torch_dtype, torch_device = _dtype(dtype), _device(device)
+    directory, commit = resolve.resolve(name_or_path, revision=revision)
+    config = resolve.read_config(directory)
+    check_supported(config)
+    tokenizer = load_tokenizer(directory)
+    hf_model = load_hf(directory, dtype=torch_dtype, device=torch_device)
+    convert = hooked_encoder_decoder if config.model_type == "t5" else hooked_transformer
+    model = convert(hf_model)
+    _set_tokenizer(model, tokenizer)
+    info = ModelInfo(
+        name=name_or_path,
+        path=str(directory),
+        family=config.model_type,
+        revision=commit,
+        fingerprint=resolve.fingerprint(directory),
+        dtype=str(torch_dtype).removeprefix("torch."),
+        eos_ids=_eos_ids(hf_model, tokenizer),
+    )
+    set_info(model, info)
+    if check:
+        parity.gate(model, hf_model)
+    return model
+
+
+def _set_tokenizer(model: Any, tokenizer: Any) -> None:
+    """Give the model Hugging Face's tokenizer unchanged; the library would load another one that adds a BOS."""
+    bos = tokenizer.bos_token_id
+    prepends_bos = bos is not None and tokenizer("a")["input_ids"][0] == bos
+    model.tokenizer = tokenizer
+    model.cfg.tokenizer_prepends_bos = prepends_bos
+    model.cfg.default_prepend_bos = prepends_bos
+
+
+def _eos_ids(hf_model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """The ids that end a generation, as Hugging Face's ``generate`` would use them."""
+    generation = getattr(hf_model, "generation_config", None)
+    for source in (generation, hf_model.config, tokenizer):
+        found = getattr(source, "eos_token_id", None)
+        if found is not None:
+            return tuple(found) if isinstance(found, list) else (int(found),)
+    return ()
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:
+    if dtype is None:
+        return torch.float32
+    name = str(dtype).removeprefix("torch.")
+    if name not in DTYPES:
+        raise unknown("dtype", name, DTYPES)
+    return DTYPES[name]
+
+
+def _device(device: str | torch.device | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError:
+        raise unknown("device", str(device), ("cpu", "cuda", "mps")) from None
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(found.type, False):
+        raise MechsteerError(f"Device {str(device)!r} is not available here; use device='cpu'.")
+    return found

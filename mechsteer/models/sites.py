@@ -1,0 +1,154 @@
+"""Names of hook points: what can be read and edited, and where.
+
+A *site* is the full TransformerLens name of a hook point, e.g. ``decoder.3.hook_resid_post``. A *kind* is the short name
+of what is there in every layer, e.g. ``resid_post``.
+"""
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from mechsteer.errors import MechsteerError, unknown
+from mechsteer.models.info import is_encoder_decoder
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_STREAM, _MLP = "batch pos d_model", "batch pos d_mlp"
+_HEADS, _KV_HEADS = "batch pos n_heads d_head", "batch pos n_kv_heads d_head"
+_SCORES, _CROSS_SCORES = "batch n_heads query_pos key_pos", "batch n_heads query_pos encoder_pos"
+
+KINDS: dict[str, tuple[str, str]] = {
+    "resid_pre": ("hook_resid_pre", _STREAM),
+    "resid_mid": ("hook_resid_mid", _STREAM),
+    "resid_mid_cross": ("hook_resid_mid_cross", _STREAM),
+    "resid_post": ("hook_resid_post", _STREAM),
+    "attn_out": ("hook_attn_out", _STREAM),
+    "cross_attn_out": ("hook_cross_attn_out", _STREAM),
+    "mlp_out": ("hook_mlp_out", _STREAM),
+    "q": ("attn.hook_q", _HEADS),
+    "k": ("attn.hook_k", _KV_HEADS),
+    "v": ("attn.hook_v", _KV_HEADS),
+    "rot_q": ("attn.hook_rot_q", _HEADS),
+    "rot_k": ("attn.hook_rot_k", "batch key_pos n_kv_heads d_head"),
+    "attn_scores": ("attn.hook_attn_scores", _SCORES),
+    "pattern": ("attn.hook_pattern", _SCORES),
+    "z": ("attn.hook_z", _HEADS),
+    "result": ("attn.hook_result", "batch pos n_heads d_model"),
+    "cross_q": ("cross_attn.hook_q", _HEADS),
+    "cross_k": ("cross_attn.hook_k", "batch encoder_pos n_heads d_head"),
+    "cross_v": ("cross_attn.hook_v", "batch encoder_pos n_heads d_head"),
+    "cross_attn_scores": ("cross_attn.hook_attn_scores", _CROSS_SCORES),
+    "cross_pattern": ("cross_attn.hook_pattern", _CROSS_SCORES),
+    "cross_z": ("cross_attn.hook_z", _HEADS),
+    "cross_result": ("cross_attn.hook_result", "batch pos n_heads d_model"),
+    "mlp_pre": ("mlp.hook_pre", _MLP),
+    "mlp_pre_linear": ("mlp.hook_pre_linear", _MLP),
+    "mlp_post": ("mlp.hook_post", _MLP),
+}
+"""Kind -> (hook name below the layer, shape by name)."""
+
+_OF_HOOK = {hook: kind for kind, (hook, _) in KINDS.items()}
+_NAME = re.compile(r"^(blocks|encoder|decoder)\.(\d+)\.(.+)$")
+
+
+def stacks(model: Any) -> dict[str, int]:
+    """The model's stacks and how many layers each has."""
+    if is_encoder_decoder(model):
+        return {"encoder": len(model.encoder), "decoder": len(model.decoder)}
+    return {"blocks": len(model.blocks)}
+
+
+def site(model: Any, kind: str, layer: int | None = None, stack: str | None = None) -> str:
+    """The full name of a hook point.
+
+    Args:
+        model: A loaded model.
+        kind: What to hook, e.g. ``"resid_post"`` (see :data:`KINDS`); or a full name, which is checked and returned.
+        layer: The layer, from 0; negative counts from the end.
+        stack: ``"encoder"`` or ``"decoder"``, for encoder-decoders only (default: ``"decoder"``).
+
+    Raises:
+        MechsteerError: for an unknown kind, stack or layer, or a hook point that this model does not have.
+    """
+    if kind in model.hook_dict:
+        return kind
+    short = kind.removeprefix("hook_")
+    if "." in kind or short not in KINDS:
+        raise unknown("site", kind, list(model.hook_dict) if "." in kind else KINDS)
+    sizes = stacks(model)
+    if stack is None:
+        stack = "decoder" if is_encoder_decoder(model) else "blocks"
+    elif stack not in sizes:
+        raise unknown("stack", stack, sizes)
+    if layer is None:
+        raise MechsteerError(f"Site kind {kind!r} needs a layer: 0 to {sizes[stack] - 1} of the {stack}.")
+    index = layer + sizes[stack] if layer < 0 else layer
+    if not 0 <= index < sizes[stack]:
+        raise MechsteerError(f"Layer {layer} is out of range: the {stack} has layers 0 to {sizes[stack] - 1}.")
+    name = f"{stack}.{index}.{KINDS[short][0]}"
+    if name not in model.hook_dict:
+        here = [k for k, (hook, _) in KINDS.items() if f"{stack}.{index}.{hook}" in model.hook_dict]
+        raise unknown(f"kind of site (in the {stack})", short, here)
+    return name
+
+
+def parse(name: str) -> tuple[str, int, str] | None:
+    """Split a full name into (stack, layer, kind); None for hook points outside the layers or without a kind."""
+    found = _NAME.match(name)
+    if found is None or found[3] not in _OF_HOOK:
+        return None
+    return found[1], int(found[2]), _OF_HOOK[found[3]]
+
+
+def fires(model: Any, name: str) -> bool:
+    """Whether the hook point is reached with the model's current settings (``hook_result`` needs use_attn_result)."""
+    parsed = parse(name)
+    if parsed is None:
+        return name in {"hook_embed", "hook_pos_embed", "unembed.hook_in", "unembed.hook_out"} or ".ln" in f".{name}"
+    return not parsed[2].endswith("result") or bool(model.cfg.use_attn_result)
+
+
+def shape_of(model: Any, name: str) -> tuple[str, ...]:
+    """The named dimensions at a site, sizes filled in where the model fixes them: ``("batch", "pos", "d_model=64")``."""
+    parsed = parse(name)
+    spec = KINDS[parsed[2]][1] if parsed else _STREAM
+    cfg = model.cfg
+    sizes = {
+        "d_model": cfg.d_model,
+        "d_mlp": cfg.d_mlp,
+        "n_heads": cfg.n_heads,
+        "n_kv_heads": cfg.n_key_value_heads or cfg.n_heads,
+        "d_head": cfg.d_head,
+    }
+    return tuple(f"{dim}={sizes[dim]}" if dim in sizes else dim for dim in spec.split())
+
+
+def width(model: Any, name: str) -> int | None:
+    """The size of the last dimension at a site; None where it depends on the prompt (attention scores)."""
+    last = shape_of(model, name)[-1]
+    return int(last.split("=")[1]) if "=" in last else None
+
+
+def sites(model: Any) -> "pd.DataFrame":
+    """All hook points of the model's layers that fire: columns site, stack, layer, kind, shape."""
+    import pandas as pd
+
+    rows = []
+    for name in model.hook_dict:
+        parsed = parse(name)
+        if parsed is not None and fires(model, name):
+            rows.append((name, *parsed, " ".join(shape_of(model, name))))
+    return pd.DataFrame(rows, columns=["site", "stack", "layer", "kind", "shape"])
+
+
+def position_stack(name: str, *, two_stacks: bool) -> str:
+    """Whose positions the tensor at a site has: ``"encoder"``, ``"decoder"`` or, in decoder-only models, ``"blocks"``.
+
+    The keys and values of cross-attention are computed from the encoder's output, so theirs are encoder positions.
+    """
+    if not two_stacks:
+        return "blocks"
+    parsed = parse(name)
+    if parsed is not None and parsed[2] in {"cross_k", "cross_v"}:
+        return "encoder"
+    return "encoder" if name.startswith(("encoder", "hook_embed")) else "decoder"

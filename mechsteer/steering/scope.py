@@ -1,0 +1,143 @@
+"""Scopes: at which positions of which rows an intervention acts, the same in prefill and in cached steps.
+
+Positions count from the first real token of the prompt, padding never counts, and tokens generated after it continue the
+count. In the decoder of an encoder-decoder they count from the decoder's start token, which is its whole prompt.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from mechsteer.errors import MechsteerError, unknown
+from mechsteer.prompts import Batch
+
+NAMED = ("all", "prompt", "generated", "last_prompt")
+"""Scopes by name; ``"span:NAME"`` and a list of positions are the others."""
+
+Selection = Bool[Tensor, "rows positions"] | bool
+"""Which positions are meant: all (True), none (False), or a mask."""
+
+
+@dataclass(frozen=True)
+class Scope:
+    """Where to act.
+
+    Attributes:
+        where: ``"all"``, ``"prompt"``, ``"generated"``, ``"last_prompt"``, ``"span:NAME"``, or positions; a negative
+            position counts back from the end of the prompt (-1 is its last token).
+        rows: Prompts (by their place in the list given) to act on; None for all.
+    """
+
+    where: str | tuple[int, ...] = "all"
+    rows: tuple[int, ...] | None = None
+
+    def __str__(self) -> str:
+        where = self.where if isinstance(self.where, str) else str(list(self.where))
+        return where if self.rows is None else f"{where} of rows {list(self.rows)}"
+
+
+def make_scope(where: str | Sequence[int], rows: Sequence[int] | None = None) -> Scope:
+    """Check and freeze a scope.
+
+    Raises:
+        MechsteerError: for an unknown name, no positions, or positions and rows that are not integers.
+    """
+    frozen_rows = None if rows is None else _integers("rows", rows)
+    if not isinstance(where, str):
+        return Scope(_integers("scope", where), frozen_rows)
+    if where not in NAMED and not (where.startswith("span:") and where != "span:"):
+        raise unknown("scope", where, [*NAMED, "span:instruction"])
+    return Scope(where, frozen_rows)
+
+
+def _integers(name: str, values: Sequence[int]) -> tuple[int, ...]:
+    if not len(values) or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
+        raise MechsteerError(f"{name} must name integers, got {values!r}.")
+    return tuple(values)
+
+
+@dataclass
+class Step:
+    """What one forward pass holds; the loop that runs the model keeps it up to date.
+
+    Attributes:
+        batch: The prompts, padded as the model sees them.
+        decoder_prefix: Encoder-decoders: the number of decoder tokens that are not generated. 0 for decoder-only models.
+        index: For each row of the batch, its place in the list of prompts that the caller gave.
+        alive: The rows of the batch that are still being computed, in the order of the tensors' rows.
+        end: How many positions the predicting stack will have seen after this pass; None: as many as a tensor has.
+    """
+
+    batch: Batch
+    decoder_prefix: int = 0
+    index: Sequence[int] | None = None
+    alive: Sequence[int] | None = None
+    end: int | None = None
+    _masks: dict[tuple[Scope, str, int], Selection] = field(default_factory=dict, repr=False)
+
+    def begin(self, end: int, alive: Sequence[int] | None = None) -> None:
+        """Announce the next forward pass."""
+        self.end, self.alive = end, alive
+        self._masks.clear()
+
+    def select(self, scope: Scope, stack: str, count: int) -> Selection:
+        """Which of the last ``count`` positions of this pass the scope means.
+
+        Args:
+            scope: Where to act.
+            stack: ``"encoder"``, ``"decoder"`` or ``"blocks"``: whose positions the tensor has.
+            count: The size of the tensor's position dimension.
+
+        Raises:
+            MechsteerError: for a span that a prompt does not have, or a span asked of decoder positions.
+        """
+        key = (scope, stack, count)
+        if key not in self._masks:
+            self._masks[key] = self._select(scope, stack, count)
+        return self._masks[key]
+
+    def _select(self, scope: Scope, stack: str, count: int) -> Selection:
+        end = count if stack == "encoder" or self.end is None else self.end
+        rows = range(len(self.batch)) if self.alive is None else self.alive
+        mask = torch.zeros((len(rows), count), dtype=torch.bool)
+        for out, row in enumerate(rows):
+            if scope.rows is not None and (row if self.index is None else self.index[row]) not in scope.rows:
+                continue
+            first, length = self._frame(row, stack)
+            stop = min(end, first + length) if stack == "encoder" else end
+            offset = end - count
+            chosen = self._indices(scope, row, stack, first, length, range(max(first, offset), stop))
+            if isinstance(chosen, range):
+                mask[out, chosen.start - offset : max(chosen.start, chosen.stop) - offset] = True
+            else:
+                mask[out, [index - offset for index in chosen]] = True
+        if mask.all():
+            return True
+        return mask if mask.any() else False
+
+    def _frame(self, row: int, stack: str) -> tuple[int, int]:
+        """The index of a row's position 0, and the length of its prompt."""
+        if stack == "decoder":
+            return 0, self.decoder_prefix
+        return self.batch.starts[row], len(self.batch.prompts[row])
+
+    def _indices(self, scope: Scope, row: int, stack: str, first: int, length: int, seen: range) -> Sequence[int]:
+        boundary = first + length
+        if scope.where == "all":
+            return seen
+        if scope.where == "prompt":
+            return range(seen.start, min(seen.stop, boundary))
+        if scope.where == "generated":
+            return range(max(seen.start, boundary), seen.stop)
+        if scope.where == "last_prompt":
+            wanted = [length - 1]
+        elif isinstance(scope.where, str):
+            if stack == "decoder":
+                raise MechsteerError(f"{scope.where!r} lies in the encoder's input; decoder positions have no spans.")
+            wanted = self.batch.prompts[row].positions(scope.where.removeprefix("span:"))
+        else:
+            wanted = [p + length if p < 0 else p for p in scope.where]
+        return [first + p for p in wanted if first + p in seen]

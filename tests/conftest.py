@@ -1,0 +1,50 @@
+"""Models for the tests: tiny random ones, made once a session, and the bundled organism."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """A function from a family name to the directory of a tiny checkpoint."""
+    from tests.tiny import write_checkpoint
+
+    made: dict[tuple[str, bool], Path] = {}
+
+    def get(family: str, *, chat: bool = False) -> Path:
+        key = (family, chat)
+        if key not in made:
+            made[key] = write_checkpoint(family, tmp_path_factory.mktemp(f"ckpt-{len(made)}"), chat=chat)
+        return made[key]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def tiny(checkpoint: Callable[..., Path]) -> Callable[..., Any]:
+    """A function from a family name to a loaded tiny model."""
+    import mechsteer as ms
+
+    made: dict[tuple[str, bool], Any] = {}
+
+    def get(family: str, *, chat: bool = False) -> Any:
+        key = (family, chat)
+        if key not in made:
+            made[key] = ms.load(str(checkpoint(family, chat=chat)))
+        return made[key]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def trap_t5() -> Any:
+    """The bundled encoder-decoder organism."""
+    import mechsteer as ms
+
+    return ms.load("organism:trap-t5")
