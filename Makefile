@@ -1,0 +1,68 @@
+# make demo | test | lint | notebooks | clean | help. Each sets up .venv first when it is missing or out of date.
+
+PYTHON ?= python3
+PIP_VERSION := 26.3
+BIN := .venv/bin
+STAMP := .venv/.stamp
+NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+# Succeeds for a Python that is recent enough and can make environments.
+USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: demo test lint notebooks clean help
+
+help:
+	@echo "make demo       reproduce the T5 study on the bundled model, into results/t5-dola"
+	@echo "make test       lint, types, tests and notebooks"
+	@echo "make lint       ruff and pyright alone"
+	@echo "make notebooks  run the notebooks again and keep their new outputs"
+	@echo "make clean      remove .venv, caches, builds and results"
+	@echo
+	@echo "The first one sets up .venv. It needs Python 3.11 or later; choose one with PYTHON=/path/to/python3."
+
+demo: $(STAMP)
+	@$(BIN)/mechsteer reproduce t5-dola --out results/t5-dola
+
+test: lint
+	@echo "Tests$(if $(NOTEBOOKS), and notebooks)"
+	@$(BIN)/python -m pytest -q -n 2 $(if $(NOTEBOOKS),--nbmake tests $(NOTEBOOKS))
+
+lint: $(STAMP)
+	@echo "Lint and types"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted as it should be. Run: $(BIN)/ruff format ."; exit 1; }
+	@$(BIN)/pyright
+
+notebooks: $(STAMP)
+	@for notebook in $(NOTEBOOKS); do \
+		echo "Running $$notebook"; \
+		$(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace "$$notebook" || exit 1; \
+	done
+
+clean:
+	@rm -rf .venv dist build results .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# A stale .venv is updated in place; a broken one, or one made by too old a Python, is made anew.
+$(STAMP): pyproject.toml constraints.txt
+	@if $(BIN)/python -c "import pip; $(USABLE)" 2>/dev/null; then \
+		echo "Updating .venv"; \
+	else \
+		for python in $(PYTHON) python3.11 python3.12 python3.13 ""; do \
+			if [ -n "$$python" ] && "$$python" -c "$(USABLE)" 2>/dev/null; then break; fi; \
+		done; \
+		if [ -z "$$python" ]; then \
+			echo "mechsteer needs Python 3.11 or later with the modules venv and ensurepip; $(PYTHON) is not (or has not)." >&2; \
+			echo "Install one (on Debian and Ubuntu with its python3-venv), or choose one: make PYTHON=/path/to/python3" >&2; \
+			exit 1; \
+		fi; \
+		echo "Setting up .venv with $$("$$python" --version) (once, a few minutes)"; \
+		rm -rf .venv && "$$python" -m venv .venv || exit 1; \
+	fi; \
+	$(BIN)/python -m pip install --quiet --no-input "pip==$(PIP_VERSION)" && \
+	$(BIN)/python -m pip install --quiet --no-input --constraint constraints.txt --editable . --group dev || \
+	{ echo "Setting up .venv failed (see above). The same command goes on from here; make clean begins anew." >&2; exit 1; }
+	@touch $@
+	@echo ".venv is ready"
