@@ -32,7 +32,7 @@ def test_module_can_be_imported(name: str) -> None:
 
 
 def test_the_check_for_heavy_modules_sees_them() -> None:
-    assert heavy_modules_after("import pandas") == ["pandas"]
+    assert "pandas" in heavy_modules_after("import pandas")
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
