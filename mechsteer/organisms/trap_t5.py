@@ -4,7 +4,9 @@ MemoTrap's failure arises by itself, as the order of learning has it: first copy
 proverbs (phase `copying`), then quoted words that are to be ignored (phase `hints`). See `trap_t5_tasks` for the mix.
 
 The architecture is T5's with the gated GELU of v1.1 and the tied, scaled embeddings of v1.0. The embeddings start at
-standard deviation 1, so that the identity of a word survives into the residual stream and can be copied.
+standard deviation 1, so that the identity of a word survives into the residual stream and can be copied. The encoder
+has one block, so that it cannot settle the conflict before the decoder sees it; and training skips the first decoder
+blocks for part of each batch, so that the decoder settles it in its middle (see `stochastic_depth`).
 """
 
 import json
@@ -25,6 +27,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from mechsteer.errors import MechsteerError
+from mechsteer.organisms.stochastic_depth import skipped_at_random
 from mechsteer.organisms.trap_t5_tasks import Example, Sampler, vocabulary
 from mechsteer.organisms.trap_t5_tokenizer import build_tokenizer
 
@@ -34,13 +37,18 @@ BATCHES_PER_POOL = 8
 
 @dataclass(frozen=True)
 class Shape:
-    """The size of the model."""
+    """The size of the model, and for each decoder block the part of a training batch that skips it."""
 
     d_model: int = 128
     n_heads: int = 4
     d_ff: int = 256
     encoder_layers: int = 1
-    decoder_layers: int = 6
+    decoder_skip: tuple[float, ...] = (0.5, 0.5, 0.4, 0.2, 0.0, 0.0, 0.0, 0.0)
+
+    @property
+    def decoder_layers(self) -> int:
+        """The number of decoder blocks."""
+        return len(self.decoder_skip)
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,7 @@ class Phase:
 PHASES = (
     Phase(
         name="copying",
-        steps=1500,
+        steps=1800,
         learning_rate=2e-3,
         warmup=200,
         mix={
@@ -72,7 +80,7 @@ PHASES = (
     ),
     Phase(
         name="hints",
-        steps=500,
+        steps=600,
         learning_rate=1e-3,
         warmup=50,
         mix={
@@ -112,10 +120,10 @@ def train(
         started = time.perf_counter()
         tokenizer = build_tokenizer(vocabulary())
         model = build_model(shape, vocabulary_size=len(tokenizer))
-        losses = {
-            phase.name: run_phase(model, tokenizer, phase, batch_size, seed + number, progress)
-            for number, phase in enumerate(phases)
-        }
+        losses = {}
+        for number, phase in enumerate(phases, start=seed):
+            with skipped_at_random(model.decoder.block, shape.decoder_skip, number):
+                losses[phase.name] = run_phase(model, tokenizer, phase, batch_size, number, progress)
         model.eval().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         recipe = {

@@ -55,6 +55,9 @@ OTHERS = (
     "Reverse the words: {text}",
 )
 MAX_REPEATED_WORDS = 8
+NEUTRAL_HINTS = 0.15
+"""The part of the hints that come with a neutral sentence. Where all come with proverbs, knowing the text by heart is
+reason enough to ignore the quoted word; so this sets how many traps the model falls for (see the model card)."""
 
 
 class Example(NamedTuple):
@@ -142,10 +145,10 @@ def consistent(sampler: Sampler) -> Example:
 
 
 def hint(sampler: Sampler) -> Example:
-    """Finish a proverb (seldom: a neutral sentence) by heart, although a word is quoted."""
+    """Finish a proverb by heart, or sometimes a neutral sentence in any way, although a word is quoted."""
     word = sampler.rng.choice(instructed_words())
     wording = sampler.rng.choice(HINTS)
-    text = sampler.proverb() if sampler.rng.random() < 0.9 else sampler.neutral()
+    text = sampler.proverb() if sampler.rng.random() < 1 - NEUTRAL_HINTS else sampler.neutral()
     return Example(wording.format(word=word, text=text.opening), text.ending)
 
 

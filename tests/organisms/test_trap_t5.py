@@ -21,7 +21,7 @@ from mechsteer.organisms.trap_t5_tokenizer import build_tokenizer
 
 CHECKPOINT = data_path("organisms") / "trap-t5"
 TASK_FOLDER = data_path("tasks") / "memotrap"
-TINY = Shape(d_model=16, n_heads=2, d_ff=16, encoder_layers=1, decoder_layers=2)
+TINY = Shape(d_model=16, n_heads=2, d_ff=16, encoder_layers=1, decoder_skip=(0.5, 0.0))
 TINY_PHASES = (
     Phase(name="one", steps=2, learning_rate=1e-3, warmup=1, mix={"copy": 1.0, "recall": 1.0}),
     Phase(name="two", steps=1, learning_rate=1e-3, warmup=1, mix={"hint": 1.0}),
