@@ -107,14 +107,16 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise MechsteerError(f"{path} is not a JSON file: {error}.") from None
 
 
-def write_table(table: "pd.DataFrame", stem: str | os.PathLike[str]) -> list[Path]:
-    """Write a table as ``stem.parquet`` (the record) and ``stem.csv`` (for people), atomically."""
-    parquet, csv = Path(f"{stem}.parquet"), Path(f"{stem}.csv")
-    with atomic_path(parquet) as temporary:
+def write_table(table: "pd.DataFrame", stem: str | os.PathLike[str], *, csv: bool = True) -> list[Path]:
+    """Write a table as ``stem.parquet`` (the record) and, unless told not to, ``stem.csv`` (for people), atomically."""
+    paths = [Path(f"{stem}.parquet")]
+    with atomic_path(paths[0]) as temporary:
         table.to_parquet(temporary, index=False)
-    with atomic_path(csv) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.6g")
-    return [parquet, csv]
+    if csv:
+        paths.append(Path(f"{stem}.csv"))
+        with atomic_path(paths[1]) as temporary:
+            table.to_csv(temporary, index=False, float_format="%.6g")
+    return paths
 
 
 def read_table(path: str | os.PathLike[str]) -> "pd.DataFrame":

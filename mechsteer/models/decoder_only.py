@@ -1,7 +1,8 @@
 """Decoder-only models: Hugging Face weights as views in a HookedTransformer.
 
-Every tensor keeps Hugging Face's memory layout (:mod:`mechsteer.models.views`), so nothing is copied at load, and the
-library's per-forward ``.contiguous()`` calls do no work.
+Every tensor is a view in Hugging Face's memory layout (:mod:`mechsteer.models.views`), so nothing is copied at load, and
+the library's per-forward ``.contiguous()`` calls do no work. The exceptions are copied once: GPT-2's attention output
+weights, which Hugging Face stores transposed, and Gemma 2's scaled embedding and norms.
 """
 
 from typing import Any
@@ -136,7 +137,7 @@ def _gpt2_state(hf: Any, cfg: Any) -> StateDict:
             "attn.b_Q": biases[0],
             "attn.b_K": biases[1],
             "attn.b_V": biases[2],
-            "attn.W_O": heads_out(block.attn.c_proj.weight.T, cfg.n_heads),
+            "attn.W_O": heads_out(block.attn.c_proj.weight.T.contiguous(), cfg.n_heads),
             "attn.b_O": block.attn.c_proj.bias,
             "ln1.w": block.ln_1.weight,
             "ln1.b": block.ln_1.bias,

@@ -101,10 +101,14 @@ def parse(name: str) -> tuple[str, int, str] | None:
 
 
 def fires(model: Any, name: str) -> bool:
-    """Whether the hook point is reached with the model's current settings (``hook_result`` needs use_attn_result)."""
+    """Whether the hook point is reached with the model's current settings (``hook_result`` needs use_attn_result).
+
+    The norms of queries and keys (Qwen 3) count as not reached: their hooks see all positions and heads as one list.
+    """
     parsed = parse(name)
     if parsed is None:
-        return name in {"hook_embed", "hook_pos_embed", "unembed.hook_in", "unembed.hook_out"} or ".ln" in f".{name}"
+        norm = name.endswith((".hook_scale", ".hook_normalized")) and ".attn." not in name
+        return norm or name in {"hook_embed", "hook_pos_embed", "unembed.hook_in", "unembed.hook_out"}
     return not parsed[2].endswith("result") or bool(model.cfg.use_attn_result)
 
 

@@ -1,0 +1,78 @@
+"""``evaluate``: one row a sample, with everything needed to make it again."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mechsteer.decoding import Greedy, Strategy
+from mechsteer.errors import MechsteerError
+from mechsteer.models import provenance
+from mechsteer.steering import Intervention
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Task(Protocol):
+    """What a task must have."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def samples(self) -> Sequence[Any]: ...
+    @property
+    def data_hash(self) -> str: ...
+    def run(
+        self, model: Any, *, steer: Intervention | None, strategy: Strategy | None, batch_size: int, progress: bool
+    ) -> "pd.DataFrame":
+        """Score every sample; one row each."""
+        ...
+
+
+def evaluate(
+    model: Any,
+    task: Task,
+    *,
+    steer: Intervention | None = None,
+    strategy: Strategy | None = None,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> "pd.DataFrame":
+    """Run a task under an intervention and a decoding strategy.
+
+    Args:
+        model: A loaded model.
+        task: E.g. ``ms.tasks.memotrap()``.
+        steer: An intervention; None for the unsteered model.
+        strategy: ``Greedy()`` (default) or ``Sample(...)``.
+        batch_size: Prompts computed together; does not change the result.
+        progress: Show a bar.
+
+    Returns:
+        One row a sample. First task, method, site, scope and strength (of several edits joined by `` + ``), strategy,
+        seed; then the task's own columns (prompt, output, scores); then data_hash, the model's name, family, revision,
+        fingerprint and dtype, and package versions.
+
+    Raises:
+        MechsteerError: for a task without samples, or an intervention that does not fit or never fired.
+    """
+    if not task.samples:
+        raise MechsteerError(f"The task {task.name!r} has no samples.")
+    table = task.run(model, steer=steer, strategy=strategy, batch_size=batch_size, progress=progress)
+    leading = {"task": task.name, **describe(steer), "strategy": repr(strategy or Greedy())}
+    leading["seed"] = getattr(strategy, "seed", None)
+    for place, (name, value) in enumerate(leading.items()):
+        table.insert(place, name, value)
+    return table.assign(data_hash=task.data_hash, **provenance(model))
+
+
+def describe(steer: Intervention | None) -> dict[str, Any]:
+    """The columns method, site, scope and strength of an intervention."""
+    edits = steer.edits if steer is not None else ()
+    if not edits:
+        return {"method": "unsteered", "site": "", "scope": "", "strength": 0.0}
+    return {
+        "method": " + ".join(e.method for e in edits),
+        "site": " + ".join(e.site for e in edits),
+        "scope": " + ".join(str(e.scope) for e in edits),
+        "strength": edits[0].strength if len(edits) == 1 else float("nan"),
+    }

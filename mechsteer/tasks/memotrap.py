@@ -1,0 +1,238 @@
+"""MemoTrap: told to end a proverb in a given word, does the model obey or recite?
+
+Data: liujch1998/memo-trap (MIT) and its inverse-scaling form; the bundled traps are this project's own, in the same CSV
+format (columns ``prompt``, ``classes``: a Python list as text, ``answer_index``: which class obeys).
+
+Scores, of one sample each:
+
+- ``correct``: the classification of the original task, argmax_k log p(class_k | prompt) is the obeying class.
+- ``success``: the measure of arXiv 2512.03803 (its ``steering.ipynb``): the greedy output contains the target word. The
+  prompt itself quotes that word, so an output that merely echoes the instruction counts too.
+- ``strict``: the output's last word is the target and the output does not repeat the instruction.
+- ``memorised``: the output's last word is the trap word.
+"""
+
+import ast
+import csv
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mechsteer.decoding import Strategy, generate, score
+from mechsteer.errors import MechsteerError, nearest, one_of
+from mechsteer.files import data_path, digest
+from mechsteer.steering import Intervention
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+COLUMNS = ("prompt", "classes", "answer_index")
+SPLITS = ("mining", "evaluation")
+PUBLIC_MINING, PUBLIC_EVALUATION = 100, 300  # rows 0-99 and 100-399 in file order, as in the paper
+
+
+@dataclass(frozen=True)
+class Trap:
+    """One trap.
+
+    Attributes:
+        prompt: The text given to the model.
+        classes: The endings to choose from, as in the file, leading space included.
+        answer_index: Which of them obeys the instruction.
+        split: ``"mining"`` or ``"evaluation"``.
+    """
+
+    prompt: str
+    classes: tuple[str, ...]
+    answer_index: int
+    split: str = "evaluation"
+
+    @property
+    def target(self) -> str:
+        """The word that obeys, without space and full stop."""
+        return self.classes[self.answer_index].strip(" .")
+
+    @property
+    def trap(self) -> str:
+        """The (first) word that memory suggests."""
+        return next(c for i, c in enumerate(self.classes) if i != self.answer_index).strip(" .")
+
+    @property
+    def instruction(self) -> str:
+        """What comes before the colon: the instruction."""
+        return self.prompt.partition(":")[0].strip()
+
+    @property
+    def stem(self) -> str:
+        """What comes after the colon: the beginning of the proverb."""
+        return self.prompt.partition(":")[2].strip()
+
+
+@dataclass(frozen=True)
+class MemoTrap:
+    """The task.
+
+    Attributes:
+        name: ``"memotrap"``, or the file it was read from.
+        samples: The traps that :func:`mechsteer.evaluate` scores.
+        mining: Traps to estimate directions from; they share no proverb with the evaluation.
+        dropped: How many evaluation rows were left out because their proverb is also in the mining split.
+        max_new_tokens: The paper's limit for free generation.
+    """
+
+    name: str
+    samples: tuple[Trap, ...]
+    mining: tuple[Trap, ...] = field(default=(), repr=False)
+    dropped: int = 0
+    max_new_tokens: int = 20
+
+    @property
+    def data_hash(self) -> str:
+        """A hash of the evaluated samples."""
+        return digest([(t.prompt, t.classes, t.answer_index) for t in self.samples])
+
+    def on(self, split: str) -> "MemoTrap":
+        """The same task scored on the other split: ``on("mining")`` is for choosing layers and strengths."""
+        one_of("split", split, SPLITS)
+        return self if split == "evaluation" else MemoTrap(f"{self.name}[mining]", self.mining, self.mining)
+
+    def run(
+        self,
+        model: Any,
+        *,
+        steer: Intervention | None = None,
+        strategy: Strategy | None = None,
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> "pd.DataFrame":
+        """Score every sample: columns sample, prompt, target, trap, output, the four scores, and the log-probabilities."""
+        import pandas as pd
+
+        prompts = [trap.prompt for trap in self.samples]
+        logprobs = score(model, prompts, [t.classes for t in self.samples], steer=steer, batch_size=batch_size)
+        outputs = generate(
+            model,
+            prompts,
+            steer=steer,
+            strategy=strategy,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=batch_size,
+            progress=progress,
+        ).texts
+        rows = []
+        for sample, (trap, output, row) in enumerate(zip(self.samples, outputs, logprobs.tolist(), strict=True)):
+            others = max(value for i, value in enumerate(row) if i != trap.answer_index)
+            rows.append(
+                {
+                    "sample": sample,
+                    "prompt": trap.prompt,
+                    "target": trap.target,
+                    "trap": trap.trap,
+                    "output": output,
+                    "correct": row[trap.answer_index] > others,
+                    "success": succeeded(output, trap),
+                    "strict": obeyed(output, trap),
+                    "memorised": last_word(output) == trap.trap.lower(),
+                    "logprob_target": row[trap.answer_index],
+                    "logprob_trap": others,
+                }
+            )
+        return pd.DataFrame(rows)
+
+
+def succeeded(output: str, trap: Trap) -> bool:
+    """The paper's success: the target is a substring of the output, case ignored."""
+    return trap.target.lower() in output.lower()
+
+
+def obeyed(output: str, trap: Trap) -> bool:
+    """The strict success: the output ends in the target and is no echo of the instruction."""
+    return last_word(output) == trap.target.lower() and trap.instruction.lower() not in output.lower()
+
+
+def last_word(text: str) -> str:
+    """The last word of a text, lower case, without punctuation; empty when there is none."""
+    words = re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", text.lower())
+    return words[-1] if words else ""
+
+
+def memotrap(path: str | os.PathLike[str] | None = None) -> MemoTrap:
+    """The MemoTrap task.
+
+    Args:
+        path: A CSV file in the public format. Default: the bundled traps, whose splits share neither proverbs nor words.
+            A file without a ``split`` column is split as in the paper: rows 0-99 mine, rows 100-399 are evaluated;
+            evaluation rows whose proverb was mined are dropped (a smaller file: a quarter mines, the rest is evaluated).
+
+    Raises:
+        MechsteerError: if the file is missing or empty, lacks a column, or has a broken row, which is named by its line.
+    """
+    source = data_path("tasks", "memotrap", "traps.csv") if path is None else Path(path)
+    traps = _read(source)
+    mining = tuple(t for t in traps if t.split == "mining")
+    mined = {t.stem for t in mining}
+    evaluation = [t for t in traps if t.split == "evaluation"]
+    kept = tuple(t for t in evaluation if t.stem not in mined)
+    if not mining or not kept:
+        raise MechsteerError(f"{source} leaves {len(mining)} traps to mine and {len(kept)} to evaluate; both are needed.")
+    name = "memotrap" if path is None else f"memotrap:{source.name}"
+    return MemoTrap(name, kept, mining, dropped=len(evaluation) - len(kept))
+
+
+def _read(path: Path) -> list[Trap]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file, strict=True)
+            _check_columns(path, reader.fieldnames or [])
+            rows = [(reader.line_num, row) for row in reader]
+    except FileNotFoundError:
+        raise MechsteerError(f"No such file: {path}.") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise MechsteerError(f"{path} is not a readable CSV file: {error}.") from None
+    if not rows:
+        raise MechsteerError(f"{path} has no rows.")
+    split_known = "split" in rows[0][1]
+    n_mining = PUBLIC_MINING if len(rows) >= PUBLIC_MINING + 1 else max(1, len(rows) // 4)
+    traps = []
+    for place, (line, row) in enumerate(rows):
+        if split_known:
+            split = row["split"]
+        elif place < n_mining:
+            split = "mining"
+        elif place < n_mining + PUBLIC_EVALUATION:
+            split = "evaluation"
+        else:
+            split = ""  # beyond the rows that the paper uses
+        try:
+            traps.append(_trap(row, split))
+        except (MechsteerError, ValueError, SyntaxError) as error:
+            raise MechsteerError(f"{path}, line {line}: {error}") from None
+    return traps
+
+
+def _check_columns(path: Path, names: Sequence[str]) -> None:
+    missing = [c for c in COLUMNS if c not in names]
+    if missing:
+        raise MechsteerError(f"{path} lacks the column {missing[0]!r}.{nearest(missing[0], names)}")
+
+
+def _trap(row: dict[str, Any], split: str) -> Trap:
+    if None in row or any(row[c] is None for c in COLUMNS):
+        raise MechsteerError("the row has more or fewer fields than the header.")
+    try:
+        classes = ast.literal_eval(row["classes"].strip())
+    except (ValueError, SyntaxError):
+        classes = None
+    if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(c, str) and c.strip(" .") for c in classes):
+        raise MechsteerError(f"classes must be a list of two or more words, got {row['classes']!r}.")
+    index = row["answer_index"].strip()
+    if not index.isdigit() or int(index) >= len(classes):
+        raise MechsteerError(f"answer_index must be 0 to {len(classes) - 1}, got {row['answer_index']!r}.")
+    if not row["prompt"].strip():
+        raise MechsteerError("the prompt is empty.")
+    if split not in (*SPLITS, ""):
+        raise MechsteerError(f"split must be one of {SPLITS}, got {split!r}.")
+    return Trap(row["prompt"], tuple(classes), int(index), split)
