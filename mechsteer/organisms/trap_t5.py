@@ -12,6 +12,7 @@ blocks for part of each batch, so that the decoder settles it in its middle (see
 import json
 import math
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from mechsteer.errors import MechsteerError
+from mechsteer.files import writable_dir
 from mechsteer.organisms.stochastic_depth import skipped_at_random
 from mechsteer.organisms.trap_t5_tasks import Example, Sampler, vocabulary
 from mechsteer.organisms.trap_t5_tokenizer import build_tokenizer
@@ -241,12 +243,10 @@ def compute_threads(count: int) -> Iterator[None]:
 @contextmanager
 def written_whole(out: Path) -> Iterator[Path]:
     """Give a scratch folder beside `out` that becomes `out` at the end, and is removed when anything goes wrong."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = out.with_name(f".{out.name}.unfinished")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.unfinished.", dir=writable_dir(out.parent)))
     try:
         yield folder
+        folder.chmod(0o755)
         folder.rename(out)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)

@@ -90,7 +90,5 @@ def test_fame_is_skewed_and_fixed() -> None:
 
 
 def test_the_registry_imports_nothing_heavy() -> None:
-    code = (
-        "import sys, mechsteer.organisms as o; assert o.ORGANISMS and not {'torch', 'transformers'} & set(sys.modules)"
-    )
+    code = "import sys, mechsteer.organisms; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout == "[]\n"

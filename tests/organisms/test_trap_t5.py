@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, T5ForConditionalGeneration
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5ForConditionalGeneration
 
 from mechsteer.errors import MechsteerError
 from mechsteer.files import data_path
@@ -126,11 +126,15 @@ def test_failed_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_killed_run_leaves_nothing_under_the_final_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A run that could not even clean up has written under another name, and does not stop the next run."""
-    (tmp_path / ".out.unfinished").mkdir()
-    (tmp_path / ".out.unfinished" / "model.safetensors").write_bytes(b"half")
-    train_tiny(tmp_path / "out")
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    """A run that has no time to clean up has written under another name only, and does not stop the next run."""
+    monkeypatch.setattr(trap_t5.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train_tiny(tmp_path / "out")
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".out.unfinished") and (left / "model.safetensors").is_file()
+    monkeypatch.undo()
+    assert train_tiny(tmp_path / "out").is_dir()
 
 
 def test_existing_directory_is_refused(tmp_path: Path) -> None:
