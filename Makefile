@@ -31,9 +31,11 @@ test: lint
 
 lint: $(STAMP)
 	@echo "Lint and types"
-	@$(BIN)/ruff check --quiet .
-	@$(BIN)/ruff format --check --quiet . || { echo "Not formatted as it should be. Run: $(BIN)/ruff format ."; exit 1; }
-	@$(BIN)/pyright
+	@failed=0; \
+	$(BIN)/ruff check --quiet . || failed=1; \
+	$(BIN)/ruff format --check --quiet . || { echo "Not formatted as it should be. Run: $(BIN)/ruff format ."; failed=1; }; \
+	$(BIN)/pyright || failed=1; \
+	exit $$failed
 
 notebooks: $(STAMP)
 	@for notebook in $(NOTEBOOKS); do \
@@ -61,8 +63,8 @@ $(STAMP): pyproject.toml constraints.txt
 		echo "Setting up .venv with $$("$$python" --version) (once, a few minutes)"; \
 		rm -rf .venv && "$$python" -m venv .venv || exit 1; \
 	fi; \
-	$(BIN)/python -m pip install --quiet --no-input "pip==$(PIP_VERSION)" && \
-	$(BIN)/python -m pip install --quiet --no-input --constraint constraints.txt --editable . --group dev || \
+	$(BIN)/python -m pip install -qq --no-input "pip==$(PIP_VERSION)" && \
+	$(BIN)/python -m pip install -qq --no-input --constraint constraints.txt --editable . --group dev || \
 	{ echo "Setting up .venv failed (see above). The same command goes on from here; make clean begins anew." >&2; exit 1; }
 	@touch $@
 	@echo ".venv is ready"
