@@ -207,10 +207,9 @@ def _apply_template(tokenizer: Any, content: str, system: str | None) -> tuple[s
 def _token_ranges(
     char_ranges: list[tuple[int, int]], offsets: Sequence[tuple[int, int]], text: str
 ) -> list[tuple[int, int]]:
-    """Token ranges of character ranges: a token belongs when it holds a visible character of the range."""
-    inside = [
-        any(text[max(a, s) : min(b, e)].strip() for a, b in char_ranges if max(a, s) < min(b, e)) for s, e in offsets
-    ]
+    """Token ranges of character ranges: a token belongs when it overlaps the range, white space at its ends aside."""
+    trimmed = [_trim(text, start, end) for start, end in char_ranges]
+    inside = [any(max(a, s) < min(b, e) for a, b in trimmed) for s, e in offsets]
     ranges: list[tuple[int, int]] = []
     for index, flag in enumerate(inside):
         if flag and ranges and ranges[-1][1] == index:
@@ -218,6 +217,11 @@ def _token_ranges(
         elif flag:
             ranges.append((index, index + 1))
     return ranges
+
+
+def _trim(text: str, start: int, end: int) -> tuple[int, int]:
+    piece = text[start:end]
+    return start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip())
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -11,6 +11,7 @@ from torch import Tensor
 from mechsteer.errors import MechsteerError, finite
 
 
+@runtime_checkable
 class Strategy(Protocol):
     """Chooses one token a row."""
 

@@ -13,7 +13,7 @@ gradient at the *input* of block l and adds the vector to the *output* of block 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -27,6 +27,7 @@ from mechsteer.models import advance, is_encoder_decoder, model_device, provenan
 from mechsteer.prompts import Batch, Prompt, batch, prompt
 
 
+@runtime_checkable
 class TrapExample(Protocol):
     """What an example must have: a prompt, the word that obeys it, and the word that memory suggests."""
 
