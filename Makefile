@@ -56,8 +56,8 @@ $(STAMP): pyproject.toml constraints.txt
 			if [ -n "$$python" ] && "$$python" -c "$(USABLE)" 2>/dev/null; then break; fi; \
 		done; \
 		if [ -z "$$python" ]; then \
-			echo "mechsteer needs Python 3.11 or later with the modules venv and ensurepip; $(PYTHON) is not (or has not)." >&2; \
-			echo "Install one (on Debian and Ubuntu with its python3-venv), or choose one: make PYTHON=/path/to/python3" >&2; \
+			echo "No usable Python found: mechsteer needs 3.11 or later, with the modules venv and ensurepip." >&2; \
+			echo "Tried $(PYTHON), python3.11, python3.12, python3.13. Install one (Debian, Ubuntu: also python3-venv), or: make PYTHON=/path/to/python3" >&2; \
 			exit 1; \
 		fi; \
 		echo "Setting up .venv with $$("$$python" --version) (once, a few minutes)"; \
