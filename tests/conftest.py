@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads of several workers would only wait for each other
 
 
 @pytest.fixture(scope="session")

@@ -1,19 +1,45 @@
 """Tiny random checkpoints of every supported family, made here: no network, weights large enough that errors show."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-WORDS = "the a cat dog sat on mat in house answer capitals task quote word write ends red blue , . : \" one two".split()
+WORDS = 'the a cat dog sat on mat in house answer capitals task quote word write ends red blue , . : " one two'.split()
 SPECIAL = ["<pad>", "</s>", "<unk>", "<s>"]
-CHAT = "{% for m in messages %}<s> {{ m['role'] }} : {{ m['content'] }} </s>{% endfor %}{% if add_generation_prompt %}<s> answer :{% endif %}"
-VOCAB = 64
+CHAT = (
+    "{% for m in messages %}<s> {{ m['role'] }} : {{ m['content'] }} </s>{% endfor %}"
+    "{% if add_generation_prompt %}<s> answer :{% endif %}"
+)
+VOCAB = 96
 
 DECODERS = ["gpt2", "llama", "llama-gqa", "llama3-rope", "llama-bias", "mistral", "phi3", "qwen2", "qwen3", "gemma2"]
 ENCODER_DECODERS = ["t5", "t5-gated", "t5-uneven"]
 FAMILIES = DECODERS + ENCODER_DECODERS
+VARIANTS = ["gpt2-inner", "llama-tied", "llama-wide-heads", "mistral-full", "qwen2-full", "gemma2-uncapped"]
+"""Configurations that differ from the families above in one respect; for the tests of loading alone."""
+
+BYTE_LEVEL = ("qwen2", "qwen2-full")
+"""Their tokenizer splits words: transformers reads every ``qwen2`` tokenizer as byte-level pieces, whatever it is."""
+
+
+def byte_level_tokenizer() -> Any:
+    """A byte-level BPE tokenizer without a start token, as Qwen has it: words become several pieces."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import Qwen2Tokenizer
+
+    trained = Tokenizer(models.BPE())
+    trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    letters = sorted(set("".join(WORDS))) + list("ĠĊABCDEFGHIJKLMNOPQRSTUVWXYZ'?!jxyz")
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCAB, special_tokens=SPECIAL, initial_alphabet=sorted(set(letters)), show_progress=False
+    )
+    trained.train_from_iterator([" " + " ".join(WORDS)], trainer)
+    model = json.loads(trained.to_str())["model"]
+    merges = [tuple(merge) for merge in model["merges"]]
+    return Qwen2Tokenizer(model["vocab"], merges, unk_token="<unk>", eos_token="</s>", pad_token="<pad>")
 
 
 def tokenizer(*, seq2seq: bool, chat: bool = False) -> Any:
@@ -54,7 +80,22 @@ def _config(family: str) -> Any:
               "high_freq_factor": 4.0, "original_max_position_embeddings": 32}  # fmt: skip
     made = {
         "gpt2": lambda: t.GPT2Config(vocab_size=VOCAB, n_embd=32, n_head=4, n_layer=3, n_positions=128, **ids),
+        "gpt2-inner": lambda: t.GPT2Config(
+            vocab_size=VOCAB, n_embd=32, n_head=4, n_layer=2, n_positions=64, n_inner=80, **ids
+        ),
         "llama": lambda: t.LlamaConfig(**llama),
+        "llama-tied": lambda: t.LlamaConfig(**(gqa | {"tie_word_embeddings": True})),
+        "llama-wide-heads": lambda: t.LlamaConfig(**gqa, head_dim=16),
+        "mistral-full": lambda: t.MistralConfig(**gqa, sliding_window=None),
+        "qwen2-full": lambda: t.Qwen2Config(**gqa),
+        "gemma2-uncapped": lambda: t.Gemma2Config(
+            **gqa,
+            head_dim=8,
+            sliding_window=6,
+            query_pre_attn_scalar=16,
+            attn_logit_softcapping=None,
+            final_logit_softcapping=None,
+        ),
         "llama-gqa": lambda: t.LlamaConfig(**gqa),
         "llama3-rope": lambda: t.LlamaConfig(**gqa, rope_parameters=llama3),
         "llama-bias": lambda: t.LlamaConfig(**gqa, attention_bias=True),
@@ -68,7 +109,9 @@ def _config(family: str) -> Any:
         "t5": lambda: t.T5Config(**t5, feed_forward_proj="relu", tie_word_embeddings=True),
         "t5-gated": lambda: t.T5Config(**t5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
         "t5-uneven": lambda: t.T5Config(
-            **(t5 | {"num_layers": 1, "num_decoder_layers": 3}), feed_forward_proj="gated-gelu", tie_word_embeddings=True
+            **(t5 | {"num_layers": 1, "num_decoder_layers": 3}),
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=True,
         ),
     }
     return made[family]()
@@ -88,6 +131,8 @@ def hf_model(family: str, seed: int = 0) -> Any:
                 parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
             else:
                 parameter.copy_(0.5 * torch.randn(parameter.shape, generator=generator))
+        if getattr(config, "scale_decoder_outputs", False):  # undo the scale, or the distributions would be flat
+            model.shared.weight.mul_(config.d_model**0.5)
     return model
 
 
@@ -100,5 +145,6 @@ def write_checkpoint(family: str, directory: Path, *, seed: int = 0, chat: bool 
         generator = torch.Generator().manual_seed(seed + 1)
         weights["lm_head.weight"] = 0.5 * torch.randn(VOCAB, 32, generator=generator)
         save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-    tokenizer(seq2seq=family in ENCODER_DECODERS, chat=chat).save_pretrained(directory)
+    made = byte_level_tokenizer() if family in BYTE_LEVEL else tokenizer(seq2seq=family in ENCODER_DECODERS, chat=chat)
+    made.save_pretrained(directory)
     return directory

@@ -1,0 +1,63 @@
+"""Errors name what was given and what would have been valid."""
+
+from inspect import unwrap
+
+import pytest
+
+from mechsteer.errors import MechsteerError, ParityError, finite, nearest, one_of, positive_int, unknown
+
+# Without the type checks of the test run, as in ordinary use.
+finite_untyped, positive_int_untyped = unwrap(finite), unwrap(positive_int)
+
+
+def test_a_close_name_is_suggested() -> None:
+    assert nearest("resid_psot", ["resid_post", "resid_pre", "z"]).startswith(" Did you mean 'resid_post'")
+
+
+def test_few_choices_without_a_close_one_are_all_listed() -> None:
+    assert nearest("qqq", ["alpha", "beta"]) == " Valid: alpha, beta."
+
+
+def test_many_choices_are_shortened_and_counted() -> None:
+    hint = nearest("qqq", [f"name{i:02}" for i in range(30)])
+    assert "name05" in hint and "name06" not in hint and "30 in all" in hint
+
+
+def test_no_choices_give_no_hint() -> None:
+    assert nearest("x", []) == ""
+
+
+def test_unknown_quotes_the_name_and_what_it_was_for() -> None:
+    assert str(unknown("dtype", "flot32", ["float32"])) == "Unknown dtype 'flot32'. Did you mean 'float32'?"
+
+
+def test_parity_errors_are_caught_as_mechsteer_errors() -> None:
+    assert issubclass(ParityError, MechsteerError) and issubclass(MechsteerError, ValueError)
+
+
+@pytest.mark.parametrize("value", [3, 2.5, "0.5", -1])
+def test_finite_returns_numbers_as_floats(value: object) -> None:
+    found = finite_untyped("scale", value)
+    assert found == float(value) and isinstance(found, float)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), "many", None, [1]])
+def test_finite_refuses_what_is_no_finite_number_and_says_its_name(value: object) -> None:
+    with pytest.raises(MechsteerError, match=r"^scale must be"):
+        finite_untyped("scale", value)
+
+
+@pytest.mark.parametrize("value", [0, -3, True, 2.0, "2", None])
+def test_positive_int_refuses_everything_else(value: object) -> None:
+    with pytest.raises(MechsteerError, match="batch_size must be an integer of at least 1"):
+        positive_int_untyped("batch_size", value)
+
+
+def test_positive_int_returns_the_value() -> None:
+    assert positive_int("n", 7) == 7
+
+
+def test_one_of_returns_a_valid_choice_and_suggests_for_a_wrong_one() -> None:
+    assert one_of("side", "left", ("left", "right")) == "left"
+    with pytest.raises(MechsteerError, match=r"Unknown side 'lefft'\. Did you mean 'left'"):
+        one_of("side", "lefft", ("left", "right"))

@@ -1,0 +1,152 @@
+"""Files are written whole or not at all, and unreadable ones are named."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mechsteer import files
+from mechsteer.errors import MechsteerError
+
+
+def test_atomic_path_puts_the_file_in_place_and_leaves_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "out.txt"
+    with files.atomic_path(target) as temporary:
+        assert temporary.parent == target.parent and temporary.suffix == ".txt" and not target.exists()
+        temporary.write_text("whole")
+    assert target.read_text() == "whole"
+    assert [p.name for p in target.parent.iterdir()] == ["out.txt"]
+
+
+def test_atomic_path_leaves_the_old_file_when_writing_fails(tmp_path: Path) -> None:
+    target = tmp_path / "out.txt"
+    target.write_text("old")
+    with pytest.raises(KeyError), files.atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise KeyError("boom")
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["out.txt"]
+
+
+def test_atomic_path_cleans_up_when_interrupted(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), files.atomic_path(tmp_path / "out.txt") as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_get_the_permissions_that_the_umask_allows(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        files.write_json(tmp_path / "a.json", 1)
+        assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(old)
+    assert stat.S_IMODE((tmp_path / "a.json").stat().st_mode) == 0o640
+
+
+def test_a_folder_below_a_file_is_not_writable(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(MechsteerError, match=r"Cannot write .*file/out\.txt"),
+        files.atomic_path(tmp_path / "file/out.txt"),
+    ):
+        pytest.fail("gave a path")
+    with pytest.raises(MechsteerError, match=r"Output folder .*file/deep is not writable"):
+        files.writable_dir(tmp_path / "file" / "deep")
+
+
+def test_a_read_only_folder_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*args: object, **kwargs: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("tempfile.mkstemp", denied)
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", denied)
+    with pytest.raises(MechsteerError, match=r"out\.txt: Permission denied"), files.atomic_path(tmp_path / "out.txt"):
+        pytest.fail("gave a path")
+    with pytest.raises(MechsteerError, match="not writable: Permission denied"):
+        files.writable_dir(tmp_path)
+
+
+def test_a_full_disk_leaves_the_old_table_and_no_fragments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write_table(pd.DataFrame({"x": [1]}), tmp_path / "t")
+
+    def full(self: pd.DataFrame, path: Path, **kwargs: object) -> None:
+        Path(path).write_bytes(b"PAR1 half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+    with pytest.raises(MechsteerError, match=r"t\.parquet: No space left on device"):
+        files.write_table(pd.DataFrame({"x": [2]}), tmp_path / "t")
+    monkeypatch.undo()
+    assert files.read_table(tmp_path / "t.parquet")["x"].tolist() == [1]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["t.csv", "t.parquet"]
+
+
+def test_writable_dir_makes_the_folder_and_leaves_it_empty(tmp_path: Path) -> None:
+    assert list(files.writable_dir(tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_tables_come_back_as_written_with_a_csv_for_people(tmp_path: Path) -> None:
+    table = pd.DataFrame(
+        {"layer": [0, 1], "value": [1 / 3, float("nan")], "name": ["ä, b", 'quo"te'], "ok": [True, False]}
+    )
+    written = files.write_table(table, tmp_path / "runs" / "t.v1")
+    assert [p.name for p in written] == ["t.v1.parquet", "t.v1.csv"]
+    pd.testing.assert_frame_equal(files.read_table(written[0]), table)
+    assert pd.read_csv(written[1])["name"].tolist() == ["ä, b", 'quo"te']
+
+
+def test_a_truncated_table_is_refused(tmp_path: Path) -> None:
+    parquet, _ = files.write_table(pd.DataFrame({"x": range(100)}), tmp_path / "t")
+    parquet.write_bytes(parquet.read_bytes()[:-20])
+    with pytest.raises(MechsteerError, match="not a readable parquet table"):
+        files.read_table(parquet)
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MechsteerError, match=r"No such table: .*gone\.parquet"):
+        files.read_table(tmp_path / "gone.parquet")
+
+
+def test_json_comes_back_as_written(tmp_path: Path) -> None:
+    value = {"text": "naïve ☃", "numbers": [1, 2.5, None]}
+    assert files.read_json(files.write_json(tmp_path / "a.json", value)) == value
+    assert "☃" in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("content", [b'{"a": ', b"\xff\xfe\x00", b""])
+def test_broken_json_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(MechsteerError, match=r"a\.json is not a JSON file"):
+        files.read_json(tmp_path / "a.json")
+
+
+def test_missing_json_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MechsteerError, match="No such file"):
+        files.read_json(tmp_path / "a.json")
+
+
+def test_bundled_data_is_found() -> None:
+    assert (files.data_path("organisms", "trap-t5") / "config.json").is_file()
+
+
+def test_unknown_bundled_data_names_the_nearest() -> None:
+    with pytest.raises(MechsteerError, match=r"No bundled data 'organisms/trap-t6'\. Did you mean 'trap-t5'"):
+        files.data_path("organisms", "trap-t6")
+
+
+def test_digest_depends_on_content_and_not_on_the_order_of_keys() -> None:
+    assert files.digest({"a": 1, "b": [2]}) == files.digest({"b": [2], "a": 1})
+    assert files.digest({"a": 1, "b": [2]}) != files.digest({"a": 1, "b": [3]})
+    assert files.digest([1, 2]) != files.digest([2, 1])
+
+
+def test_versions_name_the_packages_that_decide_numbers() -> None:
+    import torch
+
+    found = files.versions()
+    assert found["torch"] == torch.__version__ and {"transformers", "transformer-lens"} <= found.keys()
