@@ -154,10 +154,10 @@ def build_model(shape: Shape, vocabulary_size: int) -> T5ForConditionalGeneratio
         num_heads=shape.n_heads,
         dropout_rate=0.0,
         feed_forward_proj="gated-gelu",
-        tie_word_embeddings=True,
+        tie_word_embeddings=True,  # pyright: ignore[reportCallIssue]
         pad_token_id=0,
         eos_token_id=1,
-        decoder_start_token_id=0,
+        decoder_start_token_id=0,  # pyright: ignore[reportCallIssue]
     )
     model = T5ForConditionalGeneration(config)
     torch.nn.init.normal_(model.shared.weight, std=1.0)
