@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.decoding import Strategy, generate, score
 from mechsteer.errors import MechsteerError, nearest, one_of
 from mechsteer.files import data_path, digest
+from mechsteer.prompts import prompt
 from mechsteer.steering import Intervention
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class MemoTrap:
         """Score every sample: columns sample, prompt, target, trap, output, the four scores, and the log-probabilities."""
         import pandas as pd
 
-        prompts = [trap.prompt for trap in self.samples]
+        prompts = [prompt(model, trap.prompt) for trap in self.samples]
         logprobs = score(model, prompts, [t.classes for t in self.samples], steer=steer, batch_size=batch_size)
         outputs = generate(
             model,

@@ -1,0 +1,5 @@
+"""``python -m mechsteer``."""
+
+from mechsteer.cli import main
+
+main()

@@ -1,0 +1,259 @@
+"""The command line. Thin over the library: every command is one call of a public function.
+
+Nothing heavy is imported until a command runs, so ``--help`` is instant. Bad input ends with one line and exit code 2.
+"""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from mechsteer.errors import MechsteerError
+
+Positional = tyro.conf.Positional
+
+
+@dataclasses.dataclass(frozen=True)
+class Reproduce:
+    """Regenerate a paper's tables and figures: on the bundled model by default, on any other with --model.
+
+    A run that was stopped continues where it was when it is started again with the same --out.
+    """
+
+    study: Positional[Literal["t5-dola", "all"]]
+    """Which study."""
+    model: str | None = None
+    """organism:NAME, a local directory, or an id on the Hugging Face hub. Default: the study's bundled model."""
+    out: Path = Path("results")
+    """Folder for results; with "all", each study gets a folder of its own in it."""
+    data: Path | None = None
+    """Traps in MemoTrap's public CSV format. Default: the bundled traps."""
+    device: str | None = None
+    """cpu, cuda, cuda:1, mps. Default: cuda where there is one."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Number format of the weights."""
+    batch_size: int = 128
+    """Prompts computed together; does not change the results."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """Draw a study's figures again, from the tables in its folder alone."""
+
+    folder: Positional[Path]
+    """A folder that `mechsteer reproduce` has written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Generate:
+    """Generate an answer, unsteered or steered with a saved direction."""
+
+    prompt: Positional[str]
+    """The prompt."""
+    model: str = "organism:trap-t5"
+    """organism:NAME, a local directory, or an id on the Hugging Face hub."""
+    direction: Path | None = None
+    """A direction saved as safetensors; it is added at its own site."""
+    scale: float = 1.0
+    """How many times the unit direction."""
+    relative: bool = False
+    """Take --scale in units of the mean activation norm at the direction's site."""
+    transfer: bool = False
+    """Allow a direction that was made on another model."""
+    max_new_tokens: int = 40
+    """The most new tokens."""
+    temperature: float = 0.0
+    """0 is greedy; above 0 samples."""
+    seed: int = 0
+    """Seed of the sampler."""
+    device: str | None = None
+    """cpu, cuda, mps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspect:
+    """Load a model, compare it with Hugging Face's, and list its hook points."""
+
+    model: Positional[str]
+    """organism:NAME, a local directory, or an id on the Hugging Face hub."""
+    layer: int = 0
+    """The layer whose hook points are listed."""
+    device: str | None = None
+    """cpu, cuda, mps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ListOrganisms:
+    """List the bundled models."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOrganism:
+    """Train a bundled model again from its seed."""
+
+    name: Positional[str]
+    """Its name, e.g. trap-t5."""
+    out: Path | None = None
+    """A new folder for the checkpoint. Default: results/organisms/NAME."""
+    seed: int | None = None
+    """Another seed than the bundled model's."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OrganismsCommand:
+    """The bundled models: list them, or train one again."""
+
+    command: (
+        Annotated[ListOrganisms, tyro.conf.subcommand("list")] | Annotated[TrainOrganism, tyro.conf.subcommand("train")]
+    )
+
+
+Command = (
+    Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
+    | Annotated[Figures, tyro.conf.subcommand("figures")]
+    | Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[Inspect, tyro.conf.subcommand("inspect")]
+    | Annotated[OrganismsCommand, tyro.conf.subcommand("organisms")]
+)
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with 2 on bad input and 130 on Ctrl-C."""
+    command: Any = tyro.cli(
+        Command,  # type: ignore[arg-type]
+        prog="mechsteer",
+        description="Find out why a language model ignores an instruction, and fix it without training.",
+        args=args,
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
+    )
+    try:
+        _run(command)
+    except MechsteerError as error:
+        print(f"mechsteer: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("mechsteer: stopped; what was finished is kept, the same command continues.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _run(command: Any) -> None:
+    if isinstance(command, OrganismsCommand):
+        command = command.command
+    actions = {
+        Reproduce: _reproduce,
+        Figures: _figures,
+        Generate: _generate,
+        Inspect: _inspect,
+        ListOrganisms: _list_organisms,
+        TrainOrganism: _train_organism,
+    }
+    actions[type(command)](command)
+
+
+def _threads(model: str) -> None:
+    """One thread for the bundled models: they are so small that sharing the work costs more than it saves."""
+    if model.startswith("organism:") and "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
+        torch.set_num_threads(1)
+
+
+def _reproduce(c: Reproduce) -> None:
+    from mechsteer.files import writable_dir
+    from mechsteer.models import load
+    from mechsteer.report import show
+    from mechsteer.studies import t5_dola
+
+    name = c.model or "organism:trap-t5"
+    out = writable_dir(c.out / "t5-dola" if c.study == "all" else c.out)
+    _threads(name)
+    model = load(name, device=c.device, dtype=c.dtype)
+    result = t5_dola.run(model, out, data=c.data, batch_size=c.batch_size)
+    print(f"\nMemoTrap on {name}, gradient steering (percent of evaluation traps)\n")
+    print(show(result.summary))
+    print("\nSide effects (percent right), by strength in mean residual norms\n")
+    side = result.tables["side_effects"].pivot(index="task", columns="strength", values="percent").reset_index()
+    print(show(side))
+    if "published" in result.tables:
+        print("\nPublished improvement of greedy success (percentage points), for this model\n")
+        print(show(result.tables["published"].pivot(index="layer", columns="strength", values="improvement_pp").reset_index()))
+    print(f"\nTables and figures are in {out}/ and {out}/figures/")
+
+
+def _figures(c: Figures) -> None:
+    from mechsteer.errors import one_of
+    from mechsteer.files import read_json
+    from mechsteer.studies import t5_dola, t5_dola_figures
+
+    study = read_json(c.folder / "study.json").get("study")
+    one_of("study", str(study), [t5_dola.NAME])
+    for path in t5_dola_figures.figures(c.folder):
+        print(path)
+
+
+def _generate(c: Generate) -> None:
+    from mechsteer.decoding import Greedy, Sample, generate
+    from mechsteer.directions import Direction
+    from mechsteer.models import load
+    from mechsteer.steering import add
+
+    strategy = Greedy() if c.temperature == 0 else Sample(temperature=c.temperature, seed=c.seed)
+    _threads(c.model)
+    model = load(c.model, device=c.device)
+    steer = None
+    if c.direction is not None:
+        direction = Direction.load(c.direction)
+        scale = c.scale * direction.activation_norm if c.relative else c.scale
+        steer = add(direction, scale, transfer=c.transfer)
+    out = generate(model, c.prompt, steer=steer, strategy=strategy, max_new_tokens=c.max_new_tokens)
+    print(out.texts[0])
+
+
+def _inspect(c: Inspect) -> None:
+    from mechsteer.models import load, model_info, sites, stacks, verify
+    from mechsteer.report import show
+
+    _threads(c.model)
+    model = load(c.model, device=c.device)
+    info, cfg = model_info(model), model.cfg
+    layers = ", ".join(f"{count} {name}" for name, count in stacks(model).items())
+    print(f"{info.name}: {type(model).__name__}, {info.family}, layers: {layers}, d_model {cfg.d_model}, ", end="")
+    print(f"{cfg.n_heads} heads, vocabulary {cfg.d_vocab}, {info.dtype}, fingerprint {info.fingerprint}\n")
+    print("Next-token probabilities against Hugging Face's model\n")
+    print(show(verify(model), decimals=7))
+    table = sites(model)
+    if not (table["layer"] == c.layer).any():
+        raise MechsteerError(f"Layer {c.layer} is out of range: layers 0 to {table['layer'].max()}.")
+    print(f"\nHook points of layer {c.layer}\n")
+    print(show(table[table["layer"] == c.layer]))
+
+
+def _list_organisms(_: ListOrganisms) -> None:
+    import pandas as pd
+
+    from mechsteer.models import organism_names
+    from mechsteer.organisms import ORGANISMS
+    from mechsteer.report import show
+
+    bundled = set(organism_names())
+    rows = [
+        {"name": f"organism:{o.name}", "bundled": o.name in bundled, "minutes to train": o.minutes, "what": o.description}
+        for o in ORGANISMS.values()
+    ]
+    print(show(pd.DataFrame(rows)))
+
+
+def _train_organism(c: TrainOrganism) -> None:
+    from mechsteer.errors import unknown
+    from mechsteer.organisms import ORGANISMS
+
+    if c.name not in ORGANISMS:
+        raise unknown("organism", c.name, ORGANISMS)
+    out = c.out or Path("results/organisms") / c.name
+    organism = ORGANISMS[c.name]
+    print(f"Training {c.name} (about {organism.minutes} minutes on one core) into {out}")
+    print(organism.train(out, seed=c.seed))

@@ -1,0 +1,34 @@
+"""Tables for people: how a result is printed in a terminal."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_HIDDEN = ("model_", "version_", "data_hash")
+
+
+def show(table: "pd.DataFrame", *, decimals: int = 1) -> str:
+    """The table as aligned text: provenance columns left out, numbers rounded, missing values as a dash."""
+    kept = table[[c for c in table.columns if not str(c).startswith(_HIDDEN)]].copy()
+    text = kept.copy().astype(object)
+    for column in kept.columns:
+        text[column] = [_cell(value, decimals) for value in kept[column]]
+    numeric = {c for c in kept.columns if kept[c].dtype.kind in "fiu"}
+    widths = {c: max(len(str(c)), *(len(v) for v in text[c])) if len(text) else len(str(c)) for c in text.columns}
+    lines = ["  ".join(_pad(str(c), widths[c], c in numeric) for c in text.columns)]
+    lines.append("  ".join("-" * widths[c] for c in text.columns))
+    lines += ["  ".join(_pad(row[c], widths[c], c in numeric) for c in text.columns) for _, row in text.iterrows()]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _cell(value: object, decimals: int) -> str:
+    if value is None or value != value or str(value) == "<NA>":
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value == int(value) and abs(value) < 1e15 and decimals == 0 else f"{value:.{decimals}f}"
+    return str(value)
+
+
+def _pad(text: str, width: int, right: bool) -> str:
+    return text.rjust(width) if right else text.ljust(width)
