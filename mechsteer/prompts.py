@@ -175,7 +175,7 @@ def _tokenise(tokenizer: Any, content: str, spans: CharSpans, *, system: str | N
     token_spans = {
         name: merged
         for name, ranges in spans.items()
-        if (merged := _token_ranges([(a + shift, b + shift) for a, b in ranges], offsets, text))
+        if (merged := _token_ranges([_trim(content, a, b, shift) for a, b in ranges], offsets))
     }
     strings = tuple(tokenizer.convert_ids_to_tokens(ids))
     return Prompt(text, torch.tensor(ids, dtype=torch.long), token_spans, strings)
@@ -204,12 +204,9 @@ def _apply_template(tokenizer: Any, content: str, system: str | None) -> tuple[s
     return text, start
 
 
-def _token_ranges(
-    char_ranges: list[tuple[int, int]], offsets: Sequence[tuple[int, int]], text: str
-) -> list[tuple[int, int]]:
-    """Token ranges of character ranges: a token belongs when it overlaps the range, white space at its ends aside."""
-    trimmed = [_trim(text, start, end) for start, end in char_ranges]
-    inside = [any(max(a, s) < min(b, e) for a, b in trimmed) for s, e in offsets]
+def _token_ranges(char_ranges: list[tuple[int, int]], offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Token ranges of character ranges: a token belongs when it overlaps one."""
+    inside = [any(max(a, s) < min(b, e) for a, b in char_ranges) for s, e in offsets]
     ranges: list[tuple[int, int]] = []
     for index, flag in enumerate(inside):
         if flag and ranges and ranges[-1][1] == index:
@@ -219,9 +216,10 @@ def _token_ranges(
     return ranges
 
 
-def _trim(text: str, start: int, end: int) -> tuple[int, int]:
+def _trim(text: str, start: int, end: int, shift: int) -> tuple[int, int]:
+    """A character range without the white space at its ends, shifted."""
     piece = text[start:end]
-    return start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip())
+    return shift + start + len(piece) - len(piece.lstrip()), shift + end - len(piece) + len(piece.rstrip())
 
 
 @dataclass(frozen=True)
