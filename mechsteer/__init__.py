@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 _HOMES = {
     "errors": ("MechsteerError", "ParityError"),
-    "prompts": ("Prompt", "Batch", "prompt", "batch"),
+    "prompts": ("Batch", "Prompt", "batch", "prompt"),
     "models": ("ModelInfo", "load", "model_info", "site", "sites", "verify"),
-    "directions": ("Direction", "gradient_direction"),
+    "directions": ("Direction", "gradient_direction", "random_direction"),
     "steering": ("Intervention", "add"),
     "decoding": ("Generation", "Greedy", "Sample", "generate", "score"),
     "evaluate": ("evaluate",),
@@ -19,12 +19,43 @@ _MODULES = ("directions", "models", "organisms", "plots", "steering", "studies",
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __version__ = "0.1.0"
-__all__ = sorted([*_HOME_OF, *(m for m in _MODULES)])  # noqa: PLE0605
+__all__ = [
+    "Batch",
+    "Direction",
+    "Generation",
+    "Greedy",
+    "Intervention",
+    "MechsteerError",
+    "ModelInfo",
+    "ParityError",
+    "Prompt",
+    "Sample",
+    "add",
+    "batch",
+    "directions",
+    "evaluate",
+    "generate",
+    "gradient_direction",
+    "load",
+    "model_info",
+    "models",
+    "organisms",
+    "plots",
+    "prompt",
+    "random_direction",
+    "score",
+    "site",
+    "sites",
+    "steering",
+    "studies",
+    "tasks",
+    "verify",
+]
 
 if TYPE_CHECKING:
     from mechsteer import directions, models, organisms, plots, steering, studies, tasks
     from mechsteer.decoding import Generation, Greedy, Sample, generate, score
-    from mechsteer.directions import Direction, gradient_direction
+    from mechsteer.directions import Direction, gradient_direction, random_direction
     from mechsteer.errors import MechsteerError, ParityError
     from mechsteer.evaluate import evaluate
     from mechsteer.models import ModelInfo, load, model_info, site, sites, verify

@@ -180,7 +180,13 @@ def _reproduce(c: Reproduce) -> None:
     print(show(side))
     if "published" in result.tables:
         print("\nPublished improvement of greedy success (percentage points), for this model\n")
-        print(show(result.tables["published"].pivot(index="layer", columns="strength", values="improvement_pp").reset_index()))
+        print(
+            show(
+                result.tables["published"]
+                .pivot(index="layer", columns="strength", values="improvement_pp")
+                .reset_index()
+            )
+        )
     print(f"\nTables and figures are in {out}/ and {out}/figures/")
 
 
@@ -241,7 +247,12 @@ def _list_organisms(_: ListOrganisms) -> None:
 
     bundled = set(organism_names())
     rows = [
-        {"name": f"organism:{o.name}", "bundled": o.name in bundled, "minutes to train": o.minutes, "what": o.description}
+        {
+            "name": f"organism:{o.name}",
+            "bundled": o.name in bundled,
+            "minutes to train": o.minutes,
+            "what": o.description,
+        }
         for o in ORGANISMS.values()
     ]
     print(show(pd.DataFrame(rows)))

@@ -1,7 +1,7 @@
 """``evaluate``: one row a sample, with everything needed to make it again."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mechsteer.decoding import Greedy, Strategy
 from mechsteer.errors import MechsteerError
@@ -12,15 +12,25 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@runtime_checkable
 class Task(Protocol):
     """What a task must have."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its name in result tables."""
+        ...
+
     @property
-    def samples(self) -> Sequence[Any]: ...
+    def samples(self) -> Sequence[Any]:
+        """What is scored."""
+        ...
+
     @property
-    def data_hash(self) -> str: ...
+    def data_hash(self) -> str:
+        """A hash of the samples."""
+        ...
+
     def run(
         self, model: Any, *, steer: Intervention | None, strategy: Strategy | None, batch_size: int, progress: bool
     ) -> "pd.DataFrame":

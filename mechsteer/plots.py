@@ -3,6 +3,7 @@
 Every function returns a matplotlib Figure; :func:`save` writes it. Nothing here computes a result.
 """
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ def style() -> Iterator[None]:
     """The house style, for figures made inside."""
     import matplotlib as mpl
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(_STYLE):  # pyright: ignore[reportArgumentType]
         yield
 
 
@@ -67,7 +68,16 @@ def save(figure: "Figure", stem: str | os.PathLike[str]) -> list[Path]:
 
 
 def heatmap(
-    axes: "Axes", table: "pd.DataFrame", *, x: str, y: str, value: str, xlabel: str, ylabel: str, title: str, limit: float
+    axes: "Axes",
+    table: "pd.DataFrame",
+    *,
+    x: str,
+    y: str,
+    value: str,
+    xlabel: str,
+    ylabel: str,
+    title: str,
+    limit: float,
 ) -> Any:
     """A layer-by-strength map of signed changes, the value written in each cell.
 
@@ -88,7 +98,8 @@ def heatmap(
     if table.duplicated([x, y]).any():
         raise MechsteerError(f"The table has several rows for one ({x}, {y}) cell of the heat map.")
     grid = table.pivot(index=y, columns=x, values=value).sort_index()
-    image = axes.imshow(grid.to_numpy(), cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
+    values = grid.to_numpy(dtype=float)
+    image = axes.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
     axes.set_xticks(range(grid.shape[1]), [f"{v:g}" for v in grid.columns])
     axes.set_yticks(range(grid.shape[0]), [f"{v:g}" for v in grid.index])
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
@@ -96,10 +107,12 @@ def heatmap(
     axes.tick_params(length=0)
     for row in range(grid.shape[0]):
         for column in range(grid.shape[1]):
-            number = grid.iat[row, column]
-            if number == number:  # not a missing cell
+            number = float(values[row, column])
+            if not math.isnan(number):  # a missing cell stays empty
                 colour = "white" if abs(number) > 0.6 * limit else "black"
-                axes.text(column, row, f"{number:+.1f}", ha="center", va="center", color=colour, fontsize=8)
+                axes.text(
+                    column, row, f"{number:+.1f}".replace("-", "−"), ha="center", va="center", color=colour, fontsize=8
+                )
     return image
 
 

@@ -19,7 +19,8 @@ PARTS = ("instruction", "context", "task")
 """The parts of a prompt, in their default order."""
 
 LEVELS = {"!": "level1", "!!": "level2", "!!!": "level3", "?": "influence"}
-"""GUIDE's tags: ``<!-> text <-!>``, ``<!!-> text <-!!>``, ``<!!!-> text <-!!!>`` emphasise; ``<?-> text <-?>`` marks the
+"""GUIDE's tags: ``<!-> text <-!>``, ``<!!-> text <-!!>``, ``<!!!-> text <-!!!>`` emphasise; ``<?-> text <-?>`` marks
+the
 text whose Influence is measured. Source: the pay-attention-pipeline package of arXiv 2409.19001."""
 
 _OPEN, _CLOSE = re.compile(r"<(!{1,3}|\?)->\s?"), re.compile(r"\s?<-(!{1,3}|\?)>")
@@ -77,8 +78,8 @@ def prompt(
 
     Args:
         model: A loaded model; only its ``tokenizer`` is used.
-        text: The task. It may carry GUIDE's tags; then the tagged text is the span ``instruction`` as well as ``level1``,
-            ``level2`` or ``level3``, and the rest is ``task``.
+        text: The task. It may carry GUIDE's tags; then the tagged text is the span ``instruction`` as well as
+            ``level1``, ``level2`` or ``level3``, and the rest is ``task``.
         instruction: Text of the span ``instruction``.
         context: Text of the span ``context`` (a document, notes).
         order: The order of the parts.

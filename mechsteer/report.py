@@ -26,7 +26,9 @@ def _cell(value: object, decimals: int) -> str:
     if value is None or value != value or str(value) == "<NA>":
         return "-"
     if isinstance(value, float):
-        return f"{value:.0f}" if value == int(value) and abs(value) < 1e15 and decimals == 0 else f"{value:.{decimals}f}"
+        return (
+            f"{value:.0f}" if value == int(value) and abs(value) < 1e15 and decimals == 0 else f"{value:.{decimals}f}"
+        )
     return str(value)
 
 

@@ -30,8 +30,8 @@ class Generation:
         logprobs: ``[prompts, new]`` natural log-probability of each token under the (steered) model, before the
             strategy's temperature or truncation; 0 at padding.
         lengths: How many of each row's tokens are real.
-        activations: For each recorded site, one ``[positions, ...]`` tensor a prompt: prompt tokens, then each generated
-            token that was fed back (the last one is not).
+        activations: For each recorded site, one ``[positions, ...]`` tensor a prompt: prompt tokens, then each
+            generated token that was fed back (the last one is not).
     """
 
     texts: list[str]

@@ -68,9 +68,7 @@ def _ids(model: Any, text: str) -> list[int]:
     return ids
 
 
-def _score_batch(
-    model: Any, step: Step, choices: list[list[list[int]]]
-) -> Float[Tensor, "batch choices"]:
+def _score_batch(model: Any, step: Step, choices: list[list[list[int]]]) -> Float[Tensor, "batch choices"]:
     """Run the prompts once, then each choice from a fork of their state."""
     tokens, mask = first_tokens(model, step.batch)
     state = start(model, step.batch.tokens, step.batch.mask)

@@ -38,8 +38,8 @@ class Greedy:
 class Sample:
     """Sampling with temperature, top-k and nucleus (top-p) truncation.
 
-    Each prompt draws from a generator of its own, seeded by ``seed`` and its place in the list, so that a row's text does
-    not depend on its batch mates.
+    Each prompt draws from a generator of its own, seeded by ``seed`` and its place in the list, so that a row's text
+    does not depend on its batch mates.
 
     Attributes:
         temperature: Divides the logits; above 0.

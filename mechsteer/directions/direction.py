@@ -112,7 +112,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Tensor | None]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            vector = file.get_tensor("vector") if "vector" in file.keys() else None  # noqa: SIM118
+            vector = file.get_tensor("vector") if "vector" in file.keys() else None
             return dict(file.metadata() or {}), vector
     except FileNotFoundError:
         raise MechsteerError(f"No such file: {path}.") from None

@@ -7,8 +7,8 @@ section 3.2. For each of N examples with a target token x+ (obeys the instructio
     v   = -(1/N) sum_i grad_{h_l} L_i                (eqs. 4 and 5)
     h'  = h + alpha v / ||v||                        (eq. 6; see :func:`mechsteer.add`)
 
-The normaliser of the softmax cancels in L. The authors' notebook (``steering.ipynb``) departs from the text: it takes the
-gradient at the *input* of block l and adds the vector to the *output* of block l. ``compat="released"`` does that.
+The normaliser of the softmax cancels in L. The authors' notebook (``steering.ipynb``) departs from the text: it takes
+the gradient at the *input* of block l and adds the vector to the *output* of block l. ``compat="released"`` does that.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,11 +32,19 @@ class TrapExample(Protocol):
     """What an example must have: a prompt, the word that obeys it, and the word that memory suggests."""
 
     @property
-    def prompt(self) -> str | Prompt: ...
+    def prompt(self) -> str | Prompt:
+        """What the model is given."""
+        ...
+
     @property
-    def target(self) -> str: ...
+    def target(self) -> str:
+        """The word that obeys."""
+        ...
+
     @property
-    def trap(self) -> str: ...
+    def trap(self) -> str:
+        """The word that memory suggests."""
+        ...
 
 
 @dataclass

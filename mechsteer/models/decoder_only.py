@@ -1,8 +1,8 @@
 """Decoder-only models: Hugging Face weights as views in a HookedTransformer.
 
-Every tensor is a view in Hugging Face's memory layout (:mod:`mechsteer.models.views`), so nothing is copied at load, and
-the library's per-forward ``.contiguous()`` calls do no work. The exceptions are copied once: GPT-2's attention output
-weights, which Hugging Face stores transposed, and Gemma 2's scaled embedding and norms.
+Every tensor is a view in Hugging Face's memory layout (:mod:`mechsteer.models.views`), so nothing is copied at load,
+and the library's per-forward ``.contiguous()`` calls do no work. The exceptions are copied once: GPT-2's attention
+output weights, which Hugging Face stores transposed, and Gemma 2's scaled embedding and norms.
 """
 
 from typing import Any

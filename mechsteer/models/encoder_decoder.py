@@ -1,8 +1,9 @@
 """T5 v1.0, T5 v1.1 and FLAN-T5 as a HookedEncoderDecoder that shares its weights with the Hugging Face model.
 
-The library's own converter knows only v1.0 (tied, ReLU). Here the gated feed-forward layer, the separate ``lm_head`` and
-unequal depths of the two stacks are converted too. Whether the decoder's output is multiplied by ``d_model ** -0.5``
-before the unembedding is what ``scale_decoder_outputs`` says; ``tie_word_embeddings`` is true in transformers 5 always.
+The library's own converter knows only v1.0 (tied, ReLU). Here the gated feed-forward layer, the separate ``lm_head``
+and unequal depths of the two stacks are converted too. Whether the decoder's output is multiplied by ``d_model **
+-0.5`` before the unembedding is what ``scale_decoder_outputs`` says; ``tie_word_embeddings`` is true in transformers 5
+always.
 """
 
 from typing import Any

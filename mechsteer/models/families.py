@@ -57,7 +57,8 @@ FAMILIES: dict[str, Callable[[Any], Refusals]] = {
     "gemma2": _llama_like,
     "t5": _t5,
 }
-"""Supported ``model_type`` and the check that lists its unsupported features. ``t5`` covers T5 v1.0, v1.1 and FLAN-T5."""
+"""Supported ``model_type`` and the check that lists its unsupported features. ``t5`` covers T5 v1.0, v1.1 and
+FLAN-T5."""
 
 
 def check_supported(config: Any) -> None:

@@ -1,7 +1,7 @@
 """Forward passes with a key-value cache, one interface for both families.
 
-``start`` makes the state of a padded batch of prompts (for encoder-decoders it runs the encoder, once). ``advance`` runs
-new tokens through the stack that predicts, against the state, and returns the logits of the last of them. All hook
+``start`` makes the state of a padded batch of prompts (for encoder-decoders it runs the encoder, once). ``advance``
+runs new tokens through the stack that predicts, against the state, and returns the logits of the last of them. All hook
 points fire with the names and shapes they have in the library's own forward, with two exceptions that follow from the
 caching: the keys and values of T5's cross-attention are computed, and fire, in the first pass only; and ``unembed``
 sees the positions whose logits are asked for.
@@ -102,7 +102,11 @@ def advance(
             f"{state.length + tokens.shape[1]} positions do not fit: this model's context has {model.cfg.n_ctx}."
         )
     resid = model(
-        tokens, attention_mask=mask.int(), past_kv_cache=state.cache, stop_at_layer=model.cfg.n_layers, prepend_bos=False
+        tokens,
+        attention_mask=mask.int(),
+        past_kv_cache=state.cache,
+        stop_at_layer=model.cfg.n_layers,
+        prepend_bos=False,
     )
     state.length += tokens.shape[1]
     return unembed(model, resid[:, -1:] if logits_at == "last" else resid)
@@ -167,9 +171,7 @@ def _advance_t5(
     return unembed(model, resid[:, -1:] if logits_at == "last" else resid)
 
 
-def _decoder_bias(
-    attention: Any, past: int, new: int, device: torch.device
-) -> Float[Tensor, "1 heads new total"]:
+def _decoder_bias(attention: Any, past: int, new: int, device: torch.device) -> Float[Tensor, "1 heads new total"]:
     """T5's relative position bias of the new queries on all keys so far."""
     queries = torch.arange(past, past + new, device=device)[:, None]
     keys = torch.arange(past + new, device=device)[None, :]
@@ -202,7 +204,7 @@ def _cross_attention(
     attention: Any, x: Float[Tensor, "batch new d_model"], state: State, layer: int
 ) -> Float[Tensor, "batch new d_model"]:
     q = attention.hook_q(_project(x, attention.W_Q, attention.b_Q))
-    if layer == len(state.cross):
+    if layer == len(state.cross) and state.encoded is not None:
         k = attention.hook_k(_project(state.encoded, attention.W_K, attention.b_K))
         v = attention.hook_v(_project(state.encoded, attention.W_V, attention.b_V))
         state.cross.append(CrossEntry(k.permute(0, 2, 3, 1).contiguous(), v.transpose(1, 2).contiguous()))

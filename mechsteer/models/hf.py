@@ -28,7 +28,7 @@ def load_hf(directory: Path, *, dtype: torch.dtype, device: torch.device) -> Any
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
         with _progress_bar(weight_files(directory)):
-            model, report = auto.from_pretrained(
+            loaded: Any = auto.from_pretrained(
                 directory,
                 config=config,
                 dtype=dtype,
@@ -38,7 +38,10 @@ def load_hf(directory: Path, *, dtype: torch.dtype, device: torch.device) -> Any
                 output_loading_info=True,
             )
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise MechsteerError(f"Cannot read the weights in {str(directory)!r} (damaged or truncated?): {error}") from error
+        raise MechsteerError(
+            f"Cannot read the weights in {str(directory)!r} (damaged or truncated?): {error}"
+        ) from error
+    model, report = loaded
     if report["missing_keys"] or report["mismatched_keys"]:
         keys = sorted(map(str, report["missing_keys"])) or sorted(map(str, report["mismatched_keys"]))
         raise MechsteerError(f"The checkpoint {str(directory)!r} lacks weights: {', '.join(keys[:5])}.")

@@ -78,8 +78,8 @@ def _hub(name: str, revision: str | None) -> tuple[Path, str]:
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MechsteerError(
-            f"Cannot get {name!r} from the Hugging Face hub ({reason}). It is no local directory either; bundled models "
-            f"are {', '.join(ORGANISM + n for n in organism_names())}."
+            f"Cannot get {name!r} from the Hugging Face hub ({reason}). It is no local directory either; "
+            f"bundled models are {', '.join(ORGANISM + n for n in organism_names())}."
         ) from error
     return Path(path), Path(path).name
 
@@ -91,8 +91,8 @@ def _check_files(directory: Path) -> None:
         pickled = sorted(p.name for p in directory.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
         if pickled:
             raise MechsteerError(
-                f"{str(directory)!r} has only pickled weights ({', '.join(pickled)}), which are never loaded: unpickling "
-                "runs code. Convert them once with save_pretrained(..., safe_serialization=True)."
+                f"{str(directory)!r} has only pickled weights ({', '.join(pickled)}), which are never loaded: "
+                "unpickling runs code. Convert them once with save_pretrained(..., safe_serialization=True)."
             )
         raise MechsteerError(f"{str(directory)!r} has no *.safetensors weights.")
     index = directory / "model.safetensors.index.json"
@@ -100,7 +100,9 @@ def _check_files(directory: Path) -> None:
         shards = set(read_json(index).get("weight_map", {}).values())
         absent = sorted(s for s in shards if not (directory / s).is_file())
         if absent:
-            raise MechsteerError(f"{str(directory)!r} lacks the weight shards {', '.join(absent)} named in {index.name}.")
+            raise MechsteerError(
+                f"{str(directory)!r} lacks the weight shards {', '.join(absent)} named in {index.name}."
+            )
 
 
 def weight_files(directory: Path) -> list[Path]:

@@ -1,7 +1,7 @@
 """Names of hook points: what can be read and edited, and where.
 
-A *site* is the full TransformerLens name of a hook point, e.g. ``decoder.3.hook_resid_post``. A *kind* is the short name
-of what is there in every layer, e.g. ``resid_post``.
+A *site* is the full TransformerLens name of a hook point, e.g. ``decoder.3.hook_resid_post``. A *kind* is the short
+name of what is there in every layer, e.g. ``resid_post``.
 """
 
 import re
@@ -113,7 +113,7 @@ def fires(model: Any, name: str) -> bool:
 
 
 def shape_of(model: Any, name: str) -> tuple[str, ...]:
-    """The named dimensions at a site, sizes filled in where the model fixes them: ``("batch", "pos", "d_model=64")``."""
+    """The named dimensions at a site, sizes filled in where the model fixes them: ``("batch", "pos", "d_model=8")``."""
     parsed = parse(name)
     spec = KINDS[parsed[2]][1] if parsed else _STREAM
     cfg = model.cfg

@@ -92,8 +92,8 @@ class Intervention:
                 raise unknown(f"site for this {model_info(model).family} model", edit.site, model.hook_dict)
             if not fires(model, edit.site):
                 raise MechsteerError(
-                    f"{edit.site!r} is never reached in this {model_info(model).family} model with its present settings, "
-                    f"so {edit.method} would do nothing."
+                    f"{edit.site!r} is never reached in this {model_info(model).family} model with its present "
+                    f"settings, so {edit.method} would do nothing."
                 )
             edit.check(model)
 
@@ -153,10 +153,11 @@ def check_fired(bound: Sequence[BoundEdit], model: Any) -> None:
     for edit, reached, fired in counts.values():
         if reached == 0:
             raise MechsteerError(
-                f"{edit.method} at {edit.site!r} never fired: this {model_info(model).family} model did not pass that hook "
-                f"point. Stacks: {stacks(model)}."
+                f"{edit.method} at {edit.site!r} never fired: this {model_info(model).family} model did not pass "
+                f"that hook point. Stacks: {stacks(model)}."
             )
         if fired == 0 and edit.scope.where != "generated":
             raise MechsteerError(
-                f"{edit.method} at {edit.site!r} never fired: its scope {str(edit.scope)!r} met no position of the prompts."
+                f"{edit.method} at {edit.site!r} never fired: its scope {str(edit.scope)!r} met no position of the "
+                "prompts."
             )

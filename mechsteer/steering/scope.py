@@ -1,7 +1,7 @@
 """Scopes: at which positions of which rows an intervention acts, the same in prefill and in cached steps.
 
-Positions count from the first real token of the prompt, padding never counts, and tokens generated after it continue the
-count. In the decoder of an encoder-decoder they count from the decoder's start token, which is its whole prompt.
+Positions count from the first real token of the prompt, padding never counts, and tokens generated after it continue
+the count. In the decoder of an encoder-decoder they count from the decoder's start token, which is its whole prompt.
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,8 @@ class Step:
 
     Attributes:
         batch: The prompts, padded as the model sees them.
-        decoder_prefix: Encoder-decoders: the number of decoder tokens that are not generated. 0 for decoder-only models.
+        decoder_prefix: Encoder-decoders: the number of decoder tokens that are not generated. 0 for decoder-only
+            models.
         index: For each row of the batch, its place in the list of prompts that the caller gave.
         alive: The rows of the batch that are still being computed, in the order of the tensors' rows.
         end: How many positions the predicting stack will have seen after this pass; None: as many as a tensor has.
@@ -114,6 +115,8 @@ class Step:
                 mask[out, chosen.start - offset : max(chosen.start, chosen.stop) - offset] = True
             else:
                 mask[out, [index - offset for index in chosen]] = True
+            if stack == "blocks":  # a decoder-only batch may be padded on the right
+                mask[out, max(first + length - offset, 0) : max(self.batch.length - offset, 0)] = False
         if mask.all():
             return True
         return mask if mask.any() else False

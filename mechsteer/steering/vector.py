@@ -1,8 +1,8 @@
 """Steering with one vector in the residual stream.
 
-``add``: h' = h + c u with u = v / ||v|| (arXiv 2512.03803, eq. 6, where c is called alpha; arXiv 2410.12877 uses the same
-form for length and word instructions). Both papers add at every position that is processed, prompt and generated; the
-DoLa-for-T5 paper in the decoder only, so its scope ``"all"`` is every decoder position.
+``add``: h' = h + c u with u = v / ||v|| (arXiv 2512.03803, eq. 6, where c is called alpha; arXiv 2410.12877 uses the
+same form for length and word instructions). Both papers add at every position that is processed, prompt and generated;
+the DoLa-for-T5 paper in the decoder only, so its scope ``"all"`` is every decoder position.
 """
 
 from collections.abc import Sequence
@@ -71,8 +71,9 @@ def check_direction(direction: Direction, model: Any, *, transfer: bool) -> None
     here, there = model_info(model).fingerprint, direction.fingerprint
     if here != there and not transfer:
         raise MechsteerError(
-            f"This direction was made on {direction.meta.get('model_name', 'an unknown model')!r} (fingerprint {there}), "
-            f"not on {model_info(model).name!r} ({here}). Pass transfer=True if crossing models is meant."
+            f"This direction was made on {direction.meta.get('model_name', 'an unknown model')!r} "
+            f"(fingerprint {there}), not on {model_info(model).name!r} ({here}). Pass transfer=True if crossing models "
+            "is meant."
         )
 
 

@@ -1,10 +1,10 @@
 """Gradient steering against memorisation (arXiv 2512.03803v2, section 4.2): MemoTrap by layer and strength.
 
-The paper mines a vector at each decoder layer on 100 traps and reports, for 300 others, the improvement of greedy success
-over the unsteered model by layer and absolute strength (Figures 6 and 7, Tables 2 and 3), the best cell picked on those 300.
-Here the same is measured, and beside it: the classification by log-probability, strengths relative to the residual stream's
-norm, a cell chosen on the mining split alone, the flipped vector and random ones of the same norm as controls, and what
-steering does to plain recall and to copying.
+The paper mines a vector at each decoder layer on 100 traps and reports, for 300 others, the improvement of greedy
+success over the unsteered model by layer and absolute strength (Figures 6 and 7, Tables 2 and 3), the best cell picked
+on those 300. Here the same is measured, and beside it: the classification by log-probability, strengths relative to the
+residual stream's norm, a cell chosen on the mining split alone, the flipped vector and random ones of the same norm as
+controls, and what steering does to plain recall and to copying.
 """
 
 import os
@@ -68,15 +68,16 @@ def run(
         data: Traps in the public CSV format; default: the bundled ones.
         layers: Layers to steer; default: all.
         strengths: Relative strengths, in units of the mean residual norm at the layer.
-        absolute: Absolute strengths; default: the paper's 500, 1000 and 1500 for its models, and otherwise half, one and
-            one and a half times the median over layers of the mean residual norm, rounded.
+        absolute: Absolute strengths; default: the paper's 500, 1000 and 1500 for its models, and otherwise half, one
+            and one and a half times the median over layers of the mean residual norm, rounded.
         n_random: How many random directions to compare the chosen cell with.
         compat: Passed to :func:`mechsteer.gradient_direction`.
         batch_size: Prompts computed together.
         progress: Show a bar.
 
     Returns:
-        The tables: ``summary``, ``grid``, ``controls``, ``side_effects``, ``samples``; ``published`` for the paper's models.
+        The tables: ``summary``, ``grid``, ``controls``, ``side_effects``, ``samples``; ``published`` for the paper's
+        models.
 
     Raises:
         MechsteerError: for bad arguments, unreadable data, or a folder that cannot be written to.
@@ -93,7 +94,9 @@ def run(
     if absolute is None:
         absolute = _default_absolute(model_info(loaded).name, mined)
     absolute = [_positive("absolute", s) for s in absolute]
-    work.bar.reset(total=2 + 2 * len(mined) * (len(strengths) + len(absolute)) + n_random + 1 + 2 * (len(strengths) + 1))
+    work.bar.reset(
+        total=2 + 2 * len(mined) * (len(strengths) + len(absolute)) + n_random + 1 + 2 * (len(strengths) + 1)
+    )
     tables = _tables(work, mined, strengths, absolute, n_random)
     work.bar.close()
     published = _published(model_info(loaded).name)
@@ -203,11 +206,12 @@ def percentages(samples: "pd.DataFrame") -> dict[str, float]:
 
 
 def _best(cells: "pd.DataFrame") -> "pd.Series":
-    """The cell with the highest log-probability accuracy; ties to greedy success, then to the weaker strength."""
-    order = cells.sort_values(
-        ["correct_percent", "success_percent", "scale", "layer"], ascending=[False, False, True, True], kind="stable"
-    )
-    return order.iloc[0]
+    """The cell with the highest mean of log-probability accuracy and strict greedy success; ties to the weaker strength.
+
+    Log-probability accuracy alone would favour strengths at which the text itself is already ruined.
+    """
+    both = cells.assign(both=cells["correct_percent"] + cells["strict_percent"])
+    return both.sort_values(["both", "scale", "layer"], ascending=[False, True, True], kind="stable").iloc[0]
 
 
 def _controls(
@@ -230,7 +234,7 @@ def _controls(
 
 
 def _side_effects(work: _Work, direction: Direction, layer: int, strengths: Sequence[float]) -> "pd.DataFrame":
-    """Accuracy on what was not to change, by strength, at the chosen layer. The questions are the bundled organism's."""
+    """Accuracy by strength, at the chosen layer, on what was not to change: the bundled organism's questions."""
     import pandas as pd
 
     rows = []
@@ -291,7 +295,9 @@ def _layers(model: Any, layers: Sequence[int] | None) -> list[int]:
 def _positive(name: str, value: float) -> float:
     number = finite(name, value)
     if number <= 0:
-        raise MechsteerError(f"{name} must be above 0, got {value}; the unsteered model and the flipped vector are always run.")
+        raise MechsteerError(
+            f"{name} must be above 0, got {value}; the unsteered model and the flipped vector are always run."
+        )
     return number
 
 

@@ -43,7 +43,15 @@ def heatmap(grid: "pd.DataFrame", kind: str) -> "Figure":
     image = None
     for ax, (value, title) in zip(axes, panels, strict=True):
         image = plots.heatmap(
-            ax, cells, x="strength", y="layer", value=value, xlabel=unit, ylabel="Decoder layer", title=title, limit=limit
+            ax,
+            cells,
+            x="strength",
+            y="layer",
+            value=value,
+            xlabel=unit,
+            ylabel="Decoder layer",
+            title=title,
+            limit=limit,
         )
     _colorbar(made, image, axes)
     return made
@@ -51,18 +59,21 @@ def heatmap(grid: "pd.DataFrame", kind: str) -> "Figure":
 
 def control_strip(controls: "pd.DataFrame") -> "Figure":
     """Accuracy of the mined vector beside the unsteered model, the flipped vector and every random direction."""
-    made, axes = plots.figure(2, width=3.0, height=2.6)
+    made, axes = plots.figure(2, width=3.0, height=2.8)
     order = ["mined", "random", "mined, flipped"]
-    for ax, (score, label) in zip(
-        axes, (("correct_percent", "Target more likely than trap (%)"), ("strict_percent", "Greedy answer is the target (%)")),
-        strict=True,
-    ):  # fmt: skip
+    panels = (
+        ("correct_percent", "Target likelier than trap (%)"),
+        ("strict_percent", "Greedy answer is target (%)"),
+    )
+    for ax, (score, label) in zip(axes, panels, strict=True):
         unsteered = float(controls.loc[controls["control"] == "unsteered", score].iloc[0])
         ax.axhline(unsteered, color="0.4", linewidth=1, linestyle="--", label="unsteered")
         for place, name in enumerate(order):
             values = controls.loc[controls["control"] == name, score].to_numpy()
             spread = [place + 0.25 * ((7 * i) % 11 / 5 - 1) if len(values) > 1 else place for i in range(len(values))]
-            ax.scatter(spread, values, s=18, color=plots.COLOURS[place], marker=plots.MARKERS[place], alpha=0.8, zorder=3)
+            ax.scatter(
+                spread, values, s=18, color=plots.COLOURS[place], marker=plots.MARKERS[place], alpha=0.8, zorder=3
+            )
         count = int((controls["control"] == "random").sum())
         ax.set_xticks(range(len(order)), ["mined", f"random\n({count})", "flipped"])
         ax.set(ylabel=label, ylim=(-3, 103), xlim=(-0.6, len(order) - 0.4))
@@ -92,7 +103,7 @@ def side_effects(side: "pd.DataFrame", grid: "pd.DataFrame") -> "Figure":
         ax, table, x="strength", y="percent", by="task", xlabel="Strength (mean residual norms)", ylabel="Accuracy (%)",
         title=f"Steering decoder layer {layer}",
     )  # fmt: skip
-    ax.set_ylim(-3, 103)
+    ax.set(ylim=(-3, 103), xticks=sorted(table["strength"].unique()))
     ax.legend(loc="lower left")
     return made
 

@@ -1,7 +1,7 @@
 """Tasks with one right answer, scored by exact match of the greedy output: what steering must not break.
 
-``recall`` asks the bundled organism to finish the evaluation's proverbs without any instruction; ``copying`` asks it to end
-neutral sentences in a given word, where nothing was memorised.
+``recall`` asks the bundled organism to finish the evaluation's proverbs without any instruction; ``copying`` asks it to
+end neutral sentences in a given word, where nothing was memorised.
 """
 
 import csv
@@ -52,7 +52,7 @@ class Answers:
         batch_size: int = 64,
         progress: bool = False,
     ) -> "pd.DataFrame":
-        """Score every sample: columns sample, prompt, answer, output, correct (exact match, case and spaces ignored)."""
+        """Score every sample by exact match, case and spaces ignored: sample, prompt, answer, output, correct."""
         import pandas as pd
 
         outputs = generate(

@@ -109,7 +109,7 @@ class MemoTrap:
         batch_size: int = 64,
         progress: bool = False,
     ) -> "pd.DataFrame":
-        """Score every sample: columns sample, prompt, target, trap, output, the four scores, and the log-probabilities."""
+        """Score every sample: sample, prompt, target, trap, output, the four scores, and the log-probabilities."""
         import pandas as pd
 
         prompts = [prompt(model, trap.prompt) for trap in self.samples]
@@ -164,12 +164,14 @@ def memotrap(path: str | os.PathLike[str] | None = None) -> MemoTrap:
     """The MemoTrap task.
 
     Args:
-        path: A CSV file in the public format. Default: the bundled traps, whose splits share neither proverbs nor words.
-            A file without a ``split`` column is split as in the paper: rows 0-99 mine, rows 100-399 are evaluated;
-            evaluation rows whose proverb was mined are dropped (a smaller file: a quarter mines, the rest is evaluated).
+        path: A CSV file in the public format. Default: the bundled traps, whose splits share neither proverbs nor
+            words. A file without a ``split`` column is split as in the paper: rows 0-99 mine, rows 100-399 are
+            evaluated; evaluation rows whose proverb was mined are dropped (a smaller file: a quarter mines, the rest is
+            evaluated).
 
     Raises:
-        MechsteerError: if the file is missing or empty, lacks a column, or has a broken row, which is named by its line.
+        MechsteerError: if the file is missing or empty, lacks a column, or has a broken row, which is named by its
+            line.
     """
     source = data_path("tasks", "memotrap", "traps.csv") if path is None else Path(path)
     traps = _read(source)
@@ -178,7 +180,9 @@ def memotrap(path: str | os.PathLike[str] | None = None) -> MemoTrap:
     evaluation = [t for t in traps if t.split == "evaluation"]
     kept = tuple(t for t in evaluation if t.stem not in mined)
     if not mining or not kept:
-        raise MechsteerError(f"{source} leaves {len(mining)} traps to mine and {len(kept)} to evaluate; both are needed.")
+        raise MechsteerError(
+            f"{source} leaves {len(mining)} traps to mine and {len(kept)} to evaluate; both are needed."
+        )
     name = "memotrap" if path is None else f"memotrap:{source.name}"
     return MemoTrap(name, kept, mining, dropped=len(evaluation) - len(kept))
 
@@ -227,7 +231,11 @@ def _trap(row: dict[str, Any], split: str) -> Trap:
         classes = ast.literal_eval(row["classes"].strip())
     except (ValueError, SyntaxError):
         classes = None
-    if not isinstance(classes, list) or len(classes) < 2 or not all(isinstance(c, str) and c.strip(" .") for c in classes):
+    if (
+        not isinstance(classes, list)
+        or len(classes) < 2
+        or not all(isinstance(c, str) and c.strip(" .") for c in classes)
+    ):
         raise MechsteerError(f"classes must be a list of two or more words, got {row['classes']!r}.")
     index = row["answer_index"].strip()
     if not index.isdigit() or int(index) >= len(classes):
