@@ -1,0 +1,181 @@
+"""A scope means the same positions however the sequence is cut, padded and batched."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mechsteer as ms
+from mechsteer.prompts import Batch, Prompt
+from mechsteer.steering import Scope, Step, make_scope
+
+NAMED = ["all", "prompt", "generated", "last_prompt", "span:a"]
+
+
+def make_prompt(length: int, span: tuple[int, int]) -> Prompt:
+    start, end = min(span[0], length - 1), min(span[1], length)
+    return Prompt("x", torch.arange(length), {"a": [(start, max(end, start + 1))]})
+
+
+@st.composite
+def cases(draw: Any) -> dict[str, Any]:
+    """What :func:`made` makes padded prompts, a scope, and a number of following tokens of."""
+    lengths = draw(st.lists(st.integers(1, 6), min_size=1, max_size=4))
+    span = draw(st.tuples(st.integers(0, 4), st.integers(1, 6)))
+    new = draw(st.integers(0, 4))
+    side = "left" if new else draw(st.sampled_from(["left", "right"]))  # nothing can follow padding
+    where = draw(st.sampled_from(NAMED) | st.lists(st.integers(-4, 9), min_size=1, max_size=4).map(tuple))
+    rows = draw(st.none() | st.lists(st.integers(0, 3), min_size=1, max_size=3).map(tuple))
+    return {"lengths": lengths, "span": span, "new": new, "side": side, "where": where, "rows": rows}
+
+
+def made(case: dict[str, Any]) -> tuple[Batch, Scope, int]:
+    prompts = [make_prompt(length, case["span"]) for length in case["lengths"]]
+    return ms.batch(prompts, side=case["side"]), Scope(case["where"], case["rows"]), case["new"]
+
+
+def wanted(scope: Scope, prompt: Prompt, length: int, position: int) -> bool:
+    """Whether a position, counted from the prompt's first token, is in the scope: the definition, word for word."""
+    if scope.where == "all":
+        return True
+    if scope.where == "prompt":
+        return position < length
+    if scope.where == "generated":
+        return position >= length
+    if scope.where == "last_prompt":
+        return position == length - 1
+    if scope.where == "span:a":
+        return position in prompt.positions("a")
+    return any(position == (p + length if p < 0 else p) for p in scope.where)
+
+
+def reference(batch: Batch, scope: Scope, new: int) -> list[list[bool]]:
+    """Decoder-only: the mask over prompts and new tokens, position by position."""
+    mask = []
+    for row, prompt in enumerate(batch.prompts):
+        real = [*batch.mask[row].tolist(), *[True] * new]
+        active = scope.rows is None or row in scope.rows
+        mask.append(
+            [
+                active and real[i] and wanted(scope, prompt, len(prompt), i - batch.starts[row])
+                for i in range(batch.length + new)
+            ]
+        )
+    return mask
+
+
+def as_mask(selection: Any, rows: int, count: int) -> list[list[bool]]:
+    if isinstance(selection, bool):
+        return [[selection] * count for _ in range(rows)]
+    return selection.tolist()
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases())
+def test_a_whole_sequence_is_selected_as_defined(case: dict[str, Any]) -> None:
+    batch, scope, new = made(case)
+    total = batch.length + new
+    expected = reference(batch, scope, new)
+    assert as_mask(Step(batch).select(scope, "blocks", total), len(batch), total) == expected
+
+
+@settings(max_examples=150, deadline=None)
+@given(cases(), st.data())
+def test_chunks_select_what_the_whole_sequence_selects(case: dict[str, Any], data: Any) -> None:
+    batch, scope, new = made(case)
+    total = batch.length + new
+    cuts = data.draw(st.sets(st.integers(1, total - 1)) if total > 1 else st.just(set()))
+    step, columns, begin = Step(batch), [[] for _ in batch.prompts], 0
+    for end in [*sorted(cuts), total]:
+        step.begin(end)
+        chunk = as_mask(step.select(scope, "blocks", end - begin), len(batch), end - begin)
+        columns = [left + right for left, right in zip(columns, chunk, strict=True)]
+        begin = end
+    assert columns == reference(batch, scope, new)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases(), st.data())
+def test_rows_that_are_left_keep_their_own_selection(case: dict[str, Any], data: Any) -> None:
+    batch, scope, new = made(case)
+    alive = data.draw(st.lists(st.integers(0, len(batch) - 1), min_size=1, unique=True))
+    step = Step(batch)
+    step.begin(batch.length + new, alive)
+    expected = reference(batch, scope, new)
+    total = batch.length + new
+    assert as_mask(step.select(scope, "blocks", total), len(alive), total) == [expected[row] for row in alive]
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases(), st.permutations([0, 1, 2, 3]))
+def test_rows_are_the_places_in_the_callers_list(case: dict[str, Any], places: list[int]) -> None:
+    batch, scope, new = made(case)
+    index = places[: len(batch)]
+    if scope.rows is not None:
+        here = tuple(row for row, place in enumerate(index) if place in scope.rows)
+    else:
+        here = None
+    total = batch.length + new
+    moved = as_mask(Step(batch, index=index).select(scope, "blocks", total), len(batch), total)
+    assert moved == reference(batch, Scope(scope.where, here), new)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_encoder_padding_is_never_selected(case: dict[str, Any]) -> None:
+    batch, scope, _ = made(case)
+    step = Step(batch, decoder_prefix=1)
+    step.begin(3)  # the decoder's length says nothing about encoder positions
+    if scope.where == "generated":
+        expected = [[False] * batch.length for _ in batch.prompts]
+    else:
+        expected = reference(batch, scope, 0)
+    assert as_mask(step.select(scope, "encoder", batch.length), len(batch), batch.length) == expected
+
+
+@settings(max_examples=40, deadline=None)
+@given(cases(), st.integers(1, 5))
+def test_decoder_positions_count_from_the_start_token(case: dict[str, Any], total: int) -> None:
+    batch, scope, _ = made(case)
+    step, begin = Step(batch, decoder_prefix=1), 0
+    if scope.where == "span:a":
+        with pytest.raises(ms.MechsteerError, match="decoder positions have no spans"):
+            Step(batch, decoder_prefix=1).select(Scope("span:a"), "decoder", total)
+        return
+    columns: list[list[bool]] = [[] for _ in batch.prompts]
+    for end in range(1, total + 1):
+        step.begin(end)
+        chunk = as_mask(step.select(scope, "decoder", end - begin), len(batch), end - begin)
+        columns = [left + right for left, right in zip(columns, chunk, strict=True)]
+        begin = end
+    one_token = make_prompt(1, (0, 1))
+    expected = [
+        [(scope.rows is None or row in scope.rows) and wanted(scope, one_token, 1, i) for i in range(total)]
+        for row in range(len(batch))
+    ]
+    assert columns == expected
+    assert as_mask(Step(batch, decoder_prefix=1).select(scope, "decoder", total), len(batch), total) == expected
+
+
+def test_a_span_that_a_prompt_does_not_have_is_refused() -> None:
+    step = Step(ms.batch([make_prompt(3, (0, 1))], side="left"))
+    with pytest.raises(ms.MechsteerError, match="Unknown span"):
+        step.select(Scope("span:b"), "blocks", 3)
+
+
+@pytest.mark.parametrize("where", ["everything", "span", "span:", "last"])
+def test_an_unknown_scope_is_refused(where: str) -> None:
+    with pytest.raises(ms.MechsteerError, match=f"Unknown scope '{where}'"):
+        make_scope(where)
+
+
+@pytest.mark.parametrize(("where", "rows"), [([], None), ([True], None), ("all", []), ("all", [False])])
+def test_positions_and_rows_are_integers(where: Any, rows: Any) -> None:
+    with pytest.raises(ms.MechsteerError, match="must name integers"):
+        make_scope(where, rows)
+
+
+def test_scopes_read_as_what_they_mean() -> None:
+    assert str(make_scope([0, -1], rows=[2])) == "[0, -1] of rows [2]" and str(make_scope("prompt")) == "prompt"
