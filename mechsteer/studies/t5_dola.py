@@ -206,7 +206,7 @@ def percentages(samples: "pd.DataFrame") -> dict[str, float]:
 
 
 def _best(cells: "pd.DataFrame") -> "pd.Series":
-    """The cell with the highest mean of log-probability accuracy and strict greedy success; ties to the weaker strength.
+    """The cell with the highest mean of log-probability accuracy and strict greedy success; ties to the weaker one.
 
     Log-probability accuracy alone would favour strengths at which the text itself is already ruined.
     """
