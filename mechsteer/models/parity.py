@@ -31,8 +31,9 @@ def gate(model: Any, hf_model: Any) -> None:
     if not difference <= tolerance:  # also true for NaN
         raise ParityError(
             f"The hooked {model_info(model).family} model differs from Hugging Face's: largest difference of a "
-            f"next-token probability {difference:.2g} (allowed {tolerance:g} in {model.cfg.dtype}), "
-            f"same most likely token at {agreement:.0%} of positions. Its configuration has a feature that the hooked modules do not represent. "
+            f"next-token probability {difference:.2g} (allowed {tolerance:g} in {model.cfg.dtype}), same most likely "
+            f"token at {agreement:.0%} of positions. Its configuration has a feature that the hooked modules do not "
+            "represent. "
             "check=False loads it all the same, with wrong numbers."
         )
 
