@@ -1,0 +1,106 @@
+"""Sampling draws from the distribution that its settings name, and the same draws for the same seed."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mechsteer as ms
+from tests.decoding.reference import TEXTS, rows
+
+LOGITS = torch.tensor([[2.0, 0.5, -1.0, 1.5, 0.0, -3.0]])
+
+
+def naive(logits: list[float], temperature: float, top_k: int, top_p: float) -> list[float]:
+    """Temperature, then the k most likely, then the smallest set that reaches p, in plain Python."""
+    weights = [math.exp(x / temperature) for x in logits]
+    order = sorted(range(len(weights)), key=lambda i: -weights[i])
+    kept = order[:top_k] if top_k else order
+    total = sum(weights[i] for i in kept)
+    nucleus, mass = [], 0.0
+    for i in kept:
+        if mass >= top_p - 1e-9 and top_p < 1:
+            break
+        nucleus.append(i)
+        mass += weights[i] / total
+    total = sum(weights[i] for i in nucleus)
+    return [weights[i] / total if i in nucleus else 0.0 for i in range(len(weights))]
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    logits=st.lists(st.integers(-40, 40), min_size=2, max_size=8, unique=True).map(lambda v: [x / 10 for x in v]),
+    temperature=st.sampled_from([0.3, 1.0, 2.5]),
+    top_k=st.integers(0, 9),
+    top_p=st.sampled_from([0.05, 0.33, 0.71, 0.93, 1.0]),
+)
+def test_the_truncated_distribution_equals_the_naive_one(
+    logits: list[float], temperature: float, top_k: int, top_p: float
+) -> None:
+    strategy = ms.Sample(temperature=temperature, top_k=top_k, top_p=top_p)
+    found = strategy.truncated(torch.tensor([logits]))[0].tolist()
+    assert found == pytest.approx(naive(logits, temperature, top_k, top_p), abs=1e-5)
+
+
+@pytest.mark.parametrize("arguments", [{}, {"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.8}])
+def test_draws_follow_the_distribution(arguments: dict[str, Any]) -> None:
+    strategy, n = ms.Sample(seed=11, **arguments), 4000
+    drawn = strategy.choose(LOGITS.repeat(n, 1), range(n))  # each row has a generator of its own
+    expected = strategy.truncated(LOGITS)[0]
+    frequencies = torch.bincount(drawn, minlength=6) / n
+    tolerance = 4 * (expected * (1 - expected) / n).sqrt() + 1e-9
+    assert ((frequencies - expected).abs() <= tolerance).all()
+
+
+def test_greedy_takes_the_first_of_equals() -> None:
+    assert ms.Greedy().choose(torch.tensor([[0.0, 3.0, 3.0], [1.0, 0.0, -1.0]]), [0, 1]).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("family", ["llama-gqa", "t5-gated"])
+def test_the_same_seed_gives_the_same_texts_in_every_batch_size(family: str, tiny: Callable) -> None:
+    model = tiny(family)
+
+    def sampled(seed: int, **arguments: Any) -> list[list[int]]:
+        strategy = ms.Sample(temperature=1.5, seed=seed)
+        return rows(ms.generate(model, TEXTS, strategy=strategy, max_new_tokens=8, **arguments))
+
+    assert sampled(1) == sampled(1) == sampled(1, batch_size=1) == sampled(1, batch_size=3)
+    assert sampled(1) != sampled(2)
+
+
+def test_a_strategy_used_again_starts_again(tiny: Callable) -> None:
+    strategy = ms.Sample(temperature=1.5, seed=4)
+    one, two = (rows(ms.generate(tiny("llama-gqa"), TEXTS, strategy=strategy)) for _ in range(2))
+    assert one == two
+
+
+def test_equal_prompts_are_sampled_differently(tiny: Callable) -> None:
+    out = ms.generate(tiny("llama-gqa"), ["the cat"] * 6, strategy=ms.Sample(temperature=3.0), max_new_tokens=6)
+    assert len({tuple(row) for row in rows(out)}) == 6
+
+
+def test_sampling_the_most_likely_only_is_greedy(tiny: Callable) -> None:
+    model = tiny("t5-gated")
+    assert rows(ms.generate(model, TEXTS, strategy=ms.Sample(top_k=1))) == rows(ms.generate(model, TEXTS))
+    assert rows(ms.generate(model, TEXTS, strategy=ms.Sample(top_p=1e-6))) == rows(ms.generate(model, TEXTS))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"temperature": 0.0}, r"temperature must be above 0, got 0\.0; use Greedy"),
+        ({"temperature": -1.0}, "temperature must be above 0"),
+        ({"temperature": float("nan")}, "temperature must be finite"),
+        ({"top_k": -1}, "top_k must be 0"),
+        ({"top_p": 0.0}, r"top_p must be in \(0, 1\]"),
+        ({"top_p": 1.5}, r"top_p must be in \(0, 1\]"),
+        ({"top_p": float("nan")}, "top_p must be finite"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ms.MechsteerError, match=message):
+        ms.Sample(**arguments)
