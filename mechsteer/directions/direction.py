@@ -97,14 +97,17 @@ class Direction:
         header, vector = _read(Path(path))
         if header.get("format") != FORMAT or vector is None:
             raise MechsteerError(f"{path} is not a mechsteer direction (format {header.get('format')!r}).")
-        return cls(
-            vector=vector.float(),
-            site=header["site"],
-            method=header["method"],
-            mean_projection=float(header["mean_projection"]),
-            activation_norm=float(header["activation_norm"]),
-            meta=json.loads(header["meta"]),
-        )
+        try:
+            fields = {
+                "site": header["site"],
+                "method": header["method"],
+                "mean_projection": float(header["mean_projection"]),
+                "activation_norm": float(header["activation_norm"]),
+                "meta": json.loads(header["meta"]),
+            }
+        except (KeyError, ValueError) as error:
+            raise MechsteerError(f"{path} has a damaged direction header: {error!r}.") from error
+        return cls(vector=vector.float(), **fields)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Tensor | None]:
