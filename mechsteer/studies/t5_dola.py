@@ -19,15 +19,17 @@ from tqdm.auto import tqdm
 from mechsteer.directions import Direction, gradient_direction, random_direction
 from mechsteer.errors import MechsteerError, finite, positive_int
 from mechsteer.evaluate import Task, evaluate
-from mechsteer.files import data_path, digest, writable_dir, write_json, write_table
+from mechsteer.files import digest, writable_dir, write_json, write_table
 from mechsteer.models import load, model_info, provenance, stacks
 from mechsteer.steering import add
 from mechsteer.studies.cells import cell
-from mechsteer.studies.t5_dola_figures import figures
+from mechsteer.studies.published import published
+from mechsteer.studies.t5_dola_figures import draw, figures
 from mechsteer.tasks import MemoTrap, copying, memotrap, recall
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 NAME = "t5-dola"
 SCORES = ("correct", "success", "strict", "memorised")
@@ -45,6 +47,10 @@ class Result:
     def summary(self) -> "pd.DataFrame":
         """The table to look at first."""
         return self.tables["summary"]
+
+    def figures(self) -> "dict[str, Figure]":
+        """The study's figures, by name, drawn from the tables."""
+        return draw(self.tables)
 
 
 def run(
@@ -99,9 +105,9 @@ def run(
     )
     tables = _tables(work, mined, strengths, absolute, n_random)
     work.bar.close()
-    published = _published(model_info(loaded).name)
-    if published is not None:
-        tables["published"] = published
+    paper = _published(model_info(loaded).name)
+    if paper is not None:
+        tables["published"] = paper
     for name, table in tables.items():
         write_table(table, folder / name)
     figures(folder)
@@ -311,8 +317,6 @@ def _default_absolute(name: str, mined: dict[int, Direction]) -> list[float]:
 
 def _published(name: str) -> "pd.DataFrame | None":
     """The paper's heat map for this model, if it is one of the paper's."""
-    import pandas as pd
-
-    table = pd.read_csv(data_path("published", "t5_dola_heatmap.csv"))
+    table = published("t5_dola_heatmap")
     found = table[table["model"] == name]
     return None if found.empty else found.reset_index(drop=True)

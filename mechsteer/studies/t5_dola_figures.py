@@ -1,5 +1,6 @@
 """The figures of the study :mod:`mechsteer.studies.t5_dola`, from its tables alone."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,23 +14,35 @@ if TYPE_CHECKING:
 _SIDE_LABELS = {"recall": "recall without an instruction", "copy": "copying in neutral sentences"}
 
 
+TABLES = ("grid", "controls", "side_effects")
+
+
 def figures(folder: Path) -> list[Path]:
     """Draw every figure of the study from the parquet tables in ``folder`` into ``folder/figures``.
 
     Raises:
         MechsteerError: if a table is missing or damaged.
     """
-    grid, controls, side = (read_table(folder / f"{name}.parquet") for name in ("grid", "controls", "side_effects"))
+    tables = {name: read_table(folder / f"{name}.parquet") for name in TABLES}
+    if (folder / "published.parquet").exists():
+        tables["published"] = read_table(folder / "published.parquet")
+    made = draw(tables)
+    return [path for name, figure in made.items() for path in plots.save(figure, folder / "figures" / name)]
+
+
+def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
+    """Every figure of the study, by name, from its tables."""
+    grid = tables["grid"]
     with plots.style():
         made = {
             "heatmap_relative": heatmap(grid, "relative"),
             "heatmap_absolute": heatmap(grid, "absolute"),
-            "controls": control_strip(controls),
-            "side_effects": side_effects(side, grid),
+            "controls": control_strip(tables["controls"]),
+            "side_effects": side_effects(tables["side_effects"], grid),
         }
-        if (folder / "published.parquet").exists():
-            made["published"] = published(grid, read_table(folder / "published.parquet"))
-        return [path for name, figure in made.items() for path in plots.save(figure, folder / "figures" / name)]
+        if "published" in tables:
+            made["published"] = published(grid, tables["published"])
+    return made
 
 
 def heatmap(grid: "pd.DataFrame", kind: str) -> "Figure":
