@@ -13,7 +13,7 @@ from mechsteer.decoding.batching import as_prompts, first_tokens, steps
 from mechsteer.decoding.recorder import Recorder
 from mechsteer.decoding.strategies import Greedy, Sample, Strategy
 from mechsteer.errors import MechsteerError, positive_int
-from mechsteer.models import advance, is_encoder_decoder, model_device, model_info, select_rows, start
+from mechsteer.models import advance, hooked, is_encoder_decoder, model_device, model_info, select_rows, start
 from mechsteer.prompts import Prompt
 from mechsteer.steering import BoundEdit, Intervention, Step, check_fired
 
@@ -97,7 +97,7 @@ def generate(
             edits = steer.bind(step)
             bound += edits
             hooks = [(edit.edit.site, edit) for edit in edits] + recorder.hooks()
-            with model.hooks(fwd_hooks=hooks):
+            with hooked(model, hooks):
                 _run_batch(model, step, strategy, max_new_tokens, rows)
             bar.update(len(step.batch))
     check_fired(bound, model)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mechsteer.decoding.batching import as_prompts, first_tokens, steps
 from mechsteer.errors import MechsteerError
-from mechsteer.models import advance, fork, start
+from mechsteer.models import advance, fork, hooked, start
 from mechsteer.prompts import Prompt
 from mechsteer.steering import BoundEdit, Intervention, Step, check_fired
 
@@ -55,7 +55,7 @@ def score(
         edits = steer.bind(step)
         bound += edits
         index = list(step.index or range(len(step.batch)))
-        with model.hooks(fwd_hooks=[(edit.edit.site, edit) for edit in edits]):
+        with hooked(model, [(edit.edit.site, edit) for edit in edits]):
             out[index] = _score_batch(model, step, [choices[i] for i in index])
     check_fired(bound, model)
     return out[:, 0] if single else out

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from mechsteer.directions.direction import Direction
 from mechsteer.errors import MechsteerError, one_of, positive_int
 from mechsteer.files import digest
-from mechsteer.models import advance, is_encoder_decoder, model_device, provenance, site, start
+from mechsteer.models import advance, hooked, is_encoder_decoder, model_device, provenance, site, start
 from mechsteer.prompts import Batch, Prompt, batch, prompt
 
 
@@ -165,7 +165,7 @@ def _accumulate(
     def keep(x: Tensor, hook: Any) -> None:
         seen["state"] = x[:, -1].detach()
 
-    with torch.enable_grad(), model.hooks(fwd_hooks=[(mined, probe), (injected, keep)]):
+    with torch.enable_grad(), hooked(model, [(mined, probe), (injected, keep)]):
         state = start(model, chunk.tokens, chunk.mask)
         if is_encoder_decoder(model):
             tokens = torch.full((rows, 1), model.cfg.decoder_start_token_id, device=device)

@@ -1,6 +1,7 @@
 """Models with every activation hooked, equal to Hugging Face's. The only folder that imports TransformerLens."""
 
 from mechsteer.models.forward import State, advance, fork, model_device, select_rows, start, unembed
+from mechsteer.models.hooking import hooked
 from mechsteer.models.info import ModelInfo, is_encoder_decoder, model_info, provenance
 from mechsteer.models.load import load
 from mechsteer.models.parity import verify
@@ -13,6 +14,7 @@ __all__ = [
     "advance",
     "fires",
     "fork",
+    "hooked",
     "is_encoder_decoder",
     "load",
     "model_device",

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.models import advance, is_encoder_decoder, start
+from mechsteer.models import advance, hooked, is_encoder_decoder, start
 from mechsteer.prompts import Prompt, batch
 from mechsteer.prompts import prompt as make_prompt
 from mechsteer.steering.intervention import BoundEdit, Intervention, check_fired
@@ -81,7 +81,7 @@ def _run(model: Any, made: Prompt, steer: Intervention) -> tuple[Float[Tensor, "
     one = batch([made], side="right" if two_stacks else "left")
     step = Step(one, decoder_prefix=int(two_stacks))
     measured = [_Measured(bound) for bound in steer.bind(step)]
-    with model.hooks(fwd_hooks=[(m.bound.edit.site, m) for m in measured]):
+    with hooked(model, [(m.bound.edit.site, m) for m in measured]):
         state = start(model, one.tokens, one.mask)
         tokens = torch.tensor([[model.cfg.decoder_start_token_id]]) if two_stacks else one.tokens
         step.begin(tokens.shape[1])
