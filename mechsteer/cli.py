@@ -167,8 +167,11 @@ def _reproduce(c: Reproduce) -> None:
     from mechsteer.models import load
     from mechsteer.report import show
     from mechsteer.studies import t5_dola
+    from mechsteer.tasks import memotrap
 
     name = c.model or "organism:trap-t5"
+    if c.data is not None:
+        memotrap(c.data)  # a broken file is named before a model is fetched
     out = writable_dir(c.out / "t5-dola" if c.study == "all" else c.out)
     _threads(name)
     model = load(name, device=c.device, dtype=c.dtype)
@@ -195,8 +198,8 @@ def _figures(c: Figures) -> None:
     from mechsteer.files import read_json
     from mechsteer.studies import t5_dola, t5_dola_figures
 
-    study = read_json(c.folder / "study.json").get("study")
-    one_of("study", str(study), [t5_dola.NAME])
+    record = read_json(c.folder / "study.json")
+    one_of("study", str(record.get("study") if isinstance(record, dict) else record), [t5_dola.NAME])
     for path in t5_dola_figures.figures(c.folder):
         print(path)
 
@@ -204,19 +207,29 @@ def _figures(c: Figures) -> None:
 def _generate(c: Generate) -> None:
     from mechsteer.decoding import Greedy, Sample, generate
     from mechsteer.directions import Direction
+    from mechsteer.errors import finite
     from mechsteer.models import load
     from mechsteer.steering import add
 
     strategy = Greedy() if c.temperature == 0 else Sample(temperature=c.temperature, seed=c.seed)
-    _threads(c.model)
-    model = load(c.model, device=c.device)
-    steer = None
+    scale, steer = finite("--scale", c.scale), None
     if c.direction is not None:
         direction = Direction.load(c.direction)
-        scale = c.scale * direction.activation_norm if c.relative else c.scale
+        if c.relative:
+            scale *= _activation_norm(c.direction, direction)
         steer = add(direction, scale, transfer=c.transfer)
+    elif scale != Generate.scale or c.relative or c.transfer:
+        raise MechsteerError("--scale, --relative and --transfer say how to steer; --direction FILE is missing.")
+    _threads(c.model)
+    model = load(c.model, device=c.device)
     out = generate(model, c.prompt, steer=steer, strategy=strategy, max_new_tokens=c.max_new_tokens)
     print(out.texts[0])
+
+
+def _activation_norm(path: Path, direction: Any) -> float:
+    if not direction.activation_norm > 0:
+        raise MechsteerError(f"{path} records no mean activation norm, so --relative has no unit; give --scale alone.")
+    return direction.activation_norm
 
 
 def _inspect(c: Inspect) -> None:
@@ -225,15 +238,14 @@ def _inspect(c: Inspect) -> None:
 
     _threads(c.model)
     model = load(c.model, device=c.device)
-    info, cfg = model_info(model), model.cfg
+    info, cfg, table = model_info(model), model.cfg, sites(model)
+    if not (table["layer"] == c.layer).any():
+        raise MechsteerError(f"Layer {c.layer} is out of range: layers 0 to {table['layer'].max()}.")
     layers = ", ".join(f"{count} {name}" for name, count in stacks(model).items())
     print(f"{info.name}: {type(model).__name__}, {info.family}, layers: {layers}, d_model {cfg.d_model}, ", end="")
     print(f"{cfg.n_heads} heads, vocabulary {cfg.d_vocab}, {info.dtype}, fingerprint {info.fingerprint}\n")
     print("Next-token probabilities against Hugging Face's model\n")
     print(show(verify(model), decimals=7))
-    table = sites(model)
-    if not (table["layer"] == c.layer).any():
-        raise MechsteerError(f"Layer {c.layer} is out of range: layers 0 to {table['layer'].max()}.")
     print(f"\nHook points of layer {c.layer}\n")
     print(show(table[table["layer"] == c.layer]))
 

@@ -58,9 +58,9 @@ def evaluate(
         progress: Show a bar.
 
     Returns:
-        One row a sample. First task, method, site, scope and strength (of several edits joined by `` + ``), strategy,
-        seed; then the task's own columns (prompt, output, scores); then data_hash, the model's name, family, revision,
-        fingerprint and dtype, and package versions.
+        One row a sample. First task, method, site, scope, strength, strategy and seed (of several edits, method, site
+        and scope are joined by `` + `` and there is no one strength); then the task's own columns (prompt, output,
+        scores); then data_hash, the model's name, family, revision, fingerprint and dtype, and package versions.
 
     Raises:
         MechsteerError: for a task without samples, or an intervention that does not fit or never fired.

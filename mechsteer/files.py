@@ -97,12 +97,14 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """Read a JSON file.
 
     Raises:
-        MechsteerError: if it is missing or not JSON.
+        MechsteerError: if it is missing, cannot be read or is not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise MechsteerError(f"No such file: {path}.") from None
+    except OSError as error:
+        raise MechsteerError(f"Cannot read {path}: {error.strerror or error}.") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise MechsteerError(f"{path} is not a JSON file: {error}.") from None
 
@@ -123,16 +125,16 @@ def read_table(path: str | os.PathLike[str]) -> "pd.DataFrame":
     """Read a parquet table.
 
     Raises:
-        MechsteerError: if it is missing, truncated or not parquet.
+        MechsteerError: if it is missing, damaged or not parquet.
     """
     import pandas as pd
-    import pyarrow
 
     try:
         return pd.read_parquet(path)
     except FileNotFoundError:
         raise MechsteerError(f"No such table: {path}.") from None
-    except (pyarrow.ArrowInvalid, OSError) as error:
+    # Damaged pages raise pyarrow's errors, which are subclasses of these; damaged metadata raises these themselves.
+    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
         raise MechsteerError(f"{path} is not a readable parquet table (truncated or foreign?): {error}.") from None
 
 

@@ -23,13 +23,9 @@ def show(table: "pd.DataFrame", *, decimals: int = 1) -> str:
 
 
 def _cell(value: object, decimals: int) -> str:
-    if value is None or value != value or str(value) == "<NA>":
+    if value is None or str(value) in {"nan", "<NA>", "NaT"}:
         return "-"
-    if isinstance(value, float):
-        return (
-            f"{value:.0f}" if value == int(value) and abs(value) < 1e15 and decimals == 0 else f"{value:.{decimals}f}"
-        )
-    return str(value)
+    return f"{value:.{decimals}f}" if isinstance(value, float) else str(value)
 
 
 def _pad(text: str, width: int, right: bool) -> str:

@@ -17,9 +17,9 @@ import csv
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from mechsteer.decoding import Strategy, generate, score
 from mechsteer.errors import MechsteerError, nearest, one_of
@@ -98,7 +98,7 @@ class MemoTrap:
     def on(self, split: str) -> "MemoTrap":
         """The same task scored on the other split: ``on("mining")`` is for choosing layers and strengths."""
         one_of("split", split, SPLITS)
-        return self if split == "evaluation" else MemoTrap(f"{self.name}[mining]", self.mining, self.mining)
+        return self if split == "evaluation" else replace(self, name=f"{self.name}[mining]", samples=self.mining)
 
     def run(
         self,
@@ -189,20 +189,23 @@ def memotrap(path: str | os.PathLike[str] | None = None) -> MemoTrap:
 
 def _read(path: Path) -> list[Trap]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file, strict=True)
-            _check_columns(path, reader.fieldnames or [])
-            rows = [(reader.line_num, row) for row in reader]
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            header, *rows = _records(path, file)
     except FileNotFoundError:
         raise MechsteerError(f"No such file: {path}.") from None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, UnicodeDecodeError) as error:
         raise MechsteerError(f"{path} is not a readable CSV file: {error}.") from None
+    names = header[1]
+    _check_columns(path, names)
     if not rows:
         raise MechsteerError(f"{path} has no rows.")
-    split_known = "split" in rows[0][1]
+    split_known = "split" in names
     n_mining = PUBLIC_MINING if len(rows) >= PUBLIC_MINING + 1 else max(1, len(rows) // 4)
     traps = []
-    for place, (line, row) in enumerate(rows):
+    for place, (line, fields) in enumerate(rows):
+        if len(fields) != len(names):
+            raise MechsteerError(f"{path}, line {line}: {len(fields)} fields, but the header has {len(names)}.")
+        row = dict(zip(names, fields, strict=True))
         if split_known:
             split = row["split"]
         elif place < n_mining:
@@ -213,9 +216,24 @@ def _read(path: Path) -> list[Trap]:
             split = ""  # beyond the rows that the paper uses
         try:
             traps.append(_trap(row, split))
-        except (MechsteerError, ValueError, SyntaxError) as error:
+        except MechsteerError as error:
             raise MechsteerError(f"{path}, line {line}: {error}") from None
     return traps
+
+
+def _records(path: Path, file: TextIO) -> list[tuple[int, list[str]]]:
+    """The header and the rows, each with the line it begins on; empty lines left out."""
+    reader = csv.reader(file, strict=True)
+    records = []
+    line = 1
+    try:
+        for fields in reader:
+            if fields:
+                records.append((line, fields))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise MechsteerError(f"{path}, line {line}: not readable as CSV ({error}).") from None
+    return records or [(1, [])]
 
 
 def _check_columns(path: Path, names: Sequence[str]) -> None:
@@ -224,12 +242,10 @@ def _check_columns(path: Path, names: Sequence[str]) -> None:
         raise MechsteerError(f"{path} lacks the column {missing[0]!r}.{nearest(missing[0], names)}")
 
 
-def _trap(row: dict[str, Any], split: str) -> Trap:
-    if None in row or any(row[c] is None for c in COLUMNS):
-        raise MechsteerError("the row has more or fewer fields than the header.")
+def _trap(row: dict[str, str], split: str) -> Trap:
     try:
         classes = ast.literal_eval(row["classes"].strip())
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval is documented for
         classes = None
     if (
         not isinstance(classes, list)
@@ -238,7 +254,7 @@ def _trap(row: dict[str, Any], split: str) -> Trap:
     ):
         raise MechsteerError(f"classes must be a list of two or more words, got {row['classes']!r}.")
     index = row["answer_index"].strip()
-    if not index.isdigit() or int(index) >= len(classes):
+    if index not in {str(i) for i in range(len(classes))}:
         raise MechsteerError(f"answer_index must be 0 to {len(classes) - 1}, got {row['answer_index']!r}.")
     if not row["prompt"].strip():
         raise MechsteerError("the prompt is empty.")
