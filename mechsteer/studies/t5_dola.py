@@ -9,6 +9,7 @@ controls, and what steering does to plain recall and to copying.
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from mechsteer.directions import Direction, gradient_direction, random_direction
-from mechsteer.errors import MechsteerError, finite, positive_int
+from mechsteer.errors import MechsteerError, finite, one_of, positive_int
 from mechsteer.evaluate import Task, evaluate
 from mechsteer.files import digest, writable_dir, write_json, write_table
 from mechsteer.models import load, model_info, provenance, stacks
@@ -59,7 +60,7 @@ def run(
     *,
     data: str | os.PathLike[str] | None = None,
     layers: Sequence[int] | None = None,
-    strengths: Sequence[float] = (0.5, 1.0, 1.5, 2.0),
+    strengths: Sequence[float] = (0.25, 0.5, 0.75, 1.0, 1.5),
     absolute: Sequence[float] | None = None,
     n_random: int = 24,
     compat: str = "paper",
@@ -88,10 +89,13 @@ def run(
     Raises:
         MechsteerError: for bad arguments, unreadable data, or a folder that cannot be written to.
     """
-    folder = writable_dir(out)
     positive_int("n_random", n_random)
-    strengths = [_positive("strengths", s) for s in strengths]
+    positive_int("batch_size", batch_size)
+    one_of("compat", compat, ("paper", "released"))
+    strengths = _positive("strengths", strengths)
+    absolute = None if absolute is None else _positive("absolute", absolute)
     task = memotrap(data)
+    folder = writable_dir(out)
     loaded = load(model) if isinstance(model, str) else model
     chosen_layers = _layers(loaded, layers)
     write_json(folder / "study.json", {"study": NAME, "compat": compat, "data": task.name, **provenance(loaded)})
@@ -99,9 +103,8 @@ def run(
     mined = {layer: work.mine(layer, compat) for layer in chosen_layers}
     if absolute is None:
         absolute = _default_absolute(model_info(loaded).name, mined)
-    absolute = [_positive("absolute", s) for s in absolute]
     work.bar.reset(
-        total=2 + 2 * len(mined) * (len(strengths) + len(absolute)) + n_random + 1 + 2 * (len(strengths) + 1)
+        total=2 + 2 * len(mined) * (len(strengths) + len(absolute)) + n_random + 2 + 2 * (len(strengths) + 1)
     )
     tables = _tables(work, mined, strengths, absolute, n_random)
     work.bar.close()
@@ -125,11 +128,13 @@ class _Work:
     bar: Any
 
     def mine(self, layer: int, compat: str) -> Direction:
-        key = [model_info(self.model).fingerprint, model_info(self.model).dtype, self.task.data_hash, layer, compat]
+        info, traps = model_info(self.model), self.task.on("mining")
+        key = [info.fingerprint, info.dtype, traps.data_hash, layer, compat]
         path = self.folder / "directions" / f"layer-{layer:02d}-{digest(key)}.safetensors"
         if path.exists():
-            return Direction.load(path)
-        direction = gradient_direction(self.model, self.task.mining, layer=layer, compat=compat)
+            with suppress(MechsteerError):  # a damaged one is made again
+                return Direction.load(path)
+        direction = gradient_direction(self.model, traps.samples, layer=layer, compat=compat)
         direction.save(path)
         return direction
 
@@ -273,7 +278,7 @@ def _summary(
     for name, reduce in (("mean", "mean"), ("smallest", "min"), ("largest", "max")):
         values = getattr(random[[f"{s}_percent" for s in SCORES]], reduce)()
         rows.append(_row(f"random directions ({len(random)}), {name}", values, chosen))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"n": "Int64", "layer": "Int64"})
 
 
 def _row(name: str, scores: Any, at: Any) -> dict[str, Any]:
@@ -298,13 +303,15 @@ def _layers(model: Any, layers: Sequence[int] | None) -> list[int]:
     return sorted(set(layers))
 
 
-def _positive(name: str, value: float) -> float:
-    number = finite(name, value)
-    if number <= 0:
+def _positive(name: str, values: Sequence[float]) -> list[float]:
+    """The values, smallest first and each once."""
+    numbers = sorted({finite(name, value) for value in values})
+    if not numbers or numbers[0] <= 0:
         raise MechsteerError(
-            f"{name} must be above 0, got {value}; the unsteered model and the flipped vector are always run."
+            f"{name} must be numbers above 0, got {list(values)}; the unsteered model and the flipped vector are "
+            "always run."
         )
-    return number
+    return numbers
 
 
 def _default_absolute(name: str, mined: dict[int, Direction]) -> list[float]:
@@ -312,7 +319,7 @@ def _default_absolute(name: str, mined: dict[int, Direction]) -> list[float]:
         return [500.0, 1000.0, 1500.0]
     norms = sorted(direction.activation_norm for direction in mined.values())
     median = norms[len(norms) // 2]
-    return [float(f"{factor * median:.1g}") for factor in (0.5, 1.0, 1.5)]
+    return sorted({float(f"{factor * median:.1g}") for factor in (0.5, 1.0, 1.5)})
 
 
 def _published(name: str) -> "pd.DataFrame | None":
