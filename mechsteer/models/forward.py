@@ -21,6 +21,39 @@ from mechsteer.models.info import is_encoder_decoder
 
 
 @dataclass
+class KeyValues:
+    """One layer's keys and values so far, with the interface of the library's cache entry.
+
+    In memory heads come before positions, the layout of the attention's matrix products, so that a step does not copy the
+    whole cache for them; the library sees ``[batch, pos, heads, d_head]``.
+    """
+
+    past_keys: Float[Tensor, "batch pos heads d_head"]
+    past_values: Float[Tensor, "batch pos heads d_head"]
+    frozen: bool = False
+
+    def append(
+        self, new_keys: Float[Tensor, "batch new heads d_head"], new_values: Float[Tensor, "batch new heads d_head"]
+    ) -> tuple[Float[Tensor, "batch total heads d_head"], Float[Tensor, "batch total heads d_head"]]:
+        """Add the new positions and return all. Nothing is written in place, so a shallow copy is a fork."""
+        self.past_keys = _joined(self.past_keys, new_keys)
+        self.past_values = _joined(self.past_values, new_values)
+        return self.past_keys, self.past_values
+
+
+def _joined(
+    past: Float[Tensor, "batch pos heads d_head"], new: Float[Tensor, "batch new heads d_head"]
+) -> Float[Tensor, "batch total heads d_head"]:
+    return torch.cat([past.transpose(1, 2), new.transpose(1, 2)], dim=2).transpose(1, 2)
+
+
+def _empty(model: Any, rows: int, device: torch.device) -> KeyValues:
+    cfg = model.cfg
+    nothing = torch.empty((rows, 0, cfg.n_key_value_heads or cfg.n_heads, cfg.d_head), device=device, dtype=cfg.dtype)
+    return KeyValues(nothing, nothing)
+
+
+@dataclass
 class CrossEntry:
     """One decoder layer's keys and values of the encoder's output, in the layout that the matrix products want."""
 
@@ -65,10 +98,10 @@ def start(model: Any, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batc
     if not is_encoder_decoder(model):
         from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
 
-        return State(TransformerLensKeyValueCache.init_cache(model.cfg, device, rows))
-    from transformer_lens.cache.key_value_cache_entry import TransformerLensKeyValueCacheEntry
-
-    entries = [TransformerLensKeyValueCacheEntry.init_cache_entry(model.cfg, device, rows) for _ in model.decoder]
+        entries: Any = [_empty(model, rows, device) for _ in model.blocks]
+        seen = torch.empty((rows, 0), dtype=torch.int, device=device)
+        return State(TransformerLensKeyValueCache(entries, previous_attention_mask=seen))
+    entries = [_empty(model, rows, device) for _ in model.decoder]
     encoded, cross_mask = _encode(model, tokens.to(device), mask.to(device))
     return State(entries, encoded=encoded, cross_mask=cross_mask)
 

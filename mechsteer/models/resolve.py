@@ -1,6 +1,7 @@
 """From a name to a local directory with a checkpoint that is safe to read."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from mechsteer.files import data_path, read_json
 
 ORGANISM = "organism:"
 _BLOCKS, _BLOCK_BYTES = 64, 4096
+_NOT_THE_MODEL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
@@ -128,11 +130,12 @@ def read_config(directory: Path) -> Any:
 
 
 def fingerprint(directory: Path) -> str:
-    """A hash over the weight files: their headers, sizes, and evenly spaced blocks of their values.
+    """A hash over the configuration and the weight files: their headers, sizes, and evenly spaced blocks of values.
 
     The cost does not grow with the model. Fine-tuning changes nearly every weight, so a tuned copy differs.
     """
-    sha = hashlib.sha256()
+    config = {k: v for k, v in read_json(directory / "config.json").items() if k not in _NOT_THE_MODEL}
+    sha = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for path in weight_files(directory):
         size = path.stat().st_size
         sha.update(size.to_bytes(8, "little"))
