@@ -13,7 +13,7 @@ _HOMES = {
     "directions": ("Direction", "gradient_direction", "random_direction"),
     "steering": ("Intervention", "add"),
     "decoding": ("Generation", "Greedy", "Sample", "generate", "score"),
-    "evaluate": ("evaluate",),
+    "evaluation": ("evaluate",),
 }
 _MODULES = ("directions", "models", "organisms", "plots", "steering", "studies", "tasks")
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from mechsteer.decoding import Generation, Greedy, Sample, generate, score
     from mechsteer.directions import Direction, gradient_direction, random_direction
     from mechsteer.errors import MechsteerError, ParityError
-    from mechsteer.evaluate import evaluate
+    from mechsteer.evaluation import evaluate
     from mechsteer.models import ModelInfo, load, model_info, site, sites, verify
     from mechsteer.prompts import Batch, Prompt, batch, prompt
     from mechsteer.steering import Intervention, add

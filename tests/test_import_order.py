@@ -19,7 +19,7 @@ ORDER = [
     "steering",
     "decoding",
     "tasks",
-    "evaluate",
+    "evaluation",
     "plots",
     "studies",
     "organisms",

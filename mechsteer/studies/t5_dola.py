@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from mechsteer.directions import Direction, gradient_direction, random_direction
 from mechsteer.errors import MechsteerError, finite, one_of, positive_int
-from mechsteer.evaluate import Task, evaluate
+from mechsteer.evaluation import Task, evaluate
 from mechsteer.files import digest, writable_dir, write_json, write_table
 from mechsteer.models import load, model_info, provenance, stacks
 from mechsteer.steering import add
