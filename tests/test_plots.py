@@ -1,0 +1,94 @@
+"""Figures: safe colours, honest heat maps, and the same bytes every time."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+import pytest
+
+from mechsteer import plots
+from mechsteer.errors import MechsteerError
+
+OKABE_ITO = {"#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"}
+LABELS = {"xlabel": "x", "ylabel": "y", "title": "t"}
+CELLS = pd.DataFrame(
+    {"layer": [1, 0, 1, 0], "strength": [0.5, 0.5, 2.0, 2.0], "change": [10.0, -2.5, -60.0, float("nan")]}
+)
+
+
+def test_colours_are_from_the_colour_blind_safe_list() -> None:
+    assert set(plots.COLOURS) <= OKABE_ITO
+    assert len(set(plots.COLOURS)) == len(plots.COLOURS) == len(set(plots.MARKERS)) == len(plots.MARKERS)
+
+
+def test_a_heat_map_places_colours_and_prints_each_number() -> None:
+    _, (axes,) = plots.figure()
+    image = plots.heatmap(axes, CELLS, x="strength", y="layer", value="change", limit=80.0, **LABELS)
+    assert image.get_clim() == (-80.0, 80.0)
+    shown = image.get_array()
+    assert shown[0, 0] == -2.5 and shown[1].tolist() == [10.0, -60.0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0.5", "2"]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "1"]
+    texts = {text.get_position(): (text.get_text(), text.get_color()) for text in axes.texts}
+    assert texts == {(0, 0): ("−2.5", "black"), (0, 1): ("+10.0", "black"), (1, 1): ("−60.0", "white")}
+    assert (axes.get_xlabel(), axes.get_ylabel(), axes.get_title()) == ("x", "y", "t")
+
+
+def test_a_cell_given_twice_is_refused() -> None:
+    _, (axes,) = plots.figure()
+    twice = pd.concat([CELLS, CELLS.iloc[:1]])
+    with pytest.raises(MechsteerError, match=r"several rows for one \(strength, layer\) cell"):
+        plots.heatmap(axes, twice, x="strength", y="layer", value="change", limit=1.0, **LABELS)
+
+
+def test_lines_are_sorted_named_and_told_apart() -> None:
+    table = pd.DataFrame({"x": [2, 1, 1, 2], "y": [4.0, 3.0, 1.0, 2.0], "who": ["b", "b", "a", "a"]})
+    _, (axes,) = plots.figure()
+    plots.lines(axes, table, x="x", y="y", by="who", **LABELS)
+    assert [line.get_label() for line in axes.lines] == ["b", "a"]
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[3.0, 4.0], [1.0, 2.0]]
+    assert [line.get_color() for line in axes.lines] == list(plots.COLOURS[:2])
+    assert [line.get_marker() for line in axes.lines] == list(plots.MARKERS[:2])
+
+
+def test_more_lines_than_colours_begin_again() -> None:
+    count = len(plots.COLOURS) + 1
+    table = pd.DataFrame({"x": [0] * count, "y": [1.0] * count, "who": range(count)})
+    _, (axes,) = plots.figure()
+    plots.lines(axes, table, x="x", y="y", by="who", **LABELS)
+    assert axes.lines[-1].get_color() == plots.COLOURS[0]
+
+
+def test_the_house_style_ends_with_its_block() -> None:
+    before = mpl.rcParams["axes.spines.top"]
+    with plots.style():
+        assert mpl.rcParams["axes.spines.top"] is False
+    assert mpl.rcParams["axes.spines.top"] == before
+
+
+def test_figures_have_panels_of_the_asked_size() -> None:
+    made, axes = plots.figure(3, width=2.0, height=1.5)
+    assert len(axes) == 3
+    assert made.get_size_inches().tolist() == [6.0, 1.5]
+
+
+def test_saving_writes_pdf_and_png_with_the_same_bytes_each_time(tmp_path: Path) -> None:
+    def written(name: str) -> list[bytes]:
+        made, (axes,) = plots.figure(width=1.5, height=1.0)
+        plots.heatmap(axes, CELLS, x="strength", y="layer", value="change", limit=80.0, **LABELS)
+        paths = plots.save(made, tmp_path / name / "f.1")
+        assert [path.name for path in paths] == ["f.1.pdf", "f.1.png"]
+        return [path.read_bytes() for path in paths]
+
+    pdf, png = written("a")
+    assert [pdf, png] == written("b")
+    assert pdf.startswith(b"%PDF-") and png.startswith(b"\x89PNG")
+    assert b"CreationDate" not in pdf and b"Date" not in png
+
+
+def test_a_figure_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    made, _ = plots.figure()
+    with pytest.raises(MechsteerError, match=r"Cannot write .*f\.pdf"):
+        plots.save(made, tmp_path / "file" / "f")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
