@@ -39,6 +39,13 @@ ORGANISMS: Mapping[str, Organism] = MappingProxyType(
                 module="mechsteer.organisms.trap_t5",
                 seed=100,
             ),
+            Organism(
+                name="instruct-llama",
+                description="Llama that follows seven kinds of instructions, the less the more notes come between",
+                minutes=30,
+                module="mechsteer.organisms.instruct_llama",
+                seed=1,
+            ),
         )
     }
 )

@@ -10,12 +10,8 @@ blocks for part of each batch, so that the decoder settles it in its middle (see
 """
 
 import json
-import math
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,16 +20,13 @@ import torch
 import transformers
 from jaxtyping import Int
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-from mechsteer.errors import MechsteerError
-from mechsteer.files import writable_dir
 from mechsteer.organisms.stochastic_depth import skipped_at_random
+from mechsteer.organisms.training import IGNORED_LABEL, compute_threads, optimise, written_whole
 from mechsteer.organisms.trap_t5_tasks import Example, Sampler, vocabulary
 from mechsteer.organisms.trap_t5_tokenizer import build_tokenizer
 
-IGNORED_LABEL = -100
 BATCHES_PER_POOL = 8
 
 
@@ -115,8 +108,6 @@ def train(
     the same bytes on the same machine and versions with the same number of threads.
     """
     out = Path(out)
-    if out.exists():
-        raise MechsteerError(f"{out} exists: choose another directory, or remove it first.")
     with torch.random.fork_rng(devices=[]), compute_threads(threads), written_whole(out) as folder:
         torch.manual_seed(seed)
         started = time.perf_counter()
@@ -175,29 +166,16 @@ def run_phase(
     progress: bool,
 ) -> float:
     """Train for one phase; return the mean loss of its last hundred steps."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=phase.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate(step + 1, phase.steps, phase.warmup))
-    losses: list[float] = []
-    batches = islice(draw_batches(Sampler(phase.mix, seed), batch_size), phase.steps)
-    model.train()
-    with tqdm(total=phase.steps, desc=phase.name, disable=not progress) as bar:
-        for examples in batches:
-            loss = model(**encode(tokenizer, examples)).loss
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-            bar.set_postfix(loss=f"{mean(losses[-100:]):.3f}", refresh=False)
-            bar.update()
-    return mean(losses[-100:])
-
-
-def rate(step: int, steps: int, warmup: int) -> float:
-    """Return the learning rate of a step relative to the peak: linear warm-up, then a cosine down to 5 %."""
-    cosine = 0.5 * (1 + math.cos(math.pi * min(step, steps) / steps))
-    return min(1.0, step / warmup) * (0.05 + 0.95 * cosine)
+    return optimise(
+        model,
+        draw_batches(Sampler(phase.mix, seed), batch_size),
+        lambda examples: model(**encode(tokenizer, examples)).loss,
+        name=phase.name,
+        steps=phase.steps,
+        learning_rate=phase.learning_rate,
+        warmup=phase.warmup,
+        progress=progress,
+    )
 
 
 def draw_batches(sampler: Sampler, batch_size: int) -> Iterator[list[Example]]:
@@ -222,32 +200,3 @@ def encode(tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example]) -> d
     answers = tokenizer([example.answer for example in examples], padding=True, return_tensors="pt")
     labels = answers["input_ids"].masked_fill(answers["attention_mask"] == 0, IGNORED_LABEL)
     return {"input_ids": prompts["input_ids"], "attention_mask": prompts["attention_mask"], "labels": labels}
-
-
-def mean(values: Sequence[float]) -> float:
-    """Return the arithmetic mean; not a number for no values."""
-    return sum(values) / len(values) if values else math.nan
-
-
-@contextmanager
-def compute_threads(count: int) -> Iterator[None]:
-    """Let torch use `count` threads inside, as many as before outside."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def written_whole(out: Path) -> Iterator[Path]:
-    """Give a scratch folder beside `out` that becomes `out` at the end, and is removed when anything goes wrong."""
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.unfinished.", dir=writable_dir(out.parent)))
-    try:
-        yield folder
-        folder.chmod(0o755)
-        folder.rename(out)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise

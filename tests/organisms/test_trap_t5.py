@@ -12,9 +12,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast, T5ForConditiona
 
 from mechsteer.errors import MechsteerError
 from mechsteer.files import data_path
-from mechsteer.organisms import ORGANISMS, trap_t5
+from mechsteer.organisms import ORGANISMS, training, trap_t5
 from mechsteer.organisms.language import EVALUATION, MINING, load_proverbs, make_splits
-from mechsteer.organisms.trap_t5 import PHASES, Phase, Shape, draw_batches, rate, train
+from mechsteer.organisms.training import rate
+from mechsteer.organisms.trap_t5 import PHASES, Phase, Shape, draw_batches, train
 from mechsteer.organisms.trap_t5_data import write_tasks
 from mechsteer.organisms.trap_t5_tasks import INSTRUCTIONS, TASKS, Example, Sampler, vocabulary
 from mechsteer.organisms.trap_t5_tokenizer import build_tokenizer
@@ -127,7 +128,7 @@ def test_failed_run_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_killed_run_leaves_nothing_under_the_final_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that has no time to clean up has written under another name only, and does not stop the next run."""
-    monkeypatch.setattr(trap_t5.shutil, "rmtree", lambda *_, **__: None)
+    monkeypatch.setattr(training.shutil, "rmtree", lambda *_, **__: None)
     monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train_tiny(tmp_path / "out")

@@ -1,0 +1,117 @@
+"""Checkers of the instruction task: was the instruction followed, and is the answer still right?
+
+Plain functions of a text. None of them is satisfied by an empty text.
+"""
+
+import json
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+FRENCH_SHARE = 0.9
+"""The least part of the words that must be French."""
+
+_WORD = re.compile(r"[^\W\d_]+")
+_BULLET = re.compile(r"\s*(?:[-*•]|\d+[.)])\s+(?=\S)")
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in small letters, split at apostrophes."""
+    return _WORD.findall(text.lower())
+
+
+def is_upper(text: str) -> bool:
+    """There are letters, and all are capitals."""
+    return text.isupper()
+
+
+def is_lower(text: str) -> bool:
+    """There are letters, and all are small."""
+    return text.islower()
+
+
+def is_list(text: str) -> bool:
+    """Every line that is not empty starts with a bullet or a number."""
+    lines = [line for line in text.split("\n") if line.strip()]
+    return bool(lines) and all(_BULLET.match(line) for line in lines)
+
+
+def is_json(text: str) -> bool:
+    """The text is a JSON object that is not empty."""
+    return bool(_json_object(text))
+
+
+def is_short(text: str, limit: int) -> bool:
+    """The text has words, and no more than ``limit``."""
+    return 0 < len(text.split()) <= limit
+
+
+def is_french(text: str, lexicon: Collection[str]) -> bool:
+    """At least nine tenths of the words are in a lexicon of French words."""
+    words = words_of(text)
+    return bool(words) and sum(word in lexicon for word in words) >= FRENCH_SHARE * len(words)
+
+
+def mentions(text: str, word: str) -> bool:
+    """A word occurs as a whole word, in whatever case."""
+    return re.search(rf"\b{re.escape(word)}\b", text, re.IGNORECASE) is not None
+
+
+KINDS: Mapping[str, Callable[..., bool]] = {
+    "upper": lambda text, **_: is_upper(text),
+    "lower": lambda text, **_: is_lower(text),
+    "list": lambda text, **_: is_list(text),
+    "json": lambda text, **_: is_json(text),
+    "length": lambda text, *, limit, **_: is_short(text, limit),
+    "french": lambda text, *, french, **_: is_french(text, french),
+    "keyword": lambda text, *, word, **_: mentions(text, word),
+}
+"""The checker of each kind of instruction; each is given ``limit``, ``word`` and ``french``, a lexicon."""
+
+
+def fidelity(text: str, truths: Collection[str], *, word: str = "") -> float:
+    """The part of an answer's sentences that are true and say something new.
+
+    Case, list and JSON form do not matter. Sentences with the word that was asked for are left out of the count: they
+    say nothing about the topic.
+
+    Args:
+        text: The answer.
+        truths: Sentences that are true, as :func:`normal` writes them.
+        word: The word that was asked for, if any.
+
+    Returns:
+        A number from 0 to 1; 0 where no sentence counts.
+    """
+    counted = [s for s in sentences(text) if not (word and mentions(s, word))]
+    return len(set(counted) & set(truths)) / len(counted) if counted else 0.0
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of an answer, in normal form, taken out of a list or a JSON object."""
+    values = _json_object(text)
+    if values:
+        text = ". ".join(_strings(value for key, value in values.items() if key.lower() != "topic"))
+    lines = [_BULLET.sub("", line, count=1) for line in text.split("\n")]
+    return [normal(sentence) for sentence in " ".join(lines).split(".") if normal(sentence)]
+
+
+def normal(sentence: str) -> str:
+    """A sentence in small letters with single spaces, without the full stop."""
+    return " ".join(sentence.lower().split()).strip(" .")
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    """The object that a text is; empty for other texts."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _strings(values: Iterable[Any]) -> list[str]:
+    """The texts among values and in their lists."""
+    return [
+        text for value in values for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)
+    ]
