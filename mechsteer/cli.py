@@ -17,6 +17,14 @@ from mechsteer.errors import MechsteerError
 Positional = tyro.conf.Positional
 
 
+def _shown_as(metavar: str) -> Any:
+    """What stands for the value in the help text."""
+    return tyro.conf.arg(metavar=metavar)
+
+
+Device = Annotated[str | None, _shown_as("DEVICE")]
+
+
 @dataclasses.dataclass(frozen=True)
 class Reproduce:
     """Regenerate a paper's tables and figures: on the bundled model by default, on any other with --model.
@@ -26,13 +34,13 @@ class Reproduce:
 
     study: Positional[Literal["t5-dola", "all"]]
     """Which study."""
-    model: str | None = None
+    model: Annotated[str | None, _shown_as("MODEL")] = None
     """organism:NAME, a local directory, or an id on the Hugging Face hub. Default: the study's bundled model."""
-    out: Path = Path("results")
+    out: Annotated[Path, _shown_as("FOLDER")] = Path("results")
     """Folder for results; with "all", each study gets a folder of its own in it."""
-    data: Path | None = None
+    data: Annotated[Path | None, _shown_as("CSV")] = None
     """Traps in MemoTrap's public CSV format. Default: the bundled traps."""
-    device: str | None = None
+    device: Device = None
     """cpu, cuda, cuda:1, mps. Default: cuda where there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Number format of the weights."""
@@ -44,7 +52,7 @@ class Reproduce:
 class Figures:
     """Draw a study's figures again, from the tables in its folder alone."""
 
-    folder: Positional[Path]
+    folder: Positional[Annotated[Path, _shown_as("FOLDER")]]
     """A folder that `mechsteer reproduce` has written."""
 
 
@@ -52,11 +60,11 @@ class Figures:
 class Generate:
     """Generate an answer, unsteered or steered with a saved direction."""
 
-    prompt: Positional[str]
+    prompt: Positional[Annotated[str, _shown_as("PROMPT")]]
     """The prompt."""
-    model: str = "organism:trap-t5"
+    model: Annotated[str, _shown_as("MODEL")] = "organism:trap-t5"
     """organism:NAME, a local directory, or an id on the Hugging Face hub."""
-    direction: Path | None = None
+    direction: Annotated[Path | None, _shown_as("FILE")] = None
     """A direction saved as safetensors; it is added at its own site."""
     scale: float = 1.0
     """How many times the unit direction."""
@@ -70,7 +78,7 @@ class Generate:
     """0 is greedy; above 0 samples."""
     seed: int = 0
     """Seed of the sampler."""
-    device: str | None = None
+    device: Device = None
     """cpu, cuda, mps."""
 
 
@@ -78,11 +86,11 @@ class Generate:
 class Inspect:
     """Load a model, compare it with Hugging Face's, and list its hook points."""
 
-    model: Positional[str]
+    model: Positional[Annotated[str, _shown_as("MODEL")]]
     """organism:NAME, a local directory, or an id on the Hugging Face hub."""
     layer: int = 0
     """The layer whose hook points are listed."""
-    device: str | None = None
+    device: Device = None
     """cpu, cuda, mps."""
 
 
@@ -95,11 +103,11 @@ class ListOrganisms:
 class TrainOrganism:
     """Train a bundled model again from its seed."""
 
-    name: Positional[str]
+    name: Positional[Annotated[str, _shown_as("NAME")]]
     """Its name, e.g. trap-t5."""
-    out: Path | None = None
+    out: Annotated[Path | None, _shown_as("FOLDER")] = None
     """A new folder for the checkpoint. Default: results/organisms/NAME."""
-    seed: int | None = None
+    seed: Annotated[int | None, _shown_as("INT")] = None
     """Another seed than the bundled model's."""
 
 

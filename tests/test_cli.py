@@ -1,0 +1,348 @@
+"""The command line: what it prints, and that bad input ends with one line and exit code 2."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import mechsteer as ms
+from mechsteer import cli
+from mechsteer.studies import t5_dola
+
+CommandLine = Callable[..., tuple[int, str, str]]
+COMMANDS = ["reproduce", "figures", "generate", "inspect", "organisms", "organisms list", "organisms train"]
+PROMPT = ms.tasks.memotrap().samples[0].prompt
+
+
+@pytest.fixture
+def mechsteer(capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """A function that runs the command line in this process: exit code, stdout, stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main([str(a) for a in arguments])
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def refused(mechsteer: CommandLine) -> Callable[..., str]:
+    """A function that runs the command line, wants code 2 and one line, and returns that line."""
+
+    def run(*arguments: object) -> str:
+        code, out, err = mechsteer(*arguments)
+        assert (code, out) == (2, "")
+        assert err.startswith("mechsteer: ") and err.endswith("\n") and err.count("\n") == 1, err
+        return err
+
+    return run
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch, trap_t5: Any) -> Any:
+    """The organism, without loading it for every command."""
+    original = ms.models.load
+    monkeypatch.setattr(
+        "mechsteer.models.load", lambda name, **k: trap_t5 if name == "organism:trap-t5" else original(name, **k)
+    )
+    return trap_t5
+
+
+@pytest.fixture(scope="session")
+def direction(trap_t5: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A direction file mined on a few traps."""
+    mined = ms.gradient_direction(trap_t5, ms.tasks.memotrap().mining[:16], layer=2)
+    return mined.save(tmp_path_factory.mktemp("direction") / "d.safetensors")
+
+
+def in_a_shell(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command line in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-m", "mechsteer", *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | environment,
+        check=False,
+    )
+
+
+# ------------------------------------------------------------------------------------------------ help
+
+
+def test_help_of_every_command_loads_nothing_heavy() -> None:
+    code = f"""
+import contextlib, io, sys
+from mechsteer.cli import main
+for command in {["", *COMMANDS]!r}:
+    text = io.StringIO()
+    with contextlib.redirect_stdout(text):
+        try:
+            main([*command.split(), "--help"])
+        except SystemExit as stop:
+            assert not stop.code, (command, stop.code)
+    assert ("mechsteer " + command).strip() in text.getvalue(), text.getvalue()
+    heavy = {{"torch", "transformers", "transformer_lens", "pandas", "matplotlib"}} & set(sys.modules)
+    assert not heavy, (command, heavy)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("command", "kind"),
+    [
+        ("reproduce", cli.Reproduce),
+        ("generate", cli.Generate),
+        ("figures", cli.Figures),
+        ("inspect", cli.Inspect),
+        ("organisms train", cli.TrainOrganism),
+    ],
+)
+def test_help_names_and_explains_every_argument(mechsteer: CommandLine, command: str, kind: type) -> None:
+    code, out, err = mechsteer(*command.split(), "--help")
+    assert (code, err) == (0, "")
+    described = {line.split()[0].rstrip(",") for line in out.replace("│", " ").splitlines() if line.strip()}
+    for field in dataclasses.fields(kind):
+        positional = {"study": "{t5-dola,all}"}.get(field.name, field.name.upper())
+        wanted = positional if field.default is dataclasses.MISSING else f"--{field.name.replace('_', '-')}"
+        assert wanted in described
+    assert "{None}" not in out
+
+
+def test_an_unknown_option_exits_with_2_and_names_the_nearest(mechsteer: CommandLine) -> None:
+    code, out, err = mechsteer("generate", "x", "--max-new-token", "3")
+    assert code == 2
+    assert "--max-new-tokens" in out + err
+
+
+# ------------------------------------------------------------------------------------------------ commands
+
+
+def test_the_installed_command_is_this_function() -> None:
+    done = in_a_shell("organisms", "list")
+    assert (done.returncode, done.stderr) == (0, "")
+    name, bundled, minutes = done.stdout.splitlines()[2].split()[:3]
+    assert (name, bundled) == ("organism:trap-t5", "True") and int(minutes) > 0
+
+
+def test_inspect_compares_and_lists_the_hook_points(mechsteer: CommandLine, loaded: Any) -> None:
+    code, out, _ = mechsteer("inspect", "organism:trap-t5", "--layer", 3)
+    assert code == 0
+    assert f"fingerprint {ms.model_info(loaded).fingerprint}" in out.splitlines()[0]
+    table = ms.sites(loaded).query("layer == 3")
+    shown = {line.split()[0] for line in out.split("Hook points of layer 3\n\n")[1].splitlines()[2:]}
+    assert shown == set(table["site"])
+    assert "False" not in out.split("Hook points")[0], "every comparison with Hugging Face is ok"
+
+
+def test_generate_prints_what_the_library_generates(mechsteer: CommandLine, loaded: Any, direction: Path) -> None:
+    plain = ms.generate(loaded, PROMPT, max_new_tokens=12).texts[0]
+    assert mechsteer("generate", PROMPT, "--max-new-tokens", 12) == (0, plain + "\n", "")
+    d = ms.Direction.load(direction)
+    steered = ms.generate(loaded, PROMPT, steer=ms.add(d, -30.0), max_new_tokens=12).texts[0]
+    assert steered != plain
+    common = ("generate", PROMPT, "--max-new-tokens", 12, "--direction", direction)
+    assert mechsteer(*common, "--scale", -30.0) == (0, steered + "\n", "")
+    relative = ms.generate(loaded, PROMPT, steer=ms.add(d, -2 * d.activation_norm), max_new_tokens=12).texts[0]
+    assert mechsteer(*common, "--scale", -2.0, "--relative") == (0, relative + "\n", "")
+
+
+def test_generate_samples_with_a_seed(mechsteer: CommandLine, loaded: Any) -> None:
+    sampled = ms.generate(loaded, PROMPT, strategy=ms.Sample(temperature=3.0, seed=4), max_new_tokens=12).texts[0]
+    arguments = ("generate", PROMPT, "--max-new-tokens", 12, "--temperature", 3.0, "--seed")
+    assert mechsteer(*arguments, 4)[1] == sampled + "\n"
+    assert mechsteer(*arguments, 5)[1] != sampled + "\n"
+
+
+def test_organisms_train_calls_the_trainer(
+    mechsteer: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[Path, Any]] = []
+
+    def train(organism: Any, out: Path, *, seed: int | None = None) -> Path:
+        seen.append((out, seed))
+        return out
+
+    monkeypatch.setattr(ms.organisms.Organism, "train", train)
+    code, out, _ = mechsteer("organisms", "train", "trap-t5", "--out", tmp_path / "new", "--seed", 3)
+    assert code == 0 and out.splitlines()[-1] == str(tmp_path / "new")
+    assert mechsteer("organisms", "train", "trap-t5")[0] == 0
+    assert seen == [(tmp_path / "new", 3), (Path("results/organisms/trap-t5"), None)]
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Makes the study small; the path of its traps."""
+    task = ms.tasks.memotrap()
+    rows = [(t.prompt, repr(list(t.classes)), t.answer_index, t.split) for t in task.mining[:6] + task.samples[:6]]
+    path = tmp_path / "small.csv"
+    pd.DataFrame(rows, columns=["prompt", "classes", "answer_index", "split"]).to_csv(path, index=False)
+    original = t5_dola.run
+    monkeypatch.setattr(t5_dola, "figures", lambda folder: [])
+    monkeypatch.setattr(
+        t5_dola, "_SIDE_TASKS", (lambda: replace(ms.tasks.recall(), samples=ms.tasks.recall().samples[:3]),)
+    )
+    monkeypatch.setattr(
+        t5_dola, "run",
+        lambda *a, **k: original(*a, layers=[2], strengths=[1.0], absolute=[20.0], n_random=1, **k),
+    )  # fmt: skip
+    return path
+
+
+def test_reproduce_prints_its_tables_and_figures_draws_from_them(
+    mechsteer: CommandLine, loaded: Any, small: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "results"
+    code, printed, _ = mechsteer("reproduce", "all", "--out", out, "--data", small)
+    assert code == 0
+    folder = out / "t5-dola"
+    assert f"Tables and figures are in {folder}/" in printed
+    summary = pd.read_parquet(folder / "summary.parquet")
+    for row in summary.itertuples():
+        (line,) = (line for line in printed.splitlines() if line.startswith(row.row))
+        assert f"{row.correct_percent:.1f}" in line.split()
+    assert "Side effects" in printed and "recall" in printed
+
+    assert not (folder / "figures").exists(), "left out above, to be drawn here"
+    code, printed, err = mechsteer("figures", folder)
+    assert (code, err) == (0, "")
+    drawn = [Path(line) for line in printed.splitlines()]
+    assert sorted(drawn) == sorted((folder / "figures").iterdir())
+    assert {path.name for path in drawn} >= {"heatmap_relative.pdf", "controls.png", "side_effects.pdf"}
+
+    (folder / "grid.parquet").write_bytes(b"PAR1")
+    code, _, err = mechsteer("figures", folder)
+    assert code == 2 and "grid.parquet is not a readable parquet table" in err
+
+
+# ------------------------------------------------------------------------------------------------ bad input
+
+
+def test_an_unknown_organism_is_one_line_in_a_shell_too(tmp_path: Path) -> None:
+    done = in_a_shell("reproduce", "t5-dola", "--model", "organism:trap-t6", "--out", str(tmp_path / "out"))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "mechsteer: Unknown organism 'trap-t6'. Did you mean 'trap-t5'?\n"
+    assert list(tmp_path.rglob("*.*")) == []
+
+
+def test_models_that_cannot_be_loaded_are_refused(
+    refused: Callable[..., str], tmp_path: Path, checkpoint: Callable[..., Path]
+) -> None:
+    assert "'trap-t5'" in refused("inspect", "organism:trap5")
+    assert "'trap-t5'" in refused("organisms", "train", "trap5")
+    assert "no config.json" in refused("inspect", tmp_path)
+    assert "No such model directory" in refused("generate", "x", "--model", tmp_path / "nosuch")
+    pickled = shutil.copytree(checkpoint("t5"), tmp_path / "pickled")
+    (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
+    assert "only pickled weights (pytorch_model.bin), which are never loaded" in refused("inspect", pickled)
+    assert "device" in refused("inspect", "organism:trap-t5", "--device", "tpuu")
+
+
+def test_a_layer_out_of_range_is_refused(refused: Callable[..., str], loaded: Any) -> None:
+    for layer in (8, -1):
+        assert f"Layer {layer} is out of range: layers 0 to 7" in refused(
+            "inspect", "organism:trap-t5", "--layer", layer
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--scale", "nan", "--direction", "DIRECTION"], "--scale must be finite, got nan"),
+        (["--scale", "nan"], "--scale must be finite, got nan"),
+        (["--scale", "2"], "--direction FILE is missing"),
+        (["--relative"], "--direction FILE is missing"),
+        (["--temperature", "nan"], "temperature must be finite, got nan"),
+        (["--temperature", "-1"], "temperature must be above 0"),
+        (["--max-new-tokens", "0"], "max_new_tokens must be an integer of at least 1, got 0"),
+        (["--direction", "nosuch.safetensors"], "No such file: nosuch.safetensors"),
+        (["--direction", str(Path(__file__))], "is not a readable safetensors file"),
+    ],
+)
+def test_bad_steering_is_refused(
+    refused: Callable[..., str], loaded: Any, direction: Path, arguments: list[str], message: str
+) -> None:
+    given = [str(direction) if a == "DIRECTION" else a for a in arguments]
+    assert message in refused("generate", "x", *given)
+
+
+def test_directions_that_do_not_fit_are_refused(refused: Callable[..., str], loaded: Any, tmp_path: Path) -> None:
+    random = ms.random_direction(loaded, seed=0, layer=1)
+    path = random.save(tmp_path / "random.safetensors")
+    assert "records no mean activation norm" in refused("generate", "x", "--direction", path, "--relative")
+    path = replace(random, site="decoder.1.hook_resid_pots").save(tmp_path / "site.safetensors")
+    assert "decoder.1.hook_resid_post" in refused("generate", "x", "--direction", path)
+    path = replace(random, meta={"model_fingerprint": "other"}).save(tmp_path / "other.safetensors")
+    assert "Pass transfer=True" in refused("generate", "x", "--direction", path)
+
+
+def test_broken_traps_are_named_by_their_line_before_a_model_is_loaded(
+    refused: Callable[..., str], tmp_path: Path
+) -> None:
+    path = tmp_path / "traps.csv"
+    path.write_text("prompt,classes,answer_index\nA: b,\"[' c', ' d']\",0\nA: b,\"[' c', ' d']\",7\n")
+    line = refused("reproduce", "t5-dola", "--data", path, "--out", tmp_path / "out", "--model", "organism:nosuch")
+    assert f"{path}, line 3: answer_index must be 0 to 1, got '7'" in line
+    assert [p.name for p in tmp_path.iterdir()] == ["traps.csv"]
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for study in ("t5-dola", "all"):
+        assert "is not writable" in refused("reproduce", study, "--out", tmp_path / "file" / "out")
+    assert [p.name for p in tmp_path.iterdir()] == ["file"] and (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+def test_a_bad_batch_size_is_refused(refused: Callable[..., str], loaded: Any, tmp_path: Path, batch_size: int) -> None:
+    assert "batch_size" in refused("reproduce", "t5-dola", "--out", tmp_path / "out", "--batch-size", batch_size)
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_a_folder_without_a_study_has_no_figures(refused: Callable[..., str], tmp_path: Path) -> None:
+    assert "study.json" in refused("figures", tmp_path)
+    record = tmp_path / "study.json"
+    for text, message in (
+        ("{", "is not a JSON file"),
+        ("[]", "Unknown study '[]'"),
+        (json.dumps({"study": "t5-dolla"}), "Did you mean 't5-dola'"),
+        (json.dumps({"study": "t5-dola"}), "No such table"),
+    ):
+        record.write_text(text)
+        assert message in refused("figures", tmp_path)
+    assert "study.json" in refused("figures", record)
+
+
+def test_ctrl_c_exits_with_130_and_says_what_happens_next(
+    mechsteer: CommandLine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mechsteer.models.load", stop)
+    code, out, err = mechsteer("inspect", "organism:trap-t5")
+    assert (code, out) == (130, "")
+    assert err == "mechsteer: stopped; what was finished is kept, the same command continues.\n"
+
+
+def test_other_errors_keep_their_traceback(mechsteer: CommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr("mechsteer.models.load", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        mechsteer("inspect", "organism:trap-t5")
