@@ -135,8 +135,7 @@ def measure(runs: dict[str, Callable[[], Any]], rounds: int) -> pd.DataFrame:
 
 
 def ratios(family: str, seconds: pd.DataFrame) -> pd.DataFrame:
-    """For each contestant: median seconds, and how many times mechsteer's unsteered time, with the range over
-    rounds."""
+    """Median seconds of each contestant, and how many times mechsteer's unsteered time, with its range."""
     wide = seconds.pivot(index="round", columns="contestant", values="seconds")
     relative = wide.div(wide["mechsteer"], axis=0)
     order = list(dict.fromkeys(seconds["contestant"]))

@@ -11,7 +11,16 @@ _HOMES = {
     "prompts": ("Batch", "Prompt", "batch", "prompt"),
     "models": ("ModelInfo", "load", "model_info", "site", "sites", "verify"),
     "directions": ("Direction", "gradient_direction", "random_direction"),
-    "steering": ("Intervention", "add"),
+    "steering": (
+        "Intervention",
+        "add",
+        "attention_bias",
+        "heads",
+        "pasta",
+        "project",
+        "scale_keys",
+        "spotlight",
+    ),
     "decoding": ("Generation", "Greedy", "Sample", "generate", "score"),
     "evaluation": ("evaluate",),
 }
@@ -31,21 +40,27 @@ __all__ = [
     "Prompt",
     "Sample",
     "add",
+    "attention_bias",
     "batch",
     "directions",
     "evaluate",
     "generate",
     "gradient_direction",
+    "heads",
     "load",
     "model_info",
     "models",
     "organisms",
+    "pasta",
     "plots",
+    "project",
     "prompt",
     "random_direction",
+    "scale_keys",
     "score",
     "site",
     "sites",
+    "spotlight",
     "steering",
     "studies",
     "tasks",
@@ -60,7 +75,7 @@ if TYPE_CHECKING:
     from mechsteer.evaluation import evaluate
     from mechsteer.models import ModelInfo, load, model_info, site, sites, verify
     from mechsteer.prompts import Batch, Prompt, batch, prompt
-    from mechsteer.steering import Intervention, add
+    from mechsteer.steering import Intervention, add, attention_bias, heads, pasta, project, scale_keys, spotlight
 
 
 def __getattr__(name: str) -> Any:

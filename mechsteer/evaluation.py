@@ -82,7 +82,7 @@ def describe(steer: Intervention | None) -> dict[str, Any]:
         return {"method": "unsteered", "site": "", "scope": "", "strength": 0.0}
     return {
         "method": " + ".join(e.method for e in edits),
-        "site": " + ".join(e.site for e in edits),
+        "site": " + ".join(str(e.site) for e in edits),
         "scope": " + ".join(str(e.scope) for e in edits),
         "strength": edits[0].strength if len(edits) == 1 else float("nan"),
     }

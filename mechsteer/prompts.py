@@ -6,7 +6,7 @@ computed from the tokenizer's own character offsets while the text is put togeth
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -39,12 +39,14 @@ class Prompt:
         spans: For each name, token ranges ``[start, end)``. Always has ``task``; ``instruction``, ``context``,
             ``level1`` to ``level3`` and ``influence`` where the prompt has them.
         str_tokens: The text of each token, for tables and figures.
+        encoder_decoder: Whether it was made for an encoder-decoder, whose encoder reads it.
     """
 
     text: str
     tokens: Int[Tensor, "pos"]
     spans: dict[str, list[tuple[int, int]]]
     str_tokens: tuple[str, ...] = field(default=(), repr=False)
+    encoder_decoder: bool = False
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
@@ -104,7 +106,8 @@ def prompt(
     content, spans = _assemble(parts, separator)
     if not content.strip():
         raise MechsteerError("The prompt is empty.")
-    return _tokenise(model.tokenizer, content, spans, system=system, chat=chat)
+    made = _tokenise(model.tokenizer, content, spans, system=system, chat=chat)
+    return replace(made, encoder_decoder=hasattr(model, "encoder"))
 
 
 def _short(text: str, limit: int = 60) -> str:

@@ -15,7 +15,7 @@ from mechsteer.decoding.strategies import Greedy, Sample, Strategy
 from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.models import advance, hooked, is_encoder_decoder, model_device, model_info, select_rows, start
 from mechsteer.prompts import Prompt
-from mechsteer.steering import BoundEdit, Intervention, Step, check_fired
+from mechsteer.steering import BoundEdit, Intervention, Step, attach, check_fired
 
 _COMPACT_BELOW = 0.75  # drop finished rows when fewer than this share of the computed ones is still running
 
@@ -96,7 +96,7 @@ def generate(
             recorder.step = step
             edits = steer.bind(step)
             bound += edits
-            hooks = [(edit.edit.site, edit) for edit in edits] + recorder.hooks()
+            hooks = [*attach(edits, model), *recorder.hooks()]
             with hooked(model, hooks):
                 _run_batch(model, step, strategy, max_new_tokens, rows)
             bar.update(len(step.batch))

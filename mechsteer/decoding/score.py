@@ -11,7 +11,7 @@ from mechsteer.decoding.batching import as_prompts, first_tokens, steps
 from mechsteer.errors import MechsteerError
 from mechsteer.models import advance, fork, hooked, start
 from mechsteer.prompts import Prompt
-from mechsteer.steering import BoundEdit, Intervention, Step, check_fired
+from mechsteer.steering import BoundEdit, Intervention, Step, attach, check_fired
 
 
 @torch.no_grad()
@@ -55,7 +55,7 @@ def score(
         edits = steer.bind(step)
         bound += edits
         index = list(step.index or range(len(step.batch)))
-        with hooked(model, [(edit.edit.site, edit) for edit in edits]):
+        with hooked(model, attach(edits, model)):
             out[index] = _score_batch(model, step, [choices[i] for i in index])
     check_fired(bound, model)
     return out[:, 0] if single else out

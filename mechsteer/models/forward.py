@@ -24,8 +24,8 @@ from mechsteer.models.info import is_encoder_decoder
 class KeyValues:
     """One layer's keys and values so far, with the interface of the library's cache entry.
 
-    In memory heads come before positions, the layout of the attention's matrix products, so that a step does not copy the
-    whole cache for them; the library sees ``[batch, pos, heads, d_head]``.
+    In memory heads come before positions, the layout of the attention's matrix products, so that a step does not copy
+    the whole cache for them; the library sees ``[batch, pos, heads, d_head]``.
     """
 
     past_keys: Float[Tensor, "batch pos heads d_head"]

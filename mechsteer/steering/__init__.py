@@ -1,8 +1,31 @@
 """How to steer: interventions, their scopes, and one module for each family of methods."""
 
+from mechsteer.steering.attention import attention_bias, pasta, spotlight
 from mechsteer.steering.explain import explain
-from mechsteer.steering.intervention import BoundEdit, Edit, Intervention, check_fired
+from mechsteer.steering.heads import heads
+from mechsteer.steering.intervention import BoundEdit, Edit, Intervention, Where, attach, check_fired
+from mechsteer.steering.keys import scale_keys
 from mechsteer.steering.scope import Scope, Step, make_scope
-from mechsteer.steering.vector import add
+from mechsteer.steering.targets import Sites
+from mechsteer.steering.vector import add, project
 
-__all__ = ["BoundEdit", "Edit", "Intervention", "Scope", "Step", "add", "check_fired", "explain", "make_scope"]
+__all__ = [
+    "BoundEdit",
+    "Edit",
+    "Intervention",
+    "Scope",
+    "Sites",
+    "Step",
+    "Where",
+    "add",
+    "attach",
+    "attention_bias",
+    "check_fired",
+    "explain",
+    "heads",
+    "make_scope",
+    "pasta",
+    "project",
+    "scale_keys",
+    "spotlight",
+]

@@ -6,42 +6,56 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.models import advance, hooked, is_encoder_decoder, start
+from mechsteer.models import advance, hooked, is_encoder_decoder, position_stack, start
 from mechsteer.prompts import Prompt, batch
 from mechsteer.prompts import prompt as make_prompt
-from mechsteer.steering.intervention import BoundEdit, Intervention, check_fired
-from mechsteer.steering.scope import Step
+from mechsteer.steering.intervention import BoundEdit, Intervention, attach, check_fired
+from mechsteer.steering.scope import Scope, Step
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+_MASKED = 1e9  # beyond this an attention score is a mask
 
 
 class _Measured:
     """A bound edit that also measures how far it moves the activation."""
 
     def __init__(self, bound: BoundEdit) -> None:
-        self.bound, self.change, self.before = bound, 0.0, 0.0
+        self.bound = bound
+        self.changes: list[float] = []
+        self.norms: list[float] = []
 
     def __call__(self, x: Tensor, hook: Any = None) -> Tensor | None:
         out = self.bound(x, hook)
         if out is not None:
-            rows = x.float().flatten(2), out.float().flatten(2)
-            moved = (rows[1] - rows[0]).norm(dim=-1)
+            visible = x.abs() < _MASKED  # attention scores of masked keys say nothing
+            before = torch.where(visible, x.float(), 0.0).flatten(2)
+            moved = torch.where(visible, out.float() - x.float(), 0.0).flatten(2).norm(dim=-1)
             touched = moved > 0
-            if touched.any():
-                self.change = float(moved[touched].mean())
-                self.before = float(rows[0].norm(dim=-1)[touched].mean())
+            self.changes += moved[touched].tolist()
+            self.norms += before.norm(dim=-1)[touched].tolist()
         return out
+
+    @property
+    def change(self) -> float:
+        return sum(self.changes) / len(self.changes) if self.changes else 0.0
+
+    @property
+    def before(self) -> float:
+        return sum(self.norms) / len(self.norms) if self.norms else 0.0
 
 
 def explain(intervention: Intervention, model: Any, prompt: str | Prompt) -> "pd.DataFrame":
     """Run one prompt without, with each edit alone, and with all of them.
 
     Returns:
-        One row an edit and, when there are several, one for all ``together``. Columns: method, site, scope, strength,
-        tokens (the tokens it acts on), fired (how many passes of the hook point it changed), change_norm (mean L2 norm
-        of the change over the positions it moved), relative_change (the same divided by the activation's norm), kl (KL
-        divergence in nats of the next-token distribution, steered from unsteered), top1_before, top1_after.
+        One row an edit and, when there are several, one for all ``together``. Columns: method, site, scope, span,
+        strength, tokens (of the span, or at the positions it acts on), fired (how many passes of the hook point it
+        changed), change_norm (mean L2 norm of the change over the positions it moved), relative_change (the same
+        divided by the activation's norm), kl (KL divergence in nats of the next-token distribution, steered from
+        unsteered), top1_before, top1_after.
 
     Raises:
         MechsteerError: if an edit does not fit the model or never fires.
@@ -58,10 +72,11 @@ def explain(intervention: Intervention, model: Any, prompt: str | Prompt) -> "pd
         rows.append(
             {
                 "method": edit.method,
-                "site": edit.site,
+                "site": edit.site if isinstance(edit.site, str) else str(edit.site.within(model)),
                 "scope": str(edit.scope),
+                "span": " ".join(edit.spans),
                 "strength": edit.strength,
-                "tokens": _tokens(one.bound, made),
+                "tokens": _tokens(model, one.bound, made),
                 "fired": one.bound.fired,
                 "change_norm": one.change,
                 "relative_change": one.change / one.before if one.before else float("nan"),
@@ -81,7 +96,7 @@ def _run(model: Any, made: Prompt, steer: Intervention) -> tuple[Float[Tensor, "
     one = batch([made], side="right" if two_stacks else "left")
     step = Step(one, decoder_prefix=int(two_stacks))
     measured = [_Measured(bound) for bound in steer.bind(step)]
-    with hooked(model, [(m.bound.edit.site, m) for m in measured]):
+    with hooked(model, [(name, m) for m in measured for name, _ in attach([m.bound], model)]):
         state = start(model, one.tokens, one.mask)
         tokens = torch.tensor([[model.cfg.decoder_start_token_id]]) if two_stacks else one.tokens
         step.begin(tokens.shape[1])
@@ -90,13 +105,19 @@ def _run(model: Any, made: Prompt, steer: Intervention) -> tuple[Float[Tensor, "
     return logits.float().log_softmax(-1), measured
 
 
-def _tokens(bound: BoundEdit, made: Prompt) -> str:
-    if bound.step is None or bound.stack == "decoder":
+def _tokens(model: Any, bound: BoundEdit, made: Prompt) -> str:
+    """The tokens of the span whose keys are steered, or those at the positions that are."""
+    step, edit = bound.step, bound.edit
+    stacks = {position_stack(name, two_stacks=bound.two_stacks) for name, _ in attach([bound], model)}
+    if step is None or (stacks == {"decoder"} and not edit.spans):
         return "decoder start" if bound.fired else ""
-    chosen = bound.step.select(bound.edit.scope, bound.stack, len(made))
-    if isinstance(chosen, bool):
-        return "all" if chosen else ""
-    return " ".join(token for token, hit in zip(made.str_tokens, chosen[0].tolist(), strict=True) if hit)
+    scopes = edit.span_scopes() or (edit.scope,)
+    stack = "encoder" if bound.two_stacks else "blocks"
+    chosen = [step.select(Scope(scope.where), stack, len(made)) for scope in scopes]
+    if any(hit is True for hit in chosen):
+        return "all"
+    hits = [any(not isinstance(mask, bool) and bool(mask[0, i]) for mask in chosen) for i in range(len(made))]
+    return " ".join(token for token, hit in zip(made.str_tokens, hits, strict=True) if hit)
 
 
 def _difference(model: Any, before: Float[Tensor, "d_vocab"], after: Float[Tensor, "d_vocab"]) -> dict[str, Any]:

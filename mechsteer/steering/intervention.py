@@ -1,65 +1,143 @@
 """``Intervention``: named functions at named hook points, in TransformerLens's own ``fwd_hooks`` form, that add up."""
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import torch
+from jaxtyping import Bool
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, unknown
-from mechsteer.models import fires, model_info, position_stack, stacks
+from mechsteer.directions import Direction
+from mechsteer.errors import MechsteerError
+from mechsteer.models import model_info, parse, position_stack, stacks
 from mechsteer.prompts import Batch, Prompt, batch
 from mechsteer.steering.scope import Scope, Selection, Step
+from mechsteer.steering.targets import SCORE_KINDS, Target, names
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Hook = tuple[str, Callable[..., Tensor | None]]
+Hook = tuple[str | Callable[[str], bool], Callable[..., Tensor | None]]
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where an edit acts in one activation.
+
+    Attributes:
+        queries: The positions that its scope means: True for all, or a mask ``[rows, positions]``; never False.
+        site: The full name of the hook point.
+        step: The forward pass; None when hooks were made without a prompt.
+        two_stacks: Whether the model is an encoder-decoder.
+        reached: The hook points that the edit has been called at.
+    """
+
+    queries: Selection
+    site: str
+    step: Step | None
+    two_stacks: bool
+    reached: frozenset[str] = frozenset()
+
+    def columns(self, scopes: Sequence[Scope], count: int, device: torch.device) -> Bool[Tensor, "rows keys"]:
+        """The keys that any of the scopes means, as a mask over the last ``count`` keys so far.
+
+        Raises:
+            MechsteerError: if there is no prompt to resolve them against, a prompt lacks a span, or two of them
+                overlap.
+        """
+        if self.step is None:
+            raise MechsteerError("Spans need the prompt: use .hooks(prompt).")
+        stack = self.key_stack()
+        total = torch.zeros(0, dtype=torch.bool)
+        for scope in scopes:
+            chosen = self.step.select(scope, stack, count)
+            if isinstance(chosen, bool):
+                rows = len(self.step.batch if self.step.alive is None else self.step.alive)
+                chosen = torch.full((rows, count), chosen)
+            if total.numel() and bool((total & chosen).any()):
+                raise MechsteerError(f"The spans {', '.join(str(s) for s in scopes)} overlap; steer one of them.")
+            total = chosen if not total.numel() else total | chosen
+        return total.to(device)
+
+    def query_mask(self, rows: int, count: int, device: torch.device) -> Bool[Tensor, "rows positions"]:
+        """:attr:`queries` as a mask."""
+        if isinstance(self.queries, bool):
+            return torch.full((rows, count), self.queries, device=device)
+        return self.queries.to(device)
+
+    def key_stack(self) -> str:
+        """Whose positions the keys are: cross-attention's are the encoder's."""
+        if not self.two_stacks:
+            return "blocks"
+        parsed = parse(self.site)
+        return "decoder" if parsed is not None and parsed[0] == "decoder" and "cross" not in parsed[2] else "encoder"
+
+
+Apply = Callable[["Edit", Tensor, Where], Tensor | None]
 
 
 @dataclass(frozen=True, eq=False)
 class Edit:
-    """One function at one hook point.
+    """One function at one hook point, or at the hook points of one kind.
 
     Attributes:
         method: Its name, e.g. ``"add"``.
-        site: The full name of the hook point.
-        scope: Where it acts.
+        site: The full name of the hook point, or :class:`Sites`.
+        scope: At which (query) positions it acts.
         strength: Its strength, as the method defines it.
-        apply: ``apply(x, selection)`` returns the edited activation; ``selection`` is True for all positions or a mask
-            ``[rows, positions]`` and never False.
-        check: ``check(model)`` raises if the edit does not fit the model.
+        apply: ``apply(edit, x, where)`` returns the edited activation, or None where it has nothing to do.
+        spans: The spans whose keys it acts on; attention methods.
+        options: What else the method needs; JSON values.
+        direction: The vector it uses; vector methods.
+        check: ``check(edit, model)`` raises if the edit does not fit the model.
     """
 
     method: str
-    site: str
+    site: Target
     scope: Scope
     strength: float
-    apply: Callable[[Tensor, Selection], Tensor]
-    check: Callable[[Any], None] = lambda model: None
+    apply: Apply
+    spans: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    direction: Direction | None = None
+    check: Callable[["Edit", Any], None] = lambda edit, model: None
+
+    def span_scopes(self) -> tuple[Scope, ...]:
+        """:attr:`spans` as scopes over the keys."""
+        return tuple(Scope(f"span:{span}") for span in self.spans)
 
 
 @dataclass(eq=False, repr=False)
 class BoundEdit:
-    """An edit in a running model, with a count of what it did."""
+    """An edit in a running model, with a count of what it did. It is the hook function at all of its hook points."""
 
     edit: Edit
     step: Step | None
-    stack: str
-    reached: int = 0
+    two_stacks: bool
+    reached: set[str] = field(default_factory=set)
     fired: int = 0
 
-    def __call__(self, x: Tensor, hook: Any = None) -> Tensor | None:
+    def __call__(self, x: Tensor, hook: Any) -> Tensor | None:
         """The hook function."""
-        self.reached += 1
-        if self.step is None:
-            chosen: Selection = True
-        else:
-            chosen = self.step.select(self.edit.scope, self.stack, x.shape[1])
+        site = hook.name
+        self.reached.add(site)
+        chosen: Selection = True
+        if self.step is not None:
+            parsed = parse(site)
+            is_scores = parsed is not None and parsed[2] in SCORE_KINDS
+            stack = position_stack(site, two_stacks=self.two_stacks)
+            chosen = self.step.select(self.edit.scope, stack, x.shape[2] if is_scores else x.shape[1])
         if chosen is False:
             return None
-        self.fired += 1
-        return self.edit.apply(x, chosen if chosen is True else chosen.to(x.device))
+        queries = chosen if chosen is True else chosen.to(x.device)
+        where = Where(queries, site, self.step, self.two_stacks, frozenset(self.reached))
+        edited = self.edit.apply(self.edit, x, where)
+        self.fired += edited is not None
+        return edited
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,54 +166,74 @@ class Intervention:
             MechsteerError: with the site, the model's family and the nearest valid names.
         """
         for edit in self.edits:
-            if edit.site not in model.hook_dict:
-                raise unknown(f"site for this {model_info(model).family} model", edit.site, model.hook_dict)
-            if not fires(model, edit.site):
-                raise MechsteerError(
-                    f"{edit.site!r} is never reached in this {model_info(model).family} model with its present "
-                    f"settings, so {edit.method} would do nothing."
-                )
-            edit.check(model)
+            names(edit.site, model, edit.method)
+            edit.check(edit, model)
 
     def hooks(self, prompt: Prompt | Sequence[Prompt] | Batch | None = None) -> list[Hook]:
         """The edits as ``(hook name, function)`` pairs for ``model.run_with_hooks(..., fwd_hooks=...)``.
 
+        Edits of many hook points come with a name filter in place of the name, which TransformerLens accepts.
+
         Args:
-            prompt: The prompt or prompts that will be run, in order, each as one whole sequence. Scopes other than
-                ``"all"`` need it, and so does any padded batch (padding is never steered): give the
+            prompt: The prompt or prompts that will be run, in order, each as one whole sequence. Spans and scopes other
+                than ``"all"`` need it, and so does any padded batch (padding is never steered): give the
                 :class:`mechsteer.Batch` whose tokens are run, or prompts, which are taken as padded by
                 :func:`mechsteer.batch` on the model's own side (left for decoder-only models, right for encoders).
 
         Raises:
-            MechsteerError: if a scope needs the prompt and none is given.
+            MechsteerError: if an edit needs the prompt and none is given.
         """
         step = None if prompt is None else self._step(prompt)
         return [(bound.edit.site, bound) for bound in self.bind(step)]
 
     def _step(self, prompt: Prompt | Sequence[Prompt] | Batch) -> Step:
-        two_stacks = any(edit.site.startswith(("encoder", "decoder")) for edit in self.edits)
-        if not isinstance(prompt, Batch):
-            prompts = [prompt] if isinstance(prompt, Prompt) else list(prompt)
-            prompt = batch(prompts, side="right" if two_stacks else "left")
-        return Step(prompt, decoder_prefix=1 if two_stacks else 0)
+        if isinstance(prompt, Batch):
+            prompts = prompt.prompts
+        else:
+            prompts = (prompt,) if isinstance(prompt, Prompt) else tuple(prompt)
+        two_stacks = any(p.encoder_decoder for p in prompts)
+        padded = prompt if isinstance(prompt, Batch) else batch(prompts, side="right" if two_stacks else "left")
+        return Step(padded, decoder_prefix=int(two_stacks))
 
     def bind(self, step: Step | None) -> list[BoundEdit]:
-        """The edits tied to the step that a loop keeps up to date; a bound edit is a hook function."""
+        """The edits tied to the step that a loop keeps up to date; a bound edit is a hook function.
+
+        Raises:
+            MechsteerError: if an edit depends on the prompt and there is no step.
+        """
         if step is None:
             for edit in self.edits:
-                if edit.scope != Scope():
+                if edit.scope != Scope() or edit.spans:
+                    part = f"span {' '.join(edit.spans)!r}" if edit.spans else f"scope {str(edit.scope)!r}"
                     raise MechsteerError(
-                        f"The scope {str(edit.scope)!r} of {edit.method} at {edit.site} depends on the prompt: "
-                        "use .hooks(prompt)."
+                        f"The {part} of {edit.method} at {edit.site} depends on the prompt: use .hooks(prompt)."
                     )
         two_stacks = step is not None and step.decoder_prefix > 0
-        return [BoundEdit(edit, step, position_stack(edit.site, two_stacks=two_stacks)) for edit in self.edits]
+        return [BoundEdit(edit, step, two_stacks) for edit in self.edits]
 
     def explain(self, model: Any, prompt: str | Prompt) -> "pd.DataFrame":
         """What each edit does to one prompt; see :func:`mechsteer.steering.explain.explain`."""
         from mechsteer.steering.explain import explain
 
         return explain(self, model, prompt)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write all edits to one safetensors file; see :func:`mechsteer.steering.store.save`."""
+        from mechsteer.steering.store import save
+
+        return save(self, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Intervention":
+        """Read what :meth:`save` wrote; see :func:`mechsteer.steering.store.load`."""
+        from mechsteer.steering.store import load
+
+        return load(path)
+
+
+def attach(bound: Sequence[BoundEdit], model: Any) -> list[tuple[str, BoundEdit]]:
+    """The bound edits at each of their hook points in a model, in order."""
+    return [(name, item) for item in bound for name in names(item.edit.site, model, item.edit.method)]
 
 
 def check_fired(bound: Sequence[BoundEdit], model: Any) -> None:
@@ -149,15 +247,15 @@ def check_fired(bound: Sequence[BoundEdit], model: Any) -> None:
     counts: dict[int, tuple[Edit, int, int]] = {}
     for item in bound:  # one bound edit a batch
         _, reached, fired = counts.get(id(item.edit), (item.edit, 0, 0))
-        counts[id(item.edit)] = (item.edit, reached + item.reached, fired + item.fired)
+        counts[id(item.edit)] = (item.edit, reached + len(item.reached), fired + item.fired)
     for edit, reached, fired in counts.values():
         if reached == 0:
             raise MechsteerError(
-                f"{edit.method} at {edit.site!r} never fired: this {model_info(model).family} model did not pass "
+                f"{edit.method} at {str(edit.site)!r} never fired: this {model_info(model).family} model did not pass "
                 f"that hook point. Stacks: {stacks(model)}."
             )
         if fired == 0 and edit.scope.where != "generated":
             raise MechsteerError(
-                f"{edit.method} at {edit.site!r} never fired: its scope {str(edit.scope)!r} met no position of the "
-                "prompts."
+                f"{edit.method} at {str(edit.site)!r} never fired: its scope {str(edit.scope)!r} met no position of "
+                "the prompts."
             )

@@ -1,8 +1,11 @@
-"""Steering with one vector in the residual stream.
+"""Steering with one vector in the residual stream (or at any site with one vector a position).
 
 ``add``: h' = h + c u with u = v / ||v|| (arXiv 2512.03803, eq. 6, where c is called alpha; arXiv 2410.12877 uses the
 same form for length and word instructions). Both papers add at every position that is processed, prompt and generated;
 the DoLa-for-T5 paper in the decoder only, so its scope ``"all"`` is every decoder position.
+
+``project``: h' = h + (zbar - <h, u>) u, so that <h', u> = zbar at every position, exactly (arXiv 2410.12877, for format
+instructions; zbar is the mean projection of the states with the instruction). Doing it twice changes nothing more.
 """
 
 from collections.abc import Sequence
@@ -14,7 +17,7 @@ from torch import Tensor
 from mechsteer.directions import Direction
 from mechsteer.errors import MechsteerError, finite
 from mechsteer.models import model_info, width
-from mechsteer.steering.intervention import Edit, Intervention
+from mechsteer.steering.intervention import Edit, Intervention, Where
 from mechsteer.steering.scope import Selection, make_scope
 
 
@@ -40,36 +43,106 @@ def add(
         MechsteerError: for a NaN or infinite scale or an unknown scope; when run, for a direction of another width or,
             without ``transfer``, of another model.
     """
-    strength = finite("scale", scale)
-    shift = direction.unit * strength
-
-    def apply(x: Float[Tensor, "rows positions width"], selection: Selection) -> Tensor:
-        _check_width(direction, x.shape[-1])
-        return shifted(x, shift, selection)
-
-    def check(model: Any) -> None:
-        check_direction(direction, model, transfer=transfer)
-
-    return Intervention((Edit("add", direction.site, make_scope(scope, rows), strength, apply, check),))
+    return _vector_edit("add", apply_add, direction, finite("scale", scale), scope, rows, transfer)
 
 
-def shifted(
-    x: Float[Tensor, "rows positions width"], shift: Float[Tensor, "width"], selection: Selection
-) -> Float[Tensor, "rows positions width"]:
-    """``x + shift`` at the selected positions."""
-    moved = shift.to(x.device, x.dtype)
-    return x + moved if isinstance(selection, bool) else x + selection[..., None] * moved
+def project(
+    direction: Direction,
+    *,
+    target: float | None = None,
+    scope: str | Sequence[int] = "all",
+    rows: Sequence[int] | None = None,
+    transfer: bool = False,
+) -> Intervention:
+    """Set the projection on the unit direction: x + (zbar - <x, u>) u.
+
+    Args:
+        direction: The direction; it acts at its own site.
+        target: zbar; default: the direction's ``mean_projection``.
+        scope: As in :func:`add`.
+        rows: As in :func:`add`.
+        transfer: As in :func:`add`.
+
+    Raises:
+        MechsteerError: as :func:`add`.
+    """
+    zbar = direction.mean_projection if target is None else finite("target", target)
+    return _vector_edit("project", apply_project, direction, zbar, scope, rows, transfer)
 
 
-def check_direction(direction: Direction, model: Any, *, transfer: bool) -> None:
+def _vector_edit(
+    method: str,
+    apply: Any,
+    direction: Direction,
+    strength: float,
+    scope: str | Sequence[int],
+    rows: Sequence[int] | None,
+    transfer: bool,
+) -> Intervention:
+    edit = Edit(
+        method,
+        direction.site,
+        make_scope(scope, rows),
+        strength,
+        apply,
+        options={"transfer": transfer},
+        direction=direction,
+        check=check_vector,
+    )
+    return Intervention((edit,))
+
+
+def apply_add(edit: Edit, x: Float[Tensor, "rows positions width"], where: Where) -> Tensor:
+    """Return x + c u."""
+    direction = direction_of(edit)
+    check_width(direction, x.shape[-1])
+    return x + _masked((direction.unit * edit.strength).to(x.device, x.dtype), where.queries)
+
+
+def apply_project(edit: Edit, x: Float[Tensor, "rows positions width"], where: Where) -> Tensor:
+    """Return x + (zbar - <x, u>) u, the projection taken in float32."""
+    direction = direction_of(edit)
+    check_width(direction, x.shape[-1])
+    unit = direction.unit.to(x.device)
+    missing = edit.strength - x.float() @ unit
+    return x + _masked((missing[..., None] * unit).to(x.dtype), where.queries)
+
+
+def _masked(change: Tensor, queries: Selection) -> Tensor:
+    return change if isinstance(queries, bool) else queries[..., None] * change
+
+
+def direction_of(edit: Edit) -> Direction:
+    """The edit's direction.
+
+    Raises:
+        MechsteerError: if it has none.
+    """
+    if edit.direction is None:
+        raise MechsteerError(f"{edit.method} at {edit.site} has no direction.")
+    return edit.direction
+
+
+def check_vector(edit: Edit, model: Any) -> None:
     """Raise unless the direction's width and model fit.
 
     Raises:
         MechsteerError: with both widths, or both fingerprints.
     """
-    _check_width(direction, width(model, direction.site))
+    direction = direction_of(edit)
+    check_width(direction, width(model, direction.site))
+    check_origin(edit, model)
+
+
+def check_origin(edit: Edit, model: Any) -> None:
+    """Raise if the direction was made on another model, unless the edit says that this is meant.
+
+    Raises:
+        MechsteerError: with both fingerprints.
+    """
+    direction = direction_of(edit)
     here, there = model_info(model).fingerprint, direction.fingerprint
-    if here != there and not transfer:
+    if here != there and not edit.options.get("transfer"):
         raise MechsteerError(
             f"This direction was made on {direction.meta.get('model_name', 'an unknown model')!r} "
             f"(fingerprint {there}), not on {model_info(model).name!r} ({here}). Pass transfer=True if crossing models "
@@ -77,7 +150,12 @@ def check_direction(direction: Direction, model: Any, *, transfer: bool) -> None
         )
 
 
-def _check_width(direction: Direction, expected: int | None) -> None:
+def check_width(direction: Direction, expected: int | None) -> None:
+    """Raise unless the direction has that many entries.
+
+    Raises:
+        MechsteerError: with both numbers.
+    """
     if direction.width != expected:
         raise MechsteerError(
             f"The direction has width {direction.width}, but the activations at {direction.site!r} have {expected}."

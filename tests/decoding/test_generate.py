@@ -107,8 +107,8 @@ def steer_at(model: Any, site: str, scope: Any, strength: float) -> ms.Intervent
         return ms.add(direction(model, site=site, layer=None), strength, scope=scope)
     from mechsteer.steering import Edit, Intervention, make_scope
 
-    def apply(x: Tensor, selection: Any) -> Tensor:
-        chosen = 1.0 if selection is True else selection[..., None, None]
+    def apply(edit: Any, x: Tensor, where: Any) -> Tensor:
+        chosen = 1.0 if where.queries is True else where.queries[..., None, None]
         return x + strength * chosen
 
     return Intervention((Edit("add", site, make_scope(scope), strength, apply),))

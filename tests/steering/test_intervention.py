@@ -21,7 +21,7 @@ def direction(model: Any, seed: int = 0, layer: int = 1, site: str = "resid_post
 
 
 def edit(name: str, function: Callable[[Tensor], Tensor], site: str) -> Intervention:
-    return Intervention((Edit(name, site, Scope(), 1.0, lambda x, selection: function(x)),))
+    return Intervention((Edit(name, site, Scope(), 1.0, lambda edit, x, where: function(x)),))
 
 
 @torch.no_grad()
@@ -270,7 +270,7 @@ def test_an_edit_in_one_batch_of_several_has_acted(tiny: Callable) -> None:
     assert changed.tolist() == [False, True, False]
 
 
-COLUMNS = ["method", "site", "scope", "strength", "tokens", "fired", "change_norm", "relative_change", "kl"]
+COLUMNS = ["method", "site", "scope", "span", "strength", "tokens", "fired", "change_norm", "relative_change", "kl"]
 
 
 @pytest.mark.parametrize("family", BOTH)

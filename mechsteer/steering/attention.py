@@ -1,0 +1,220 @@
+"""Steering attention: changing the pre-softmax scores s (or, the same, the weights A = softmax(s)) of a span's keys.
+
+G are the keys of the span, psi = sum_{j in G} A_j, and all edits are made at ``hook_attn_scores``, after a soft cap.
+
+``attention_bias``: s_ij + Delta for j in G; psi' = e^Delta psi / (e^Delta psi + 1 - psi). GUIDE (arXiv 2409.19001) does
+it for all queries, heads and layers; InstABoost (arXiv 2506.13734) multiplies the weights by M and renormalises, which
+is Delta = ln M. GUIDE's experiments biased the prompt's pass only (scope ``"prompt"``), its released pipeline every
+step (``"all"``).
+
+``pasta``: A'_ij = A_ij / C_i for j in G and alpha A_ij / C_i otherwise, C_i renormalising, in chosen heads (arXiv
+2311.02262): the same as ln alpha on the scores outside G. The released code leaves the keys of generated tokens alone
+(``compat="released"``).
+
+``spotlight``: for each query, head and layer, if psi_i < tau then s_ij + ln(tau / psi_i) for j in G (arXiv 2505.12025);
+psi' = tau / (1 + tau - psi), a little below tau. The released code takes one psi for all heads and queries of a layer
+and sample, and adds the bias to ln(A + 1e-10) (``compat="released"``); there the size of a step matters, so cached
+steps differ from a whole pass.
+
+In encoder-decoders the paper's form is defined by nobody; here the edits act where the prompt's tokens are keys: in the
+encoder's self-attention, the decoder's cross-attention, or both.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mechsteer.errors import MechsteerError, finite, one_of
+from mechsteer.models import parse
+from mechsteer.steering.intervention import Edit, Intervention, Where
+from mechsteer.steering.scope import Scope, make_scope
+from mechsteer.steering.targets import Sites, checked_layers
+
+PLACES = {
+    "encoder": (("encoder", "attn_scores"),),
+    "cross": (("decoder", "cross_attn_scores"),),
+    "both": (("encoder", "attn_scores"), ("decoder", "cross_attn_scores")),
+}
+"""Where attention is steered in an encoder-decoder; a decoder-only model has its self-attention alone."""
+
+_MASKED = -1e30  # a score at or below this is a mask, and stays one
+
+Scores = Float[Tensor, "rows heads queries keys"]
+
+
+def attention_bias(
+    span: str | Sequence[str] = "instruction",
+    delta: float = 1.0,
+    *,
+    layers: Sequence[int] | None = None,
+    at: str = "both",
+    scope: str | Sequence[int] = "all",
+    rows: Sequence[int] | None = None,
+) -> Intervention:
+    """Add ``delta`` to the attention scores of a span's keys (GUIDE; InstABoost(M) is ``delta=math.log(M)``).
+
+    Args:
+        span: The prompt's span or spans.
+        delta: Delta, in nats; 0 changes nothing.
+        layers: Layers to act in; None for all.
+        at: Encoder-decoders: ``"encoder"``, ``"cross"`` or ``"both"``.
+        scope: Which queries: ``"prompt"`` as in GUIDE's experiments, ``"all"`` as in its pipeline.
+        rows: Prompts to act on, by their place in the list; None for all.
+
+    Raises:
+        MechsteerError: for an infinite delta, unknown options; when run, for a span that the prompt lacks, spans that
+            overlap, or layers that the model lacks.
+    """
+    return _edit("attention_bias", apply_bias, span, finite("delta", delta), layers, at, scope, rows, {})
+
+
+def pasta(
+    span: str | Sequence[str] = "instruction",
+    alpha: float = 0.01,
+    *,
+    heads: Sequence[tuple[int, int]] | None = None,
+    at: str = "both",
+    scope: str | Sequence[int] = "all",
+    rows: Sequence[int] | None = None,
+    compat: str = "paper",
+) -> Intervention:
+    """Scale the attention to everything outside a span by ``alpha`` and renormalise (PASTA).
+
+    Args:
+        span: The prompt's span or spans.
+        alpha: In (0, 1]; 1 changes nothing. The paper's value is 0.01.
+        heads: ``(layer, head)`` pairs to steer; None for all, which the paper found worse than a profiled choice.
+        at: Encoder-decoders: ``"encoder"``, ``"cross"`` or ``"both"``.
+        scope: Which queries; the paper steers all.
+        rows: Prompts to act on, by their place in the list; None for all.
+        compat: ``"paper"``, or ``"released"``: the keys of generated tokens are not scaled down.
+
+    Raises:
+        MechsteerError: for an alpha outside (0, 1], unknown options; when run, for spans, layers or heads that are not
+            there.
+    """
+    one_of("compat", compat, ("paper", "released"))
+    if not 0 < finite("alpha", alpha) <= 1:
+        raise MechsteerError(f"alpha must be above 0 and at most 1, got {alpha}.")
+    options: dict[str, Any] = {"compat": compat}
+    layers = None
+    if heads is not None:
+        if not heads or not all(len(pair) == 2 and min(pair) >= 0 for pair in heads):
+            raise MechsteerError(f"heads must be (layer, head) pairs from 0, got {list(heads)!r}.")
+        options["heads"] = [[int(layer), int(head)] for layer, head in heads]
+        layers = sorted({layer for layer, _ in heads})
+    return _edit("pasta", apply_pasta, span, float(alpha), layers, at, scope, rows, options)
+
+
+def spotlight(
+    span: str | Sequence[str] = "instruction",
+    target: float = 0.1,
+    *,
+    layers: Sequence[int] | None = None,
+    at: str = "both",
+    scope: str | Sequence[int] = "all",
+    rows: Sequence[int] | None = None,
+    compat: str = "paper",
+) -> Intervention:
+    """Raise each query's share of attention on a span towards ``target`` where it is below (SpotLight).
+
+    Args:
+        span: The prompt's span or spans.
+        target: tau in [0, 1]; 0 changes nothing. The paper's value is 0.1.
+        layers: Layers to act in; None for all, as in the paper.
+        at: Encoder-decoders: ``"encoder"``, ``"cross"`` or ``"both"``.
+        scope: Which queries; the paper steers all.
+        rows: Prompts to act on, by their place in the list; None for all.
+        compat: ``"paper"``: a share for each query and head. ``"released"``: one for a layer and sample.
+
+    Raises:
+        MechsteerError: for a target outside [0, 1], unknown options; when run, for spans or layers that are not there.
+    """
+    one_of("compat", compat, ("paper", "released"))
+    if not 0 <= finite("target", target) <= 1:
+        raise MechsteerError(f"target must be between 0 and 1, got {target}.")
+    return _edit("spotlight", apply_spotlight, span, float(target), layers, at, scope, rows, {"compat": compat})
+
+
+def _edit(
+    method: str,
+    apply: Any,
+    span: str | Sequence[str],
+    strength: float,
+    layers: Sequence[int] | None,
+    at: str,
+    scope: str | Sequence[int],
+    rows: Sequence[int] | None,
+    options: dict[str, Any],
+) -> Intervention:
+    kinds = (("blocks", "attn_scores"), *PLACES[one_of("at", at, PLACES)])
+    spans = (span,) if isinstance(span, str) else tuple(span)
+    if not spans:
+        raise MechsteerError(f"{method} needs a span, e.g. 'instruction'.")
+    sites = Sites(kinds, checked_layers(layers))
+    edit = Edit(method, sites, make_scope(scope, rows), strength, apply, spans, options, check=check_attention)
+    return Intervention((edit,))
+
+
+def check_attention(edit: Edit, model: Any) -> None:
+    """Raise if a head is out of range.
+
+    Raises:
+        MechsteerError: with the head and the number of heads.
+    """
+    for layer, head in edit.options.get("heads", []):
+        if head >= model.cfg.n_heads:
+            raise MechsteerError(
+                f"{edit.method}: head {head} of layer {layer} is out of range: heads are 0 to {model.cfg.n_heads - 1}."
+            )
+
+
+def apply_bias(edit: Edit, x: Scores, where: Where) -> Scores:
+    """s_ij + Delta for j in G."""
+    return _biased(x, where, where.columns(edit.span_scopes(), x.shape[-1], x.device), edit.strength)
+
+
+def apply_pasta(edit: Edit, x: Scores, where: Where) -> Scores:
+    """s_ij + ln alpha for j outside G, in the chosen heads."""
+    inside = where.columns(edit.span_scopes(), x.shape[-1], x.device)
+    outside = ~inside
+    if edit.options["compat"] == "released":
+        outside &= where.columns((Scope("prompt"),), x.shape[-1], x.device)
+    biased = _biased(x, where, outside, math.log(edit.strength))
+    if "heads" not in edit.options:
+        return biased
+    parsed = parse(where.site)
+    chosen = {head for layer, head in edit.options["heads"] if parsed is not None and layer == parsed[1]}
+    mask = torch.tensor([head in chosen for head in range(x.shape[1])], device=x.device)
+    return torch.where(mask[None, :, None, None], biased, x)
+
+
+def apply_spotlight(edit: Edit, x: Scores, where: Where) -> Scores:
+    """s_ij + ln(tau / psi_i) for j in G, where psi_i < tau."""
+    inside = where.columns(edit.span_scopes(), x.shape[-1], x.device)
+    queries = where.query_mask(x.shape[0], x.shape[2], x.device)[:, None, :]
+    scores = x.float()
+    weights = scores.softmax(-1).nan_to_num()  # padded queries may see no key at all
+    share = (weights * inside[:, None, None, :]).sum(-1)
+    released = edit.options["compat"] == "released"
+    if released:
+        counted = queries.expand(share.shape)
+        share = (share * counted).sum((1, 2), keepdim=True) / counted.sum((1, 2), keepdim=True).clamp(min=1)
+        share = share.expand(counted.shape)
+    low = queries & (share > 0) & (share < edit.strength)
+    bias = torch.where(low, math.log(edit.strength or 1.0) - share.clamp(min=torch.finfo(share.dtype).tiny).log(), 0.0)
+    start = torch.where(scores > _MASKED, (weights + 1e-10).log(), scores) if released else scores
+    changed = start + bias[..., None] * inside[:, None, None, :]
+    return torch.where(low[..., None], changed, scores).to(x.dtype)
+
+
+def _biased(x: Scores, where: Where, columns: Bool[Tensor, "rows keys"], bias: float) -> Scores:
+    """Add a number to the scores of some keys, for the queries that are meant."""
+    added = columns[:, None, None, :].to(x.dtype) * bias
+    if not isinstance(where.queries, bool):
+        added = added * where.queries[:, None, :, None]
+    return x + added

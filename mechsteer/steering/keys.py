@@ -1,0 +1,107 @@
+"""Steering by scaling keys: k'_j = alpha k_j for the tokens j of a span, in chosen layers.
+
+Paper: DIRECTER (arXiv 2603.06745), equation 1, on cached keys after the rotary embedding, alpha = 100. Scaling a key
+multiplies its pre-softmax score by alpha, so it is not "more attention to the span": positive scores grow and negative
+ones are pushed away.
+
+Where it acts, so that it is exact for each architecture:
+
+- with rotary embeddings: ``hook_rot_k``, after rotation, after a norm of the keys (Qwen 3, where scaling before the
+norm
+  would do nothing) and before a soft cap, on the key-value heads, so on every query head that shares them;
+- GPT-2: ``hook_attn_scores``, where a score is nothing but the scaled product;
+- T5: ``hook_k`` in the encoder's self-attention (its scores have a position bias that must not be scaled) and
+  ``hook_attn_scores`` in cross-attention (which has none). Which of the two is a choice of ours; the paper has no
+  encoder-decoder.
+
+The cache keeps the unscaled keys, so a later pass without the edit is an unsteered one.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from mechsteer.errors import MechsteerError, finite, one_of
+from mechsteer.models import parse
+from mechsteer.steering.intervention import Edit, Intervention, Where
+from mechsteer.steering.scope import Scope, make_scope
+from mechsteer.steering.targets import Sites, checked_layers
+
+PLACES = {
+    "encoder": (("encoder", "k"),),
+    "cross": (("decoder", "cross_attn_scores"),),
+    "both": (("encoder", "k"), ("decoder", "cross_attn_scores")),
+}
+"""Where keys are scaled in an encoder-decoder."""
+
+
+def scale_keys(
+    span: str | Sequence[str] = "instruction",
+    alpha: float = 100.0,
+    *,
+    layers: Sequence[int] | None = None,
+    at: str = "both",
+    scope: str = "all",
+    rows: Sequence[int] | None = None,
+) -> Intervention:
+    """Multiply the keys of a span by ``alpha``.
+
+    Args:
+        span: The prompt's span or spans.
+        alpha: Above 0; 1 changes nothing. The paper's value is 100.
+        layers: Layers to act in; None for all.
+        at: Encoder-decoders: ``"encoder"``, ``"cross"`` or ``"both"``.
+        scope: For which queries: ``"all"``, ``"prompt"`` or ``"generated"``.
+        rows: Prompts to act on, by their place in the list; None for all.
+
+    Raises:
+        MechsteerError: for an alpha that is not above 0, unknown options; when run, for spans or layers that are not
+            there, or a scope that takes some queries of one pass and not others.
+    """
+    one_of("scope", scope, ("all", "prompt", "generated"))
+    one_of("at", at, PLACES)
+    if not finite("alpha", alpha) > 0:
+        raise MechsteerError(f"alpha must be above 0, got {alpha}.")
+    spans = (span,) if isinstance(span, str) else tuple(span)
+    if not spans:
+        raise MechsteerError("scale_keys needs a span, e.g. 'instruction'.")
+    sites = Sites((("blocks", "rot_k"), ("blocks", "attn_scores"), *PLACES[at]), checked_layers(layers))
+    edit = Edit("scale_keys", sites, make_scope(scope, rows), float(alpha), apply_scale_keys, spans, {"at": at})
+    return Intervention((edit,))
+
+
+def apply_scale_keys(edit: Edit, x: Tensor, where: Where) -> Tensor | None:
+    """Scale the span's keys, or where there is no place for that, their scores."""
+    parsed = parse(where.site)
+    kind = parsed[2] if parsed else ""
+    if kind in ("attn_scores", "cross_attn_scores"):
+        if where.site.replace("hook_attn_scores", "hook_rot_k") in where.reached:
+            return None  # done before the scores were made
+        columns = where.columns(edit.span_scopes(), x.shape[-1], x.device)
+        chosen = where.query_mask(x.shape[0], x.shape[2], x.device)
+        return torch.where(chosen[:, None, :, None] & columns[:, None, None, :], x * edit.strength, x)
+    columns = where.columns(edit.span_scopes(), x.shape[1], x.device)
+    columns = columns & _rows(edit, where, x.shape[0])[:, None].to(x.device)
+    return torch.where(columns[:, :, None, None], x * edit.strength, x)
+
+
+def _rows(edit: Edit, where: Where, rows: int) -> Bool[Tensor, "rows"]:
+    """The rows whose queries are meant; keys are shared by all queries of a pass, so it must be all of a row's or none.
+
+    Raises:
+        MechsteerError: if a scope splits a row's queries.
+    """
+    if isinstance(where.queries, bool) or where.step is None:
+        return torch.ones(rows, dtype=torch.bool)
+    everything = where.step.select(Scope(), where.key_stack(), where.queries.shape[1])
+    meant, real = where.queries.cpu(), torch.ones_like(where.queries.cpu())
+    real = real if isinstance(everything, bool) else everything
+    chosen = meant.any(1)
+    if bool((meant != real)[chosen].any()):
+        raise MechsteerError(
+            f"The scope {str(edit.scope)!r} takes some queries of one pass and not others, which scaled keys cannot "
+            "do; run it through mechsteer.generate, where prompt and generated tokens are passes of their own."
+        )
+    return chosen

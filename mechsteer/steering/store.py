@@ -1,0 +1,136 @@
+"""Interventions as files: every edit of a composition, with direction and provenance, in one safetensors file."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mechsteer.directions import Direction
+from mechsteer.errors import MechsteerError, unknown
+from mechsteer.files import atomic_path, versions
+from mechsteer.steering.attention import apply_bias, apply_pasta, apply_spotlight, check_attention
+from mechsteer.steering.heads import apply_heads, check_heads
+from mechsteer.steering.intervention import Apply, Edit, Intervention
+from mechsteer.steering.keys import apply_scale_keys
+from mechsteer.steering.scope import make_scope
+from mechsteer.steering.targets import Sites
+from mechsteer.steering.vector import apply_add, apply_project, check_vector
+
+FORMAT = "mechsteer.intervention/1"
+
+
+def _fits(edit: Edit, model: Any) -> None:
+    """Methods whose sites and spans are checked elsewhere have nothing more to check."""
+
+
+METHODS: dict[str, tuple[Apply, Callable[[Edit, Any], None]]] = {
+    "add": (apply_add, check_vector),
+    "project": (apply_project, check_vector),
+    "heads": (apply_heads, check_heads),
+    "attention_bias": (apply_bias, check_attention),
+    "pasta": (apply_pasta, check_attention),
+    "spotlight": (apply_spotlight, check_attention),
+    "scale_keys": (apply_scale_keys, _fits),
+}
+"""What a method's name in a file stands for."""
+
+
+def save(intervention: Intervention, path: str | os.PathLike[str]) -> Path:
+    """Write all edits, in order, to one safetensors file.
+
+    Raises:
+        MechsteerError: for an edit of a method that files do not know (one's own function), or if the file cannot be
+            written; then nothing is left behind.
+    """
+    from safetensors.torch import save_file
+
+    tensors: dict[str, Tensor] = {}
+    described = []
+    for place, edit in enumerate(intervention.edits):
+        if METHODS.get(edit.method, (None,))[0] is not edit.apply:
+            raise MechsteerError(
+                f"The method {edit.method!r} is a function of your own; only {', '.join(METHODS)} can be saved."
+            )
+        described.append(_describe(edit))
+        if edit.direction is not None:
+            tensors[f"direction.{place}"] = edit.direction.vector.contiguous()
+    header = {"format": FORMAT, "edits": json.dumps(described), "versions": json.dumps(versions())}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=header)
+    return Path(path)
+
+
+def load(path: str | os.PathLike[str]) -> Intervention:
+    """Read what :func:`save` wrote.
+
+    Raises:
+        MechsteerError: if the file is missing, truncated, no intervention, or names an unknown method.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = dict(file.metadata() or {})
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except FileNotFoundError:
+        raise MechsteerError(f"No such file: {path}.") from None
+    except (SafetensorError, OSError) as error:
+        raise MechsteerError(f"{path} is not a readable safetensors file (truncated or foreign?): {error}") from error
+    if header.get("format") != FORMAT:
+        raise MechsteerError(f"{path} is not a mechsteer intervention (format {header.get('format')!r}).")
+    try:
+        described = json.loads(header["edits"])
+        return Intervention(tuple(_edit(d, tensors.get(f"direction.{i}")) for i, d in enumerate(described)))
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise MechsteerError(f"{path} has a damaged header: {error!r}.") from error
+
+
+def _describe(edit: Edit) -> dict[str, Any]:
+    described: dict[str, Any] = {
+        "method": edit.method,
+        "site": edit.site if isinstance(edit.site, str) else {"kinds": edit.site.kinds, "layers": edit.site.layers},
+        "scope": edit.scope.where,
+        "rows": edit.scope.rows,
+        "strength": edit.strength,
+        "spans": edit.spans,
+        "options": dict(edit.options),
+    }
+    if edit.direction is not None:
+        d = edit.direction
+        described["direction"] = {
+            "site": d.site,
+            "method": d.method,
+            "mean_projection": d.mean_projection,
+            "activation_norm": d.activation_norm,
+            "meta": d.meta,
+        }
+    return described
+
+
+def _edit(described: dict[str, Any], vector: Tensor | None) -> Edit:
+    if described["method"] not in METHODS:
+        raise unknown("steering method", described["method"], METHODS)
+    apply, check = METHODS[described["method"]]
+    site = described["site"]
+    if not isinstance(site, str):
+        layers = site["layers"]
+        site = Sites(tuple((s, k) for s, k in site["kinds"]), None if layers is None else tuple(layers))
+    direction = None
+    if "direction" in described:
+        if vector is None:
+            raise KeyError("a direction's vector")
+        direction = Direction(vector, **described["direction"])
+    return Edit(
+        described["method"],
+        site,
+        make_scope(described["scope"], described["rows"]),
+        described["strength"],
+        apply,
+        tuple(described["spans"]),
+        described["options"],
+        direction,
+        check,
+    )

@@ -1,0 +1,90 @@
+"""Which hook points an edit acts at: one by its full name, or one kind in some layers of some stacks."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mechsteer.errors import MechsteerError, unknown
+from mechsteer.models import fires, model_info, parse, stacks
+
+SCORE_KINDS = frozenset({"attn_scores", "cross_attn_scores", "pattern", "cross_pattern"})
+"""Kinds whose tensors are ``[batch, heads, query_pos, key_pos]``; all others have positions in their second
+dimension."""
+
+
+@dataclass(frozen=True)
+class Sites:
+    """The hook points of some kinds.
+
+    An instance is also a name filter, the form in which TransformerLens takes several hook points at once.
+
+    Attributes:
+        kinds: ``(stack, kind)`` pairs, e.g. ``("blocks", "attn_scores")``; those that a model lacks are ignored.
+        layers: Layers, from 0; None for all.
+    """
+
+    kinds: tuple[tuple[str, str], ...]
+    layers: tuple[int, ...] | None = None
+
+    def __call__(self, name: str) -> bool:
+        """Whether the hook point of that full name is meant."""
+        parsed = parse(name)
+        if parsed is None or (parsed[0], parsed[2]) not in self.kinds:
+            return False
+        return self.layers is None or parsed[1] in self.layers
+
+    def within(self, model: Any) -> "Sites":
+        """The same without the kinds that a model does not have."""
+        present = {(p[0], p[2]) for name in model.hook_dict if (p := parse(name)) is not None}
+        return Sites(tuple(kind for kind in self.kinds if kind in present), self.layers)
+
+    def __str__(self) -> str:
+        layers = "*" if self.layers is None else ",".join(map(str, self.layers))
+        return " ".join(f"{stack}.{layers}.{kind}" for stack, kind in self.kinds)
+
+
+Target = str | Sites
+
+
+def names(target: Target, model: Any, method: str) -> list[str]:
+    """The full names of a target's hook points in a model, in the model's order.
+
+    Raises:
+        MechsteerError: if the model has none of them, a layer is out of range, or a hook point is never reached.
+    """
+    family = model_info(model).family
+    if isinstance(target, str):
+        if target not in model.hook_dict:
+            raise unknown(f"site for this {family} model", target, model.hook_dict)
+        if not fires(model, target):
+            raise MechsteerError(
+                f"{target!r} is never reached in this {family} model with its present settings, so {method} would do "
+                "nothing."
+            )
+        return [target]
+    sizes = stacks(model)
+    here = {stack: sizes[stack] for stack, _ in target.kinds if stack in sizes}
+    for layer in target.layers or ():
+        if here and layer >= max(here.values()):
+            raise MechsteerError(f"{method}: layer {layer} is out of range: {_ranges(here)}.")
+    found = [name for name in model.hook_dict if target(name)]
+    if not found:
+        raise MechsteerError(f"{method} acts at {target}, which this {family} model does not have: {_ranges(sizes)}.")
+    return found
+
+
+def _ranges(sizes: Mapping[str, int]) -> str:
+    return ", ".join(f"{stack} has layers 0 to {count - 1}" for stack, count in sizes.items())
+
+
+def checked_layers(layers: Sequence[int] | None) -> tuple[int, ...] | None:
+    """Freeze a choice of layers.
+
+    Raises:
+        MechsteerError: for an empty choice or one that is not of integers from 0.
+    """
+    if layers is None:
+        return None
+    if not len(layers) or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in layers):
+        raise MechsteerError(f"layers must name layers from 0, got {list(layers)!r}.")
+    return tuple(sorted(set(layers)))
