@@ -1,0 +1,205 @@
+"""IFEval (arXiv 2311.07911): its public JSONL file, scored by the checkers of lm-eval, strict and loose.
+
+One line of the file is one prompt: ``{"key": 1000, "prompt": "...", "instruction_id_list": ["detectable_format:title"],
+"kwargs": [{}]}``. The data is not bundled; it is on the hub as ``google/IFEval``.
+
+The checkers need the extra ``eval`` and nltk's ``punkt_tab``. Language detection is random by nature; it is seeded
+here, so that the same outputs always get the same scores.
+
+Scores, of one sample each: ``strict`` and ``loose`` say whether all instructions were followed (prompt level);
+``n_strict`` and ``n_loose`` of ``n_instructions`` count them one by one: their sums make the instruction level.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mechsteer.decoding import Strategy, generate
+from mechsteer.errors import MechsteerError
+from mechsteer.files import digest
+from mechsteer.prompts import prompt
+from mechsteer.steering import Intervention
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FIELDS: Mapping[str, type] = {"key": int, "prompt": str, "instruction_id_list": list, "kwargs": list}
+LANGUAGE_SEED = 0
+SCORES = ("strict", "loose", "n_instructions", "n_strict", "n_loose")
+
+
+@dataclass(frozen=True)
+class IFEvalPrompt:
+    """One prompt of IFEval.
+
+    Attributes:
+        key: Its number.
+        prompt: The text given to the model, instructions included.
+        instructions: The ids of the instructions.
+        kwargs: What each instruction asks for: numbers, words, languages.
+    """
+
+    key: int
+    prompt: str
+    instructions: tuple[str, ...]
+    kwargs: tuple[Mapping[str, Any], ...] = field(hash=False)
+
+
+@dataclass(frozen=True)
+class IFEval:
+    """The task.
+
+    Attributes:
+        name: ``"ifeval:"`` and the name of the file.
+        samples: The prompts.
+        max_new_tokens: lm-eval's limit.
+    """
+
+    name: str
+    samples: tuple[IFEvalPrompt, ...] = field(repr=False)
+    max_new_tokens: int = 1280
+
+    @property
+    def data_hash(self) -> str:
+        """A hash of the samples."""
+        return digest([(s.key, s.prompt, s.instructions, [dict(k) for k in s.kwargs]) for s in self.samples])
+
+    def run(
+        self,
+        model: Any,
+        *,
+        steer: Intervention | None = None,
+        strategy: Strategy | None = None,
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> "pd.DataFrame":
+        """Score every sample: sample, key, kind (the ids), prompt, output, and the five scores.
+
+        Raises:
+            MechsteerError: before anything is generated, if the extra ``eval`` or nltk's data is missing.
+        """
+        import pandas as pd
+
+        require_checkers()
+        outputs = generate(
+            model,
+            [prompt(model, sample.prompt) for sample in self.samples],
+            steer=steer,
+            strategy=strategy,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=batch_size,
+            progress=progress,
+        ).texts
+        rows = [
+            {
+                "sample": number,
+                "key": sample.key,
+                "kind": " ".join(sample.instructions),
+                "prompt": sample.prompt,
+                "output": output,
+                **check(sample, output),
+            }
+            for number, (sample, output) in enumerate(zip(self.samples, outputs, strict=True))
+        ]
+        return pd.DataFrame(rows)
+
+
+def ifeval(path: str | os.PathLike[str]) -> IFEval:
+    """IFEval from its JSONL file.
+
+    Args:
+        path: The file, e.g. ``ifeval_input_data.jsonl`` of ``google/IFEval``.
+
+    Raises:
+        MechsteerError: if the file is missing or empty, or has a broken line, which is named.
+    """
+    source = Path(path)
+    try:
+        lines = source.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise MechsteerError(f"No such file: {source}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MechsteerError(f"{source} is not a readable JSONL file: {error}.") from None
+    samples = tuple(_sample(source, number, line) for number, line in enumerate(lines, 1) if line.strip())
+    if not samples:
+        raise MechsteerError(f"{source} has no prompts.")
+    return IFEval(f"ifeval:{source.name}", samples)
+
+
+def check(sample: IFEvalPrompt, output: str) -> dict[str, bool | int]:
+    """Score one output by lm-eval's checkers.
+
+    Raises:
+        MechsteerError: for an instruction that lm-eval does not know, or if the extra or nltk's data is missing.
+    """
+    utils = require_checkers()
+    known = utils.instructions_registry.INSTRUCTION_DICT
+    for name in sample.instructions:
+        if name not in known:
+            raise MechsteerError(f"Prompt {sample.key}: lm-eval has no checker for the instruction {name!r}.")
+    example = utils.InputExample(
+        key=sample.key,
+        instruction_id_list=list(sample.instructions),
+        prompt=sample.prompt,
+        kwargs=[dict(k) for k in sample.kwargs],
+    )
+    strict = utils.test_instruction_following_strict(example, output)
+    loose = utils.test_instruction_following_loose(example, output)
+    values = (
+        bool(strict.follow_all_instructions),
+        bool(loose.follow_all_instructions),
+        len(sample.instructions),
+        sum(map(bool, strict.follow_instruction_list)),
+        sum(map(bool, loose.follow_instruction_list)),
+    )
+    return dict(zip(SCORES, values, strict=True))
+
+
+def require_checkers() -> Any:
+    """Import lm-eval's IFEval checkers, with seeded language detection.
+
+    Raises:
+        MechsteerError: if the extra ``eval`` or nltk's ``punkt_tab`` is missing; nothing is downloaded.
+    """
+    try:
+        nltk = import_module("nltk")
+        langdetect = import_module("langdetect")
+    except ImportError as error:
+        raise MechsteerError(f"IFEval's checkers need the extra: pip install 'mechsteer[eval]' ({error}).") from None
+    try:
+        nltk.data.find("tokenizers/punkt_tab")
+    except LookupError:
+        raise MechsteerError("IFEval's checkers need nltk's data: python -m nltk.downloader punkt_tab.") from None
+    try:
+        utils = import_module("lm_eval.tasks.ifeval.utils")
+    except ImportError as error:
+        raise MechsteerError(f"IFEval's checkers need the extra: pip install 'mechsteer[eval]' ({error}).") from None
+    langdetect.DetectorFactory.seed = LANGUAGE_SEED
+    return utils
+
+
+def _sample(path: Path, number: int, line: str) -> IFEvalPrompt:
+    def broken(why: str) -> MechsteerError:
+        return MechsteerError(f"{path}, line {number}: {why}.")
+
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise broken(f"not JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise broken("not a JSON object")
+    for name, kind in FIELDS.items():
+        if not isinstance(row.get(name), kind):
+            raise broken(f"{name!r} must be a {kind.__name__}, got {row.get(name)!r}")
+    ids, kwargs = row["instruction_id_list"], row["kwargs"]
+    if not row["prompt"].strip() or not ids:
+        raise broken("the prompt or the list of instructions is empty")
+    if len(ids) != len(kwargs) or not all(isinstance(i, str) for i in ids):
+        raise broken(f"{len(ids)} instructions, but {len(kwargs)} kwargs; there must be one of each")
+    if not all(isinstance(k, dict) for k in kwargs):
+        raise broken("each of the kwargs must be an object")
+    return IFEvalPrompt(row["key"], row["prompt"], tuple(ids), tuple(kwargs))
