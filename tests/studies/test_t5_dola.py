@@ -134,6 +134,23 @@ def test_the_cell_is_chosen_on_the_mining_traps_and_reported_on_the_others(study
     assert study.tables["side_effects"]["layer"].unique().tolist() == [best["layer"]]
 
 
+def test_the_choice_does_not_see_the_evaluation_traps(
+    small_run: Run, again: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, seen = t5_dola._best, []
+
+    def weakest_first(cells: pd.DataFrame) -> pd.Series:
+        seen.append(cells)
+        return original(cells) if len(seen) > 1 else cells.sort_values("correct_percent").iloc[0]
+
+    monkeypatch.setattr(t5_dola, "_best", weakest_first)
+    result = small_run(again)
+    assert set(seen[0]["split"]) == {"mining"} and set(seen[0]["kind"]) == {"relative"}
+    weakest = seen[0].sort_values("correct_percent").iloc[0]
+    assert result.tables["controls"]["scale"].unique().tolist() == [weakest["scale"]]
+    assert result.summary["scale"].iloc[1] == weakest["scale"]
+
+
 def test_controls_have_the_same_norm_and_fixed_seeds(study: Result, trap_t5: Any, traps: Path) -> None:
     controls = study.tables["controls"]
     assert controls["control"].tolist() == ["unsteered", "mined", "mined, flipped", "random", "random", "random"]
