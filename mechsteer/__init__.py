@@ -10,7 +10,7 @@ _HOMES = {
     "errors": ("MechsteerError", "ParityError"),
     "prompts": ("Batch", "Prompt", "batch", "prompt"),
     "models": ("ModelInfo", "load", "model_info", "site", "sites", "verify"),
-    "directions": ("Direction", "gradient_direction", "random_direction"),
+    "directions": ("Direction", "difference_in_means", "gradient_direction", "random_direction"),
     "steering": (
         "Intervention",
         "add",
@@ -42,6 +42,7 @@ __all__ = [
     "add",
     "attention_bias",
     "batch",
+    "difference_in_means",
     "directions",
     "evaluate",
     "generate",
@@ -70,7 +71,7 @@ __all__ = [
 if TYPE_CHECKING:
     from mechsteer import directions, models, organisms, plots, steering, studies, tasks
     from mechsteer.decoding import Generation, Greedy, Sample, generate, score
-    from mechsteer.directions import Direction, gradient_direction, random_direction
+    from mechsteer.directions import Direction, difference_in_means, gradient_direction, random_direction
     from mechsteer.errors import MechsteerError, ParityError
     from mechsteer.evaluation import evaluate
     from mechsteer.models import ModelInfo, load, model_info, site, sites, verify

@@ -9,11 +9,21 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechsteer.decoding.batching import as_prompts, first_tokens, steps
+from mechsteer.decoding.batching import steps
 from mechsteer.decoding.recorder import Recorder
 from mechsteer.decoding.strategies import Greedy, Sample, Strategy
 from mechsteer.errors import MechsteerError, positive_int
-from mechsteer.models import advance, hooked, is_encoder_decoder, model_device, model_info, select_rows, start
+from mechsteer.models import (
+    advance,
+    as_prompts,
+    first_tokens,
+    hooked,
+    is_encoder_decoder,
+    model_device,
+    model_info,
+    select_rows,
+    start,
+)
 from mechsteer.prompts import Prompt
 from mechsteer.steering import BoundEdit, Intervention, Step, attach, check_fired
 

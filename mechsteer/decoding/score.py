@@ -7,9 +7,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechsteer.decoding.batching import as_prompts, first_tokens, steps
+from mechsteer.decoding.batching import steps
 from mechsteer.errors import MechsteerError
-from mechsteer.models import advance, fork, hooked, start
+from mechsteer.models import advance, as_prompts, first_tokens, fork, hooked, start
 from mechsteer.prompts import Prompt
 from mechsteer.steering import BoundEdit, Intervention, Step, attach, check_fired
 

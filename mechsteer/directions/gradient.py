@@ -23,8 +23,8 @@ from tqdm.auto import tqdm
 from mechsteer.directions.direction import Direction
 from mechsteer.errors import MechsteerError, one_of, positive_int
 from mechsteer.files import digest
-from mechsteer.models import advance, hooked, is_encoder_decoder, model_device, provenance, site, start
-from mechsteer.prompts import Batch, Prompt, batch, prompt
+from mechsteer.models import advance, as_prompts, first_tokens, hooked, model_device, pad, provenance, site, start
+from mechsteer.prompts import Batch, Prompt
 
 
 @runtime_checkable
@@ -141,18 +141,15 @@ def _first_token(model: Any, word: str) -> int:
 def _batches(
     model: Any, traps: Sequence[TrapExample], ids: Int[Tensor, "n 2"], size: int
 ) -> Iterator[tuple[Batch, Int[Tensor, "batch 2"]]]:
-    side = "right" if is_encoder_decoder(model) else "left"
+    prompts = as_prompts(model, [trap.prompt for trap in traps])
     for first in range(0, len(traps), size):
-        chunk = traps[first : first + size]
-        prompts = [p if isinstance(p := t.prompt, Prompt) else prompt(model, p) for t in chunk]
-        yield batch(prompts, side=side, pad_id=model.tokenizer.pad_token_id or 0), ids[first : first + size]
+        yield pad(model, prompts[first : first + size]), ids[first : first + size]
 
 
 def _accumulate(
     model: Any, chunk: Batch, pairs: Int[Tensor, "batch 2"], mined: str, injected: str, sums: _Sums
 ) -> None:
     """Add one batch's negative gradients and unsteered states to the sums."""
-    device, rows = model_device(model), len(chunk)
     seen: dict[str, Tensor] = {}
 
     def probe(x: Tensor, hook: Any) -> Tensor:
@@ -167,13 +164,8 @@ def _accumulate(
 
     with torch.enable_grad(), hooked(model, [(mined, probe), (injected, keep)]):
         state = start(model, chunk.tokens, chunk.mask)
-        if is_encoder_decoder(model):
-            tokens = torch.full((rows, 1), model.cfg.decoder_start_token_id, device=device)
-            mask = torch.ones_like(tokens, dtype=torch.bool)
-        else:
-            tokens, mask = chunk.tokens, chunk.mask
-        logits = advance(model, state, tokens, mask)[:, -1].float()
-        chosen = logits.gather(1, pairs.to(device))
+        logits = advance(model, state, *first_tokens(model, chunk))[:, -1].float()
+        chosen = logits.gather(1, pairs.to(model_device(model)))
         loss = (chosen[:, 1] - chosen[:, 0]).sum()
         (gradient,) = torch.autograd.grad(loss, seen["zero"])
     total = -gradient[:, -1].sum(0).float().cpu()
@@ -182,4 +174,4 @@ def _accumulate(
     sums.gradient = total if first else sums.gradient + total
     sums.state = states.sum(0) if first else sums.state + states.sum(0)
     sums.norm += float(states.norm(dim=-1).sum())
-    sums.count += rows
+    sums.count += len(chunk)

@@ -1,5 +1,6 @@
 """Models with every activation hooked, equal to Hugging Face's. The only folder that imports TransformerLens."""
 
+from mechsteer.models.batching import as_prompts, first_tokens, pad
 from mechsteer.models.forward import State, advance, fork, model_device, select_rows, start, unembed
 from mechsteer.models.hooking import hooked
 from mechsteer.models.info import ModelInfo, is_encoder_decoder, model_info, provenance
@@ -12,7 +13,9 @@ __all__ = [
     "ModelInfo",
     "State",
     "advance",
+    "as_prompts",
     "fires",
+    "first_tokens",
     "fork",
     "hooked",
     "is_encoder_decoder",
@@ -20,6 +23,7 @@ __all__ = [
     "model_device",
     "model_info",
     "organism_names",
+    "pad",
     "parse",
     "position_stack",
     "provenance",

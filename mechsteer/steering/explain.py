@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.models import advance, hooked, is_encoder_decoder, position_stack, start
-from mechsteer.prompts import Prompt, batch
+from mechsteer.models import advance, first_tokens, hooked, is_encoder_decoder, pad, position_stack, start
+from mechsteer.prompts import Prompt
 from mechsteer.prompts import prompt as make_prompt
 from mechsteer.steering.intervention import BoundEdit, Intervention, attach, check_fired
 from mechsteer.steering.scope import Scope, Step
@@ -92,15 +92,14 @@ def explain(intervention: Intervention, model: Any, prompt: str | Prompt) -> "pd
 
 @torch.no_grad()
 def _run(model: Any, made: Prompt, steer: Intervention) -> tuple[Float[Tensor, "d_vocab"], list[_Measured]]:
-    two_stacks = is_encoder_decoder(model)
-    one = batch([made], side="right" if two_stacks else "left")
-    step = Step(one, decoder_prefix=int(two_stacks))
+    one = pad(model, [made])
+    step = Step(one, decoder_prefix=int(is_encoder_decoder(model)))
     measured = [_Measured(bound) for bound in steer.bind(step)]
     with hooked(model, [(name, m) for m in measured for name, _ in attach([m.bound], model)]):
         state = start(model, one.tokens, one.mask)
-        tokens = torch.tensor([[model.cfg.decoder_start_token_id]]) if two_stacks else one.tokens
+        tokens, mask = first_tokens(model, one)
         step.begin(tokens.shape[1])
-        logits = advance(model, state, tokens, torch.ones_like(tokens, dtype=torch.bool))[0, -1]
+        logits = advance(model, state, tokens, mask)[0, -1]
     check_fired([m.bound for m in measured], model)
     return logits.float().log_softmax(-1), measured
 

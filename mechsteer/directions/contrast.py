@@ -1,0 +1,123 @@
+"""Difference in means: the direction from states without an instruction to states with it.
+
+Paper: "Improving Instruction-Following in Language Models through Activation Steering" (arXiv 2410.12877). For base
+queries i, at one layer l, at the last token of the prompt (chat template included):
+
+    d = (1/N) sum_i (x+_i - x_i),   u = d / ||d||,   zbar = (1/N) sum_i <x+_i, u>
+
+x+ with the instruction, x without. The mean is taken first and normalised after it; there is no centring. ``u`` and
+``zbar`` are what :func:`mechsteer.project` uses for format instructions, ``u`` what :func:`mechsteer.add` uses for
+length and words. In encoder-decoders, which the paper does not have, the state is the one at the decoder's start token.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from mechsteer.directions.direction import Direction
+from mechsteer.errors import MechsteerError, positive_int
+from mechsteer.files import digest
+from mechsteer.models import advance, as_prompts, first_tokens, hooked, pad, provenance, site, stacks, start
+from mechsteer.prompts import Prompt
+
+Pair = tuple[str | Prompt, str | Prompt]
+
+
+def difference_in_means(
+    model: Any,
+    pairs: Sequence[Pair],
+    *,
+    layer: int,
+    site: str = "resid_post",
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Direction:
+    """Estimate the direction at one layer.
+
+    Args:
+        model: A loaded model, of either type.
+        pairs: ``(with instruction, without instruction)``, texts or prompts.
+        layer: The layer, from 0. Encoder-decoders: of the decoder.
+        site: The kind of site in that layer; one with a vector a position.
+        batch_size: Prompts in one pass; does not change the result.
+        progress: Show a bar.
+
+    Returns:
+        The direction. ``vector`` is d, ``mean_projection`` is zbar, ``activation_norm`` is the mean norm of the states
+        with the instruction.
+
+    Raises:
+        MechsteerError: for no pairs, pairs that do not differ, an unknown site or layer.
+    """
+    return differences_in_means(model, pairs, layers=[layer], site=site, batch_size=batch_size, progress=progress)[
+        layer
+    ]
+
+
+def differences_in_means(
+    model: Any,
+    pairs: Sequence[Pair],
+    *,
+    layers: Sequence[int] | None = None,
+    site: str = "resid_post",
+    batch_size: int = 32,
+    progress: bool = False,
+) -> dict[int, Direction]:
+    """The directions of several layers (default: all) in one pass over the pairs; see :func:`difference_in_means`."""
+    positive_int("batch_size", batch_size)
+    if not pairs:
+        raise MechsteerError("No pairs of prompts were given to take the difference of.")
+    sizes = stacks(model)
+    chosen = range(sizes.get("decoder", sizes.get("blocks", 0))) if layers is None else layers
+    sites = {layer: _site(model, site, layer) for layer in chosen}
+    first, second = (as_prompts(model, [pair[place] for pair in pairs]) for place in (0, 1))
+    with_it = _states(model, first, list(sites.values()), batch_size, progress)
+    without = _states(model, second, list(sites.values()), batch_size, progress)
+    meta = provenance(model) | {
+        "examples": str(len(pairs)),
+        "examples_hash": digest([(a.text, b.text) for a, b in zip(first, second, strict=True)]),
+    }
+    return {layer: _direction(name, with_it[name], without[name], meta) for layer, name in sites.items()}
+
+
+_site = site  # the parameter of the same name hides the function
+
+
+def _direction(
+    name: str, with_it: Float[Tensor, "n width"], without: Float[Tensor, "n width"], meta: dict[str, str]
+) -> Direction:
+    vector = (with_it - without).mean(0)
+    norm = vector.norm()
+    projection = float((with_it @ (vector / norm)).mean()) if norm > 0 else 0.0
+    return Direction(
+        vector=vector,
+        site=name,
+        method="difference_in_means",
+        mean_projection=projection,
+        activation_norm=float(with_it.norm(dim=-1).mean()),
+        meta=meta,
+    )
+
+
+@torch.no_grad()
+def _states(
+    model: Any, prompts: Sequence[Prompt], sites: Sequence[str], batch_size: int, progress: bool
+) -> dict[str, Float[Tensor, "n width"]]:
+    """The state at the position that predicts the first token, for every prompt and site."""
+    rows: dict[str, list[Tensor]] = {name: [] for name in sites}
+
+    def keep(x: Tensor, hook: Any) -> None:
+        if x.ndim != 3:
+            raise MechsteerError(f"{hook.name!r} holds {tuple(x.shape)}; a direction needs one vector a position.")
+        rows[hook.name].append(x[:, -1].float().cpu())
+
+    chunks = [pad(model, prompts[i : i + batch_size]) for i in range(0, len(prompts), batch_size)]
+    with hooked(model, [(name, keep) for name in sites]):
+        for chunk in tqdm(chunks, desc="states", unit="batch", disable=not progress):
+            state = start(model, chunk.tokens, chunk.mask)
+            advance(model, state, *first_tokens(model, chunk))
+    return {name: torch.cat(parts) for name, parts in rows.items()}

@@ -1,0 +1,38 @@
+"""Prompts in, batches out: what everything that runs a model over prompts shares."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mechsteer.errors import MechsteerError
+from mechsteer.models.info import is_encoder_decoder
+from mechsteer.prompts import Batch, Prompt, batch, prompt
+
+
+def as_prompts(model: Any, prompts: str | Prompt | Sequence[str | Prompt]) -> list[Prompt]:
+    """Make a list of prompts from one or many, texts or prompts.
+
+    Raises:
+        MechsteerError: if there are none.
+    """
+    many = [prompts] if isinstance(prompts, str | Prompt) else list(prompts)
+    if not many:
+        raise MechsteerError("No prompts were given.")
+    return [p if isinstance(p, Prompt) else prompt(model, p) for p in many]
+
+
+def pad(model: Any, prompts: Sequence[Prompt]) -> Batch:
+    """Pad prompts to one length on the side that the model wants: left for decoder-only models, right for encoders."""
+    side = "right" if is_encoder_decoder(model) else "left"
+    return batch(prompts, side=side, pad_id=model.tokenizer.pad_token_id or 0)
+
+
+def first_tokens(model: Any, prompts: Batch) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:
+    """What the predicting stack is fed first, and its mask: the prompts, or the decoder's start token."""
+    if not is_encoder_decoder(model):
+        return prompts.tokens, prompts.mask
+    start = torch.full((len(prompts), 1), model.cfg.decoder_start_token_id, dtype=torch.long)
+    return start, torch.ones_like(start, dtype=torch.bool)

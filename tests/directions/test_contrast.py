@@ -1,0 +1,69 @@
+"""Difference in means against its equation and a plain Hugging Face loop."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mechsteer as ms
+from mechsteer.directions import differences_in_means
+from mechsteer.models.hf import load_hf
+
+TASKS = ["write a quote that ends red", "the cat", "a dog sat on the mat", "one two"]
+
+
+def pairs(model: Any) -> list[tuple[ms.Prompt, ms.Prompt]]:
+    return [(ms.prompt(model, task, instruction="answer in capitals"), ms.prompt(model, task)) for task in TASKS]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama-gqa"])
+def test_the_direction_is_the_mean_difference_of_hugging_faces_last_token_states(
+    family: str, tiny: Callable, checkpoint: Callable[..., Path]
+) -> None:
+    model = tiny(family)
+    hf = load_hf(checkpoint(family), dtype=torch.float32, device=torch.device("cpu"))
+
+    def state(p: ms.Prompt, layer: int) -> torch.Tensor:
+        return hf(input_ids=p.tokens[None], output_hidden_states=True).hidden_states[layer + 1][0, -1]
+
+    for layer in (0, 1):  # the last entry of hidden_states is normed
+        x_with = torch.stack([state(a, layer) for a, _ in pairs(model)])
+        x_without = torch.stack([state(b, layer) for _, b in pairs(model)])
+        d = ms.difference_in_means(model, pairs(model), layer=layer)
+        expected = (x_with - x_without).mean(0)
+        torch.testing.assert_close(d.vector, expected, atol=1e-4, rtol=1e-4)
+        unit = expected / expected.norm()
+        assert d.mean_projection == pytest.approx(float((x_with @ unit).mean()), rel=1e-4)
+        assert d.activation_norm == pytest.approx(float(x_with.norm(dim=-1).mean()), rel=1e-4)
+        assert d.site == f"blocks.{layer}.hook_resid_post"
+
+
+@pytest.mark.parametrize("family", ["llama-gqa", "t5-gated"])
+def test_all_layers_in_one_pass_equal_each_layer_alone_for_any_batch_size(family: str, tiny: Callable) -> None:
+    model = tiny(family)
+    together = differences_in_means(model, pairs(model), batch_size=4)
+    for layer, direction in together.items():
+        alone = ms.difference_in_means(model, pairs(model), layer=layer, batch_size=1)
+        torch.testing.assert_close(direction.vector, alone.vector, atol=1e-4, rtol=1e-4)
+        assert direction.site == alone.site
+
+
+def test_projecting_sets_the_mean_projection_of_the_instructed_states(tiny: Callable) -> None:
+    model = tiny("llama-gqa")
+    d = ms.difference_in_means(model, pairs(model), layer=1)
+    out = ms.generate(model, [b for _, b in pairs(model)], steer=ms.project(d), max_new_tokens=2, record=[d.site])
+    for states in out.activations[d.site]:
+        torch.testing.assert_close(states @ d.unit, torch.full((len(states),), d.mean_projection), atol=1e-3, rtol=1e-4)
+
+
+def test_pairs_that_do_not_differ_and_no_pairs_are_refused(tiny: Callable) -> None:
+    model = tiny("llama-gqa")
+    same = ms.prompt(model, "the cat")
+    with pytest.raises(ms.MechsteerError, match="is zero"):
+        ms.difference_in_means(model, [(same, same)], layer=0)
+    with pytest.raises(ms.MechsteerError, match="No pairs"):
+        ms.difference_in_means(model, [], layer=0)
+    with pytest.raises(ms.MechsteerError, match="out of range"):
+        ms.difference_in_means(model, pairs(model), layer=9)
