@@ -1,0 +1,78 @@
+"""What the benchmarks share: random checkpoints of a useful size, and taking turns."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+import mechsteer as ms
+from mechsteer.models.info import set_info
+
+VOCAB = 32128
+
+
+def checkpoint(family: str, folder: Path) -> Path:
+    """A random checkpoint without a tokenizer of its own; its tokens are numbers, which is all that is needed here."""
+    import transformers as t
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    torch.manual_seed(0)
+    ids = {"pad_token_id": 0, "eos_token_id": 1}
+    if family == "t5":
+        config = t.T5Config(
+            vocab_size=VOCAB,
+            d_model=512,
+            d_kv=64,
+            d_ff=1024,
+            num_heads=8,
+            num_layers=6,
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=True,
+            decoder_start_token_id=0,
+            **ids,
+        )
+        model: Any = t.T5ForConditionalGeneration(config)
+    elif family == "llama":
+        config = t.LlamaConfig(
+            vocab_size=VOCAB,
+            hidden_size=512,
+            intermediate_size=1408,
+            num_hidden_layers=6,
+            num_attention_heads=8,
+            num_key_value_heads=8,
+            max_position_embeddings=1024,
+            bos_token_id=1,
+            **ids,
+        )
+        model = t.LlamaForCausalLM(config)
+    else:
+        config = t.GPT2Config(vocab_size=VOCAB, n_embd=512, n_head=8, n_layer=6, bos_token_id=1, **ids)
+        model = t.GPT2LMHeadModel(config)
+    model.save_pretrained(folder)
+    inner = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token="t2"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    t.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="t0", eos_token="t1").save_pretrained(folder)
+    return folder
+
+
+def without_eos(model: Any) -> None:
+    """Let every row run to the end."""
+    set_info(model, replace(ms.model_info(model), eos_ids=()))
+
+
+def measure(runs: dict[str, Callable[[], Any]], rounds: int) -> pd.DataFrame:
+    """Seconds of each contestant in each round; one unmeasured run of each comes first."""
+    for run in runs.values():
+        run()
+    rows = []
+    for number in range(rounds):
+        for name, run in runs.items():
+            began = time.perf_counter()
+            run()
+            rows.append({"round": number, "contestant": name, "seconds": time.perf_counter() - began})
+            print(f"round {number + 1} of {rounds}: {name}: {rows[-1]['seconds']:.2f} s", flush=True)
+    return pd.DataFrame(rows)
