@@ -180,3 +180,26 @@ def test_prompt_layout() -> None:
     sample = instructions("length", notes=1, n=1).samples[0]
     content = f"{sample.instruction}\n\n{sample.context}\n\n{sample.task}"
     assert made.text == f"<|begin|><|user|>{content}<|assistant|>"
+
+
+@pytest.fixture(scope="module")
+def organism() -> Any:
+    """The bundled organism, unsteered."""
+    return ms.load("organism:instruct-llama")
+
+
+def mean_scores(model: Any, **options: Any) -> tuple[float, float]:
+    rows = ms.evaluate(model, instructions(n=6, **options))
+    return rows["adherence"].mean(), rows["fidelity"].mean()
+
+
+def test_bundled_organism_follows_when_told_and_only_then(organism: Any) -> None:
+    adherence, fidelity = mean_scores(organism)
+    assert adherence > 0.9 and fidelity > 0.9
+    adherence, fidelity = mean_scores(organism, with_instruction=False)
+    assert adherence < 0.1 and fidelity > 0.9
+
+
+def test_bundled_organism_follows_less_with_many_notes(organism: Any) -> None:
+    adherence, fidelity = mean_scores(organism, notes=24)
+    assert adherence < 0.7 and fidelity > 0.6
