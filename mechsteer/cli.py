@@ -32,7 +32,7 @@ class Reproduce:
     A run that was stopped continues where it was when it is started again with the same --out.
     """
 
-    study: Positional[Literal["t5-dola", "all"]]
+    study: Positional[Literal["t5-dola", "steering", "all"]]
     """Which study."""
     model: Annotated[str | None, _shown_as("MODEL")] = None
     """organism:NAME, a local directory, or an id on the Hugging Face hub. Default: the study's bundled model."""
@@ -173,42 +173,56 @@ def _threads(model: str) -> None:
 def _reproduce(c: Reproduce) -> None:
     from mechsteer.files import writable_dir
     from mechsteer.models import load
-    from mechsteer.report import show
-    from mechsteer.studies import t5_dola
     from mechsteer.tasks import memotrap
 
-    name = c.model or "organism:trap-t5"
     if c.data is not None:
         memotrap(c.data)  # a broken file is named before a model is fetched
-    out = writable_dir(c.out / "t5-dola" if c.study == "all" else c.out)
-    _threads(name)
-    model = load(name, device=c.device, dtype=c.dtype)
+    actions = {"t5-dola": ("organism:trap-t5", _t5_dola), "steering": ("organism:instruct-llama", _steering)}
+    for study in actions if c.study == "all" else (c.study,):
+        bundled, action = actions[study]
+        name = c.model or bundled
+        out = writable_dir(c.out / study if c.study == "all" else c.out)
+        _threads(name)
+        action(c, load(name, device=c.device, dtype=c.dtype), out)
+        print(f"\nTables and figures are in {out}/ and {out}/figures/")
+
+
+def _t5_dola(c: Reproduce, model: Any, out: Path) -> None:
+    from mechsteer.models import model_info
+    from mechsteer.report import show
+    from mechsteer.studies import t5_dola
+
     result = t5_dola.run(model, out, data=c.data, batch_size=c.batch_size)
-    print(f"\nMemoTrap on {name}, gradient steering (percent of evaluation traps)\n")
+    print(f"\nMemoTrap on {model_info(model).name}, gradient steering (percent of evaluation traps)\n")
     print(show(result.summary))
     print("\nSide effects (percent right), by strength in mean residual norms\n")
     side = result.tables["side_effects"].pivot(index="task", columns="strength", values="percent").reset_index()
     print(show(side))
     if "published" in result.tables:
         print("\nPublished improvement of greedy success (percentage points), for this model\n")
-        print(
-            show(
-                result.tables["published"]
-                .pivot(index="layer", columns="strength", values="improvement_pp")
-                .reset_index()
-            )
-        )
-    print(f"\nTables and figures are in {out}/ and {out}/figures/")
+        paper = result.tables["published"].pivot(index="layer", columns="strength", values="improvement_pp")
+        print(show(paper.reset_index()))
+
+
+def _steering(c: Reproduce, model: Any, out: Path) -> None:
+    from mechsteer.models import model_info
+    from mechsteer.report import show
+    from mechsteer.studies import steering
+
+    result = steering.run(model, out, batch_size=c.batch_size)
+    print(f"\nSteering families on {model_info(model).name}, mean over kinds of instructions (percent)\n")
+    print(show(result.summary, decimals=2))
 
 
 def _figures(c: Figures) -> None:
     from mechsteer.errors import one_of
     from mechsteer.files import read_json
-    from mechsteer.studies import t5_dola, t5_dola_figures
+    from mechsteer.studies import steering, steering_figures, t5_dola, t5_dola_figures
 
-    record = read_json(c.folder / "study.json")
-    one_of("study", str(record.get("study") if isinstance(record, dict) else record), [t5_dola.NAME])
-    for path in t5_dola_figures.figures(c.folder):
+    study = read_json(c.folder / "study.json")
+    draw = {t5_dola.NAME: t5_dola_figures.figures, steering.NAME: steering_figures.figures}
+    name = one_of("study", str(study.get("study")) if isinstance(study, dict) else str(study), draw)
+    for path in draw[name](c.folder):
         print(path)
 
 

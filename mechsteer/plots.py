@@ -47,13 +47,15 @@ def style() -> Iterator[None]:
         yield
 
 
-def figure(columns: int = 1, *, width: float = 3.4, height: float = 2.8) -> "tuple[Figure, Sequence[Axes]]":
-    """A figure with ``columns`` panels of that size in inches, not registered with pyplot."""
+def figure(
+    columns: int = 1, *, rows: int = 1, width: float = 3.4, height: float = 2.8
+) -> "tuple[Figure, Sequence[Axes]]":
+    """A figure with ``rows`` x ``columns`` panels of that size in inches, row by row; not registered with pyplot."""
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width * columns, height), layout="constrained")
-    axes = made.subplots(1, columns, squeeze=False)[0]
-    return made, list(axes)
+    made = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = made.subplots(rows, columns, squeeze=False)
+    return made, list(axes.flatten())
 
 
 def save(figure: "Figure", stem: str | os.PathLike[str]) -> list[Path]:

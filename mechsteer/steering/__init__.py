@@ -6,6 +6,7 @@ from mechsteer.steering.heads import heads
 from mechsteer.steering.intervention import BoundEdit, Edit, Intervention, Where, attach, check_fired
 from mechsteer.steering.keys import scale_keys
 from mechsteer.steering.scope import Scope, Step, make_scope
+from mechsteer.steering.store import describe_edits
 from mechsteer.steering.targets import Sites
 from mechsteer.steering.vector import add, project
 
@@ -21,6 +22,7 @@ __all__ = [
     "attach",
     "attention_bias",
     "check_fired",
+    "describe_edits",
     "explain",
     "heads",
     "make_scope",

@@ -198,18 +198,31 @@ def apply_spotlight(edit: Edit, x: Scores, where: Where) -> Scores:
     inside = where.columns(edit.span_scopes(), x.shape[-1], x.device)
     queries = where.query_mask(x.shape[0], x.shape[2], x.device)[:, None, :]
     scores = x.float()
+    if edit.options["compat"] == "released":
+        return _spotlight_released(edit.strength, scores, inside, queries).to(x.dtype)
+    among = torch.where(inside[:, None, None, :] & (scores > _MASKED), scores, -math.inf)
+    share = among.logsumexp(-1) - scores.logsumexp(-1)  # ln psi: a psi that would underflow is raised like any other
+    target = math.log(edit.strength) if edit.strength else -math.inf
+    low = queries & (share > -math.inf) & (share < target)
+    bias = torch.where(low, target - share, 0.0)
+    return (scores + bias[..., None] * inside[:, None, None, :]).to(x.dtype)
+
+
+def _spotlight_released(
+    target: float,
+    scores: Scores,
+    inside: Bool[Tensor, "rows keys"],
+    queries: Bool[Tensor, "rows 1 queries"],
+) -> Scores:
+    """One psi for the queries and heads of a layer and sample; ln(A + 1e-10) + ln(tau / psi) for j in G."""
     weights = scores.softmax(-1).nan_to_num()  # padded queries may see no key at all
-    share = (weights * inside[:, None, None, :]).sum(-1)
-    released = edit.options["compat"] == "released"
-    if released:
-        counted = queries.expand(share.shape)
-        share = (share * counted).sum((1, 2), keepdim=True) / counted.sum((1, 2), keepdim=True).clamp(min=1)
-        share = share.expand(counted.shape)
-    low = queries & (share > 0) & (share < edit.strength)
-    bias = torch.where(low, math.log(edit.strength or 1.0) - share.clamp(min=torch.finfo(share.dtype).tiny).log(), 0.0)
-    start = torch.where(scores > _MASKED, (weights + 1e-10).log(), scores) if released else scores
-    changed = start + bias[..., None] * inside[:, None, None, :]
-    return torch.where(low[..., None], changed, scores).to(x.dtype)
+    counted = queries.expand(weights.shape[:3])
+    share = ((weights * inside[:, None, None, :]).sum(-1) * counted).sum((1, 2), keepdim=True)
+    share = share / counted.sum((1, 2), keepdim=True).clamp(min=1)
+    low = counted & (share > 0) & (share < target)
+    bias = torch.where(low, math.log(target or 1.0) - share.clamp(min=torch.finfo(share.dtype).tiny).log(), 0.0)
+    start = torch.where(scores > _MASKED, (weights + 1e-10).log(), scores)
+    return torch.where(low[..., None], start + bias[..., None] * inside[:, None, None, :], scores)
 
 
 def _biased(x: Scores, where: Where, columns: Bool[Tensor, "rows keys"], bias: float) -> Scores:

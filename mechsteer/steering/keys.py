@@ -6,9 +6,8 @@ ones are pushed away.
 
 Where it acts, so that it is exact for each architecture:
 
-- with rotary embeddings: ``hook_rot_k``, after rotation, after a norm of the keys (Qwen 3, where scaling before the
-norm
-  would do nothing) and before a soft cap, on the key-value heads, so on every query head that shares them;
+- with rotary embeddings: ``hook_rot_k``, after rotation, after a norm of the keys (Qwen 3, where scaling before
+  the norm would do nothing) and before a soft cap, on the key-value heads, so on every query head that shares them;
 - GPT-2: ``hook_attn_scores``, where a score is nothing but the scaled product;
 - T5: ``hook_k`` in the encoder's self-attention (its scores have a position bias that must not be scaled) and
   ``hook_attn_scores`` in cross-attention (which has none). Which of the two is a choice of ours; the paper has no
@@ -26,7 +25,7 @@ from torch import Tensor
 from mechsteer.errors import MechsteerError, finite, one_of
 from mechsteer.models import parse
 from mechsteer.steering.intervention import Edit, Intervention, Where
-from mechsteer.steering.scope import Scope, make_scope
+from mechsteer.steering.scope import Scope, Selection, make_scope
 from mechsteer.steering.targets import Sites, checked_layers
 
 PLACES = {
@@ -82,22 +81,28 @@ def apply_scale_keys(edit: Edit, x: Tensor, where: Where) -> Tensor | None:
         columns = where.columns(edit.span_scopes(), x.shape[-1], x.device)
         chosen = where.query_mask(x.shape[0], x.shape[2], x.device)
         return torch.where(chosen[:, None, :, None] & columns[:, None, None, :], x * edit.strength, x)
-    columns = where.columns(edit.span_scopes(), x.shape[1], x.device)
-    columns = columns & _rows(edit, where, x.shape[0])[:, None].to(x.device)
+    rows = _rows(edit, where, x.shape[0], x.shape[1])
+    if not rows.any():
+        return None
+    columns = where.columns(edit.span_scopes(), x.shape[1], x.device) & rows[:, None].to(x.device)
     return torch.where(columns[:, :, None, None], x * edit.strength, x)
 
 
-def _rows(edit: Edit, where: Where, rows: int) -> Bool[Tensor, "rows"]:
+def _rows(edit: Edit, where: Where, rows: int, keys: int) -> Bool[Tensor, "rows"]:
     """The rows whose queries are meant; keys are shared by all queries of a pass, so it must be all of a row's or none.
+
+    Which positions a pass has as queries, its keys do not tell: a loop that announces its passes has prompts and what
+    follows them in passes of their own, and a forward of its own has all positions as both.
 
     Raises:
         MechsteerError: if a scope splits a row's queries.
     """
-    if isinstance(where.queries, bool) or where.step is None:
+    step, stack = where.step, where.key_stack()
+    if step is None:
         return torch.ones(rows, dtype=torch.bool)
-    everything = where.step.select(Scope(), where.key_stack(), where.queries.shape[1])
-    meant, real = where.queries.cpu(), torch.ones_like(where.queries.cpu())
-    real = real if isinstance(everything, bool) else everything
+    later = stack == "blocks" and step.end is not None and step.end > step.batch.length
+    queries = keys - step.batch.length if later else keys
+    meant, real = (_mask(step.select(scope, stack, queries), rows, queries) for scope in (edit.scope, Scope()))
     chosen = meant.any(1)
     if bool((meant != real)[chosen].any()):
         raise MechsteerError(
@@ -105,3 +110,7 @@ def _rows(edit: Edit, where: Where, rows: int) -> Bool[Tensor, "rows"]:
             "do; run it through mechsteer.generate, where prompt and generated tokens are passes of their own."
         )
     return chosen
+
+
+def _mask(chosen: Selection, rows: int, count: int) -> Bool[Tensor, "rows count"]:
+    return torch.full((rows, count), chosen) if isinstance(chosen, bool) else chosen

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mechsteer.directions import Direction
 from mechsteer.errors import MechsteerError, unknown
-from mechsteer.files import atomic_path, versions
+from mechsteer.files import atomic_path, digest, versions
 from mechsteer.steering.attention import apply_bias, apply_pasta, apply_spotlight, check_attention
 from mechsteer.steering.heads import apply_heads, check_heads
 from mechsteer.steering.intervention import Apply, Edit, Intervention
@@ -86,6 +86,17 @@ def load(path: str | os.PathLike[str]) -> Intervention:
         return Intervention(tuple(_edit(d, tensors.get(f"direction.{i}")) for i, d in enumerate(described)))
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise MechsteerError(f"{path} has a damaged header: {error!r}.") from error
+
+
+def describe_edits(intervention: Intervention) -> list[dict[str, Any]]:
+    """All that decides what an intervention does, as JSON values; a vector is represented by its hash."""
+    described = []
+    for edit in intervention.edits:
+        one = _describe(edit)
+        if edit.direction is not None:
+            one["direction"] = digest(edit.direction.vector.tolist())
+        described.append(one)
+    return described
 
 
 def _describe(edit: Edit) -> dict[str, Any]:

@@ -5,7 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError
-from mechsteer.files import digest, read_table, write_table
+from mechsteer.evaluation import Task, evaluate
+from mechsteer.files import digest, read_table, versions, write_table
+from mechsteer.models import model_info
+from mechsteer.steering import Intervention, describe_edits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,3 +32,19 @@ def cell(folder: Path, key: dict[str, Any], compute: "Callable[[], pd.DataFrame]
     table = compute()
     write_table(table, stem, csv=False)
     return read_table(path)
+
+
+def evaluated(
+    folder: Path, model: Any, task: Task, steer: Intervention | None = None, *, batch_size: int
+) -> "pd.DataFrame":
+    """The sample rows of a task under an intervention (see :func:`mechsteer.evaluate`), as a cell of the study."""
+    info = model_info(model)
+    key = {
+        "task": task.name,
+        "data": task.data_hash,
+        "max_new_tokens": getattr(task, "max_new_tokens", None),
+        "model": [info.name if info.fingerprint == "unknown" else "", info.fingerprint, info.dtype],
+        "steer": describe_edits(steer) if steer is not None else [],
+        "versions": versions(),
+    }
+    return cell(folder, key, lambda: evaluate(model, task, steer=steer, batch_size=batch_size))

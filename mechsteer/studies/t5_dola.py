@@ -8,10 +8,9 @@ controls, and what steering does to plain recall and to copying.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,11 +18,11 @@ from tqdm.auto import tqdm
 
 from mechsteer.directions import Direction, gradient_direction, random_direction
 from mechsteer.errors import MechsteerError, finite, one_of, positive_int
-from mechsteer.evaluation import Task, evaluate
+from mechsteer.evaluation import Task
 from mechsteer.files import digest, writable_dir, write_json, write_table
 from mechsteer.models import load, model_info, provenance, stacks
 from mechsteer.steering import add
-from mechsteer.studies.cells import cell
+from mechsteer.studies.cells import evaluated
 from mechsteer.studies.published import published
 from mechsteer.studies.t5_dola_figures import draw, figures
 from mechsteer.tasks import MemoTrap, copying, memotrap, recall
@@ -140,20 +139,8 @@ class _Work:
 
     def measure(self, task: Task, direction: Direction | None = None, scale: float = 0.0) -> "pd.DataFrame":
         """Sample rows of one cell."""
-        info = model_info(self.model)
-        key = {
-            "task": task.name,
-            "data": task.data_hash,
-            "model": [info.fingerprint, info.dtype],
-            "direction": None if direction is None else [direction.site, digest(direction.vector.tolist())],
-            "scale": scale,
-            "versions": {k: v for k, v in provenance(self.model).items() if k.startswith("version")},
-        }
         steer = None if direction is None else add(direction, scale)
-        compute: Callable[[], pd.DataFrame] = partial(
-            evaluate, self.model, task, steer=steer, batch_size=self.batch_size
-        )
-        table = cell(self.folder, key, compute)
+        table = evaluated(self.folder, self.model, task, steer, batch_size=self.batch_size)
         self.bar.update()
         return table
 

@@ -16,7 +16,7 @@ import mechsteer as ms
 from mechsteer.directions import gradient_direction
 from mechsteer.files import read_json, read_table
 from mechsteer.models.info import set_info
-from mechsteer.studies import t5_dola
+from mechsteer.studies import cells, t5_dola
 from mechsteer.studies.t5_dola import Result
 from tests.studies.conftest import small_copying, small_recall
 
@@ -37,13 +37,13 @@ COLUMNS = {
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     """Task and strength of every cell that is computed from now on."""
     seen: list[tuple[str, float]] = []
-    original = t5_dola.evaluate
+    original = cells.evaluate
 
     def counting(model: Any, task: Any, *, steer: Any, batch_size: int) -> pd.DataFrame:
         seen.append((task.name, steer.edits[0].strength if steer else 0.0))
         return original(model, task, steer=steer, batch_size=batch_size)
 
-    monkeypatch.setattr(t5_dola, "evaluate", counting)
+    monkeypatch.setattr(cells, "evaluate", counting)
     return seen
 
 
@@ -213,7 +213,7 @@ def test_the_released_variant_gives_other_directions(small_run: Run, study: Resu
 def test_an_interrupted_run_continues_and_gives_the_same_tables(
     small_run: Run, study: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int
 ) -> None:
-    original, computed = t5_dola.evaluate, []
+    original, computed = cells.evaluate, []
     limit: list[float] = [done]
 
     def stopping(model: Any, task: Any, **arguments: Any) -> pd.DataFrame:
@@ -222,7 +222,7 @@ def test_an_interrupted_run_continues_and_gives_the_same_tables(
         computed.append(task.name)
         return original(model, task, **arguments)
 
-    monkeypatch.setattr(t5_dola, "evaluate", stopping)
+    monkeypatch.setattr(cells, "evaluate", stopping)
     with pytest.raises(KeyboardInterrupt):
         small_run(tmp_path)
     assert len(list((tmp_path / "cells").glob("*"))) == done if done else not (tmp_path / "cells").exists()
