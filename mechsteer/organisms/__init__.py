@@ -42,7 +42,7 @@ ORGANISMS: Mapping[str, Organism] = MappingProxyType(
             Organism(
                 name="instruct-llama",
                 description="Llama that follows seven kinds of instructions, the less the more notes come between",
-                minutes=30,
+                minutes=25,
                 module="mechsteer.organisms.instruct_llama",
                 seed=1,
             ),
