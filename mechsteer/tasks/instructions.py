@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SPLITS = ("evaluation", "validation")
-HELD_OUT = ("trained", "held_out")
+FAMILIARITY = ("trained", "held_out")
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,8 @@ def instructions(
     for kind in chosen:
         one_of("kind of instruction", kind, tuple(KINDS))
     one_of("split", split, SPLITS)
-    one_of("topics", topics, HELD_OUT)
-    one_of("wording", wording, HELD_OUT)
+    one_of("topics", topics, FAMILIARITY)
+    one_of("wording", wording, FAMILIARITY)
     if not chosen or (n is not None and n < 1):
         raise MechsteerError(f"There must be a kind of instruction and a prompt of each, got kinds={chosen}, n={n}.")
     rows = [row for row in _rows() if (row["split"], row["topics"]) == (split, topics)]
