@@ -59,5 +59,6 @@ def by_strength(summary: "pd.DataFrame") -> "Figure":
         ax.axhline(float(unsteered[setting]), color="0.4", linewidth=1, linestyle="--")
         ax.set_xticks(list(places), [f"{s:g}" for s in part["strength"]])
         ax.set(xlabel=label, title=setting, ylim=(-4, 104), ylabel="Mean over kinds (%)")
-    axes[0].legend(loc="lower right")
+    handles, labels = axes[0].get_legend_handles_labels()
+    made.legend(handles, labels, loc="outside upper center", ncols=2)
     return made
