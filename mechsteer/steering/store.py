@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from mechsteer.directions import Direction
-from mechsteer.errors import MechsteerError, unknown
+from mechsteer.errors import MechsteerError, finite, unknown
 from mechsteer.files import atomic_path, digest, versions
 from mechsteer.steering.attention import apply_bias, apply_pasta, apply_spotlight, check_attention
 from mechsteer.steering.heads import apply_heads, check_heads
@@ -83,8 +83,12 @@ def load(path: str | os.PathLike[str]) -> Intervention:
         raise MechsteerError(f"{path} is not a mechsteer intervention (format {header.get('format')!r}).")
     try:
         described = json.loads(header["edits"])
+        if not isinstance(described, list):
+            raise TypeError(f"edits are a {type(described).__name__}")
         return Intervention(tuple(_edit(d, tensors.get(f"direction.{i}")) for i, d in enumerate(described)))
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except MechsteerError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise MechsteerError(f"{path} has a damaged header: {error!r}.") from error
 
 
@@ -134,11 +138,13 @@ def _edit(described: dict[str, Any], vector: Tensor | None) -> Edit:
         if vector is None:
             raise KeyError("a direction's vector")
         direction = Direction(vector, **described["direction"])
+    elif vector is not None:
+        raise KeyError("direction")
     return Edit(
         described["method"],
         site,
         make_scope(described["scope"], described["rows"]),
-        described["strength"],
+        finite("strength", described["strength"]),
         apply,
         tuple(described["spans"]),
         described["options"],
