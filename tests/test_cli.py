@@ -16,7 +16,7 @@ import pytest
 
 import mechsteer as ms
 from mechsteer import cli
-from mechsteer.studies import t5_dola
+from mechsteer.studies import steering, t5_dola
 
 CommandLine = Callable[..., tuple[int, str, str]]
 COMMANDS = ["reproduce", "figures", "generate", "inspect", "organisms", "organisms list", "organisms train"]
@@ -117,7 +117,7 @@ def test_help_names_and_explains_every_argument(mechsteer: CommandLine, command:
     assert (code, err) == (0, "")
     described = {line.split()[0].rstrip(",") for line in out.replace("│", " ").splitlines() if line.strip()}
     for field in dataclasses.fields(kind):
-        positional = {"study": "{t5-dola,all}"}.get(field.name, field.name.upper())
+        positional = {"study": "{t5-dola,steering,all}"}.get(field.name, field.name.upper())
         wanted = positional if field.default is dataclasses.MISSING else f"--{field.name.replace('_', '-')}"
         assert wanted in described
     assert "{None}" not in out
@@ -200,6 +200,8 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         t5_dola, "run",
         lambda *a, **k: original(*a, layers=[2], strengths=[1.0], absolute=[20.0], n_random=1, **k),
     )  # fmt: skip
+    profile = steering.run
+    monkeypatch.setattr(steering, "run", lambda *a, **k: profile(*a, kinds=["upper"], notes=2, n=2, **k))
     return path
 
 
@@ -211,6 +213,8 @@ def test_reproduce_prints_its_tables_and_figures_draws_from_them(
     assert code == 0
     folder = out / "t5-dola"
     assert f"Tables and figures are in {folder}/" in printed
+    printed, profile = printed.split("Steering families on organism:instruct-llama")
+    assert "spotlight" in profile and (out / "steering" / "figures" / "by_strength.pdf").exists()
     summary = pd.read_parquet(folder / "summary.parquet")
     for row in summary.itertuples():
         (line,) = (line for line in printed.splitlines() if line.startswith(row.row))
