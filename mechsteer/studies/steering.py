@@ -27,13 +27,13 @@ from mechsteer.files import writable_dir, write_json, write_table
 from mechsteer.models import load, provenance, stacks
 from mechsteer.steering import Intervention, add, attention_bias, pasta, project, scale_keys, spotlight
 from mechsteer.studies.cells import evaluated
+from mechsteer.studies.result import Result
 from mechsteer.studies.steering_figures import draw, figures
 from mechsteer.tasks import instructions
 from mechsteer.tasks.checkers import KINDS
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 NAME = "steering"
 
@@ -52,23 +52,6 @@ VECTOR: dict[str, Callable[[Direction, float], Intervention]] = {
 """Vector families: an intervention from a direction and a strength, 1 being the step from without to with."""
 
 STEPS = (0.5, 1.0, 2.0, 4.0)
-
-
-@dataclass(frozen=True)
-class Result:
-    """The tables of the study, by name, and the folder they lie in."""
-
-    folder: Path
-    tables: "dict[str, pd.DataFrame]"
-
-    @property
-    def summary(self) -> "pd.DataFrame":
-        """Mean over kinds of instructions, by method and strength."""
-        return self.tables["summary"]
-
-    def figures(self) -> "dict[str, Figure]":
-        """The study's figures, by name, drawn from the tables."""
-        return draw(self.tables)
 
 
 def run(
@@ -119,7 +102,7 @@ def run(
     for name, table in tables.items():
         write_table(table, folder / name)
     figures(folder)
-    return Result(folder, tables)
+    return Result(folder, tables, draw)
 
 
 @dataclass

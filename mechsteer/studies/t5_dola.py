@@ -24,33 +24,16 @@ from mechsteer.models import load, model_info, provenance, stacks
 from mechsteer.steering import add
 from mechsteer.studies.cells import evaluated
 from mechsteer.studies.published import published
+from mechsteer.studies.result import Result
 from mechsteer.studies.t5_dola_figures import draw, figures
 from mechsteer.tasks import MemoTrap, copying, memotrap, recall
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 NAME = "t5-dola"
 SCORES = ("correct", "success", "strict", "memorised")
 _SIDE_TASKS = (recall, copying)
-
-
-@dataclass(frozen=True)
-class Result:
-    """The tables of the study, by name, and the folder they lie in."""
-
-    folder: Path
-    tables: "dict[str, pd.DataFrame]"
-
-    @property
-    def summary(self) -> "pd.DataFrame":
-        """The table to look at first."""
-        return self.tables["summary"]
-
-    def figures(self) -> "dict[str, Figure]":
-        """The study's figures, by name, drawn from the tables."""
-        return draw(self.tables)
 
 
 def run(
@@ -113,7 +96,7 @@ def run(
     for name, table in tables.items():
         write_table(table, folder / name)
     figures(folder)
-    return Result(folder, tables)
+    return Result(folder, tables, draw)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Figures come from the tables alone, the same bytes every time."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -85,6 +86,6 @@ def test_published_and_own_cells_share_one_scale(study: Result) -> None:
 
 
 def test_a_result_gives_its_figures_without_files(study: Result, tmp_path: Path) -> None:
-    moved = Result(tmp_path / "nowhere", study.tables)
+    moved = replace(study, folder=tmp_path / "nowhere")
     assert sorted(moved.figures()) == NAMES
     assert list(tmp_path.iterdir()) == []
