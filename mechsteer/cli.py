@@ -175,6 +175,8 @@ def _reproduce(c: Reproduce) -> None:
     from mechsteer.models import load
     from mechsteer.tasks import memotrap
 
+    if c.data is not None and c.study == "steering":
+        raise MechsteerError("--data is for the study t5-dola; steering has prompts of its own.")
     if c.data is not None:
         memotrap(c.data)  # a broken file is named before a model is fetched
     actions = {"t5-dola": ("organism:trap-t5", _t5_dola), "steering": ("organism:instruct-llama", _steering)}

@@ -151,4 +151,6 @@ def versions() -> dict[str, str]:
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
-    return found
+    from mechsteer import __version__
+
+    return found | {"mechsteer": __version__}

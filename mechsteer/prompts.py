@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Int
+from jinja2 import TemplateError
 from torch import Tensor
 
 from mechsteer.errors import MechsteerError, one_of, unknown
@@ -94,7 +95,7 @@ def prompt(
 
     Raises:
         MechsteerError: for unbalanced or nested tags, an unknown part in ``order``, an empty text, a tokenizer without
-            character offsets, ``chat=True`` or ``system`` without a template.
+            character offsets, ``chat=True`` or ``system`` without a template, a template that refuses the messages.
     """
     for name in order:
         one_of("prompt part", name, PARTS)
@@ -191,7 +192,11 @@ def _apply_template(tokenizer: Any, content: str, system: str | None) -> tuple[s
     def render(user: str) -> str:
         messages = [{"role": "system", "content": system}] if system is not None else []
         messages.append({"role": "user", "content": user})
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        try:
+            return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            roles = " and ".join(message["role"] for message in messages)
+            raise MechsteerError(f"This chat template refuses {roles} messages: {error}.") from error
 
     frame = render(_SLOT)
     start = frame.find(_SLOT)

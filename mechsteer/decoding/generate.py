@@ -25,7 +25,7 @@ from mechsteer.models import (
     start,
 )
 from mechsteer.prompts import Prompt
-from mechsteer.steering import BoundEdit, Intervention, Step, attach, check_fired
+from mechsteer.steering import BoundEdit, Intervention, Step, as_intervention, attach, check_fired
 
 _COMPACT_BELOW = 0.75  # drop finished rows when fewer than this share of the computed ones is still running
 
@@ -94,7 +94,7 @@ def generate(
     positive_int("max_new_tokens", max_new_tokens)
     made = as_prompts(model, prompts)
     _check_context(model, made, max_new_tokens)
-    steer, strategy = steer or Intervention(), strategy or Greedy()
+    steer, strategy = as_intervention(steer), strategy or Greedy()
     steer.check(model)
     if isinstance(strategy, Sample):
         strategy.restart()

@@ -11,7 +11,7 @@ from mechsteer.decoding.batching import steps
 from mechsteer.errors import MechsteerError
 from mechsteer.models import advance, as_prompts, first_tokens, fork, hooked, start
 from mechsteer.prompts import Prompt
-from mechsteer.steering import BoundEdit, Intervention, Step, attach, check_fired
+from mechsteer.steering import BoundEdit, Intervention, Step, as_intervention, attach, check_fired
 
 
 @torch.no_grad()
@@ -47,7 +47,7 @@ def score(
     counts = {len(c) for c in choices}
     if len(counts) != 1 or 0 in counts:
         raise MechsteerError(f"Every prompt needs the same number of choices, at least one; got {sorted(counts)}.")
-    steer = steer or Intervention()
+    steer = as_intervention(steer)
     steer.check(model)
     out = torch.zeros(len(made), counts.pop())
     bound: list[BoundEdit] = []

@@ -71,6 +71,9 @@ def differences_in_means(
     positive_int("batch_size", batch_size)
     if not pairs:
         raise MechsteerError("No pairs of prompts were given to take the difference of.")
+    wrong = [pair for pair in pairs if isinstance(pair, str) or len(pair) != 2]
+    if wrong:
+        raise MechsteerError(f"A pair is (with instruction, without instruction), got {wrong[0]!r}.")
     sizes = stacks(model)
     chosen = range(sizes.get("decoder", sizes.get("blocks", 0))) if layers is None else layers
     sites = {layer: _site(model, site, layer) for layer in chosen}

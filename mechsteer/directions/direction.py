@@ -1,6 +1,7 @@
 """``Direction``: a vector at a site, with where it came from; the artefact that is saved and shared."""
 
 import json
+import math
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,16 +25,18 @@ class Direction:
         vector: ``[width]``, as estimated, float32 on the CPU. Its length is :attr:`norm`; steering uses :attr:`unit`.
         site: The full name of the hook point it belongs to.
         method: How it was made: ``"gradient"``, ``"random"``, ...
-        mean_projection: Mean of ``<x, unit>`` over the states it was estimated from (the paper's zbar).
-        activation_norm: Mean L2 norm of the states at the site, the unit of relative strengths.
+        mean_projection: NaN where it was not measured. Mean of ``<x, unit>`` over the states it was estimated from (the
+            paper's zbar).
+        activation_norm: NaN where it was not measured. Mean L2 norm of the states at the site, the unit of relative
+            strengths.
         meta: Provenance as text: model, fingerprint, versions, seed, number and hash of the examples.
     """
 
     vector: Float[Tensor, "width"]
     site: str
     method: str
-    mean_projection: float = 0.0
-    activation_norm: float = 0.0
+    mean_projection: float = float("nan")
+    activation_norm: float = float("nan")
     meta: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -41,8 +44,9 @@ class Direction:
             raise MechsteerError(f"The {self.method} direction at {self.site} has NaN or infinite entries.")
         if not self.norm > 0:
             raise MechsteerError(f"The {self.method} direction at {self.site} is zero: its examples do not differ.")
-        finite("mean_projection", self.mean_projection)
-        finite("activation_norm", self.activation_norm)
+        for name in ("mean_projection", "activation_norm"):
+            if not math.isnan(getattr(self, name)):  # NaN: not known
+                finite(name, getattr(self, name))
 
     @property
     def norm(self) -> float:

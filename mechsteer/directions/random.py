@@ -5,7 +5,8 @@ from typing import Any
 import torch
 
 from mechsteer.directions.direction import Direction
-from mechsteer.models import provenance, site, width
+from mechsteer.errors import MechsteerError
+from mechsteer.models import provenance, shape_of, site, width
 
 
 def random_direction(model: Any, *, seed: int, layer: int | None = None, site: str = "resid_post") -> Direction:
@@ -21,7 +22,9 @@ def random_direction(model: Any, *, seed: int, layer: int | None = None, site: s
         MechsteerError: for an unknown site or layer.
     """
     name = _site(model, site, layer)
-    size = width(model, name) or model.cfg.d_model
+    size = width(model, name)
+    if size is None:
+        raise MechsteerError(f"{name!r} holds {' '.join(shape_of(model, name))}: its width depends on the prompt.")
     vector = torch.randn(size, generator=torch.Generator().manual_seed(seed))
     meta = provenance(model) | {"seed": str(seed)}
     return Direction(vector / vector.norm(), name, "random", meta=meta)

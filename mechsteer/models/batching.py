@@ -16,12 +16,19 @@ def as_prompts(model: Any, prompts: str | Prompt | Sequence[str | Prompt]) -> li
     """Make a list of prompts from one or many, texts or prompts.
 
     Raises:
-        MechsteerError: if there are none.
+        MechsteerError: if there are none, or one was made for a model with a larger vocabulary.
     """
     many = [prompts] if isinstance(prompts, str | Prompt) else list(prompts)
     if not many:
         raise MechsteerError("No prompts were given.")
-    return [p if isinstance(p, Prompt) else prompt(model, p) for p in many]
+    made = [p if isinstance(p, Prompt) else prompt(model, p) for p in many]
+    for p in made:
+        if int(p.tokens.max()) >= model.cfg.d_vocab:
+            raise MechsteerError(
+                f"{p!r} was made for another model: it has token {int(p.tokens.max())}, this vocabulary "
+                f"{model.cfg.d_vocab}."
+            )
+    return made
 
 
 def pad(model: Any, prompts: Sequence[Prompt]) -> Batch:

@@ -1,5 +1,6 @@
 """``load``: a hooked model from a name, equal to Hugging Face's."""
 
+import os
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def load(
-    name_or_path: str,
+    name_or_path: str | os.PathLike[str],
     *,
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
@@ -43,7 +44,8 @@ def load(
         ParityError: if the hooked model is not Hugging Face's.
     """
     torch_dtype, torch_device = _dtype(dtype), _device(device)
-    directory, commit = resolve.resolve(name_or_path, revision=revision)
+    name = os.fspath(name_or_path)
+    directory, commit = resolve.resolve(name, revision=revision)
     config = resolve.read_config(directory)
     check_supported(config)
     tokenizer = load_tokenizer(directory)
@@ -52,7 +54,7 @@ def load(
     model = convert(hf_model)
     _set_tokenizer(model, tokenizer)
     info = ModelInfo(
-        name=name_or_path,
+        name=name,
         path=str(directory),
         family=config.model_type,
         revision=commit,

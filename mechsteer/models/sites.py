@@ -4,6 +4,7 @@ A *site* is the full TransformerLens name of a hook point, e.g. ``decoder.3.hook
 name of what is there in every layer, e.g. ``resid_post``.
 """
 
+import operator
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -82,6 +83,10 @@ def site(model: Any, kind: str, layer: int | None = None, stack: str | None = No
         raise unknown("stack", stack, sizes)
     if layer is None:
         raise MechsteerError(f"Site kind {kind!r} needs a layer: 0 to {sizes[stack] - 1} of the {stack}.")
+    try:
+        layer = operator.index(layer)
+    except TypeError:
+        raise MechsteerError(f"layer must be an integer, got {layer!r}.") from None
     index = layer + sizes[stack] if layer < 0 else layer
     if not 0 <= index < sizes[stack]:
         raise MechsteerError(f"Layer {layer} is out of range: the {stack} has layers 0 to {sizes[stack] - 1}.")

@@ -3,7 +3,15 @@
 from mechsteer.steering.attention import attention_bias, pasta, spotlight
 from mechsteer.steering.explain import explain
 from mechsteer.steering.heads import heads
-from mechsteer.steering.intervention import BoundEdit, Edit, Intervention, Where, attach, check_fired
+from mechsteer.steering.intervention import (
+    BoundEdit,
+    Edit,
+    Intervention,
+    Where,
+    as_intervention,
+    attach,
+    check_fired,
+)
 from mechsteer.steering.keys import scale_keys
 from mechsteer.steering.scope import Scope, Step, make_scope
 from mechsteer.steering.store import describe_edits
@@ -19,6 +27,7 @@ __all__ = [
     "Step",
     "Where",
     "add",
+    "as_intervention",
     "attach",
     "attention_bias",
     "check_fired",

@@ -6,11 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.models import advance, first_tokens, hooked, is_encoder_decoder, pad, position_stack, start
+from mechsteer.models import advance, first_tokens, hooked, is_encoder_decoder, pad, parse, position_stack, start
 from mechsteer.prompts import Prompt
 from mechsteer.prompts import prompt as make_prompt
 from mechsteer.steering.intervention import BoundEdit, Intervention, attach, check_fired
 from mechsteer.steering.scope import Scope, Step
+from mechsteer.steering.targets import SCORE_KINDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,8 +32,8 @@ class _Measured:
         out = self.bound(x, hook)
         if out is not None:
             visible = x.abs() < _MASKED  # attention scores of masked keys say nothing
-            before = torch.where(visible, x.float(), 0.0).flatten(2)
-            moved = torch.where(visible, out.float() - x.float(), 0.0).flatten(2).norm(dim=-1)
+            before = _rows(torch.where(visible, x.float(), 0.0), hook.name)
+            moved = _rows(torch.where(visible, out.float() - x.float(), 0.0), hook.name).norm(dim=-1)
             touched = moved > 0
             self.changes += moved[touched].tolist()
             self.norms += before.norm(dim=-1)[touched].tolist()
@@ -47,13 +48,22 @@ class _Measured:
         return sum(self.norms) / len(self.norms) if self.norms else 0.0
 
 
+def _rows(x: Tensor, site: str) -> Tensor:
+    """One row a position; of attention scores, one row a head and query."""
+    parsed = parse(site)
+    return x if parsed is not None and parsed[2] in SCORE_KINDS else x.flatten(2)
+
+
 def explain(intervention: Intervention, model: Any, prompt: str | Prompt) -> "pd.DataFrame":
-    """Run one prompt without, with each edit alone, and with all of them.
+    """Run one prompt without, with each edit alone, and with all of them, up to its first new token.
+
+    An edit in the scope ``"generated"`` has nothing to do yet there, so it shows as not fired.
 
     Returns:
         One row an edit and, when there are several, one for all ``together``. Columns: method, site, scope, span,
         strength, tokens (of the span, or at the positions it acts on), fired (how many passes of the hook point it
-        changed), change_norm (mean L2 norm of the change over the positions it moved), relative_change (the same
+        changed), change_norm (mean L2 norm of the change over the positions it moved; of
+        attention scores, over heads and queries), relative_change (the same
         divided by the activation's norm), kl (KL divergence in nats of the next-token distribution, steered from
         unsteered), top1_before, top1_after.
 

@@ -231,6 +231,19 @@ class Intervention:
         return load(path)
 
 
+def as_intervention(steer: Any) -> Intervention:
+    """The intervention, or the empty one for None.
+
+    Raises:
+        MechsteerError: for anything else, such as a direction.
+    """
+    if steer is None:
+        return Intervention()
+    if not isinstance(steer, Intervention):
+        raise MechsteerError(f"steer must be an intervention, e.g. ms.add(direction, 8.0), got {type(steer).__name__}.")
+    return steer
+
+
 def attach(bound: Sequence[BoundEdit], model: Any) -> list[tuple[str, BoundEdit]]:
     """The bound edits at each of their hook points in a model, in order."""
     return [(name, item) for item in bound for name in names(item.edit.site, model, item.edit.method)]

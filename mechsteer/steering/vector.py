@@ -8,6 +8,7 @@ the DoLa-for-T5 paper in the decoder only, so its scope ``"all"`` is every decod
 instructions; zbar is the mean projection of the states with the instruction). Doing it twice changes nothing more.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -66,7 +67,9 @@ def project(
     Raises:
         MechsteerError: as :func:`add`.
     """
-    zbar = direction.mean_projection if target is None else finite("target", target)
+    if target is None and math.isnan(direction.mean_projection):
+        raise MechsteerError(f"{direction!r} has no mean projection to project on; give target=.")
+    zbar = finite("target", direction.mean_projection if target is None else target)
     return _vector_edit("project", apply_project, direction, zbar, scope, rows, transfer)
 
 

@@ -3,11 +3,10 @@
 No paper's table; a map of what each family does to the bundled instruction follower, by strength:
 
 - attention families (GUIDE, PASTA, SpotLight, key scaling) on prompts that have their instruction, but so many notes
-after
-  it that the model follows it only in part;
+  after it that the model follows it only in part;
 - vector families (add, project) on prompts without the instruction, by difference in means: the direction of each kind
-of
-  instruction from pairs of validation prompts, its layer chosen on the validation split.
+  of instruction from pairs of validation prompts, its layer chosen on the validation split. A kind for which no layer
+  works there has no rows; the column ``kinds`` of the summary counts those that have.
 
 Adherence asks whether the output follows the instruction, fidelity how much of it is true of the topic; a method that
 only ruins the text loses the second.
@@ -22,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from mechsteer.directions import Direction, differences_in_means
-from mechsteer.errors import positive_int
+from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.files import writable_dir, write_json, write_table
-from mechsteer.models import load, provenance, stacks
+from mechsteer.models import is_encoder_decoder, load, model_info, provenance, stacks
 from mechsteer.steering import Intervention, add, attention_bias, pasta, project, scale_keys, spotlight
 from mechsteer.studies.cells import evaluated
 from mechsteer.studies.result import Result
@@ -87,8 +86,12 @@ def run(
     positive_int("n", n)
     chosen = tuple(KINDS) if kinds is None else tuple(kinds)
     instructions(chosen, notes=notes, n=n)  # refuses what is wrong before anything is written
-    folder = writable_dir(out)
     loaded = load(model) if isinstance(model, str) else model
+    if is_encoder_decoder(loaded):
+        raise MechsteerError(
+            f"This study is for decoder-only models; {model_info(loaded).name!r} is an encoder-decoder."
+        )
+    folder = writable_dir(out)
     write_json(folder / "study.json", {"study": NAME, "notes": notes, "n": n, **provenance(loaded)})
     count = stacks(loaded)["blocks"]
     total = 3 + sum(len(s) for _, s in ATTENTION.values()) + len(chosen) * (count + len(VECTOR) * len(STEPS))
@@ -97,7 +100,8 @@ def run(
         rows = [*_baselines(work, chosen, notes), *_attention(work, chosen, notes), *_vectors(work, chosen)]
     cells = pd.DataFrame(rows)
     measures = ["adherence_percent", "fidelity_percent"]
-    summary = cells.groupby(["method", "setting", "strength"], sort=False)[measures].mean().reset_index()
+    groups = cells.groupby(["method", "setting", "strength"], sort=False)
+    summary = groups[measures].mean().assign(kinds=groups.size()).reset_index()
     tables = {name: table.assign(**provenance(loaded)) for name, table in {"cells": cells, "summary": summary}.items()}
     for name, table in tables.items():
         write_table(table, folder / name)
@@ -171,6 +175,9 @@ def _vectors(work: _Work, kinds: Sequence[str]) -> list[dict]:
         )
         directions = differences_in_means(work.model, pairs)
         layer = _best_layer(work, kind, directions)
+        if layer is None:
+            work.bar.update(len(VECTOR) * len(STEPS))
+            continue
         task = instructions(kind, with_instruction=False, n=work.n)
         for method, make in VECTOR.items():
             for step in STEPS:
@@ -179,11 +186,15 @@ def _vectors(work: _Work, kinds: Sequence[str]) -> list[dict]:
     return rows
 
 
-def _best_layer(work: _Work, kind: str, directions: dict[int, Direction]) -> int:
-    """The layer whose projection gives the most followed and true answers on validation prompts; ties to the first."""
+def _best_layer(work: _Work, kind: str, directions: dict[int, Direction]) -> int | None:
+    """The layer whose projection gives the most followed and true answers on validation prompts; ties to the first.
+
+    None if no layer gives any: then there is nothing to sweep.
+    """
     task = instructions(kind, with_instruction=False, split="validation", n=work.n)
     scores = {}
     for layer, direction in directions.items():
         table = work.measure(task, project(direction))
         scores[layer] = float((table["adherence"] * table["fidelity"]).mean())
-    return max(scores, key=lambda layer: (scores[layer], -layer))
+    best = max(scores, key=lambda layer: (scores[layer], -layer))
+    return best if scores[best] > 0 else None

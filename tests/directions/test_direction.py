@@ -95,8 +95,16 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 def test_a_vector_that_is_not_finite_is_refused(bad: float) -> None:
     with pytest.raises(ms.MechsteerError, match=f"The x direction at {SITE} has NaN or infinite entries"):
         ms.Direction(torch.tensor([1.0, bad]), SITE, "x")
+
+
+def test_a_projection_or_norm_is_finite_or_unknown() -> None:
     with pytest.raises(ms.MechsteerError, match="mean_projection must be finite"):
-        ms.Direction(torch.ones(2), SITE, "x", mean_projection=bad)
+        ms.Direction(torch.ones(2), SITE, "x", mean_projection=float("inf"))
+    unknown = ms.Direction(torch.ones(2), SITE, "x")
+    with pytest.raises(ms.MechsteerError, match="scale must be finite, got nan"):
+        ms.add(unknown, 0.5 * unknown.activation_norm)
+    with pytest.raises(ms.MechsteerError, match="has no mean projection to project on; give target="):
+        ms.project(unknown)
 
 
 def test_a_zero_vector_is_refused() -> None:

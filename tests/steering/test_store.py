@@ -54,7 +54,7 @@ def test_a_composition_comes_back_in_order_with_its_provenance(family: str, tiny
         if one.direction is not None and other.direction is not None:
             assert one.direction.vector.equal(other.direction.vector)
             assert one.direction.meta == other.direction.meta
-            assert one.direction.mean_projection == other.direction.mean_projection
+            assert one.direction.mean_projection == pytest.approx(other.direction.mean_projection, nan_ok=True)
     assert sum(e.direction is not None for e in again.edits) == 3
     backwards = Intervention(tuple(reversed(again.edits)))
     assert not logprobs(model, backwards).equal(logprobs(model, steer))

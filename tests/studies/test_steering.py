@@ -1,5 +1,6 @@
 """The profile of all steering families: what it measures, that it continues, and its figure."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def test_every_family_is_there_at_every_strength_for_every_kind(study: steering.
 
 
 def test_a_vector_step_of_one_is_the_papers_projection(model: Any) -> None:
-    direction = ms.random_direction(model, seed=0, layer=1)
+    direction = replace(ms.random_direction(model, seed=0, layer=1), mean_projection=0.5)
     assert steering.VECTOR["project"](direction, 1.0).edits[0].strength == direction.mean_projection
     assert steering.VECTOR["add"](direction, 1.0).edits[0].strength == pytest.approx(direction.norm)
 
