@@ -2,6 +2,6 @@
 
 from mechsteer.decoding.generate import Generation, generate
 from mechsteer.decoding.score import score
-from mechsteer.decoding.strategies import Greedy, Sample, Strategy
+from mechsteer.decoding.strategies import Choice, Chooser, Greedy, Pass, Sample, Strategy
 
-__all__ = ["Generation", "Greedy", "Sample", "Strategy", "generate", "score"]
+__all__ = ["Choice", "Chooser", "Generation", "Greedy", "Pass", "Sample", "Strategy", "generate", "score"]

@@ -4,28 +4,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from mechsteer.decoding.batching import steps
 from mechsteer.decoding.recorder import Recorder
-from mechsteer.decoding.strategies import Greedy, Sample, Strategy
+from mechsteer.decoding.strategies import Chooser, Greedy, Pass, Strategy
 from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.models import (
-    advance,
     as_prompts,
-    first_tokens,
-    hooked,
     is_encoder_decoder,
     model_device,
     model_info,
     select_rows,
-    start,
 )
 from mechsteer.prompts import Prompt
-from mechsteer.steering import BoundEdit, Intervention, Step, as_intervention, attach, check_fired
+from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 
 _COMPACT_BELOW = 0.75  # drop finished rows when fewer than this share of the computed ones is still running
 
@@ -42,6 +37,8 @@ class Generation:
         lengths: How many of each row's tokens are real.
         activations: For each recorded site, one ``[positions, ...]`` tensor a prompt: prompt tokens, then each
             generated token that was fed back (the last one is not).
+        trace: What the strategy chose and why: one row a prompt and new token, with the columns ``prompt``, ``step``,
+            ``token`` and the strategy's own. Without rows for greedy decoding and sampling.
     """
 
     texts: list[str]
@@ -49,12 +46,14 @@ class Generation:
     logprobs: Float[Tensor, "prompts new"]
     lengths: list[int]
     activations: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
+    trace: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
 
 @dataclass
 class _Row:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    trace: list[dict[str, Any]] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -78,7 +77,7 @@ def generate(
         model: A loaded model.
         prompts: Texts (made into prompts by :func:`mechsteer.prompt`) or prompts; one or many.
         steer: An intervention; acts in prefill and in cached steps alike, as its scope says.
-        strategy: ``Greedy()`` (default) or ``Sample(...)``.
+        strategy: ``Greedy()`` (default), ``Sample(...)`` or ``DoLa(...)``.
         max_new_tokens: The most new tokens for each prompt.
         batch_size: Prompts computed together.
         record: Full names of sites whose activations to keep, as edited.
@@ -94,54 +93,59 @@ def generate(
     positive_int("max_new_tokens", max_new_tokens)
     made = as_prompts(model, prompts)
     _check_context(model, made, max_new_tokens)
-    steer, strategy = as_intervention(steer), strategy or Greedy()
-    steer.check(model)
-    if isinstance(strategy, Sample):
-        strategy.restart()
+    strategy = strategy or Greedy()
+    if not isinstance(strategy, Strategy):
+        raise MechsteerError(f"strategy must be a strategy, e.g. ms.Greedy(), got {strategy!r}.")
+    chooser = strategy.chooser(model)
     recorder = Recorder(model, record, len(made))
     rows = [_Row() for _ in made]
-    bound: list[BoundEdit] = []
-    with tqdm(total=len(made), desc="generating", unit="prompt", disable=not progress) as bar:
-        for step in steps(model, made, batch_size):
-            recorder.step = step
-            edits = steer.bind(step)
-            bound += edits
-            hooks = [*attach(edits, model), *recorder.hooks()]
-            with hooked(model, hooks):
-                _run_batch(model, step, strategy, max_new_tokens, rows)
-            bar.update(len(step.batch))
-    check_fired(bound, model)
+
+    def run(step: Step) -> None:
+        recorder.step = step
+        _run_batch(model, step, chooser, max_new_tokens, rows)
+
+    run_batches(
+        model,
+        made,
+        run,
+        steer=as_intervention(steer),
+        batch_size=batch_size,
+        hooks=recorder.hooks(),
+        progress="generating" if progress else "",
+    )
     return _collect(model, rows, recorder)
 
 
-def _run_batch(model: Any, step: Step, strategy: Strategy, max_new_tokens: int, rows: list[_Row]) -> None:
+def _run_batch(model: Any, step: Step, chooser: Chooser, max_new_tokens: int, rows: list[_Row]) -> None:
     """Generate for one batch, appending to ``rows`` at the places that ``step.index`` names."""
     eos = torch.tensor(model_info(model).eos_ids, dtype=torch.long)
     index = list(step.index or range(len(step.batch)))
-    state = start(model, step.batch.tokens, step.batch.mask)
-    tokens, mask = first_tokens(model, step.batch)
+    state, tokens, mask = begin(model, step)
     computed = list(range(len(index)))  # rows of the batch in the tensors, in order
     running = torch.ones(len(index), dtype=torch.bool)  # which of those have not ended
     end = 0
     for new in range(max_new_tokens):
         end += tokens.shape[1]
         step.begin(end, computed)
-        logits = advance(model, state, tokens, mask)[:, -1].float()
-        chosen = strategy.choose(logits, [index[row] for row in computed])
-        logprobs = logits.log_softmax(-1).gather(1, chosen[:, None])[:, 0].tolist()
-        ids = chosen.cpu()
-        for place, (row, token, alive) in enumerate(zip(computed, ids.tolist(), running.tolist(), strict=True)):
+        places = [index[row] for row in computed]
+        written = [rows[place].tokens for place in places]
+        choice = chooser.choose(Pass(model, state, tokens, mask, step, places, written))
+        logprobs = choice.logits.log_softmax(-1).gather(1, choice.tokens[:, None])[:, 0].tolist()
+        ids = choice.tokens.cpu()
+        for row, (place, token, alive) in enumerate(zip(places, ids.tolist(), running.tolist(), strict=True)):
             if alive:
-                rows[index[row]].tokens.append(token)
-                rows[index[row]].logprobs.append(logprobs[place])
+                rows[place].tokens.append(token)
+                rows[place].logprobs.append(logprobs[row])
+                if choice.trace:
+                    rows[place].trace.append({"prompt": place, "step": new, **choice.trace[row]})
         running &= ~torch.isin(ids, eos)
         if new + 1 == max_new_tokens or not running.any():
             return
         if running.sum() <= _COMPACT_BELOW * len(computed):
             kept = running.nonzero()[:, 0]
             state = select_rows(state, kept.to(model_device(model)))
-            chosen, computed, running = ids[kept], [computed[i] for i in kept.tolist()], running[kept]
-        tokens, mask = chosen[:, None], torch.ones((len(computed), 1), dtype=torch.bool)
+            ids, computed, running = ids[kept], [computed[i] for i in kept.tolist()], running[kept]
+        tokens, mask = ids[:, None], torch.ones((len(computed), 1), dtype=torch.bool)
 
 
 def _check_context(model: Any, prompts: Sequence[Prompt], max_new_tokens: int) -> None:
@@ -162,4 +166,5 @@ def _collect(model: Any, rows: list[_Row], recorder: Recorder) -> Generation:
         tokens[place, : lengths[place]] = torch.tensor(row.tokens)
         logprobs[place, : lengths[place]] = torch.tensor(row.logprobs)
     texts = model.tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
-    return Generation(texts, tokens, logprobs, lengths, recorder.result())
+    trace = pd.DataFrame([line for row in rows for line in row.trace])
+    return Generation(texts, tokens, logprobs, lengths, recorder.result(), trace)

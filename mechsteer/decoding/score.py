@@ -7,11 +7,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechsteer.decoding.batching import steps
 from mechsteer.errors import MechsteerError
-from mechsteer.models import advance, as_prompts, first_tokens, fork, hooked, start
+from mechsteer.models import advance, as_prompts, fork
 from mechsteer.prompts import Prompt
-from mechsteer.steering import BoundEdit, Intervention, Step, as_intervention, attach, check_fired
+from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 
 
 @torch.no_grad()
@@ -47,17 +46,13 @@ def score(
     counts = {len(c) for c in choices}
     if len(counts) != 1 or 0 in counts:
         raise MechsteerError(f"Every prompt needs the same number of choices, at least one; got {sorted(counts)}.")
-    steer = as_intervention(steer)
-    steer.check(model)
     out = torch.zeros(len(made), counts.pop())
-    bound: list[BoundEdit] = []
-    for step in steps(model, made, batch_size):
-        edits = steer.bind(step)
-        bound += edits
+
+    def run(step: Step) -> None:
         index = list(step.index or range(len(step.batch)))
-        with hooked(model, attach(edits, model)):
-            out[index] = _score_batch(model, step, [choices[i] for i in index])
-    check_fired(bound, model)
+        out[index] = _score_batch(model, step, [choices[i] for i in index])
+
+    run_batches(model, made, run, steer=as_intervention(steer), batch_size=batch_size)
     return out[:, 0] if single else out
 
 
@@ -70,9 +65,7 @@ def _ids(model: Any, text: str) -> list[int]:
 
 def _score_batch(model: Any, step: Step, choices: list[list[list[int]]]) -> Float[Tensor, "batch choices"]:
     """Run the prompts once, then each choice from a fork of their state."""
-    tokens, mask = first_tokens(model, step.batch)
-    state = start(model, step.batch.tokens, step.batch.mask)
-    step.begin(tokens.shape[1])
+    state, tokens, mask = begin(model, step)
     first = advance(model, state, tokens, mask)
     columns = []
     for choice in range(len(choices[0])):

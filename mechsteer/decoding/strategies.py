@@ -1,26 +1,82 @@
-"""How the next token is chosen from the logits."""
+"""How the next token is chosen.
+
+A :class:`Strategy` holds the settings. For one run of ``generate`` it makes a :class:`Chooser`, which is given one
+:class:`Pass` after another: it runs the model (once, or as often as its method needs) and says which tokens it takes.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechsteer.errors import MechsteerError, finite
+from mechsteer.models import State, advance
+from mechsteer.steering import Step
+
+
+@dataclass
+class Pass:
+    """What a chooser is given for one new token of every row of a batch. The intervention is on the model.
+
+    Attributes:
+        model: The model.
+        state: What was computed so far. Whoever runs the model first should fork it if it is needed again.
+        tokens: The tokens that have not been run yet: the prompts, then one token a row.
+        mask: True at real tokens.
+        step: The pass, announced, for hooks that need it.
+        places: For each row, the place of its prompt in the list given to ``generate``.
+        written: For each row, the tokens chosen so far.
+    """
+
+    model: Any
+    state: State
+    tokens: Int[Tensor, "rows new"]
+    mask: Bool[Tensor, "rows new"]
+    step: Step
+    places: Sequence[int]
+    written: Sequence[Sequence[int]]
+
+    def logits(self) -> Float[Tensor, "rows d_vocab"]:
+        """Run the tokens and update the state: the model's logits for the next token, float32."""
+        return advance(self.model, self.state, self.tokens, self.mask)[:, -1].float()
+
+
+@dataclass
+class Choice:
+    """What a chooser says.
+
+    Attributes:
+        tokens: The token of each row.
+        logits: What the log-probabilities of the tokens are read from: the model's own logits.
+        trace: For each row, what was chosen and why; empty for strategies that have nothing to tell.
+    """
+
+    tokens: Int[Tensor, "rows"]
+    logits: Float[Tensor, "rows d_vocab"]
+    trace: Sequence[dict[str, Any]] = ()
+
+
+@runtime_checkable
+class Chooser(Protocol):
+    """Chooses tokens during one run of ``generate``."""
+
+    def choose(self, current: Pass) -> Choice:
+        """Run the model for the current pass and choose one token a row."""
+        ...
 
 
 @runtime_checkable
 class Strategy(Protocol):
-    """Chooses one token a row."""
+    """The settings of a way to choose tokens."""
 
-    def choose(self, logits: Float[Tensor, "rows d_vocab"], prompts: Sequence[int]) -> Int[Tensor, "rows"]:
-        """Choose.
+    def chooser(self, model: Any) -> Chooser:
+        """Make what chooses during one run.
 
-        Args:
-            logits: The model's logits for the next token, float32.
-            prompts: For each row, the place of its prompt in the list given to ``generate``.
+        Raises:
+            MechsteerError: if the settings do not fit the model.
         """
         ...
 
@@ -29,9 +85,14 @@ class Strategy(Protocol):
 class Greedy:
     """The most likely token; of equals, the one with the smallest id."""
 
-    def choose(self, logits: Float[Tensor, "rows d_vocab"], prompts: Sequence[int]) -> Int[Tensor, "rows"]:
+    def chooser(self, model: Any) -> "Greedy":
+        """It has nothing to remember."""
+        return self
+
+    def choose(self, current: Pass) -> Choice:
         """Choose the largest logit of each row."""
-        return logits.argmax(-1)
+        logits = current.logits()
+        return Choice(logits.argmax(-1), logits)
 
 
 @dataclass(frozen=True)
@@ -52,7 +113,6 @@ class Sample:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
-    _generators: dict[int, torch.Generator] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not finite("temperature", self.temperature) > 0:
@@ -62,18 +122,9 @@ class Sample:
         if not 0 < finite("top_p", self.top_p) <= 1:
             raise MechsteerError(f"top_p must be in (0, 1], got {self.top_p}.")
 
-    def restart(self) -> None:
-        """Forget the draws so far; called at the start of every ``generate``."""
-        self._generators.clear()
-
-    def choose(self, logits: Float[Tensor, "rows d_vocab"], prompts: Sequence[int]) -> Int[Tensor, "rows"]:
-        """Draw one token a row."""
-        probabilities = self.truncated(logits).cpu()
-        drawn = [
-            torch.multinomial(row, 1, generator=self._generator(place))
-            for row, place in zip(probabilities, prompts, strict=True)
-        ]
-        return torch.cat(drawn).to(logits.device)
+    def chooser(self, model: Any) -> "_Sampler":
+        """Generators at the start of their sequences."""
+        return _Sampler(self)
 
     def truncated(self, logits: Float[Tensor, "rows d_vocab"]) -> Float[Tensor, "rows d_vocab"]:
         """The distribution that is drawn from: temperature, then top-k, then top-p, renormalised."""
@@ -90,7 +141,29 @@ class Sample:
             probabilities = probabilities / probabilities.sum(-1, keepdim=True)
         return probabilities
 
+
+@dataclass
+class _Sampler:
+    """One run's draws."""
+
+    settings: Sample
+    generators: dict[int, torch.Generator] = field(default_factory=dict)
+
+    def choose(self, current: Pass) -> Choice:
+        """Draw one token a row."""
+        logits = current.logits()
+        return Choice(self.draw(logits, current.places), logits)
+
+    def draw(self, logits: Float[Tensor, "rows d_vocab"], places: Sequence[int]) -> Int[Tensor, "rows"]:
+        """Draw one token a row from its own generator."""
+        probabilities = self.settings.truncated(logits).cpu()
+        drawn = [
+            torch.multinomial(row, 1, generator=self._generator(place))
+            for row, place in zip(probabilities, places, strict=True)
+        ]
+        return torch.cat(drawn).to(logits.device)
+
     def _generator(self, place: int) -> torch.Generator:
-        if place not in self._generators:
-            self._generators[place] = torch.Generator().manual_seed(self.seed * 1_000_003 + place)
-        return self._generators[place]
+        if place not in self.generators:
+            self.generators[place] = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + place)
+        return self.generators[place]

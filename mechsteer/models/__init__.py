@@ -1,19 +1,22 @@
 """Models with every activation hooked, equal to Hugging Face's. The only folder that imports TransformerLens."""
 
 from mechsteer.models.batching import as_prompts, first_tokens, pad
-from mechsteer.models.forward import State, advance, fork, model_device, select_rows, start, unembed
+from mechsteer.models.forward import advance, model_device, residual, start, unembed
 from mechsteer.models.hooking import hooked
 from mechsteer.models.info import ModelInfo, is_encoder_decoder, model_info, provenance
 from mechsteer.models.load import load
 from mechsteer.models.parity import verify
 from mechsteer.models.resolve import organism_names
-from mechsteer.models.sites import fires, parse, position_stack, shape_of, site, sites, stacks, width
+from mechsteer.models.sites import fires, parse, position_stack, predicting_stack, shape_of, site, sites, stacks, width
+from mechsteer.models.state import State, fork, select_rows
+from mechsteer.models.t5 import encode
 
 __all__ = [
     "ModelInfo",
     "State",
     "advance",
     "as_prompts",
+    "encode",
     "fires",
     "first_tokens",
     "fork",
@@ -26,7 +29,9 @@ __all__ = [
     "pad",
     "parse",
     "position_stack",
+    "predicting_stack",
     "provenance",
+    "residual",
     "select_rows",
     "shape_of",
     "site",

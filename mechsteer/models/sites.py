@@ -59,6 +59,12 @@ def stacks(model: Any) -> dict[str, int]:
     return {"blocks": len(model.blocks)}
 
 
+def predicting_stack(model: Any) -> tuple[str, int]:
+    """The stack that predicts tokens and how many layers it has: T5's decoder, or the only one."""
+    name = "decoder" if is_encoder_decoder(model) else "blocks"
+    return name, stacks(model)[name]
+
+
 def site(model: Any, kind: str, layer: int | None = None, stack: str | None = None) -> str:
     """The full name of a hook point.
 
@@ -78,7 +84,7 @@ def site(model: Any, kind: str, layer: int | None = None, stack: str | None = No
         raise unknown("site", kind, list(model.hook_dict) if "." in kind else KINDS)
     sizes = stacks(model)
     if stack is None:
-        stack = "decoder" if is_encoder_decoder(model) else "blocks"
+        stack, _ = predicting_stack(model)
     elif stack not in sizes:
         raise unknown("stack", stack, sizes)
     if layer is None:

@@ -13,6 +13,7 @@ from mechsteer.steering.intervention import (
     check_fired,
 )
 from mechsteer.steering.keys import scale_keys
+from mechsteer.steering.running import begin, run_batches, steps
 from mechsteer.steering.scope import Scope, Step, make_scope
 from mechsteer.steering.store import describe_edits
 from mechsteer.steering.targets import Sites
@@ -30,6 +31,7 @@ __all__ = [
     "as_intervention",
     "attach",
     "attention_bias",
+    "begin",
     "check_fired",
     "describe_edits",
     "explain",
@@ -37,6 +39,8 @@ __all__ = [
     "make_scope",
     "pasta",
     "project",
+    "run_batches",
     "scale_keys",
     "spotlight",
+    "steps",
 ]

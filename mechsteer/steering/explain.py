@@ -6,10 +6,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.models import advance, first_tokens, hooked, is_encoder_decoder, pad, parse, position_stack, start
+from mechsteer.models import advance, hooked, is_encoder_decoder, pad, parse, position_stack
 from mechsteer.prompts import Prompt
 from mechsteer.prompts import prompt as make_prompt
 from mechsteer.steering.intervention import BoundEdit, Intervention, attach, check_fired
+from mechsteer.steering.running import begin
 from mechsteer.steering.scope import Scope, Step
 from mechsteer.steering.targets import SCORE_KINDS
 
@@ -106,10 +107,7 @@ def _run(model: Any, made: Prompt, steer: Intervention) -> tuple[Float[Tensor, "
     step = Step(one, decoder_prefix=int(is_encoder_decoder(model)))
     measured = [_Measured(bound) for bound in steer.bind(step)]
     with hooked(model, [(name, m) for m in measured for name, _ in attach([m.bound], model)]):
-        state = start(model, one.tokens, one.mask)
-        tokens, mask = first_tokens(model, one)
-        step.begin(tokens.shape[1])
-        logits = advance(model, state, tokens, mask)[0, -1]
+        logits = advance(model, *begin(model, step))[0, -1]
     check_fired([m.bound for m in measured], model)
     return logits.float().log_softmax(-1), measured
 

@@ -10,6 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mechsteer as ms
+from mechsteer.decoding import Pass
+from mechsteer.models import State
+from mechsteer.steering import Step
 from tests.decoding.reference import TEXTS, rows
 
 LOGITS = torch.tensor([[2.0, 0.5, -1.0, 1.5, 0.0, -3.0]])
@@ -49,15 +52,21 @@ def test_the_truncated_distribution_equals_the_naive_one(
 @pytest.mark.parametrize("arguments", [{}, {"temperature": 0.5}, {"top_k": 3}, {"top_p": 0.8}])
 def test_draws_follow_the_distribution(arguments: dict[str, Any]) -> None:
     strategy, n = ms.Sample(seed=11, **arguments), 4000
-    drawn = strategy.choose(LOGITS.repeat(n, 1), range(n))  # each row has a generator of its own
+    drawn = strategy.chooser(None).draw(LOGITS.repeat(n, 1), range(n))  # each row has a generator of its own
     expected = strategy.truncated(LOGITS)[0]
     frequencies = torch.bincount(drawn, minlength=6) / n
     tolerance = 4 * (expected * (1 - expected) / n).sqrt() + 1e-9
     assert ((frequencies - expected).abs() <= tolerance).all()
 
 
-def test_greedy_takes_the_first_of_equals() -> None:
-    assert ms.Greedy().choose(torch.tensor([[0.0, 3.0, 3.0], [1.0, 0.0, -1.0]]), [0, 1]).tolist() == [1, 0]
+def test_greedy_takes_the_first_of_equals(tiny: Callable) -> None:
+    class Fixed(Pass):
+        def logits(self) -> torch.Tensor:
+            return torch.tensor([[0.0, 3.0, 3.0], [1.0, 0.0, -1.0]])
+
+    padded = ms.batch([ms.prompt(tiny("gpt2"), "the cat")] * 2, side="left")
+    current = Fixed(None, State(None), padded.tokens, padded.mask, Step(padded), [0, 1], [[], []])
+    assert ms.Greedy().choose(current).tokens.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("family", ["llama-gqa", "t5-gated"])

@@ -1,7 +1,4 @@
-"""Figures that can go into a paper as they are: pure functions of tables, colour-blind-safe, PDF and PNG.
-
-Every function returns a matplotlib Figure; :func:`save` writes it. Nothing here computes a result.
-"""
+"""The house style, saving, and the charts that every study uses."""
 
 import math
 import os

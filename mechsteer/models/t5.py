@@ -1,0 +1,96 @@
+"""T5's two stacks, block by block: the encoder, and the decoder with cached keys and values."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechsteer.models.state import CrossEntry, State
+
+
+def encode(
+    model: Any, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"], layers: int | None = None
+) -> Float[Tensor, "batch pos d_model"]:
+    """The encoder's residual stream after its first ``layers`` blocks (default: all), before the final norm."""
+    additive = additive_mask(model, mask)
+    resid = model.hook_embed(model.embed(tokens))
+    length = tokens.shape[1]
+    bias = model.encoder[0].attn.compute_relative_attention_bias(length, length, device=tokens.device)
+    for block in model.encoder[:layers]:
+        resid = block(resid, additive_attention_mask=additive, position_bias=bias)
+    return resid
+
+
+def additive_mask(model: Any, mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, "batch 1 1 pos"]:
+    """0 at real positions, a very large negative number at padded ones."""
+    additive = torch.zeros(mask.shape, dtype=model.cfg.dtype, device=mask.device)
+    return additive.masked_fill(~mask, torch.finfo(model.cfg.dtype).min)[:, None, None, :]
+
+
+def decode(
+    model: Any, state: State, tokens: Int[Tensor, "batch new"], layers: int | None
+) -> Float[Tensor, "batch new d_model"]:
+    """The decoder's residual stream after its first ``layers`` blocks, before the final norm."""
+    resid = model.embed(tokens)
+    bias = _decoder_bias(model.decoder[0].attn, state.length, tokens.shape[1], tokens.device)
+    for layer, block in enumerate(model.decoder[:layers]):
+        resid = _decoder_block(block, resid, state, layer, bias)
+    return resid
+
+
+def _decoder_bias(attention: Any, past: int, new: int, device: torch.device) -> Float[Tensor, "1 heads new total"]:
+    """T5's relative position bias of the new queries on all keys so far."""
+    queries = torch.arange(past, past + new, device=device)[:, None]
+    keys = torch.arange(past + new, device=device)[None, :]
+    buckets = attention._relative_position_bucket(
+        keys - queries,
+        bidirectional=False,
+        num_buckets=attention.relative_attention_num_buckets,
+        max_distance=attention.relative_attention_max_distance,
+    )
+    return attention.rel_pos_bias(buckets).permute(2, 0, 1)[None]
+
+
+def _decoder_block(
+    block: Any, resid_pre: Float[Tensor, "batch new d_model"], state: State, layer: int, bias: Tensor
+) -> Float[Tensor, "batch new d_model"]:
+    """One T5 decoder block, as in the library, with the cross-attention's keys and values kept."""
+    resid_pre = block.hook_resid_pre(resid_pre)
+    normalised = block.ln1(resid_pre)
+    attn_out = block.attn(
+        normalised, normalised, normalised, past_kv_cache_entry=state.cache[layer], position_bias=bias
+    )
+    resid_mid = block.hook_resid_mid(resid_pre + block.hook_attn_out(attn_out))
+    cross_out = block.hook_cross_attn_out(_cross_attention(block.cross_attn, block.ln2(resid_mid), state, layer))
+    resid_mid_cross = block.hook_resid_mid_cross(resid_mid + cross_out)
+    mlp_out = block.hook_mlp_out(block.mlp(block.ln3(resid_mid_cross)))
+    return block.hook_resid_post(resid_mid_cross + mlp_out)
+
+
+def _cross_attention(
+    attention: Any, x: Float[Tensor, "batch new d_model"], state: State, layer: int
+) -> Float[Tensor, "batch new d_model"]:
+    q = attention.hook_q(_project(x, attention.W_Q, attention.b_Q))
+    if layer == len(state.cross) and state.encoded is not None:
+        k = attention.hook_k(_project(state.encoded, attention.W_K, attention.b_K))
+        v = attention.hook_v(_project(state.encoded, attention.W_V, attention.b_V))
+        state.cross.append(CrossEntry(k.permute(0, 2, 3, 1).contiguous(), v.transpose(1, 2).contiguous()))
+    entry = state.cross[layer]
+    scores = attention.hook_attn_scores(q.transpose(1, 2) @ entry.keys + state.cross_mask)
+    pattern = attention.hook_pattern(torch.softmax(scores, dim=-1))
+    z = attention.hook_z((pattern.to(entry.values.dtype) @ entry.values).transpose(1, 2))
+    if attention.cfg.use_attn_result:
+        result = attention.hook_result(torch.einsum("bphd,hdm->bphm", z, attention.W_O))
+        return result.sum(2) + attention.b_O
+    return F.linear(z.flatten(2), attention.W_O.permute(2, 0, 1).flatten(1), attention.b_O)
+
+
+def _project(
+    x: Float[Tensor, "batch pos d_model"],
+    weight: Float[Tensor, "heads d_model d_head"],
+    bias: Float[Tensor, "heads d_head"],
+) -> Float[Tensor, "batch pos heads d_head"]:
+    flat = F.linear(x, weight.transpose(1, 2).flatten(0, 1), bias.flatten())
+    return flat.unflatten(-1, tuple(bias.shape))
