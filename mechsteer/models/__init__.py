@@ -8,7 +8,7 @@ from mechsteer.models.load import load
 from mechsteer.models.parity import verify
 from mechsteer.models.resolve import organism_names
 from mechsteer.models.sites import fires, parse, position_stack, predicting_stack, shape_of, site, sites, stacks, width
-from mechsteer.models.state import State, fork, select_rows
+from mechsteer.models.state import State, fork, repeat_rows, select_rows
 from mechsteer.models.t5 import encode
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "position_stack",
     "predicting_stack",
     "provenance",
+    "repeat_rows",
     "residual",
     "select_rows",
     "shape_of",

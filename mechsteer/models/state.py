@@ -24,10 +24,14 @@ class KeyValues:
     def append(
         self, new_keys: Float[Tensor, "batch new heads d_head"], new_values: Float[Tensor, "batch new heads d_head"]
     ) -> tuple[Float[Tensor, "batch total heads d_head"], Float[Tensor, "batch total heads d_head"]]:
-        """Add the new positions and return all. Nothing is written in place, so a shallow copy is a fork."""
-        self.past_keys = _joined(self.past_keys, new_keys)
-        self.past_values = _joined(self.past_values, new_values)
-        return self.past_keys, self.past_values
+        """Add the new positions and return all; frozen entries do not keep the new ones.
+
+        Nothing is written in place, so a shallow copy is a fork.
+        """
+        keys, values = _joined(self.past_keys, new_keys), _joined(self.past_values, new_values)
+        if not self.frozen:
+            self.past_keys, self.past_values = keys, values
+        return keys, values
 
 
 def _joined(
@@ -90,3 +94,31 @@ def fork(state: State) -> State:
     else:
         cache = replace(state.cache, entries=[copy(entry) for entry in state.cache.entries])
     return replace(state, cache=cache, cross=list(state.cross))
+
+
+def repeat_rows(state: State, times: int) -> State:
+    """A state for one pass in which every row stands ``times`` times, copies side by side.
+
+    A single row is not copied but shared, and the pass does not keep its keys and values: memory holds the repeated
+    ones of one layer at a time.
+
+    Args:
+        state: Stays as it is. An encoder-decoder's should have been advanced before, or the keys and values of its
+            cross-attention are computed ``times`` times.
+        times: How often each row is wanted.
+    """
+    repeated = fork(state)
+    entries = repeated.cache if isinstance(repeated.cache, list) else repeated.cache.entries
+    for entry in entries:
+        entry.past_keys, entry.past_values = _repeat(entry.past_keys, times), _repeat(entry.past_values, times)
+        entry.frozen = True
+    if not isinstance(repeated.cache, list):
+        repeated.cache.previous_attention_mask = _repeat(repeated.cache.previous_attention_mask, times)
+    if repeated.encoded is not None and repeated.cross_mask is not None:
+        repeated.encoded, repeated.cross_mask = _repeat(repeated.encoded, times), _repeat(repeated.cross_mask, times)
+    repeated.cross = [CrossEntry(_repeat(entry.keys, times), _repeat(entry.values, times)) for entry in state.cross]
+    return repeated
+
+
+def _repeat(x: Tensor, times: int) -> Tensor:
+    return x[:, None].expand(-1, times, *x.shape[1:]).flatten(0, 1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import mechsteer as ms
-from mechsteer.models import State, advance, fork, is_encoder_decoder, select_rows, start, unembed
+from mechsteer.models import State, advance, fork, hooked, is_encoder_decoder, repeat_rows, select_rows, start, unembed
 
 FAMILIES = ["llama-gqa", "gemma2", "t5"]
 TOKENS = torch.tensor([[0, 0, 5, 6, 7], [8, 9, 10, 11, 12], [0, 13, 14, 15, 16]])
@@ -59,6 +59,46 @@ def test_rows_that_are_kept_go_on_as_if_alone(family: str, tiny: Callable) -> No
     whole = advance(model, fork(state), *column(5, 6, 7))
     kept = advance(model, select_rows(state, torch.tensor([2, 0])), *column(7, 5))
     torch.testing.assert_close(kept, whole[[2, 0]], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gpt2", *FAMILIES])
+def test_repeated_rows_are_copies_side_by_side_and_leave_the_state_alone(family: str, tiny: Callable) -> None:
+    model = tiny(family)
+    state, fed, mask = begin(model)
+    advance(model, state, fed, mask)
+    three = repeat_rows(state, 3)
+    repeated = advance(model, three, *column(5, 5, 5, 6, 6, 6, 7, 7, 7))
+    once = advance(model, fork(state), *column(5, 6, 7))
+    torch.testing.assert_close(repeated, once.repeat_interleave(3, 0), atol=1e-4, rtol=1e-4)
+    entries = three.cache if isinstance(three.cache, list) else three.cache.entries
+    assert {entry.past_keys.shape[1] for entry in entries} == {fed.shape[1]}
+    torch.testing.assert_close(advance(model, state, *column(5, 6, 7)), once)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_row_is_repeated_without_a_copy(family: str, tiny: Callable) -> None:
+    model = tiny(family)
+    state, fed, mask = begin(model)
+    advance(model, state, fed, mask)
+    one = select_rows(state, torch.tensor([1]))
+    four = repeat_rows(one, 4)
+    pairs = list(zip(*(s.cache if isinstance(s.cache, list) else s.cache.entries for s in (one, four)), strict=True))
+    assert all(a.past_keys.data_ptr() == b.past_keys.data_ptr() and b.past_keys.stride(0) == 0 for a, b in pairs)
+    assert all(entry.keys.stride(0) == 0 for entry in four.cross)
+
+
+def test_hooks_put_first_run_before_those_on_the_model(tiny: Callable) -> None:
+    model, seen = tiny("llama-gqa"), []
+    site = "blocks.0.hook_resid_pre"
+    with (
+        hooked(model, [(site, lambda x, hook: seen.append("on the model"))]),
+        hooked(model, [(site, lambda x, hook: seen.append("first"))], first=True),
+    ):
+        model(TOKENS)
+    model(TOKENS)
+    assert seen == ["first", "on the model"]
 
 
 @torch.no_grad()
