@@ -63,8 +63,10 @@ def evaluate(
         scores); then data_hash, the model's name, family, revision, fingerprint and dtype, and package versions.
 
     Raises:
-        MechsteerError: for a task without samples, or an intervention that does not fit or never fired.
+        MechsteerError: for what is not a task or has no samples, or an intervention that does not fit or never fired.
     """
+    if not isinstance(task, Task):
+        raise MechsteerError(f"task must be a task, e.g. ms.tasks.memotrap(), got {task!r}.")
     if not task.samples:
         raise MechsteerError(f"The task {task.name!r} has no samples.")
     table = task.run(model, steer=steer, strategy=strategy, batch_size=batch_size, progress=progress)

@@ -40,6 +40,8 @@ class Direction:
     meta: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.vector.ndim != 1 or not self.vector.numel():
+            raise MechsteerError(f"A direction is one vector [width], got the shape {list(self.vector.shape)}.")
         if not torch.isfinite(self.vector).all():
             raise MechsteerError(f"The {self.method} direction at {self.site} has NaN or infinite entries.")
         if not self.norm > 0:

@@ -4,8 +4,10 @@ Positions count from the first real token of the prompt, padding never counts, a
 the count. In the decoder of an encoder-decoder they count from the decoder's start token, which is its whole prompt.
 """
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -53,10 +55,14 @@ def make_scope(where: str | Sequence[int], rows: Sequence[int] | None = None) ->
     return Scope(where, frozen_rows)
 
 
-def _integers(name: str, values: Sequence[int]) -> tuple[int, ...]:
-    if not len(values) or not all(isinstance(v, int) and not isinstance(v, bool) for v in values):
-        raise MechsteerError(f"{name} must name integers, got {values!r}.")
-    return tuple(values)
+def _integers(name: str, values: Iterable[Any]) -> tuple[int, ...]:
+    try:
+        found = tuple(operator.index(v) for v in values)  # NumPy's and PyTorch's integers too
+    except TypeError:
+        found = ()
+    if not found or any(isinstance(v, bool) for v in values):
+        raise MechsteerError(f"{name} must name integers, e.g. [0, 3], got {values!r}.")
+    return found
 
 
 @dataclass

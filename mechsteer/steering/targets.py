@@ -1,5 +1,6 @@
 """Which hook points an edit acts at: one by its full name, or one kind in some layers of some stacks."""
 
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +86,10 @@ def checked_layers(layers: Sequence[int] | None) -> tuple[int, ...] | None:
     """
     if layers is None:
         return None
-    if not len(layers) or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in layers):
-        raise MechsteerError(f"layers must name layers from 0, got {list(layers)!r}.")
-    return tuple(sorted(set(layers)))
+    try:
+        found = {operator.index(layer) for layer in layers}  # NumPy's and PyTorch's integers too
+    except TypeError:
+        found = set()
+    if not found or min(found) < 0:
+        raise MechsteerError(f"layers must name layers from 0, e.g. [0, 3], got {layers!r}.")
+    return tuple(sorted(found))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -135,3 +136,10 @@ def test_directions_carry_the_model_and_the_versions_they_were_made_with(tiny: C
     assert d.fingerprint == ms.model_info(tiny("t5")).fingerprint and d.meta["model_family"] == "t5"
     assert d.meta["version_torch"] == versions()["torch"]
     assert example().fingerprint == "unknown"
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (0,), ()])
+def test_a_direction_is_one_vector(shape: tuple[int, ...]) -> None:
+    # What users meet; under the tests' type checks the constructor itself would refuse first.
+    with pytest.raises(ms.MechsteerError, match=r"A direction is one vector \[width\], got the shape"):
+        ms.Direction.__post_init__(SimpleNamespace(vector=torch.ones(shape)))

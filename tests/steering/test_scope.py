@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 import mechsteer as ms
 from mechsteer.prompts import Batch, Prompt
 from mechsteer.steering import Scope, Step, make_scope
+from mechsteer.steering.scope import _integers
 
 NAMED = ["all", "prompt", "generated", "last_prompt", "span:a"]
 
@@ -181,3 +183,13 @@ def test_positions_and_rows_are_integers(where: Any, rows: Any) -> None:
 
 def test_scopes_read_as_what_they_mean() -> None:
     assert str(make_scope([0, -1], rows=[2])) == "[0, -1] of rows [2]" and str(make_scope("prompt")) == "prompt"
+
+
+def test_rows_may_be_numpy_or_torch_integers() -> None:
+    assert _integers("rows", np.array([0, 2])) == _integers("rows", torch.tensor([0, 2])) == (0, 2)
+
+
+@pytest.mark.parametrize("wrong", [[], [True], [1.5], ["a"], np.array([0.5])])
+def test_what_is_no_integer_is_refused(wrong: Any) -> None:
+    with pytest.raises(ms.MechsteerError, match=r"rows must name integers, e\.g\. \[0, 3\], got"):
+        _integers("rows", wrong)
