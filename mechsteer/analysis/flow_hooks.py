@@ -1,0 +1,214 @@
+"""The recursion of :mod:`mechsteer.analysis.flow` while a model runs, one attention sublayer at a time.
+
+Each sublayer reads what its keys have of the spans and writes what its queries then have, from hooks that see one
+pattern at a time and keep none. Passes may bring the positions in pieces, as the key-value cache allows.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mechsteer.analysis.flow import mix, p_norm, stream_share
+from mechsteer.errors import MechsteerError
+from mechsteer.models import stacks
+
+Hook = tuple[str, Callable[[Tensor, Any], None]]
+
+
+@dataclass(frozen=True)
+class Weighing:
+    """How the parts of a sublayer are weighed.
+
+    Attributes:
+        residual: A fixed share of the residual stream; None: by norms.
+        norm: p of the norms.
+        source: What the stream's norm is taken of: ``"residual"``, ``"ln_input"`` or ``"ln_input_lagged"``.
+        values: Weigh keys by the norms of their values.
+        heads: ``"mean"``, or ``"weighted"`` by the norms of the heads' outputs.
+    """
+
+    residual: float | None = None
+    norm: float = 1.0
+    source: str = "residual"
+    values: bool = False
+    heads: str = "mean"
+
+
+@dataclass(eq=False)
+class Sublayer:
+    """One attention sublayer, for one prompt.
+
+    Attributes:
+        layer: Its block's name, e.g. ``"decoder.3"``.
+        block: Its block.
+        cross: Whether it is a decoder's cross-attention.
+        weighing: How its parts are weighed.
+        keys: What each key's position has of each span.
+        before: The same of the queries' positions.
+        after: Where to write what they have after it.
+        lag: The sublayer whose stream norm counts in place of its own; None for its own.
+        prompt: The prompt's place in the caller's list, for errors.
+        done: How many positions have passed.
+    """
+
+    layer: str
+    block: Any
+    cross: bool
+    weighing: Weighing
+    keys: Float[Tensor, "keys spans"]
+    before: Float[Tensor, "pos spans"]
+    after: Float[Tensor, "pos spans"]
+    lag: "Sublayer | None" = None
+    prompt: int = 0
+    done: int = 0
+    _stream: Tensor | None = field(default=None, repr=False)
+    _arriving: Tensor | None = field(default=None, repr=False)
+    _values: list[Tensor] = field(default_factory=list, repr=False)
+    _scale: Tensor | float = field(default=1.0, repr=False)
+
+    def hooks(self) -> list[Hook]:
+        """What to put on the model."""
+        attention = f"{self.layer}.{'cross_attn' if self.cross else 'attn'}"
+        found: list[Hook] = [
+            (f"{attention}.hook_attn_scores", self.check_scores),
+            (f"{attention}.hook_pattern", self.gather),
+        ]
+        if self.weighing.values:
+            found.append((f"{attention}.hook_v", self.keep_values))
+        if self.weighing.heads == "weighted":
+            found.append((f"{attention}.hook_z", self.weigh_heads))
+        if self.weighing.residual is None:
+            found.append((self._stream_site(), self.measure_stream))
+        return found + self._update_hooks()
+
+    def _stream_site(self) -> str:
+        if self.weighing.source == "residual":
+            return f"{self.layer}.{'hook_resid_mid' if self.cross else 'hook_resid_pre'}"
+        return f"{self.layer}.{self._norm_name()}.hook_normalized"
+
+    def _norm_name(self) -> str:
+        return "ln2" if self.cross else "ln1"
+
+    def _update_hooks(self) -> list[Hook]:
+        """Where the update is seen: as it is added, or as the released code does before the norm that Gemma 2 has."""
+        if self.weighing.source != "residual" and hasattr(self.block, "ln1_post"):
+            norm = f"{self.layer}.ln1_post"
+            return [(f"{norm}.hook_scale", self.keep_scale), (f"{norm}.hook_normalized", self.finish)]
+        return [(f"{self.layer}.{'hook_cross_attn_out' if self.cross else 'hook_attn_out'}", self.finish)]
+
+    def measure_stream(self, x: Float[Tensor, "1 new d_model"], hook: Any) -> None:
+        """||e_k||."""
+        if self.weighing.source != "residual":
+            norm = getattr(self.block, self._norm_name())
+            x = x * norm.w + getattr(norm, "b", 0.0)
+        self._stream = self._finite(p_norm(x[0], self.weighing.norm), hook)
+
+    def keep_values(self, x: Float[Tensor, "1 new kv_heads d_head"], hook: Any) -> None:
+        """||v_i|| of each key-value head."""
+        self._values.append(self._finite(p_norm(x[0], self.weighing.norm), hook))
+
+    def check_scores(self, x: Float[Tensor, "1 heads new keys"], hook: Any) -> None:
+        """Refuse NaN here: the library turns them into weights of 0."""
+        self._finite(x.amax(), hook)
+
+    def gather(self, x: Float[Tensor, "1 heads new keys"], hook: Any) -> None:
+        """J_k of each head."""
+        seen = self.keys[: x.shape[3]]
+        weights = x[0].to(seen.dtype)
+        if not self.weighing.values:
+            self._arriving = weights @ seen
+            return
+        sizes = torch.cat(self._values).T
+        sizes = sizes.repeat_interleave(len(weights) // len(sizes), dim=0)[:, :, None]
+        sums = weights @ torch.cat([sizes * seen, sizes], dim=2)
+        self._arriving = sums[..., :-1] / sums[..., -1:].clamp(min=torch.finfo(sums.dtype).tiny)
+
+    def weigh_heads(self, z: Float[Tensor, "1 new heads d_head"], hook: Any) -> None:
+        """The mean of J_k over heads, weighed by ||o_k||_2 of the head's output."""
+        assert self._arriving is not None
+        attention = self.block.cross_attn if self.cross else self.block.attn
+        outputs = (z[0, :, head] @ attention.W_O[head] for head in range(z.shape[2]))
+        sizes = self._finite(torch.stack([p_norm(o, 2.0) for o in outputs]), hook)[..., None]
+        total = sizes.sum(0)
+        equal = torch.full_like(sizes, 1 / len(sizes))
+        shares = torch.where(total > 0, sizes / total, equal)
+        self._arriving = (shares * self._arriving).sum(0, keepdim=True)
+
+    def keep_scale(self, x: Float[Tensor, "1 new 1"], hook: Any) -> None:
+        """What the norm divides the update by."""
+        self._scale = x
+
+    def finish(self, x: Float[Tensor, "1 new d_model"], hook: Any) -> None:
+        """Mix what arrives into what was there."""
+        assert self._arriving is not None
+        share: Tensor | float
+        if self.weighing.residual is None:
+            stream = (self.lag or self)._stream
+            assert stream is not None
+            share = stream_share(stream, self._finite(p_norm((x * self._scale)[0], self.weighing.norm), hook))
+        else:
+            share = self.weighing.residual
+        rows = slice(self.done, self.done + x.shape[1])
+        self.after[rows] = mix(self.before[rows], self._arriving.mean(0), share)
+        self.done = rows.stop
+        self._arriving = None
+
+    def _finite(self, values: Tensor, hook: Any) -> Tensor:
+        if not bool(torch.isfinite(values).all()):
+            raise MechsteerError(
+                f"NaN or infinite numbers at {hook.name} for prompt {self.prompt}: the model or an intervention makes "
+                "them."
+            )
+        return values
+
+
+def track(
+    model: Any,
+    starts: Bool[Tensor, "pos spans"],
+    weighing: Weighing,
+    *,
+    lengths: Mapping[str, int],
+    prompt: int = 0,
+) -> tuple[dict[str, Float[Tensor, "layers pos spans"]], list[Hook]]:
+    """The hooks that measure one prompt, and the tables that they fill: for each stack what its positions have.
+
+    Args:
+        model: A loaded model.
+        starts: True where a position of the prompt is in a span.
+        weighing: How sublayers are weighed.
+        lengths: How many positions each stack will have.
+        prompt: The prompt's place in the caller's list, for errors.
+    """
+    tables: dict[str, Tensor] = {}
+    hooks: list[Hook] = []
+    encoded: Tensor | None = None
+    for stack, layers in stacks(model).items():
+        kinds = (False, True) if stack == "decoder" else (False,)
+        stages = torch.zeros((1 + len(kinds) * layers, lengths[stack], starts.shape[1]), device=starts.device)
+        if stack != "decoder":
+            stages[0, : len(starts)] = starts
+        for sublayer in _sublayers(model, stack, kinds, stages, encoded, weighing):
+            sublayer.prompt = prompt
+            hooks += sublayer.hooks()
+        tables[stack] = stages[len(kinds) :: len(kinds)]
+        encoded = stages[-1]
+    return tables, hooks
+
+
+def _sublayers(
+    model: Any, stack: str, kinds: Sequence[bool], stages: Tensor, encoded: Tensor | None, weighing: Weighing
+) -> list[Sublayer]:
+    """The attention sublayers of a stack, each reading one stage of its table and writing the next."""
+    made: list[Sublayer] = []
+    for layer, block in enumerate(getattr(model, stack)):
+        for cross in kinds:
+            stage = len(made)
+            lag = made[-len(kinds)] if weighing.source == "ln_input_lagged" and layer else None
+            keys = encoded if cross and encoded is not None else stages[stage]
+            before, after = stages[stage], stages[stage + 1]
+            made.append(Sublayer(f"{stack}.{layer}", block, cross, weighing, keys, before, after, lag))
+    return made

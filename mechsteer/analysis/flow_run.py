@@ -1,0 +1,209 @@
+"""Running prompts for rollout and Influence: which spans and strengths, in what pieces, and the table."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from mechsteer.analysis.flow_hooks import Weighing, track
+from mechsteer.errors import MechsteerError, finite, positive_int
+from mechsteer.models import as_prompts, first_tokens, hooked, is_encoder_decoder, model_device, residual, stacks, start
+from mechsteer.prompts import Prompt
+from mechsteer.steering import Intervention, Step, as_intervention, attention_bias, run_batches
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CHUNK = 256
+
+Curves = dict[str, Float[Tensor, "layers pos spans"]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One prompt and what follows it.
+
+    Attributes:
+        prompt: The prompt.
+        continuation: Token ids after it: of the same stack, or of the decoder after its start token.
+    """
+
+    prompt: Prompt
+    continuation: tuple[int, ...]
+
+
+def measure(
+    model: Any,
+    prompt: str | Prompt | Sequence[str | Prompt],
+    span: str | Sequence[str],
+    weighing: Weighing,
+    *,
+    quantity: str,
+    delta: float | Iterable[float],
+    steer: Intervention | None,
+    continuation: str | Sequence[str] | None,
+    chunk: int,
+) -> "pd.DataFrame":
+    """Measure every prompt, span and delta; see :func:`mechsteer.analysis.influence.influence`."""
+    import pandas as pd
+
+    positive_int("chunk", chunk)
+    subjects = _subjects(model, prompt, continuation)
+    spans, deltas, base = _spans(span), _deltas(delta), as_intervention(steer)
+    for subject in subjects:
+        _check(model, subject, spans)
+    frames = []
+    for number in deltas:
+        # At 0 nothing depends on the span, and one pass measures all of them; otherwise each span is biased alone.
+        for group in [spans] if number == 0 else [[name] for name in spans]:
+            steered = base if number == 0 else base + attention_bias(group[0], number)
+            curves = _run(model, subjects, group, weighing, steered, chunk)
+            for place, (subject, found) in enumerate(zip(subjects, curves, strict=True)):
+                frames += _frames(model, place, subject, group, number, found, quantity)
+    order = {name: place for place, name in enumerate(spans)}
+    table = pd.concat(frames, ignore_index=True)
+    keys = table["prompt"] * len(order) + table["span"].map(order)
+    return table.iloc[keys.argsort(kind="stable")].reset_index(drop=True)
+
+
+def _subjects(model: Any, prompt: Any, continuation: str | Sequence[str] | None) -> list[Subject]:
+    prompts = as_prompts(model, prompt)
+    if continuation is None:
+        return [Subject(p, ()) for p in prompts]
+    texts = [continuation] * len(prompts) if isinstance(continuation, str) else list(continuation)
+    if len(texts) != len(prompts):
+        raise MechsteerError(f"{len(prompts)} prompts but {len(texts)} continuations were given.")
+    return [Subject(p, _ids(model, text)) for p, text in zip(prompts, texts, strict=True)]
+
+
+def _ids(model: Any, text: str) -> tuple[int, ...]:
+    if not isinstance(text, str):
+        raise MechsteerError(f"A continuation must be a text, got {text!r}.")
+    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise MechsteerError(f"The continuation {text!r} has no tokens.")
+    return tuple(ids)
+
+
+def _spans(span: str | Sequence[str]) -> list[str]:
+    names = list(dict.fromkeys([span] if isinstance(span, str) else span))
+    if not names:
+        raise MechsteerError("No span was given, e.g. 'instruction'.")
+    return names
+
+
+def _deltas(delta: float | Iterable[float]) -> list[float]:
+    many: Iterable[Any] = delta if isinstance(delta, Iterable) else [delta]
+    numbers = list(dict.fromkeys(finite("delta", number) for number in many))
+    if not numbers:
+        raise MechsteerError("No delta was given; 0 leaves the attention as it is.")
+    return numbers
+
+
+def _check(model: Any, subject: Subject, spans: Sequence[str]) -> None:
+    for name in spans:
+        if not subject.prompt.positions(name):
+            raise MechsteerError(f"The span {name!r} has no tokens in {subject.prompt!r}.")
+    length = len(subject.prompt) + len(subject.continuation)
+    if not is_encoder_decoder(model) and length > model.cfg.n_ctx:
+        raise MechsteerError(f"{length} positions do not fit: this model's context has {model.cfg.n_ctx}.")
+
+
+def _run(
+    model: Any,
+    subjects: Sequence[Subject],
+    spans: Sequence[str],
+    weighing: Weighing,
+    steer: Intervention,
+    chunk: int,
+) -> list[Curves]:
+    """Each prompt alone, so that nothing depends on the others."""
+    found: dict[int, Curves] = {}
+    whole = needs_whole_pass(steer)
+
+    def run(step: Step) -> None:
+        place = step.index[0] if step.index else 0
+        subject = subjects[place]
+        starts = _starts(subject.prompt, spans).to(model_device(model))
+        tables, hooks = track(model, starts, weighing, lengths=_lengths(model, subject), prompt=place)
+        with hooked(model, hooks):
+            _forward(model, step, subject.continuation, None if whole else chunk)
+        found[place] = {stack: table.cpu() for stack, table in tables.items()}
+
+    run_batches(model, [s.prompt for s in subjects], run, steer=steer, batch_size=1)
+    return [found[place] for place in range(len(subjects))]
+
+
+def needs_whole_pass(steer: Intervention) -> bool:
+    """Whether an edit pools over the queries of a pass, so that passes over pieces would be another intervention."""
+    return any(edit.method == "spotlight" and edit.options.get("compat") == "released" for edit in steer.edits)
+
+
+def _starts(prompt: Prompt, spans: Sequence[str]) -> Bool[Tensor, "pos spans"]:
+    starts = torch.zeros((len(prompt), len(spans)), dtype=torch.bool)
+    for column, name in enumerate(spans):
+        starts[prompt.positions(name), column] = True
+    return starts
+
+
+def _lengths(model: Any, subject: Subject) -> dict[str, int]:
+    if is_encoder_decoder(model):
+        return {"encoder": len(subject.prompt), "decoder": 1 + len(subject.continuation)}
+    return {"blocks": len(subject.prompt) + len(subject.continuation)}
+
+
+def _forward(model: Any, step: Step, continuation: Sequence[int], chunk: int | None) -> None:
+    """Run the prompt and what follows it, in passes of at most ``chunk`` positions of the predicting stack."""
+    state = start(model, step.batch.tokens, step.batch.mask)
+    first, _ = first_tokens(model, step.batch)
+    tokens = torch.cat([first, torch.tensor([list(continuation)], dtype=torch.long)], dim=1)
+    for begin, end in passes(first.shape[1], tokens.shape[1], chunk):
+        step.begin(end)
+        piece = tokens[:, begin:end]
+        residual(model, state, piece, torch.ones_like(piece, dtype=torch.bool))
+
+
+def passes(prompt: int, total: int, chunk: int | None) -> Iterator[tuple[int, int]]:
+    """Ranges of positions; none has both prompt and continuation, as interventions tell the two apart by the pass."""
+    for begin, end in ((0, prompt), (prompt, total)):
+        for first in range(begin, end, chunk or max(end - begin, 1)):
+            yield first, min(first + (chunk or total), end)
+
+
+def _frames(
+    model: Any, place: int, subject: Subject, spans: Sequence[str], delta: float, found: Curves, quantity: str
+) -> list["pd.DataFrame"]:
+    """One table for each span and stack."""
+    import numpy as np
+    import pandas as pd
+
+    frames = []
+    for column, span in enumerate(spans):
+        for stack in stacks(model):
+            values = found[stack][:, :, column]
+            layers, length = values.shape
+            columns = {
+                "prompt": place,
+                "span": span,
+                "delta": delta,
+                "stack": stack,
+                "layer": np.repeat(np.arange(layers), length),
+                "position": np.tile(np.arange(length), layers),
+                "token": _tokens(model, subject, stack) * layers,
+                quantity: values.flatten().numpy(),
+            }
+            frames.append(pd.DataFrame(columns))
+    return frames
+
+
+def _tokens(model: Any, subject: Subject, stack: str) -> list[str]:
+    """The text of a stack's tokens."""
+    ids = [] if stack == "decoder" else subject.prompt.tokens.tolist()
+    if stack == "decoder":
+        ids = [model.cfg.decoder_start_token_id]
+    if stack != "encoder":
+        ids += subject.continuation
+    return model.tokenizer.convert_ids_to_tokens(ids)

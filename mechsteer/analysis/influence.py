@@ -1,0 +1,122 @@
+"""Influence of a span: attention rollout with the shares of stream and attention taken from their norms.
+
+Paper: GUIDE, "Pay Attention to What Matters" (arXiv 2409.19001). For a span U, I^(0) = 1 in U and 0 elsewhere, and
+
+    J_k     = sum_i A_ki^(l) I_i^(l-1)                                          A the mean over heads
+    I_k^(l) = (||e_k|| I_k^(l-1) + ||a_k|| J_k) / (||e_k|| + ||a_k||)
+
+with a_k what the attention adds to the residual stream and e_k the stream it adds it to (``source="residual"``).
+
+Released code (pay-attention-pipeline): e_k is the attention's input, after the norm (``source="ln_input"``), taken one
+layer too early, so that layers 0 and 1 both have layer 0's (``source="ln_input_lagged"``, which reproduces it); a_k is
+the attention block's output, in Gemma 2 before the norm that follows it. Norms are 1-norms there. Its options, off by
+default: ``values`` weighs keys by their values' norms in each head, J_k = sum_i A_ki ||v_i|| I_i / sum_i A_ki ||v_i||
+(0 where all are 0; heads that share values share norms); ``heads="weighted"`` weighs the heads' J_k by ||o_k||_2 of
+their outputs.
+
+Encoder-decoders (ours; the paper has decoders only): the encoder's self-attention as above. The decoder starts at 0,
+for no decoder token is in U. In each of its blocks
+
+    S_k     = (||e_k|| I_k^(l-1) + ||a_k|| J_k) / (||e_k|| + ||a_k||)           J = A_self I^(l-1)
+    I_k^(l) = (||m_k|| S_k + ||c_k|| K_k) / (||m_k|| + ||c_k||)                 K = A_cross E
+
+with E what the encoder's last layer has, c_k what cross-attention adds and m_k the stream it adds it to; the options
+mean the same in each sublayer, and the lag is that of the same sublayer one block before.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechsteer.analysis.flow import recursion, stream_share
+from mechsteer.analysis.flow_hooks import Weighing
+from mechsteer.analysis.flow_run import CHUNK, measure
+from mechsteer.errors import MechsteerError, one_of
+from mechsteer.prompts import Prompt
+from mechsteer.steering import Intervention
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SOURCES = ("residual", "ln_input", "ln_input_lagged")
+HEADS = ("mean", "weighted")
+
+
+def influence_of(
+    attention: Float[Tensor, "layers pos pos"],
+    stream_norms: Float[Tensor, "layers pos"],
+    attention_norms: Float[Tensor, "layers pos"],
+    start: Float[Tensor, "pos"],
+) -> Float[Tensor, "layers pos"]:
+    """Influence over given attention weights (mean over heads) and norms, from 1 in the span and 0 elsewhere."""
+    return recursion(attention, start, stream_share(stream_norms, attention_norms))
+
+
+@torch.no_grad()
+def influence(
+    model: Any,
+    prompt: str | Prompt | Sequence[str | Prompt],
+    span: str | Sequence[str] = "instruction",
+    *,
+    norm: float = 1,
+    source: str = "residual",
+    values: bool = False,
+    heads: str = "mean",
+    delta: float | Iterable[float] = 0.0,
+    steer: Intervention | None = None,
+    continuation: str | Sequence[str] | None = None,
+    chunk: int = CHUNK,
+) -> "pd.DataFrame":
+    """Influence of spans at every layer and position.
+
+    Args:
+        model: A loaded model.
+        prompt: One prompt or several; each is run alone.
+        span: One span of the prompts or several, measured in one forward pass.
+        norm: p of the norms, from 1 to infinity.
+        source: ``"residual"`` (paper), ``"ln_input"`` or ``"ln_input_lagged"`` (released code).
+        values: Weigh keys by the norms of their values.
+        heads: ``"mean"``, or ``"weighted"`` by the norms of the heads' outputs.
+        delta: GUIDE's bias on the span's keys, in nats, put on after ``steer``; several for a sweep. Each span is
+            biased alone.
+        steer: An intervention to measure under.
+        continuation: Text that follows the prompts, one for all or one each; in encoder-decoders, in the decoder.
+        chunk: Positions in one pass of the predicting stack. Less takes less memory.
+
+    Returns:
+        One row a prompt, span, delta, stack, layer and position: columns prompt (its place), span, delta, stack, layer,
+        position, token and influence, which is what the position has after that layer.
+
+    Raises:
+        MechsteerError: for a span that a prompt lacks or that is empty, a prompt longer than the context, an unknown
+            source or heads, a norm below 1, a delta that is not finite, NaN in what is measured (with the site), or an
+            intervention that does not fit.
+    """
+    weighing = Weighing(
+        norm=_norm(norm), source=one_of("source", source, SOURCES), values=values, heads=one_of("heads", heads, HEADS)
+    )
+    return measure(
+        model,
+        prompt,
+        span,
+        weighing,
+        quantity="influence",
+        delta=delta,
+        steer=steer,
+        continuation=continuation,
+        chunk=chunk,
+    )
+
+
+def _norm(norm: float) -> float:
+    try:
+        p = float(norm)
+    except (TypeError, ValueError):
+        p = math.nan
+    if not p >= 1:
+        raise MechsteerError(f"norm must be a number from 1 to infinity (the p of a p-norm), got {norm!r}.")
+    return p
