@@ -1,6 +1,24 @@
-"""Studies: one module a paper; tables first, figures from tables, published numbers beside ours."""
+"""Studies: one module a paper; tables first, figures from tables, published numbers beside ours.
 
-from mechsteer.studies import steering, t5_dola
+Modules are loaded when first used: the worker processes of a sweep need only what their cells need.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from mechsteer.studies.published import published
 
-__all__ = ["published", "steering", "t5_dola"]
+if TYPE_CHECKING:
+    from mechsteer.studies import steering, sweep, t5_dola
+
+__all__ = ["published", "steering", "sweep", "t5_dola"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return import_module(f"mechsteer.studies.{name}")
+    raise AttributeError(f"module 'mechsteer.studies' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

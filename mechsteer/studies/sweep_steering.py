@@ -1,0 +1,251 @@
+"""What a steering sweep computes in a cell: a task's sample rows under one method, at one layer and strength.
+
+Names of a cell, and what stands for one that is left out:
+
+- ``model``: a name for :func:`mechsteer.load`. ``dtype``: ``"float32"``.
+- ``task``: ``"memotrap"`` or ``"instructions"``. ``split``: ``"evaluation"``; for choosing layers and strengths
+  ``"mining"`` (memotrap) or ``"validation"`` (instructions). ``n``: the most prompts; all. ``max_new_tokens``: the
+  task's own.
+- memotrap: ``data``, a CSV file of traps; the bundled ones.
+- instructions: ``kind``, always given, for vectors are made for one kind; ``with_instruction``: true; ``notes``: 0.
+- ``method``: ``"none"``, ``"add"``, ``"project"``, ``"attention_bias"``, ``"pasta"``, ``"spotlight"`` or
+  ``"scale_keys"``. The last four act on the span ``instruction`` in all layers, as instructions prompts have it.
+- ``layer``: of add and project, always given there.
+- ``direction``: of add and project, from prompts of the other split (``mining``, ``validation``) alone: ``"gradient"``
+  (memotrap; its default), ``"difference_in_means"`` (the default of instructions; for memotrap, between the prompt and
+  its stem) or ``"random"`` (add only; it takes its unit from the task's default direction at that layer).
+- ``strength``: of every method but none, always given; for the attention methods as they define it.
+- ``unit``: of the strength s of add and project. ``"activation"``, the mean norm a of the states at the layer: add
+  s a u, project on s a. ``"direction"``, the norm d of the vector as estimated, for difference in means the step from
+  without to with: add s d u, project on zbar + (s - 1) d, so that 1 is the paper's projection. ``"absolute"``: add s u,
+  project on s. Default: direction for difference in means, else activation.
+- ``temperature``: 0, which is greedy. ``seed``: 0; of the sampler and of the random direction.
+
+A name that has no meaning in a cell, such as the layer of an attention method, is None there, and cells that so become
+equal are one: a grid over methods and layers has one unsteered cell.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mechsteer.decoding import Greedy, Sample
+from mechsteer.directions import Direction, differences_in_means, gradient_direction, random_direction
+from mechsteer.errors import MechsteerError, finite, one_of, positive_int, unknown
+from mechsteer.evaluation import evaluate
+from mechsteer.files import digest, versions
+from mechsteer.models import model_info
+from mechsteer.steering import Intervention, add, attention_bias, pasta, project, scale_keys, spotlight
+from mechsteer.studies.grid import Cell
+from mechsteer.tasks import Instructions, MemoTrap, instructions, memotrap
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAMES = (
+    "model",
+    "dtype",
+    "task",
+    "data",
+    "kind",
+    "with_instruction",
+    "notes",
+    "split",
+    "n",
+    "method",
+    "direction",
+    "layer",
+    "strength",
+    "unit",
+    "temperature",
+    "seed",
+    "max_new_tokens",
+)
+ATTENTION: Mapping[str, Callable[[str, float], Intervention]] = {
+    "attention_bias": attention_bias,
+    "pasta": pasta,
+    "spotlight": spotlight,
+    "scale_keys": scale_keys,
+}
+VECTOR = ("add", "project")
+METHODS = ("none", *VECTOR, *ATTENTION)
+SOURCES = {"memotrap": ("gradient", "difference_in_means", "random"), "instructions": ("difference_in_means", "random")}
+"""Directions by task; the first is the default."""
+UNITS = ("activation", "direction", "absolute")
+ESTIMATED_ON = {"memotrap": "mining", "instructions": "validation"}
+
+
+def normal(cell: Cell) -> Cell:
+    """The cell with every name, in the order of :data:`NAMES`: defaults filled in, what has no meaning set to None.
+
+    Raises:
+        MechsteerError: for an unknown name or value, naming the nearest, or one that is missing.
+    """
+    for name in cell:
+        if name not in NAMES:
+            raise unknown("name in a cell of a steering sweep:", name, NAMES)
+    given = {name: value for name, value in cell.items() if value is not None}
+    task = one_of("task", str(_required(given, "task")), SOURCES)
+    method = one_of("method", str(given.get("method", "none")), METHODS)
+    values = dict.fromkeys(NAMES) | {
+        "model": str(_required(given, "model")),
+        "dtype": str(given.get("dtype", "float32")),
+        "task": task,
+        "split": str(given.get("split", "evaluation")),
+        "n": None if "n" not in given else positive_int("n", given["n"]),
+        "method": method,
+        "temperature": finite("temperature", given.get("temperature", 0.0)),
+        "max_new_tokens": None
+        if "max_new_tokens" not in given
+        else positive_int("max_new_tokens", given["max_new_tokens"]),
+    }
+    if task == "memotrap":
+        values["data"] = given.get("data")
+    else:
+        values["kind"] = str(_required(given, "kind"))
+        values["with_instruction"] = _flag("with_instruction", given.get("with_instruction", True))
+        values["notes"] = _natural("notes", given.get("notes", 0))
+    if method != "none":
+        values["strength"] = finite("strength", _required(given, "strength"))
+    if method in VECTOR:
+        values |= _vector(given, task, method)
+    if values["temperature"] or values["direction"] == "random":
+        values["seed"] = _natural("seed", given.get("seed", 0))
+    return Cell.of(values)
+
+
+def _vector(given: Mapping[str, Any], task: str, method: str) -> dict[str, Any]:
+    """The values that vectors alone have."""
+    source = one_of(f"direction for {task}", str(given.get("direction", SOURCES[task][0])), SOURCES[task])
+    if (method, source) == ("project", "random"):
+        raise MechsteerError('A random direction has no mean projection to project on; use method="add" with it.')
+    usual = "direction" if source == "difference_in_means" else "activation"
+    unit = one_of("unit", str(given.get("unit", usual)), UNITS)
+    return {"layer": _natural("layer", _required(given, "layer")), "direction": source, "unit": unit}
+
+
+def data_hash(cell: Cell) -> str:
+    """A hash of the prompts that a normal cell scores and makes its direction from.
+
+    Raises:
+        MechsteerError: for a kind, split, file or number of notes that is not there.
+    """
+    return digest([task_of(cell).data_hash, task_of(cell, estimation=True).data_hash])
+
+
+def run(
+    cell: Cell, model: Any, *, directions: str | os.PathLike[str] | None = None, batch_size: int = 64
+) -> "pd.DataFrame":
+    """Compute a cell.
+
+    Args:
+        cell: Its names are explained at the top of this module.
+        model: The loaded model.
+        directions: A folder where directions are kept, so that cells share them. Default: none are kept.
+        batch_size: Prompts computed together.
+
+    Returns:
+        The rows of :func:`mechsteer.evaluate`, with ``scale`` for the strength in the units of the model.
+
+    Raises:
+        MechsteerError: for names and values that do not fit the model or task.
+    """
+    cell = normal(cell)
+    steer = steering_of(cell, model, None if directions is None else Path(directions))
+    strategy = Sample(temperature=cell["temperature"], seed=cell["seed"]) if cell["temperature"] else Greedy()
+    table = evaluate(model, task_of(cell), steer=steer, strategy=strategy, batch_size=batch_size)
+    table = table.drop(columns=["method", "seed"])
+    return table.rename(columns={"task": "task_name", "strength": "scale"})
+
+
+def task_of(cell: Cell, *, estimation: bool = False) -> MemoTrap | Instructions:
+    """The task of a normal cell; or all prompts of the split that its direction is made from."""
+    split, n = (ESTIMATED_ON[cell["task"]], None) if estimation else (cell["split"], cell["n"])
+    if cell["task"] == "memotrap":
+        traps = memotrap(cell["data"]).on(split)
+        task: MemoTrap | Instructions = replace(traps, samples=traps.samples[:n])
+    else:
+        notes, with_it = (0, True) if estimation else (cell["notes"], cell["with_instruction"])
+        task = instructions(cell["kind"], notes=notes, with_instruction=with_it, split=split, n=n)
+    return task if cell["max_new_tokens"] is None else replace(task, max_new_tokens=cell["max_new_tokens"])
+
+
+def steering_of(cell: Cell, model: Any, folder: Path | None = None) -> Intervention | None:
+    """The intervention of a normal cell; None if it is unsteered."""
+    method, strength = cell["method"], cell["strength"]
+    if method == "none":
+        return None
+    if method in ATTENTION:
+        return ATTENTION[method]("instruction", strength)
+    direction = direction_of(cell, model, folder)
+    size = {"activation": direction.activation_norm, "direction": direction.norm, "absolute": 1.0}[cell["unit"]]
+    if method == "add":
+        return add(direction, strength * size)
+    offset = direction.mean_projection - size if cell["unit"] == "direction" else 0.0
+    return project(direction, target=offset + strength * size)
+
+
+def direction_of(cell: Cell, model: Any, folder: Path | None = None) -> Direction:
+    """The direction of a normal cell, from the folder if it is there.
+
+    A random one has the norm and the mean activation norm of the task's default direction at its layer.
+    """
+    if cell["direction"] != "random":
+        return _estimated(cell, model, cell["direction"], folder)
+    like = _estimated(cell, model, SOURCES[cell["task"]][0], folder)
+    drawn = random_direction(model, seed=cell["seed"], layer=cell["layer"])
+    return replace(drawn, vector=drawn.unit * like.norm, activation_norm=like.activation_norm)
+
+
+def _estimated(cell: Cell, model: Any, source: str, folder: Path | None) -> Direction:
+    """A direction from examples; difference in means is taken at all layers at once."""
+    layer, task = cell["layer"], task_of(cell, estimation=True)
+    if folder is not None:
+        path = _file(folder, cell, model, source, layer)
+        if path.exists():
+            try:
+                return Direction.load(path)
+            except MechsteerError:  # a damaged one is made again
+                pass
+    if source == "gradient":
+        assert isinstance(task, MemoTrap)
+        made = {layer: gradient_direction(model, task.samples, layer=layer)}
+    elif isinstance(task, MemoTrap):
+        made = differences_in_means(model, [(trap.prompt, trap.stem) for trap in task.samples])
+    else:
+        with_it, without = (task.prompts(model, with_instruction=wanted) for wanted in (True, False))
+        made = differences_in_means(model, list(zip(with_it, without, strict=True)))
+    if layer not in made:
+        raise MechsteerError(f"layer must be 0 to {max(made)}, got {layer}.")
+    if folder is not None:
+        for at, direction in made.items():
+            direction.save(_file(folder, cell, model, source, at))
+    return made[layer]
+
+
+def _file(folder: Path, cell: Cell, model: Any, source: str, layer: int) -> Path:
+    info = model_info(model)
+    key = [info.fingerprint, info.dtype, cell["task"], task_of(cell, estimation=True).data_hash, versions()]
+    return folder / f"{source}-{digest(key)}-layer-{layer:02d}.safetensors"
+
+
+def _required(given: Mapping[str, Any], name: str) -> Any:
+    if name not in given:
+        raise MechsteerError(
+            f"A cell of a steering sweep needs {name!r}; this one has {', '.join(given) or 'nothing'}."
+        )
+    return given[name]
+
+
+def _flag(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise MechsteerError(f"{name} must be true or false, got {value!r}.")
+    return value
+
+
+def _natural(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise MechsteerError(f"{name} must be an integer of at least 0, got {value!r}.")
+    return value
