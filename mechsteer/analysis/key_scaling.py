@@ -41,8 +41,8 @@ class KeyScalingDistances:
     propagated: Float[Tensor, "rows source receiving"]
 
 
-def check_key_scaling(alpha: float, distance: str) -> None:
-    """Raise unless ``alpha`` is above 0 and ``distance`` is a known one.
+def check_key_scaling(alpha: float, distance: str) -> float:
+    """Return ``alpha`` as a float if it is above 0 and ``distance`` is a known one.
 
     Raises:
         MechsteerError: otherwise.
@@ -50,6 +50,7 @@ def check_key_scaling(alpha: float, distance: str) -> None:
     one_of("distance", distance, DISTANCES)
     if not finite("alpha", alpha) > 0:
         raise MechsteerError(f"alpha must be above 0, got {alpha}.")
+    return float(alpha)
 
 
 @torch.no_grad()
@@ -79,7 +80,7 @@ def key_scaling_distances(
     Raises:
         MechsteerError: for an alpha that is not above 0, another distance, or activations that are not finite.
     """
-    check_key_scaling(alpha, distance)
+    alpha = check_key_scaling(alpha, distance)
     copies = predicting_stack(model)[1] + 1
     if is_encoder_decoder(model) and not state.cross:
         first = fork(state)

@@ -81,6 +81,8 @@ def layer_sensitivity(
         aggregate = "released" if compat == "released" else "receiving"
     one_of("aggregate", aggregate, AGGREGATES)
     check_key_scaling(alpha, distance)
+    if not isinstance(span, str | Sequence):
+        raise MechsteerError(f"span must be a name or a list of names, got {span!r}.")
     made = as_prompts(model, prompts)
     beyond = int(compat == "released")
     found: list[Tensor] = [torch.empty(0)] * len(made)
