@@ -50,7 +50,9 @@ class Generation:
 
 
 @dataclass
-class _Row:
+class Written:
+    """What was written after one prompt so far."""
+
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     trace: list[dict[str, Any]] = field(default_factory=list)
@@ -98,11 +100,11 @@ def generate(
         raise MechsteerError(f"strategy must be a strategy, e.g. ms.Greedy(), got {strategy!r}.")
     chooser = strategy.chooser(model)
     recorder = Recorder(model, record, len(made))
-    rows = [_Row() for _ in made]
+    rows = [Written() for _ in made]
 
     def run(step: Step) -> None:
         recorder.step = step
-        _run_batch(model, step, chooser, max_new_tokens, rows)
+        generate_batch(model, step, chooser, max_new_tokens, rows)
 
     run_batches(
         model,
@@ -116,7 +118,13 @@ def generate(
     return _collect(model, rows, recorder)
 
 
-def _run_batch(model: Any, step: Step, chooser: Chooser, max_new_tokens: int, rows: list[_Row]) -> None:
+def generate_batch(
+    model: Any,
+    step: Step,
+    chooser: Chooser,
+    max_new_tokens: int,
+    rows: "list[Written] | dict[int, Written]",
+) -> None:
     """Generate for one batch, appending to ``rows`` at the places that ``step.index`` names."""
     eos = torch.tensor(model_info(model).eos_ids, dtype=torch.long)
     index = list(step.index or range(len(step.batch)))
@@ -157,7 +165,7 @@ def _check_context(model: Any, prompts: Sequence[Prompt], max_new_tokens: int) -
         )
 
 
-def _collect(model: Any, rows: list[_Row], recorder: Recorder) -> Generation:
+def _collect(model: Any, rows: list[Written], recorder: Recorder) -> Generation:
     lengths = [len(row.tokens) for row in rows]
     shape = (len(rows), max(lengths))
     tokens = torch.full(shape, model.tokenizer.pad_token_id or 0, dtype=torch.long)
@@ -167,4 +175,4 @@ def _collect(model: Any, rows: list[_Row], recorder: Recorder) -> Generation:
         logprobs[place, : lengths[place]] = torch.tensor(row.logprobs)
     texts = model.tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
     trace = pd.DataFrame([line for row in rows for line in row.trace])
-    return Generation(texts, tokens, logprobs, lengths, recorder.result(), trace)
+    return Generation(texts, tokens, logprobs, lengths, recorder.result(lengths), trace)

@@ -37,9 +37,18 @@ class Recorder:
             values = kept[out] if isinstance(chosen, bool) else kept[out, chosen[out]]
             self.rows[site][place].append(values)
 
-    def result(self) -> dict[str, list[Tensor]]:
+    def take(self, site: str, place: int, written: int) -> Tensor:
+        """Hand over what was recorded at one site for one prompt that ``written`` tokens were generated for.
+
+        A row that has ended may be computed on while its batch runs; what that left is dropped.
+        """
+        parts = self.rows[site][place][:written]  # the prompt, then each token that was fed back: not the last
+        self.rows[site][place] = []
+        return torch.cat(parts)
+
+    def result(self, written: Sequence[int]) -> dict[str, list[Tensor]]:
         """For each site and prompt, the activations ``[positions, ...]``."""
-        return {site: [torch.cat(parts) for parts in rows] for site, rows in self.rows.items()}
+        return {site: [self.take(site, place, n) for place, n in enumerate(written)] for site in self.rows}
 
 
 def _check(model: Any, site: str) -> None:

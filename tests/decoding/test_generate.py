@@ -241,6 +241,23 @@ def test_steering_and_recording_follow_the_rows_that_are_left(
         torch.testing.assert_close(out.activations[d.site][place], alone.activations[d.site][0], atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.parametrize("family", BOTH)
+def test_recording_ends_with_the_row_although_its_batch_runs_on(
+    family: str, tiny: Callable, with_eos: Callable[..., Any]
+) -> None:
+    texts = ["the cat sat", "one two", "red blue house", "dog on mat in", "a . :", "write word", "quote task", "ends"]
+    endless = ms.generate(tiny(family), texts, max_new_tokens=NEW)
+    ends = [row[2] for row in rows(endless)]
+    rare = next(token for token in ends if sum(token in row[:-1] for row in rows(endless)) <= 2)  # too few to drop rows
+    model, _ = with_eos(family, rare)
+    site = direction(model).site
+    out = ms.generate(model, texts, max_new_tokens=NEW, record=[site])
+    assert min(out.lengths) < NEW
+    first = [1 if is_encoder_decoder(model) else len(ms.prompt(model, text)) for text in texts]
+    lengths = [len(x) for x in out.activations[site]]
+    assert lengths == [a + n - 1 for a, n in zip(first, out.lengths, strict=True)]
+
+
 def test_texts_are_the_decoded_tokens_without_special_ones(tiny: Callable) -> None:
     model = tiny("llama-gqa")
     out = ms.generate(model, prompts_of(model), max_new_tokens=4)
