@@ -46,6 +46,13 @@ ORGANISMS: Mapping[str, Organism] = MappingProxyType(
                 module="mechsteer.organisms.instruct_llama",
                 seed=1,
             ),
+            Organism(
+                name="instruct-llama-base",
+                description="the model that instruct-llama was tuned from: knows its world, follows no instruction",
+                minutes=12,
+                module="mechsteer.organisms.instruct_llama_base",
+                seed=1,
+            ),
         )
     }
 )

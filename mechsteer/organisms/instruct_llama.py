@@ -89,11 +89,14 @@ def train(
     batch_tokens: int = 2560,
     threads: int = 1,
     progress: bool = True,
+    name: str = "instruct-llama",
+    dtype: torch.dtype = torch.float32,
 ) -> Path:
     """Train from scratch and write a Hugging Face checkpoint directory; about 25 minutes on one CPU core.
 
     `out` appears only when everything is written: a run that stops early leaves nothing there. The same seed gives
-    the same bytes on the same machine and versions with the same number of threads.
+    the same bytes on the same machine and versions with the same number of threads. Training is in float32; `dtype` is
+    that of the file.
     """
     out = Path(out)
     with torch.random.fork_rng(devices=[]), compute_threads(threads), written_whole(out) as folder:
@@ -114,14 +117,15 @@ def train(
                 weight_decay=WEIGHT_DECAY,
                 progress=progress,
             )
-        model.eval().save_pretrained(folder)
+        model.eval().to(dtype).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
         tokenizer.save_pretrained(folder)
         recipe = {
-            "organism": "instruct-llama",
+            "organism": name,
             "seed": seed,
             "shape": asdict(shape),
             "batch_tokens": batch_tokens,
             "phases": [asdict(phase) | {"final_loss": round(losses[phase.name], 4)} for phase in phases],
+            "dtype": str(dtype).removeprefix("torch."),
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "threads": threads,
             "minutes": round((time.perf_counter() - started) / 60, 1),
