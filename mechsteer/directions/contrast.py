@@ -10,6 +10,7 @@ x+ with the instruction, x without. The mean is taken first and normalised after
 length and words. In encoder-decoders, which the paper does not have, the state is the one at the decoder's start token.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,6 +53,9 @@ def difference_in_means(
 
     Raises:
         MechsteerError: for no pairs, pairs that do not differ, an unknown site or layer.
+
+    Warns:
+        UserWarning: if some of the pairs do not differ, with their number; they pull the vector towards zero.
     """
     return differences_in_means(model, pairs, layers=[layer], site=site, batch_size=batch_size, progress=progress)[
         layer
@@ -74,10 +78,11 @@ def differences_in_means(
     wrong = [pair for pair in pairs if isinstance(pair, str) or len(pair) != 2]
     if wrong:
         raise MechsteerError(f"A pair is (with instruction, without instruction), got {wrong[0]!r}.")
+    first, second = (as_prompts(model, [pair[place] for pair in pairs]) for place in (0, 1))
+    _check_pairs(first, second)
     sizes = stacks(model)
     chosen = range(sizes.get("decoder", sizes.get("blocks", 0))) if layers is None else layers
     sites = {layer: _site(model, site, layer) for layer in chosen}
-    first, second = (as_prompts(model, [pair[place] for pair in pairs]) for place in (0, 1))
     with_it = _states(model, first, list(sites.values()), batch_size, progress)
     without = _states(model, second, list(sites.values()), batch_size, progress)
     meta = provenance(model) | {
@@ -85,6 +90,19 @@ def differences_in_means(
         "examples_hash": digest([(a.text, b.text) for a, b in zip(first, second, strict=True)]),
     }
     return {layer: _direction(name, with_it[name], without[name], meta) for layer, name in sites.items()}
+
+
+def _check_pairs(first: Sequence[Prompt], second: Sequence[Prompt]) -> None:
+    """Say how many pairs are the same prompt twice."""
+    equal = [a.text for a, b in zip(first, second, strict=True) if torch.equal(a.tokens, b.tokens)]
+    if len(equal) == len(first):
+        raise MechsteerError(f"All {len(equal)} pairs have the same prompt with and without, e.g. {equal[0]!r}.")
+    if equal:
+        warnings.warn(
+            f"{len(equal)} of {len(first)} pairs have the same prompt with and without, e.g. {equal[0]!r}; they pull "
+            "the vector towards zero.",
+            stacklevel=3,
+        )
 
 
 _site = site  # the parameter of the same name hides the function

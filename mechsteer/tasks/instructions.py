@@ -8,12 +8,13 @@ Scores, of one sample each:
 
 - ``adherence``: the output passes the checker of its kind of instruction, whether or not the prompt had it.
 - ``fidelity``: the part of the output's sentences that are true of the topic and no repetition, in whatever form and in
-  English or French.
+  English or French. NaN for topics of one's own, about which the task knows nothing.
 
 See :mod:`mechsteer.tasks.checkers`.
 """
 
 import csv
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -157,8 +158,12 @@ def follows(sample: Instructed, output: str) -> bool:
 
 
 def is_true(sample: Instructed, output: str) -> float:
-    """The part of an output's sentences that are true of the sample's topic and no repetition."""
-    return fidelity(output.strip(), load_world().truths[sample.topic], word=sample.word)
+    """The part of an output's sentences that are true of the sample's topic and no repetition; NaN for other topics.
+
+    Nothing is known about topics that are not of the bundled world.
+    """
+    truths = load_world().truths.get(sample.topic)
+    return math.nan if truths is None else fidelity(output.strip(), truths, word=sample.word)
 
 
 def instructions(

@@ -61,9 +61,17 @@ def test_projecting_sets_the_mean_projection_of_the_instructed_states(tiny: Call
 def test_pairs_that_do_not_differ_and_no_pairs_are_refused(tiny: Callable) -> None:
     model = tiny("llama-gqa")
     same = ms.prompt(model, "the cat")
-    with pytest.raises(ms.MechsteerError, match="is zero"):
-        ms.difference_in_means(model, [(same, same)], layer=0)
+    with pytest.raises(ms.MechsteerError, match="All 2 pairs have the same prompt"):
+        ms.difference_in_means(model, [(same, same)] * 2, layer=0)
     with pytest.raises(ms.MechsteerError, match="No pairs"):
         ms.difference_in_means(model, [], layer=0)
     with pytest.raises(ms.MechsteerError, match="out of range"):
         ms.difference_in_means(model, pairs(model), layer=9)
+
+
+def test_some_pairs_that_do_not_differ_are_counted_in_a_warning(tiny: Callable) -> None:
+    model = tiny("llama-gqa")
+    same = ms.prompt(model, "the cat")
+    with pytest.warns(UserWarning, match="1 of 5 pairs have the same prompt"):
+        diluted = ms.difference_in_means(model, [*pairs(model), (same, same)], layer=0)
+    torch.testing.assert_close(diluted.vector, ms.difference_in_means(model, pairs(model), layer=0).vector * 4 / 5)
