@@ -4,5 +4,23 @@ Every function returns a matplotlib Figure or draws into one; :func:`save` write
 """
 
 from mechsteer.plots.base import COLOURS, MARKERS, figure, heatmap, lines, save, style
+from mechsteer.plots.charts import curves, rank_trajectories, sublayer_bars
+from mechsteer.plots.maps import attention_map, token_map
+from mechsteer.plots.views import View, attention_view
 
-__all__ = ["COLOURS", "MARKERS", "figure", "heatmap", "lines", "save", "style"]
+__all__ = [
+    "COLOURS",
+    "MARKERS",
+    "View",
+    "attention_map",
+    "attention_view",
+    "curves",
+    "figure",
+    "heatmap",
+    "lines",
+    "rank_trajectories",
+    "save",
+    "style",
+    "sublayer_bars",
+    "token_map",
+]

@@ -1,0 +1,219 @@
+"""Charts over layers: curves with intervals, ranks of tokens, bars by sublayer."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from mechsteer.errors import MechsteerError
+from mechsteer.plots.base import COLOURS, MARKERS
+from mechsteer.plots.labels import SUBLAYERS, interval, need, numeric, one_each, quantity, token_label
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+
+def curves(
+    axes: "Axes",
+    table: "pd.DataFrame",
+    *,
+    y: str,
+    x: str = "layer",
+    by: str | None = None,
+    low: str | None = None,
+    high: str | None = None,
+    xlabel: str | None = None,
+    ylabel: str | None = None,
+    title: str = "",
+) -> None:
+    """A quantity over layers: one line for each value of ``by``, with a shaded interval where the table has one.
+
+    Args:
+        axes: Where to draw.
+        table: One row a point.
+        y: Column of the quantity.
+        x: Column of the horizontal axis.
+        by: Column that tells lines apart; None for one line.
+        low: Column of the interval's lower end. Default: ``<y>_low`` or ``low``, if the table has it.
+        high: Column of its upper end; default likewise.
+        xlabel: Label of the horizontal axis; default by column.
+        ylabel: Label of the vertical axis, with its unit; default by column.
+        title: Title of the panel.
+
+    Raises:
+        MechsteerError: for a missing column, an empty table, or several rows for one point.
+    """
+    need(table, x, y, *([by] if by else []))
+    numeric(table, x, y)
+    ends = interval(table, y, low, high)
+    one_each(table, [by, x] if by else [x], "point")
+    groups = table.groupby(by, sort=False) if by else [(None, table)]
+    for place, (name, part) in enumerate(groups):
+        ordered, colour = part.sort_values(x), COLOURS[place % len(COLOURS)]
+        if ends is not None:
+            axes.fill_between(ordered[x], ordered[ends[0]], ordered[ends[1]], color=colour, alpha=0.2, linewidth=0)
+        axes.plot(
+            ordered[x],
+            ordered[y],
+            color=colour,
+            marker=MARKERS[place % len(MARKERS)],
+            markersize=4,
+            linewidth=1.4,
+            label="" if name is None else str(name).replace("_", " "),
+        )
+    _finish(axes, quantity(x) if xlabel is None else xlabel, quantity(y) if ylabel is None else ylabel, title)
+    _whole_numbers(axes, table[x].tolist())
+    if by:
+        axes.legend(loc="best")
+
+
+def rank_trajectories(
+    axes: "Axes",
+    table: "pd.DataFrame",
+    *,
+    x: str = "layer",
+    y: str = "rank",
+    by: str = "token",
+    xlabel: str | None = None,
+    title: str = "",
+) -> None:
+    """The rank of named tokens by exit: a log scale with rank 1 on top, and each token's name at the end of its line.
+
+    Args:
+        axes: Where to draw.
+        table: One row a token and exit.
+        x: Column of the exits.
+        y: Column of the ranks, from 1.
+        by: Column of the tokens.
+        xlabel: Label of the horizontal axis; default by column.
+        title: Title of the panel.
+
+    Raises:
+        MechsteerError: for a missing column, an empty table, several rows for one point, or a rank below 1.
+    """
+    need(table, x, y, by)
+    numeric(table, x, y)
+    one_each(table, [by, x], "point")
+    if not (table[y] >= 1).all():
+        raise MechsteerError(f"Ranks begin at 1, but the column {y!r} has {table[y].min()}.")
+    ends: list[tuple[str, float, str]] = []
+    for place, (name, part) in enumerate(table.groupby(by, sort=False)):
+        ordered, colour = part.sort_values(x), COLOURS[place % len(COLOURS)]
+        label, marker = token_label(str(name)), MARKERS[place % len(MARKERS)]
+        axes.plot(ordered[x], ordered[y], color=colour, marker=marker, markersize=4, linewidth=1.4, label=label)
+        ends.append((label, float(ordered[y].iloc[-1]), colour))
+    deepest = float(table[y].max())
+    axes.set_yscale("log")
+    axes.set_ylim(max(deepest, 10.0) * 1.4, 0.8)
+    powers = [10**power for power in range(math.ceil(math.log10(max(deepest, 10.0))) + 1)]
+    axes.set_yticks([p for p in powers if p <= max(deepest, 10.0) * 1.4])
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.yaxis.set_minor_formatter("")
+    _finish(axes, quantity(x) if xlabel is None else xlabel, "Rank (log scale)", title)
+    _whole_numbers(axes, table[x].tolist())
+    _label_ends(axes, ends)
+
+
+def _label_ends(axes: "Axes", ends: Sequence[tuple[str, float, str]]) -> None:
+    """Write names to the right of the panel, at their heights, moved apart where they would overlap."""
+    bottom, top = (math.log10(limit) for limit in axes.get_ylim())
+    height = axes.get_window_extent().height * 72 / axes.figure.dpi
+    gap = min(10 / height, 1 / max(len(ends), 1))
+    order = sorted(ends, key=lambda end: end[1], reverse=True)
+    heights: list[float] = []
+    for _, rank, _ in order:
+        wanted = (math.log10(rank) - bottom) / (top - bottom)
+        heights.append(max(wanted, heights[-1] + gap) if heights else wanted)
+    for place in range(len(heights) - 1, -1, -1):  # what was pushed above the panel comes down again
+        ceiling = 0.98 if place == len(heights) - 1 else heights[place + 1] - gap
+        heights[place] = min(heights[place], ceiling)
+    for (name, _, colour), fraction in zip(order, heights, strict=True):
+        axes.text(
+            1.02, fraction, name, transform=axes.transAxes, color=colour, va="center", fontsize=8, parse_math=False
+        )
+
+
+def sublayer_bars(
+    axes: "Axes",
+    table: "pd.DataFrame",
+    *,
+    y: str,
+    x: str = "layer",
+    by: str = "sublayer",
+    low: str | None = None,
+    high: str | None = None,
+    stacked: bool = False,
+    xlabel: str | None = None,
+    ylabel: str | None = None,
+    title: str = "",
+) -> None:
+    """Bars by layer and sublayer, side by side with their intervals, or stacked.
+
+    Args:
+        axes: Where to draw.
+        table: One row a bar.
+        y: Column of the quantity.
+        x: Column of the layers.
+        by: Column of the sublayers, drawn in the order of the table.
+        low: Column of the interval's lower end. Default: ``<y>_low`` or ``low``, if the table has it.
+        high: Column of its upper end; default likewise.
+        stacked: On top of each other, without intervals: for shares, none of them negative.
+        xlabel: Label of the horizontal axis; default by column.
+        ylabel: Label of the vertical axis, with its unit; default by column.
+        title: Title of the panel.
+
+    Raises:
+        MechsteerError: for a missing column, an empty table, several rows for one bar, or bars that cannot be stacked.
+    """
+    need(table, x, y, by)
+    numeric(table, y)
+    one_each(table, [x, by], "bar")
+    ends = interval(table, y, low, high)
+    if stacked and (low is not None or (table[y] < 0).any()):
+        raise MechsteerError("Stacked bars have no intervals and cannot be negative; draw them with stacked=False.")
+    layers, names = sorted(table[x].unique()), list(table[by].unique())
+    width = 0.8 if stacked else 0.8 / len(names)
+    floor = [0.0] * len(layers)
+    for place, name in enumerate(names):
+        part = table[table[by] == name].set_index(x).reindex(layers)
+        values = part[y].astype(float)
+        shift = 0.0 if stacked else (place - (len(names) - 1) / 2) * width
+        errors = (
+            None
+            if stacked or ends is None
+            else [(values - part[ends[0]]).clip(lower=0), (part[ends[1]] - values).clip(lower=0)]
+        )
+        axes.bar(
+            [spot + shift for spot in range(len(layers))],
+            values,
+            width,
+            bottom=floor if stacked else None,
+            yerr=errors,
+            color=COLOURS[place % len(COLOURS)],
+            error_kw={"elinewidth": 0.8, "ecolor": "0.2"},
+            edgecolor="white",
+            linewidth=0.4,
+            label=SUBLAYERS.get(str(name), str(name).replace("_", " ")),
+        )
+        if stacked:
+            floor = [height + value for height, value in zip(floor, values.fillna(0.0), strict=True)]
+    if (table[y] < 0).any():
+        axes.axhline(0, color="0.3", linewidth=0.8)
+    _finish(axes, quantity(x) if xlabel is None else xlabel, quantity(y) if ylabel is None else ylabel, title)
+    axes.set_xticks(range(len(layers)), [str(layer) for layer in layers])
+    axes.set_xlim(-0.6, len(layers) - 0.4)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=min(len(names), 4))
+
+
+def _finish(axes: "Axes", xlabel: str, ylabel: str, title: str) -> None:
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.grid(axis="y", color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _whole_numbers(axes: "Axes", values: Sequence[float]) -> None:
+    """Ticks at whole numbers where all values are."""
+    from matplotlib.ticker import MaxNLocator
+
+    if all(float(value).is_integer() for value in values):
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=9, integer=True, min_n_ticks=1))

@@ -1,0 +1,138 @@
+"""Words on figures: what a column is called with its unit, how a token is written, and checks of tables."""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING
+
+from mechsteer.errors import MechsteerError, unknown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+QUANTITIES = {
+    "attention_entropy": "Entropy of attention (nats)",
+    "attention_mass": "Attention on the span",
+    "cosine": "Cosine similarity",
+    "direct": "Direct effect",
+    "exit": "Exit",
+    "flip_rate": "Top-1 tokens that change",
+    "influence": "Influence",
+    "jsd": "Jensen-Shannon divergence (nats)",
+    "kl": "KL divergence (nats)",
+    "layer": "Layer",
+    "logit": "Logit",
+    "logit_difference": "Change of target − trap logit",
+    "path_share": "Share of the path",
+    "probability": "Probability",
+    "propagation": "Effect of propagation",
+    "rank": "Rank",
+    "rbo": "Rank-biased overlap",
+    "relative_update": "Norm of update / norm of stream",
+    "rollout": "Attention rollout",
+    "sensitivity": "Sensitivity (change of distance)",
+}
+"""Column -> what stands on its axis."""
+
+SUBLAYERS = {
+    "attention": "self-attention",
+    "attn": "self-attention",
+    "self": "self-attention",
+    "self_attention": "self-attention",
+    "cross": "cross-attention",
+    "cross_attn": "cross-attention",
+    "cross_attention": "cross-attention",
+    "mlp": "MLP",
+}
+
+_MARKS = {"▁": " ", "Ġ": " ", "Ċ": "↵", "ĉ": "⇥", "\n": "↵", "\t": "⇥", "\r": ""}
+"""How tokenizers write white space, and how a label does."""
+
+
+def quantity(column: str) -> str:
+    """The text for a column's axis; columns without one get their name with spaces."""
+    return QUANTITIES.get(column, column.replace("_", " ").capitalize())
+
+
+def token_text(token: str, limit: int = 40) -> str:
+    """A token as people read it: white-space marks shown as a space (none at the ends), long ones cut."""
+    text = "".join(_MARKS.get(c, c) for c in str(token)).strip(" ") or "␣"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def token_label(token: str, limit: int = 16) -> str:
+    """The same for figures: □ in place of what their font does not have."""
+    return "".join(c if c in _drawable() else "□" for c in token_text(token, limit))
+
+
+@cache
+def _drawable() -> frozenset[str]:
+    """The characters of the figures' font."""
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    return frozenset(map(chr, font.get_charmap())) - {chr(c) for c in range(32)}
+
+
+def need(table: "pd.DataFrame", *columns: str) -> None:
+    """Check that a table has columns, and rows.
+
+    Raises:
+        MechsteerError: naming the missing column and the nearest ones.
+    """
+    for column in columns:
+        if column not in table.columns:
+            raise unknown("column (of the table)", column, [str(c) for c in table.columns])
+    if table.empty:
+        raise MechsteerError("The table has no rows to draw.")
+
+
+def numeric(table: "pd.DataFrame", *columns: str) -> None:
+    """Check that columns hold numbers.
+
+    Raises:
+        MechsteerError: naming the one that does not.
+    """
+    for column in columns:
+        if table[column].dtype.kind not in "iufb":
+            raise MechsteerError(f"The column {column!r} has no numbers, e.g. {table[column].iloc[0]!r}.")
+
+
+def one_each(table: "pd.DataFrame", columns: Sequence[str], what: str) -> None:
+    """Check that no two rows are for the same point or cell.
+
+    Raises:
+        MechsteerError: naming the columns that still tell the rows apart, to choose or average by.
+    """
+    repeated = table[table.duplicated(list(columns), keep=False)]
+    if repeated.empty:
+        return
+    same = repeated.groupby(list(columns), sort=False, dropna=False)
+    keys = [c for c in table.columns if (c not in columns and table[c].dtype.kind != "f") or c == "delta"]
+    apart = [str(c) for c in keys if (same[c].nunique() > 1).any()]
+    hint = f" They differ in {', '.join(apart)}: choose one value, or average first." if apart else ""
+    raise MechsteerError(f"The table has several rows for one {what} ({', '.join(columns)}).{hint}")
+
+
+def interval(table: "pd.DataFrame", y: str, low: str | None, high: str | None) -> tuple[str, str] | None:
+    """The columns of an interval: those named, or ``y_low`` and ``y_high``, or ``low`` and ``high``, or none.
+
+    Raises:
+        MechsteerError: if only one end is named, or a named column is not there.
+    """
+    if (low is None) != (high is None):
+        raise MechsteerError(f"An interval needs both ends, got low={low!r} and high={high!r}.")
+    if low is not None and high is not None:
+        need(table, low, high)
+        return low, high
+    for pair in ((f"{y}_low", f"{y}_high"), ("low", "high")):
+        if set(pair) <= set(table.columns):
+            return pair
+    return None
+
+
+def pitch(length_points: float, count: int) -> tuple[int, float]:
+    """How to label ``count`` places along an axis: every how-manieth, and the font size in points."""
+    space = length_points / max(count, 1)
+    step = max(1, math.ceil(5.5 / space))
+    return step, min(8.0, max(4.5, 0.85 * space * step))
