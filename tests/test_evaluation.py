@@ -37,7 +37,7 @@ def test_every_row_carries_its_provenance(trap_t5: Any, task: MemoTrap, directio
         "site": "decoder.2.hook_resid_post",
         "scope": "generated",
         "strength": 20.0,
-        "strategy": "Greedy()",
+        "strategy": "Greedy(repetition_penalty=1.0)",
         "data_hash": task.data_hash,
         "model_name": "organism:trap-t5",
         "model_family": "t5",

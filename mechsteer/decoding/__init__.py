@@ -1,7 +1,8 @@
 """Running a model: generating under any strategy and intervention, and scoring given texts."""
 
+from mechsteer.decoding.dola import DoLa
 from mechsteer.decoding.generate import Generation, generate
 from mechsteer.decoding.score import score
 from mechsteer.decoding.strategies import Choice, Chooser, Greedy, Pass, Sample, Strategy
 
-__all__ = ["Choice", "Chooser", "Generation", "Greedy", "Pass", "Sample", "Strategy", "generate", "score"]
+__all__ = ["Choice", "Chooser", "DoLa", "Generation", "Greedy", "Pass", "Sample", "Strategy", "generate", "score"]

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechsteer.decoding.repetition import checked_penalty, penalised, read_so_far
 from mechsteer.errors import MechsteerError, finite
 from mechsteer.models import State, advance
 from mechsteer.steering import Step
@@ -83,7 +84,17 @@ class Strategy(Protocol):
 
 @dataclass(frozen=True)
 class Greedy:
-    """The most likely token; of equals, the one with the smallest id."""
+    """The most likely token; of equals, the one with the smallest id.
+
+    Attributes:
+        repetition_penalty: Makes tokens that were read or written before less likely to be chosen (see
+            :mod:`mechsteer.decoding.repetition`); 1 is none.
+    """
+
+    repetition_penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        checked_penalty(self.repetition_penalty)
 
     def chooser(self, model: Any) -> "Greedy":
         """It has nothing to remember."""
@@ -91,8 +102,11 @@ class Greedy:
 
     def choose(self, current: Pass) -> Choice:
         """Choose the largest logit of each row."""
-        logits = current.logits()
-        return Choice(logits.argmax(-1), logits)
+        scores = logits = current.logits()
+        if self.repetition_penalty != 1:
+            seen = read_so_far(current.model, current.step, current.written)
+            scores = penalised(logits, seen, self.repetition_penalty)
+        return Choice(scores.argmax(-1), logits)
 
 
 @dataclass(frozen=True)

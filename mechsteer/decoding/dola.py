@@ -1,0 +1,212 @@
+r"""DoLa: decoding by contrasting the model's last layer with one of its early exits.
+
+Papers: <https://arxiv.org/abs/2512.03803> (version 2; T5) and <https://arxiv.org/abs/2309.03883> (the original, LLaMA).
+Early exit e is what the language-modelling head makes of the stream after e blocks of the stack that predicts (of T5,
+its decoder): 0 is the embeddings, N the last layer, which is the model itself. With q_e the next-token distribution and
+l_e the logits at exit e, for every new token
+
+    M = argmax over candidates j of JSD(q_N, q_j)             (1)
+    l = l_N + lambda (l_N - l_M)                              (2)
+
+then the repetition penalty on l, then the largest.
+
+What the paper leaves open, and what stands here (``compat="paper"``, the default):
+
+- Equation 2's lambda has no value; its code has no lambda. ``contrast=1`` is ours.
+- Whether the final norm comes before the head at an early exit. In the code it does not, and so it is here;
+  ``normalise=True`` applies it.
+- What to do with equals. Distributions of raw streams are so sharp that several exits are often as far from the last
+  layer as can be, ln 2: of those the earliest is chosen, so that rounding does not decide.
+- A restriction to likely tokens. Version 2 has none; version 1 keeps tokens "with high probability in the mature layer"
+  without a number; the code keeps those with at least a tenth of the largest probability, and so it is here. Raw
+  streams are large, and without the restriction l_M alone decides. ``relative_top=0`` is version 2 to the letter.
+
+The released code (``compat="released"``; <https://github.com/itshuey/DoLa>, derived from the original's):
+
+- The divergence's arguments are exchanged, and it is the mean over the vocabulary, not the sum: with m = (q_N + q_j)/2,
+  1/2 mean_v m (log m - log q_N) + 1/2 mean_v m (log m - log q_j). It has no upper bound.
+- The score is log q_N - log q_M, without lambda; with ``relative_top=0`` it is l_N - l_M.
+- The head is the bare unembedding at every exit, the last included: original T5's factor d_model^-0.5 and caps on the
+  logits are left out.
+- It picks one layer for a whole batch, and its authors' batches have one row. Here each row has its own.
+- In float16 its divergences of deep layers are NaN, and the first NaN wins. That is not reproduced: logits that are not
+  finite are an error.
+
+``compat="huggingface"`` is the decoder-only DoLa of transformers up to 4.55: as released, but the last layer's logits
+are the model's own (with their cap), and ``relative_top=0`` keeps the log-probabilities.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechsteer.analysis.distributions import jsd
+from mechsteer.decoding.exits import check_layers, early_exits, exit_streams
+from mechsteer.decoding.repetition import checked_penalty, penalised, read_so_far
+from mechsteer.decoding.strategies import Choice, Pass
+from mechsteer.errors import MechsteerError, finite, one_of
+from mechsteer.models import is_encoder_decoder, model_info, unembed
+
+COMPAT = ("paper", "released", "huggingface")
+_SAME = 1e-5  # relative; divergences closer than this to the largest are equal to it
+
+
+@dataclass(frozen=True)
+class DoLa:
+    """Greedy decoding on the contrast between the last layer and, for each row and token, one early exit.
+
+    Every row chooses its own layer, whatever its batch mates are. Early exits see what an intervention makes of the
+    stream. ``Generation.logprobs`` stay those of the model itself; ``Generation.trace`` has, for each new token,
+    ``token``, ``layer`` (the exit it was contrasted with), ``jsd`` (its divergence from the last layer), ``kept`` (how
+    many tokens passed the restriction to likely ones) and ``jsd_E`` for every candidate E.
+
+    Attributes:
+        layers: The candidates, as numbers of blocks passed: ``"even"`` for 0, 2, ... below the last, as in the paper;
+            ``"low"`` and ``"high"`` as in Hugging Face; or a list. One candidate makes the contrast static.
+        compat: ``"paper"``, ``"released"`` or ``"huggingface"`` (decoder-only models); see the module.
+        contrast: The paper's lambda, which it gives no value; 0 leaves the model's own logits. Of ``"paper"`` only.
+        relative_top: Keep tokens with at least this share of the largest probability; 0 keeps all.
+        repetition_penalty: The paper's is 1.2; 1 is none.
+        normalise: Apply the final norm at early exits. Of ``"paper"`` only.
+    """
+
+    layers: str | Sequence[int] = "even"
+    compat: str = "paper"
+    contrast: float = 1.0
+    relative_top: float = 0.1
+    repetition_penalty: float = 1.2
+    normalise: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("compat", self.compat, COMPAT)
+        object.__setattr__(self, "layers", check_layers(self.layers))
+        finite("contrast", self.contrast)
+        if not 0 <= finite("relative_top", self.relative_top) <= 1:
+            raise MechsteerError(f"relative_top must be from 0 (keep all) to 1, got {self.relative_top}.")
+        checked_penalty(self.repetition_penalty)
+        if self.compat != "paper" and (self.contrast != 1 or self.normalise):
+            raise MechsteerError(
+                f'compat={self.compat!r} has neither contrast nor normalise; they are for compat="paper".'
+            )
+
+    def chooser(self, model: Any) -> "_Contrast":
+        """Find the candidates in a model.
+
+        Raises:
+            MechsteerError: for layers that the model does not have, or ``"huggingface"`` on an encoder-decoder.
+        """
+        if self.compat == "huggingface" and is_encoder_decoder(model):
+            raise MechsteerError(
+                'compat="huggingface" is for decoder-only models: transformers has no DoLa for '
+                f'{model_info(model).family}; use "paper" or "released".'
+            )
+        return _Contrast(self, early_exits(model, self.layers))
+
+
+@dataclass(frozen=True)
+class _Contrast:
+    """One run's candidates."""
+
+    settings: DoLa
+    exits: tuple[int, ...]
+
+    def choose(self, current: Pass) -> Choice:
+        """Choose the largest contrasted score of each row."""
+        model, settings = current.model, self.settings
+        early, last = exit_streams(current, self.exits)
+        logits = unembed(model, last).float()
+        mature = _bare_head(model, last) if settings.compat == "released" else logits
+        divergences = self._divergences(model, mature, early)
+        place = most_divergent(divergences)
+        premature = self._logits(model, early[place, torch.arange(len(place), device=place.device)])
+        kept = likely(mature, settings.relative_top)
+        scores = self._scores(mature, premature).masked_fill(~kept, -torch.inf)
+        seen = read_so_far(model, current.step, current.written)
+        tokens = penalised(scores, seen, settings.repetition_penalty).argmax(-1)
+        return Choice(tokens, logits, self._trace(tokens, place, divergences, kept))
+
+    def _logits(self, model: Any, stream: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_vocab"]:
+        """The logits at an early exit."""
+        if self.settings.compat == "paper":
+            return unembed(model, stream, normalise=self.settings.normalise).float()
+        return model.unembed(stream).float()
+
+    def _divergences(
+        self, model: Any, mature: Float[Tensor, "rows d_vocab"], early: Float[Tensor, "exits rows d_model"]
+    ) -> Float[Tensor, "rows exits"]:
+        """Of every candidate from the last layer; one after another, as a large vocabulary takes much memory.
+
+        Raises:
+            MechsteerError: if logits are not finite.
+        """
+        log_p, divergence = mature.log_softmax(-1), jsd if self.settings.compat == "paper" else released_jsd
+        found = [divergence(log_p, self._logits(model, stream).log_softmax(-1)) for stream in early]
+        for e, values in zip(self.exits, found, strict=True):
+            if not torch.isfinite(values).all():
+                raise MechsteerError(
+                    f"DoLa cannot compare exit {e} with the last layer: logits are not finite in "
+                    f"{model_info(model).dtype}. Without steering, load the model in float32 or bfloat16."
+                )
+        return torch.stack(found, dim=1)
+
+    def _scores(
+        self, mature: Float[Tensor, "rows d_vocab"], premature: Float[Tensor, "rows d_vocab"]
+    ) -> Float[Tensor, "rows d_vocab"]:
+        """What is maximised, before the restriction and the penalty."""
+        settings = self.settings
+        if settings.compat == "paper":
+            return mature + settings.contrast * (mature - premature)
+        if settings.compat == "released" and settings.relative_top == 0:
+            return mature - premature
+        return mature.log_softmax(-1) - premature.log_softmax(-1)
+
+    def _trace(
+        self,
+        tokens: Int[Tensor, "rows"],
+        place: Int[Tensor, "rows"],
+        divergences: Float[Tensor, "rows exits"],
+        kept: Bool[Tensor, "rows d_vocab"],
+    ) -> list[dict[str, Any]]:
+        columns = (tokens.tolist(), place.tolist(), kept.sum(-1).tolist(), divergences.tolist())
+        return [
+            {"token": token, "layer": self.exits[chosen], "jsd": row[chosen], "kept": count}
+            | {f"jsd_{e}": value for e, value in zip(self.exits, row, strict=True)}
+            for token, chosen, count, row in zip(*columns, strict=True)
+        ]
+
+
+def most_divergent(divergences: Float[Tensor, "rows exits"]) -> Int[Tensor, "rows"]:
+    """The place of each row's largest divergence; of those that are equal to it but for rounding, the first."""
+    largest = divergences.max(-1, keepdim=True).values
+    return (divergences >= largest * (1 - _SAME)).int().argmax(-1)
+
+
+def released_jsd(
+    log_p: Float[Tensor, "*batch d_vocab"], log_q: Float[Tensor, "*batch d_vocab"]
+) -> Float[Tensor, "*batch"]:
+    """The released code's divergence: 1/2 KL(m || p) + 1/2 KL(m || q), m = (p + q) / 2, averaged over the vocabulary.
+
+    Args:
+        log_p: Finite log-probabilities.
+        log_q: The other ones.
+    """
+    m = 0.5 * (log_p.exp() + log_q.exp())
+    return 0.5 * (F.kl_div(log_p, m, reduction="none").mean(-1) + F.kl_div(log_q, m, reduction="none").mean(-1))
+
+
+def likely(logits: Float[Tensor, "rows d_vocab"], share: float) -> Bool[Tensor, "rows d_vocab"]:
+    """The tokens whose probability is at least ``share`` of the largest; all for 0. The most likely is always there."""
+    log_p = logits.log_softmax(-1)
+    return log_p >= log_p.max(-1, keepdim=True).values + (math.log(share) if share > 0 else -math.inf)
+
+
+def _bare_head(model: Any, stream: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_vocab"]:
+    """The normalised stream through the unembedding, without the family's scale or cap."""
+    norm = model.decoder_final_ln if is_encoder_decoder(model) else model.ln_final
+    return model.unembed(norm(stream)).float()
