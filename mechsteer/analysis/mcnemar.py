@@ -47,6 +47,11 @@ def mcnemar(before: Iterable[Any], after: Iterable[Any]) -> McNemar:
         raise MechsteerError(f"The test is for right and wrong (True and False), got {odd[0]!r}.")
     gained = sum(not a and bool(b) for a, b in zip(first, second, strict=True))
     lost = sum(bool(a) and not b for a, b in zip(first, second, strict=True))
+    return McNemar(gained, lost, exact_p(gained, lost))
+
+
+def exact_p(gained: int, lost: int) -> float:
+    """The two-sided p of so many samples gained and lost."""
     changed = gained + lost
     tail = sum(comb(changed, i) for i in range(min(gained, lost) + 1))
-    return McNemar(gained, lost, min(1.0, 2 * tail / 2**changed))
+    return min(1.0, 2 * tail / 2**changed)

@@ -11,9 +11,13 @@ before in it. Prose, lists and JSON objects have little of it, a loop nearly 1. 
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
+
+from mechsteer.models.hf import load_hf, load_tokenizer
+from mechsteer.models.resolve import resolve
 
 LOW_PERPLEXITY = 2.5
 """The paper's threshold."""
@@ -47,15 +51,16 @@ def perplexities(name_or_path: str, texts: Sequence[str]) -> list[float]:
     Raises:
         MechsteerError: if the model cannot be found or read.
     """
-    from mechsteer.models.hf import load_hf, load_tokenizer
-    from mechsteer.models.resolve import resolve
-
-    directory, _ = resolve(name_or_path)
-    tokenizer = load_tokenizer(directory)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_hf(directory, dtype=torch.float32, device=device)
+    model, tokenizer = _language_model(name_or_path)
     longest = min(LAST_TOKENS, getattr(model.config, "max_position_embeddings", LAST_TOKENS))
     return [_perplexity(model, tokenizer, text, longest) for text in texts]
+
+
+@lru_cache(maxsize=1)  # one that filters a study is asked hundreds of times
+def _language_model(name_or_path: str) -> tuple[Any, Any]:
+    directory, _ = resolve(name_or_path)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return load_hf(directory, dtype=torch.float32, device=device), load_tokenizer(directory)
 
 
 def _perplexity(model: Any, tokenizer: Any, text: str, longest: int) -> float:
