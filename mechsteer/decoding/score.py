@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechsteer.errors import MechsteerError
-from mechsteer.models import advance, as_prompts, fork
+from mechsteer.models import advance, as_prompts, continuation_ids, fork
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 
@@ -39,35 +39,50 @@ def score(
             intervention does not fit or never fired.
     """
     made = as_prompts(model, prompts)
-    if len(continuations) != len(made):
-        raise MechsteerError(f"{len(made)} prompts but {len(continuations)} continuations were given.")
+    if isinstance(continuations, str) or len(continuations) != len(made):
+        count = 1 if isinstance(continuations, str) else len(continuations)
+        raise MechsteerError(f"{len(made)} prompts but {count} continuations were given.")
     single = all(isinstance(c, str) for c in continuations)
-    choices = [[_ids(model, text) for text in ([c] if isinstance(c, str) else c)] for c in continuations]
-    counts = {len(c) for c in choices}
-    if len(counts) != 1 or 0 in counts:
-        raise MechsteerError(f"Every prompt needs the same number of choices, at least one; got {sorted(counts)}.")
-    out = torch.zeros(len(made), counts.pop())
-
-    def run(step: Step) -> None:
-        index = list(step.index or range(len(step.batch)))
-        out[index] = _score_batch(model, step, [choices[i] for i in index])
-
-    run_batches(model, made, run, steer=as_intervention(steer), batch_size=batch_size)
+    choices = [[continuation_ids(model, text) for text in ([c] if isinstance(c, str) else c)] for c in continuations]
+    out, _ = score_ids(model, made, choices, steer=steer, batch_size=batch_size)
     return out[:, 0] if single else out
 
 
-def _ids(model: Any, text: str) -> list[int]:
-    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise MechsteerError(f"The continuation {text!r} has no tokens.")
-    return ids
+@torch.no_grad()
+def score_ids(
+    model: Any,
+    prompts: Sequence[Prompt],
+    choices: Sequence[Sequence[Sequence[int]]],
+    *,
+    steer: Intervention | None = None,
+    batch_size: int = 64,
+) -> tuple[Float[Tensor, "prompts choices"], Bool[Tensor, "prompts choices"]]:
+    """The same for continuations given as token ids, and whether greedy decoding would produce each of them.
+
+    Raises:
+        MechsteerError: if prompts have different numbers of choices, or none.
+    """
+    counts = {len(c) for c in choices}
+    if len(counts) != 1 or 0 in counts:
+        raise MechsteerError(f"Every prompt needs the same number of choices, at least one; got {sorted(counts)}.")
+    (count,) = counts
+    out, greedy = torch.zeros(len(prompts), count), torch.zeros(len(prompts), count, dtype=torch.bool)
+
+    def run(step: Step) -> None:
+        index = list(step.index or range(len(step.batch)))
+        out[index], greedy[index] = _score_batch(model, step, [choices[i] for i in index])
+
+    run_batches(model, prompts, run, steer=as_intervention(steer), batch_size=batch_size)
+    return out, greedy
 
 
-def _score_batch(model: Any, step: Step, choices: list[list[list[int]]]) -> Float[Tensor, "batch choices"]:
+def _score_batch(
+    model: Any, step: Step, choices: Sequence[Sequence[Sequence[int]]]
+) -> tuple[Float[Tensor, "batch choices"], Bool[Tensor, "batch choices"]]:
     """Run the prompts once, then each choice from a fork of their state."""
     state, tokens, mask = begin(model, step)
     first = advance(model, state, tokens, mask)
-    columns = []
+    columns, greedy = [], []
     for choice in range(len(choices[0])):
         target, real = _pad([row[choice] for row in choices])
         logits = first
@@ -75,16 +90,17 @@ def _score_batch(model: Any, step: Step, choices: list[list[list[int]]]) -> Floa
             step.begin(tokens.shape[1] + target.shape[1] - 1)
             more = advance(model, fork(state), target[:, :-1], real[:, :-1], logits_at="all")
             logits = torch.cat([first, more], dim=1)
-        logprobs = logits.float().log_softmax(-1).cpu().gather(2, target[..., None])[..., 0]
-        columns.append(logprobs.masked_fill(~real, 0.0).sum(1))
-    return torch.stack(columns, dim=1)
+        logprobs = logits.float().log_softmax(-1).cpu()
+        columns.append(logprobs.gather(2, target[..., None])[..., 0].masked_fill(~real, 0.0).sum(1))
+        greedy.append(((logprobs.argmax(-1) == target) | ~real).all(1))
+    return torch.stack(columns, dim=1), torch.stack(greedy, dim=1)
 
 
-def _pad(rows: list[list[int]]) -> tuple[Int[Tensor, "batch longest"], Bool[Tensor, "batch longest"]]:
+def _pad(rows: Sequence[Sequence[int]]) -> tuple[Int[Tensor, "batch longest"], Bool[Tensor, "batch longest"]]:
     """Token ids padded on the right, and a mask that is True at real ones."""
     target = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.long)
     real = torch.zeros_like(target, dtype=torch.bool)
     for row, ids in enumerate(rows):
-        target[row, : len(ids)] = torch.tensor(ids)
+        target[row, : len(ids)] = torch.tensor(list(ids))
         real[row, : len(ids)] = True
     return target, real

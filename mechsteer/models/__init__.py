@@ -1,6 +1,6 @@
 """Models with every activation hooked, equal to Hugging Face's. The only folder that imports TransformerLens."""
 
-from mechsteer.models.batching import as_prompts, first_tokens, pad
+from mechsteer.models.batching import as_prompts, continuation_ids, first_tokens, pad
 from mechsteer.models.forward import advance, model_device, residual, start, unembed
 from mechsteer.models.hooking import hooked
 from mechsteer.models.info import ModelInfo, is_encoder_decoder, model_info, provenance
@@ -16,6 +16,7 @@ __all__ = [
     "State",
     "advance",
     "as_prompts",
+    "continuation_ids",
     "encode",
     "fires",
     "first_tokens",

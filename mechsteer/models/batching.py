@@ -31,6 +31,20 @@ def as_prompts(model: Any, prompts: str | Prompt | Sequence[str | Prompt]) -> li
     return made
 
 
+def continuation_ids(model: Any, text: str) -> list[int]:
+    """The tokens of a text that follows a prompt: tokenised on its own, without special tokens.
+
+    Raises:
+        MechsteerError: if it is no text, or has no tokens.
+    """
+    if not isinstance(text, str):
+        raise MechsteerError(f"A continuation must be a text, got {text!r}.")
+    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise MechsteerError(f"The continuation {text!r} has no tokens.")
+    return ids
+
+
 def pad(model: Any, prompts: Sequence[Prompt]) -> Batch:
     """Pad prompts to one length on the side that the model wants: left for decoder-only models, right for encoders."""
     side = "right" if is_encoder_decoder(model) else "left"
