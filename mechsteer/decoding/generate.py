@@ -66,6 +66,7 @@ def generate(
     steer: Intervention | None = None,
     strategy: Strategy | None = None,
     max_new_tokens: int = 20,
+    stop: Sequence[str] = (),
     batch_size: int = 32,
     record: Sequence[str] = (),
     progress: bool = False,
@@ -81,6 +82,7 @@ def generate(
         steer: An intervention; acts in prefill and in cached steps alike, as its scope says.
         strategy: ``Greedy()`` (default), ``Sample(...)`` or ``DoLa(...)``.
         max_new_tokens: The most new tokens for each prompt.
+        stop: Texts that end a row as soon as it has one of them. ``texts`` end before it; the tokens have it.
         batch_size: Prompts computed together.
         record: Full names of sites whose activations to keep, as edited.
         progress: Show a bar.
@@ -98,13 +100,15 @@ def generate(
     strategy = strategy or Greedy()
     if not isinstance(strategy, Strategy):
         raise MechsteerError(f"strategy must be a strategy, e.g. ms.Greedy(), got {strategy!r}.")
+    if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
+        raise MechsteerError(f"stop must be a list of texts, e.g. ['\\n'], got {stop!r}.")
     chooser = strategy.chooser(model)
     recorder = Recorder(model, record, len(made))
     rows = [Written() for _ in made]
 
     def run(step: Step) -> None:
         recorder.step = step
-        generate_batch(model, step, chooser, max_new_tokens, rows)
+        generate_batch(model, step, chooser, max_new_tokens, rows, stop)
 
     run_batches(
         model,
@@ -115,7 +119,7 @@ def generate(
         hooks=recorder.hooks(),
         progress="generating" if progress else "",
     )
-    return _collect(model, rows, recorder)
+    return _collect(model, rows, recorder, stop)
 
 
 def generate_batch(
@@ -124,6 +128,7 @@ def generate_batch(
     chooser: Chooser,
     max_new_tokens: int,
     rows: "list[Written] | dict[int, Written]",
+    stop: Sequence[str] = (),
 ) -> None:
     """Generate for one batch, appending to ``rows`` at the places that ``step.index`` names."""
     eos = torch.tensor(model_info(model).eos_ids, dtype=torch.long)
@@ -147,6 +152,8 @@ def generate_batch(
                 if choice.trace:
                     rows[place].trace.append({"prompt": place, "step": new, **choice.trace[row]})
         running &= ~torch.isin(ids, eos)
+        if stop:
+            running &= torch.tensor([not _stopped(model, rows[place].tokens, stop) for place in places])
         if new + 1 == max_new_tokens or not running.any():
             return
         if running.sum() <= _COMPACT_BELOW * len(computed):
@@ -154,6 +161,17 @@ def generate_batch(
             state = select_rows(state, kept.to(model_device(model)))
             ids, computed, running = ids[kept], [computed[i] for i in kept.tolist()], running[kept]
         tokens, mask = ids[:, None], torch.ones((len(computed), 1), dtype=torch.bool)
+
+
+def _stopped(model: Any, tokens: list[int], stop: Sequence[str]) -> bool:
+    """Whether one of the texts has just been completed."""
+    tail = tokens[-(4 * max(map(len, stop)) + 4) :]  # no character takes more than four tokens
+    text = model.tokenizer.decode(tail, skip_special_tokens=True)
+    return any(end in text for end in stop)
+
+
+def _cut(text: str, stop: Sequence[str]) -> str:
+    return text[: min((place for end in stop if (place := text.find(end)) >= 0), default=len(text))]
 
 
 def _check_context(model: Any, prompts: Sequence[Prompt], max_new_tokens: int) -> None:
@@ -165,7 +183,7 @@ def _check_context(model: Any, prompts: Sequence[Prompt], max_new_tokens: int) -
         )
 
 
-def _collect(model: Any, rows: list[Written], recorder: Recorder) -> Generation:
+def _collect(model: Any, rows: list[Written], recorder: Recorder, stop: Sequence[str]) -> Generation:
     lengths = [len(row.tokens) for row in rows]
     shape = (len(rows), max(lengths))
     tokens = torch.full(shape, model.tokenizer.pad_token_id or 0, dtype=torch.long)
@@ -173,6 +191,7 @@ def _collect(model: Any, rows: list[Written], recorder: Recorder) -> Generation:
     for place, row in enumerate(rows):
         tokens[place, : lengths[place]] = torch.tensor(row.tokens)
         logprobs[place, : lengths[place]] = torch.tensor(row.logprobs)
-    texts = model.tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
+    whole = model.tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
+    texts = [_cut(text, stop) for text in whole]
     trace = pd.DataFrame([line for row in rows for line in row.trace])
     return Generation(texts, tokens, logprobs, lengths, recorder.result(lengths), trace)

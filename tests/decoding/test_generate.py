@@ -360,3 +360,22 @@ def test_steering_changes_what_the_bundled_model_says(trap_t5: Any) -> None:
     plain, steered = ms.generate(trap_t5, prompt), ms.generate(trap_t5, prompt, steer=steer)
     assert plain.texts[0] and plain.texts != steered.texts
     assert rows(steered)[0] == greedy(trap_t5, prompt, steer, 20)[0]
+
+
+@pytest.mark.parametrize("family", ["llama-gqa", "t5-gated"])
+def test_a_stop_text_ends_a_row_and_is_cut_off(family: str, tiny: Callable) -> None:
+    model = tiny(family)
+    free = ms.generate(model, TEXTS, max_new_tokens=12)
+    word = next(w for text in free.texts for w in text.split()[2:4])
+    out = ms.generate(model, TEXTS, max_new_tokens=12, stop=[word, "never said"], batch_size=2)
+    assert any(word in text for text in free.texts)
+    for before, after, tokens in zip(free.texts, out.texts, rows(out), strict=True):
+        assert after == before.split(word)[0]
+        said = [word in model.tokenizer.decode(tokens[:n], skip_special_tokens=True) for n in range(1, len(tokens) + 1)]
+        assert not any(said[:-1])  # nothing was generated after it
+
+
+@pytest.mark.parametrize("stop", ["end", [""]])
+def test_stop_texts_are_texts(stop: Any, tiny: Callable) -> None:
+    with pytest.raises(ms.MechsteerError, match="stop must be a list of texts"):
+        ms.generate(tiny("gpt2"), TEXTS, stop=stop)
