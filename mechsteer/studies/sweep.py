@@ -2,11 +2,11 @@
 
 In the folder of a sweep:
 
-- ``cells/ID.parquet``: the rows of a finished cell, with checksums, written under another name and then renamed, so
-  that a file is there as a whole or not at all. ID hashes all that decides the rows: the cell, the function that
-  computes it, the model's fingerprint, the prompts, and the versions of mechsteer, PyTorch, transformers and
-  TransformerLens. (Not the body of a function of your own: give it another name, or the sweep another folder, when you
-  change it.) Cells of several grids may lie in one folder.
+- ``cells/ID-SUM.parquet``: the rows of a finished cell, written under another name and then renamed, so that a file is
+  there as a whole or not at all. SUM is the file's own hash, so that a damaged one is known and computed again. ID
+  hashes all that decides the rows: the cell, the function that computes it, the model's fingerprint, the prompts, and
+  the versions of mechsteer, PyTorch, transformers and TransformerLens. (Not the body of a function of your own: give it
+  another name, or the sweep another folder, when you change it.) Cells of several grids may lie in one folder.
 - ``errors/ID.json``: the error of a cell that failed. It is computed again in the next run.
 - ``results.parquet``: the rows of all finished cells, in the order of the grid. Made from the cells alone, so it is the
   same file whether the sweep was killed or not, and whoever computed the cells. ``summary.parquet`` and
@@ -17,10 +17,12 @@ In the folder of a sweep:
 Cells are computed model by model, whatever the grid's order, and each worker holds one model at a time.
 """
 
+import hashlib
+import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,13 +99,13 @@ def sweep(
     chosen = _chosen(cells, run_name)
     jobs = _jobs(chosen, run_name, load_name)
     folder = _Folder(writable_dir(out), run_name, jobs)
-    finished = {job.id for job in jobs if folder.holds(job)}
-    folder.begin(finished, resume)
+    folder.look()
+    folder.begin(resume=resume)
     options = {"directions": str(folder.path / "directions"), "batch_size": batch_size} if run_name == STEERING else {}
     work = Work(run, load, device, options)
-    left = _model_by_model([job for job in jobs if job.id not in finished])
+    left = _model_by_model([job for job in jobs if job.id not in folder.found])
     try:
-        with tqdm(desc=NAME, unit="cell", total=len(jobs), initial=len(finished), disable=not progress) as bar:
+        with tqdm(desc=NAME, unit="cell", total=len(jobs), initial=len(jobs) - len(left), disable=not progress) as bar:
             if left:
                 _compute(executor, work, left, folder, bar)
     except KeyboardInterrupt:
@@ -200,44 +202,46 @@ class _Folder:
     path: Path
     run: str
     jobs: Sequence[Job]
+    found: dict[str, Path] = field(default_factory=dict)
+    """The sound files of finished cells, by id."""
 
-    def rows_of(self, job: Job) -> Path:
-        return self.path / "cells" / f"{job.id}.parquet"
+    def look(self) -> None:
+        """Find the finished cells, of whatever grid."""
+        for path in sorted((self.path / "cells").glob("[!.]*-*.parquet")):
+            if path.stem.endswith(f"-{_sum(path.read_bytes())}"):
+                self.found[path.stem.partition("-")[0]] = path
 
     def error_of(self, job: Job) -> Path:
         return self.path / "errors" / f"{job.id}.json"
 
-    def holds(self, job: Job) -> bool:
-        """Whether the cell is finished and its file sound."""
-        return self.rows_of(job).exists() and _read(self.rows_of(job)) is not None
-
-    def begin(self, finished: set[str], resume: bool) -> None:
+    def begin(self, *, resume: bool) -> None:
         """Say what is to be done; results of an earlier run go, for they could be taken for those of this one.
 
         Raises:
             MechsteerError: if there are finished cells and that is not wanted.
         """
-        there = [path for path in (self.path / "cells").glob("*.parquet") if not path.name.startswith(".")]
-        if there and not resume:
+        if self.found and not resume:
             raise MechsteerError(
-                f"{self.path} has {len(there)} finished cells. To compute all again, give another folder or delete "
-                "this one; resume=True goes on."
+                f"{self.path} has {len(self.found)} finished cells. To compute all again, give another folder or "
+                "delete this one; resume=True goes on."
             )
-        if len(finished) < len(self.jobs):
+        finished = sum(job.id in self.found for job in self.jobs)
+        if finished < len(self.jobs):
             for name in ("results.parquet", "summary.parquet", "summary.csv"):
                 (self.path / name).unlink(missing_ok=True)
-        self._report(len(finished), 0, complete=False)
+        self._report(finished, 0, complete=False)
 
     def write(self, job: Job, result: "pd.DataFrame | Failure") -> None:
         """Write a cell's rows or error."""
         if not isinstance(result, Failure):
             try:
-                _write(_labelled(job, result), self.rows_of(job))
-            except MechsteerError:  # the folder cannot be written to
-                raise
+                content = _parquet(_labelled(job, result))
             except (ValueError, TypeError, NotImplementedError) as error:  # pyarrow's errors are among these
                 result = Failure(f"Its table cannot be written as parquet: {error}")
             else:
+                path = self.path / "cells" / f"{job.id}-{_sum(content)}.parquet"
+                _write(content, path)
+                self.found[job.id] = path
                 self.error_of(job).unlink(missing_ok=True)
                 return
         record = {"cell": dict(job.cell), "error": result.error, "traceback": result.traceback}
@@ -246,10 +250,11 @@ class _Folder:
     def end(self, *, complete: bool) -> "dict[str, pd.DataFrame]":
         """Put the cells together, in the order of the grid."""
         import pyarrow as pa
+        import pyarrow.parquet as pq
 
         tables, summary = [], []
         for job in self.jobs:
-            rows = _read(self.rows_of(job)) if self.rows_of(job).exists() else None
+            rows = pq.read_table(self.found[job.id]) if job.id in self.found else None
             if rows is not None:
                 tables.append(rows)
             if rows is not None or self.error_of(job).exists():
@@ -260,7 +265,7 @@ class _Folder:
             raise MechsteerError(
                 f"The cells in {self.path / 'cells'} have columns of one name whose types do not go together: {error}"
             ) from None
-        _write(results, self.path / "results.parquet")
+        _write(_parquet(results), self.path / "results.parquet")
         write_table(_frame(summary), self.path / "summary")
         failed = sum(row["state"] == "failed" for row in summary)
         self._report(len(tables), failed, complete=complete)
@@ -310,19 +315,18 @@ def _columns(cell: Cell) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, (list, dict)) else value for name, value in cell.items()}
 
 
-def _write(table: "pa.Table", path: Path) -> None:
+def _parquet(table: "pa.Table") -> bytes:
     import pyarrow.parquet as pq
 
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    return buffer.getvalue()
+
+
+def _write(content: bytes, path: Path) -> None:
     with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, write_page_checksum=True)
+        temporary.write_bytes(content)
 
 
-def _read(path: Path) -> "pa.Table | None":
-    """The table, or None if the file is damaged."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(path, page_checksum_verification=True)
-    except (pa.ArrowException, OSError):
-        return None
+def _sum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -9,7 +9,8 @@ Names of a cell, and what stands for one that is left out:
 - memotrap: ``data``, a CSV file of traps; the bundled ones.
 - instructions: ``kind``, always given, for vectors are made for one kind; ``with_instruction``: true; ``notes``: 0.
 - ``method``: ``"none"``, ``"add"``, ``"project"``, ``"attention_bias"``, ``"pasta"``, ``"spotlight"`` or
-  ``"scale_keys"``. The last four act on the span ``instruction`` in all layers, as instructions prompts have it.
+  ``"scale_keys"``. The last four act in all layers on the span ``instruction``, so they need instructions prompts that
+  have it.
 - ``layer``: of add and project, always given there.
 - ``direction``: of add and project, from prompts of the other split (``mining``, ``validation``) alone: ``"gradient"``
   (memotrap; its default), ``"difference_in_means"`` (the default of instructions; for memotrap, between the prompt and
@@ -107,6 +108,11 @@ def normal(cell: Cell) -> Cell:
         values["kind"] = str(_required(given, "kind"))
         values["with_instruction"] = _flag("with_instruction", given.get("with_instruction", True))
         values["notes"] = _natural("notes", given.get("notes", 0))
+    if method in ATTENTION and not values["with_instruction"]:
+        raise MechsteerError(
+            f'{method} acts on the span "instruction", which only prompts of task="instructions" with_instruction=true '
+            "have; give such cells a grid of their own."
+        )
     if method != "none":
         values["strength"] = finite("strength", _required(given, "strength"))
     if method in VECTOR:
