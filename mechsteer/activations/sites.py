@@ -1,7 +1,7 @@
 """Which hook points are meant, and how far a forward pass must go to reach them."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -30,6 +30,8 @@ def resolve(model: Any, sites: str | Sequence[str]) -> list[str]:
         MechsteerError: for an unknown name, a pattern that finds nothing, a hook point that never fires or does not
             hold one row a position.
     """
+    if not isinstance(sites, str | Iterable):
+        raise MechsteerError(f"sites must be names, patterns or kinds, got {sites!r}.")
     asked = [sites] if isinstance(sites, str) else list(sites)
     if not asked:
         raise MechsteerError('No sites were given, e.g. sites="resid_post".')

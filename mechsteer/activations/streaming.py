@@ -22,7 +22,6 @@ from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, begin, run_batches
 from mechsteer.steering.targets import names
 
-
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 
