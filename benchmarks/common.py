@@ -15,7 +15,7 @@ from mechsteer.models.info import set_info
 VOCAB = 32128
 
 
-def checkpoint(family: str, folder: Path) -> Path:
+def checkpoint(family: str, folder: Path, *, layers: int = 6, context: int = 1024) -> Path:
     """A random checkpoint without a tokenizer of its own; its tokens are numbers, which is all that is needed here."""
     import transformers as t
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -29,7 +29,7 @@ def checkpoint(family: str, folder: Path) -> Path:
             d_kv=64,
             d_ff=1024,
             num_heads=8,
-            num_layers=6,
+            num_layers=layers,
             feed_forward_proj="gated-gelu",
             tie_word_embeddings=True,
             decoder_start_token_id=0,
@@ -41,16 +41,18 @@ def checkpoint(family: str, folder: Path) -> Path:
             vocab_size=VOCAB,
             hidden_size=512,
             intermediate_size=1408,
-            num_hidden_layers=6,
+            num_hidden_layers=layers,
             num_attention_heads=8,
             num_key_value_heads=8,
-            max_position_embeddings=1024,
+            max_position_embeddings=context,
             bos_token_id=1,
             **ids,
         )
         model = t.LlamaForCausalLM(config)
     else:
-        config = t.GPT2Config(vocab_size=VOCAB, n_embd=512, n_head=8, n_layer=6, bos_token_id=1, **ids)
+        config = t.GPT2Config(
+            vocab_size=VOCAB, n_embd=512, n_head=8, n_layer=layers, n_positions=context, bos_token_id=1, **ids
+        )
         model = t.GPT2LMHeadModel(config)
     model.save_pretrained(folder)
     inner = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token="t2"))

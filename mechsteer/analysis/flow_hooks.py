@@ -168,12 +168,12 @@ class Sublayer:
 
 def track(
     model: Any,
-    starts: Bool[Tensor, "pos spans"],
+    starts: Bool[Tensor, "prompt_pos spans"],
     weighing: Weighing,
     *,
     lengths: Mapping[str, int],
     prompt: int = 0,
-) -> tuple[dict[str, Float[Tensor, "layers pos spans"]], list[Hook]]:
+) -> tuple[dict[str, Float[Tensor, "layers _ spans"]], list[Hook]]:
     """The hooks that measure one prompt, and the tables that they fill: for each stack what its positions have.
 
     Args:

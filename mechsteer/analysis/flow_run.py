@@ -17,9 +17,9 @@ from mechsteer.steering import Intervention, Step, as_intervention, attention_bi
 if TYPE_CHECKING:
     import pandas as pd
 
-CHUNK = 256
+CHUNK = 128
 
-Curves = dict[str, Float[Tensor, "layers pos spans"]]
+Curves = dict[str, Float[Tensor, "layers _ spans"]]
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _spans(span: str | Sequence[str]) -> list[str]:
 
 
 def _deltas(delta: float | Iterable[float]) -> list[float]:
-    many: Iterable[Any] = delta if isinstance(delta, Iterable) else [delta]
+    many: Iterable[Any] = delta if isinstance(delta, Iterable) and not isinstance(delta, str) else [delta]
     numbers = list(dict.fromkeys(finite("delta", number) for number in many))
     if not numbers:
         raise MechsteerError("No delta was given; 0 leaves the attention as it is.")
