@@ -19,6 +19,7 @@ from mechsteer.analysis.sensitivity import (
 from mechsteer.errors import MechsteerError
 from mechsteer.models import advance, first_tokens, is_encoder_decoder, pad, start
 from mechsteer.prompts import Prompt
+from mechsteer.steering import Step
 from tests.decoding.reference import TEXTS, prompts_of
 
 FAMILIES = ["gpt2", "llama-gqa", "qwen3", "gemma2", "mistral", "phi3", "t5", "t5-gated", "t5-uneven"]
@@ -254,7 +255,10 @@ def test_a_decoding_loop_gets_the_same_and_its_state_is_not_touched(family: str,
     if not is_encoder_decoder(model):
         advance(model, state, tokens[:, :-1], mask[:, :-1])
     columns = span_columns(batch, "instruction")
-    distances = key_scaling_distances(model, state, tokens[:, -1:], mask[:, -1:], columns, alpha=100.0)
+    step = Step(batch, decoder_prefix=int(is_encoder_decoder(model)))
+    step.begin(tokens.shape[1], [0, 1])
+    distances = key_scaling_distances(model, state, tokens[:, -1:], mask[:, -1:], columns, alpha=100.0, step=step)
+    assert (step.end, step.alive) == (tokens.shape[1], [0, 1])
     table = layer_sensitivity(model, list(batch.prompts))
     scores = layer_scores(distances)
     assert scores[..., 0].flatten().tolist() == pytest.approx(table["sensitivity"].tolist(), abs=1e-5)
