@@ -95,7 +95,7 @@ class DoLa:
                 f'compat={self.compat!r} has neither contrast nor normalise; they are for compat="paper".'
             )
 
-    def chooser(self, model: Any) -> "_Contrast":
+    def chooser(self, model: Any) -> "Contrast":
         """Find the candidates in a model.
 
         Raises:
@@ -106,11 +106,30 @@ class DoLa:
                 'compat="huggingface" is for decoder-only models: transformers has no DoLa for '
                 f'{model_info(model).family}; use "paper" or "released".'
             )
-        return _Contrast(self, early_exits(model, self.layers))
+        return Contrast(self, early_exits(model, self.layers))
+
+
+@dataclass
+class Contrasted:
+    """What one pass gave.
+
+    Attributes:
+        logits: The model's own.
+        scores: What is maximised: contrasted, -inf at unlikely tokens, then penalised.
+        place: Of each row, which candidate it was contrasted with.
+        divergences: Of each candidate from the last layer.
+        kept: How many tokens were likely enough.
+    """
+
+    logits: Float[Tensor, "rows d_vocab"]
+    scores: Float[Tensor, "rows d_vocab"]
+    place: Int[Tensor, "rows"]
+    divergences: Float[Tensor, "rows exits"]
+    kept: Int[Tensor, "rows"]
 
 
 @dataclass(frozen=True)
-class _Contrast:
+class Contrast:
     """One run's candidates."""
 
     settings: DoLa
@@ -118,20 +137,36 @@ class _Contrast:
 
     def choose(self, current: Pass) -> Choice:
         """Choose the largest contrasted score of each row."""
+        found = self.contrasted(current)
+        tokens = found.scores.argmax(-1)
+        columns = (tokens.tolist(), found.place.tolist(), found.kept.tolist(), found.divergences.tolist())
+        trace = [
+            {"token": token, "layer": self.exits[place], "jsd": row[place], "kept": kept}
+            | {f"jsd_{e}": value for e, value in zip(self.exits, row, strict=True)}
+            for token, place, kept, row in zip(*columns, strict=True)
+        ]
+        return Choice(tokens, found.logits, trace)
+
+    def contrasted(self, current: Pass) -> Contrasted:
+        """Run a pass and contrast its last layer.
+
+        Raises:
+            MechsteerError: if logits are not finite.
+        """
         model, settings = current.model, self.settings
         early, last = exit_streams(current, self.exits)
         logits = unembed(model, last).float()
         mature = _bare_head(model, last) if settings.compat == "released" else logits
         divergences = self._divergences(model, mature, early)
         place = most_divergent(divergences)
-        premature = self._logits(model, early[place, torch.arange(len(place), device=place.device)])
+        premature = self.exit_logits(model, early[place, torch.arange(len(place), device=place.device)])
         kept = likely(mature, settings.relative_top)
         scores = self._scores(mature, premature).masked_fill(~kept, -torch.inf)
         seen = read_so_far(model, current.step, current.written)
-        tokens = penalised(scores, seen, settings.repetition_penalty).argmax(-1)
-        return Choice(tokens, logits, self._trace(tokens, place, divergences, kept))
+        scores = penalised(scores, seen, settings.repetition_penalty)
+        return Contrasted(logits, scores, place, divergences, kept.sum(-1))
 
-    def _logits(self, model: Any, stream: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_vocab"]:
+    def exit_logits(self, model: Any, stream: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_vocab"]:
         """The logits at an early exit."""
         if self.settings.compat == "paper":
             return unembed(model, stream, normalise=self.settings.normalise).float()
@@ -140,13 +175,9 @@ class _Contrast:
     def _divergences(
         self, model: Any, mature: Float[Tensor, "rows d_vocab"], early: Float[Tensor, "exits rows d_model"]
     ) -> Float[Tensor, "rows exits"]:
-        """Of every candidate from the last layer; one after another, as a large vocabulary takes much memory.
-
-        Raises:
-            MechsteerError: if logits are not finite.
-        """
+        """Of every candidate from the last layer; one after another, as a large vocabulary takes much memory."""
         log_p, divergence = mature.log_softmax(-1), jsd if self.settings.compat == "paper" else released_jsd
-        found = [divergence(log_p, self._logits(model, stream).log_softmax(-1)) for stream in early]
+        found = [divergence(log_p, self.exit_logits(model, stream).log_softmax(-1)) for stream in early]
         for e, values in zip(self.exits, found, strict=True):
             if not torch.isfinite(values).all():
                 raise MechsteerError(
@@ -158,27 +189,13 @@ class _Contrast:
     def _scores(
         self, mature: Float[Tensor, "rows d_vocab"], premature: Float[Tensor, "rows d_vocab"]
     ) -> Float[Tensor, "rows d_vocab"]:
-        """What is maximised, before the restriction and the penalty."""
+        """The contrast alone."""
         settings = self.settings
         if settings.compat == "paper":
             return mature + settings.contrast * (mature - premature)
         if settings.compat == "released" and settings.relative_top == 0:
             return mature - premature
         return mature.log_softmax(-1) - premature.log_softmax(-1)
-
-    def _trace(
-        self,
-        tokens: Int[Tensor, "rows"],
-        place: Int[Tensor, "rows"],
-        divergences: Float[Tensor, "rows exits"],
-        kept: Bool[Tensor, "rows d_vocab"],
-    ) -> list[dict[str, Any]]:
-        columns = (tokens.tolist(), place.tolist(), kept.sum(-1).tolist(), divergences.tolist())
-        return [
-            {"token": token, "layer": self.exits[chosen], "jsd": row[chosen], "kept": count}
-            | {f"jsd_{e}": value for e, value in zip(self.exits, row, strict=True)}
-            for token, chosen, count, row in zip(*columns, strict=True)
-        ]
 
 
 def most_divergent(divergences: Float[Tensor, "rows exits"]) -> Int[Tensor, "rows"]:

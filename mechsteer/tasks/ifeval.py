@@ -136,6 +136,17 @@ def check(sample: IFEvalPrompt, output: str) -> dict[str, bool | int]:
     Raises:
         MechsteerError: for an instruction that lm-eval does not know, or if the extra or nltk's data is missing.
     """
+    strict, loose = followed(sample, output)
+    values = (all(strict), all(loose), len(sample.instructions), sum(strict), sum(loose))
+    return dict(zip(SCORES, values, strict=True))
+
+
+def followed(sample: IFEvalPrompt, output: str) -> tuple[list[bool], list[bool]]:
+    """For each of the sample's instructions, whether an output follows it: strictly, and loosely.
+
+    Raises:
+        MechsteerError: as :func:`check`.
+    """
     utils = require_checkers()
     known = utils.instructions_registry.INSTRUCTION_DICT
     for name in sample.instructions:
@@ -149,14 +160,7 @@ def check(sample: IFEvalPrompt, output: str) -> dict[str, bool | int]:
     )
     strict = utils.test_instruction_following_strict(example, output)
     loose = utils.test_instruction_following_loose(example, output)
-    values = (
-        bool(strict.follow_all_instructions),
-        bool(loose.follow_all_instructions),
-        len(sample.instructions),
-        sum(map(bool, strict.follow_instruction_list)),
-        sum(map(bool, loose.follow_instruction_list)),
-    )
-    return dict(zip(SCORES, values, strict=True))
+    return [*map(bool, strict.follow_instruction_list)], [*map(bool, loose.follow_instruction_list)]
 
 
 def require_checkers() -> Any:

@@ -13,7 +13,7 @@ import pytest
 import mechsteer as ms
 from mechsteer.errors import MechsteerError
 from mechsteer.tasks import ifeval
-from mechsteer.tasks.ifeval import IFEvalPrompt, check, require_checkers
+from mechsteer.tasks.ifeval import IFEvalPrompt, check, followed, require_checkers
 
 ROWS = [
     {
@@ -118,6 +118,7 @@ def test_scores(fake_checkers: SimpleNamespace) -> None:
     sample = IFEvalPrompt(7, "Do both.", ("a", "b"), ({}, {}))
     expected = {"strict": False, "loose": True, "n_instructions": 2, "n_strict": 1, "n_loose": 2}
     assert check(sample, "has a\nand b") == expected
+    assert followed(sample, "has a\nand b") == ([True, False], [True, True])
     assert fake_checkers.DetectorFactory.seed == 0
     with pytest.raises(MechsteerError, match=r"Prompt 7.*'c'"):
         check(replace(sample, instructions=("c",)), "")
