@@ -20,6 +20,7 @@ ORDER = [
     "activations",
     "tasks",
     "evaluation",
+    "harness",
     "plots",
     "studies",
     "organisms",

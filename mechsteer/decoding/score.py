@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechsteer.errors import MechsteerError
-from mechsteer.models import advance, as_prompts, continuation_ids, fork
+from mechsteer.models import advance, as_prompts, continuation_ids, fork, is_encoder_decoder
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 
@@ -66,6 +66,9 @@ def score_ids(
     if len(counts) != 1 or 0 in counts:
         raise MechsteerError(f"Every prompt needs the same number of choices, at least one; got {sorted(counts)}.")
     (count,) = counts
+    longest = max(map(len, prompts)) + max(len(ids) for row in choices for ids in row)
+    if not is_encoder_decoder(model) and longest > model.cfg.n_ctx:
+        batch_size = 1  # together, a long prompt and another's long continuation would not fit the context
     out, greedy = torch.zeros(len(prompts), count), torch.zeros(len(prompts), count, dtype=torch.bool)
 
     def run(step: Step) -> None:
