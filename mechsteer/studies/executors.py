@@ -13,6 +13,7 @@ was computing: the cell is given to a new worker, ``retries`` times at most.
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import threading
 import traceback
@@ -331,8 +332,9 @@ class Ray:
         cpus = max(os.cpu_count() or 1, int(-(-workers * self.num_cpus // 1)))
         local = {"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}
         try:
+            _check_listening(address)
             ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except Exception as error:  # some of Ray's are of no narrower type
             raise MechsteerError(f"Cannot connect to Ray at {address!r}: {error}") from error
 
     def _check_resources(self, ray: Any, workers: int) -> None:
@@ -348,6 +350,13 @@ class Ray:
                     f"{workers} workers with {each:g} {name}s each need {workers * each:g}, but the Ray cluster has "
                     f"{there.get(name, 0):g}."
                 )
+
+
+def _check_listening(address: str) -> None:
+    """Raise OSError if nothing listens at ``host:port``: Ray itself would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 EXECUTORS: Mapping[str, Callable[[int], Executor]] = {

@@ -97,7 +97,7 @@ def normal(cell: Cell) -> Cell:
         "split": str(given.get("split", "evaluation")),
         "n": None if "n" not in given else positive_int("n", given["n"]),
         "method": method,
-        "temperature": finite("temperature", given.get("temperature", 0.0)),
+        "temperature": _number("temperature", given.get("temperature", 0.0)),
         "max_new_tokens": None
         if "max_new_tokens" not in given
         else positive_int("max_new_tokens", given["max_new_tokens"]),
@@ -114,7 +114,7 @@ def normal(cell: Cell) -> Cell:
             "have; give such cells a grid of their own."
         )
     if method != "none":
-        values["strength"] = finite("strength", _required(given, "strength"))
+        values["strength"] = _number("strength", _required(given, "strength"))
     if method in VECTOR:
         values |= _vector(given, task, method)
     if values["temperature"] or values["direction"] == "random":
@@ -249,6 +249,12 @@ def _flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise MechsteerError(f"{name} must be true or false, got {value!r}.")
     return value
+
+
+def _number(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise MechsteerError(f"{name} must be a number, got {value!r}.")
+    return finite(name, value)
 
 
 def _natural(name: str, value: Any) -> int:
