@@ -78,7 +78,7 @@ def test_under_interventions(family: str, tiny: Callable) -> None:
 def test_delta_is_the_bias_on_that_span(family: str, tiny: Callable) -> None:
     model = tiny(family)
     prompt = prompt_of(model)
-    steer = ms.add(direction(model), 4.0)
+    steer = ms.add(direction(model), 4.0) + ms.spotlight("context", 0.7)
     found = influence(model, prompt, ["instruction", "task"], delta=[-1, 0, 2.5], steer=steer, continuation=MORE)
     for span in ("instruction", "task"):
         for delta in (-1.0, 0.0, 2.5):

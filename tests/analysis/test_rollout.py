@@ -88,8 +88,8 @@ def test_the_whole_input_is_everywhere(family: str, tiny: Callable) -> None:
 def test_pieces_do_not_matter(family: str, tiny: Callable) -> None:
     model = tiny(family)
     prompt = prompt_of(model)
-    steer = ms.add(direction(model), 3.0, scope="span:instruction" if family != "t5" else "all")
-    steer = steer + ms.scale_keys("context", 2.0)
+    steer = ms.add(direction(model), 3.0, scope="prompt")
+    steer = steer + ms.scale_keys("context", 2.0, scope="all" if family == "t5" else "prompt")
     whole = rollout(model, prompt, continuation=MORE, steer=steer, chunk=1000)["rollout"]
     for chunk in (1, 3):
         pieces = rollout(model, prompt, continuation=MORE, steer=steer, chunk=chunk)["rollout"]
