@@ -172,15 +172,19 @@ class Writer:
         ids, texts = [prompt_id(p) for p in prompts], [digest(p.text) for p in prompts]
 
         def take(chunk: Chunk) -> None:
-            self.chunks.append(chunk)
-            self.tables.append(_table(chunk, ids, texts, model.tokenizer))
-            self.bytes += sum(_nbytes(values) for values in chunk.values.values())
-            if self.bytes >= self.manifest.shard_bytes:
-                self.flush()
+            self.add(chunk, ids, texts, model.tokenizer)
 
         try:
             stream(model, prompts, plan, take, batch_size=batch_size, progress="capturing" if progress else "")
         finally:
+            self.flush()
+
+    def add(self, chunk: Chunk, ids: Sequence[str], texts: Sequence[str], tokenizer: Any) -> None:
+        """Take a batch; ``ids`` and ``texts`` are the id and the hash of the text of every prompt in the list."""
+        self.chunks.append(chunk)
+        self.tables.append(_table(chunk, ids, texts, tokenizer))
+        self.bytes += sum(_nbytes(values) for values in chunk.values.values())
+        if self.bytes >= self.manifest.shard_bytes:
             self.flush()
 
     def flush(self) -> None:
