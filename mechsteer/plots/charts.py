@@ -154,7 +154,7 @@ def sublayer_bars(
         table: One row a bar.
         y: Column of the quantity.
         x: Column of the layers.
-        by: Column of the sublayers, drawn in the order of the table.
+        by: Column of the sublayers, drawn in their order in a block; others after them.
         low: Column of the interval's lower end. Default: ``<y>_low`` or ``low``, if the table has it.
         high: Column of its upper end; default likewise.
         stacked: On top of each other, without intervals: for shares, none of them negative.
@@ -171,7 +171,7 @@ def sublayer_bars(
     ends = interval(table, y, low, high)
     if stacked and (low is not None or (table[y] < 0).any()):
         raise MechsteerError("Stacked bars have no intervals and cannot be negative; draw them with stacked=False.")
-    layers, names = sorted(table[x].unique()), list(table[by].unique())
+    layers, names = sorted(table[x].unique()), sorted(table[by].unique(), key=_place_in_block)
     width = 0.8 if stacked else 0.8 / len(names)
     floor = [0.0] * len(layers)
     for place, name in enumerate(names):
@@ -203,6 +203,11 @@ def sublayer_bars(
     axes.set_xticks(range(len(layers)), [str(layer) for layer in layers])
     axes.set_xlim(-0.6, len(layers) - 0.4)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=min(len(names), 4))
+
+
+def _place_in_block(sublayer: str) -> int:
+    order = list(dict.fromkeys(SUBLAYERS.values()))
+    return order.index(SUBLAYERS[sublayer]) if sublayer in SUBLAYERS else len(order)
 
 
 def _finish(axes: "Axes", xlabel: str, ylabel: str, title: str) -> None:

@@ -53,7 +53,7 @@ def token_map(
     need(table, "layer", "position", "token", value)
     numeric(table, value)
     one_each(table, ["layer", "position"], "cell")
-    grid = table.pivot(index="layer", columns="position", values=value).sort_index()
+    grid = table.pivot(index="layer", columns="position", values=value)
     tokens = table.drop_duplicates("position").set_index("position")["token"].reindex(grid.columns)
     outside = sorted(set(span) - set(grid.columns))
     if outside:
