@@ -19,7 +19,7 @@ from mechsteer import cli
 from mechsteer.studies import steering, t5_dola
 
 CommandLine = Callable[..., tuple[int, str, str]]
-COMMANDS = ["reproduce", "figures", "generate", "inspect", "organisms", "organisms list", "organisms train"]
+COMMANDS = ["reproduce", "figures", "sweep", "generate", "inspect", "organisms", "organisms list", "organisms train"]
 PROMPT = ms.tasks.memotrap().samples[0].prompt
 
 
@@ -108,6 +108,7 @@ for command in {["", *COMMANDS]!r}:
         ("reproduce", cli.Reproduce),
         ("generate", cli.Generate),
         ("figures", cli.Figures),
+        ("sweep", cli.Sweep),
         ("inspect", cli.Inspect),
         ("organisms train", cli.TrainOrganism),
     ],
@@ -234,6 +235,44 @@ def test_reproduce_prints_its_tables_and_figures_draws_from_them(
 
 
 # ------------------------------------------------------------------------------------------------ bad input
+
+
+def test_a_sweep_prints_its_summary_and_continues_and_failures_exit_with_1(
+    mechsteer: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWEEP_LOG", str(tmp_path / "repaired"))
+    grid, out = tmp_path / "grid.toml", tmp_path / "out"
+    grid.write_text('run = "tests.studies.sweep_runs:failing"\n[grid]\na = [0, 1, 2]\nb = [0, 3]\n', encoding="utf-8")
+    code, text, err = mechsteer("sweep", grid, "--out", out)
+    assert code == 1 and "1 of 6 cells failed" in err and "KeyError: 'no such thing'" in text
+    assert len(pd.read_parquet(out / "results.parquet")) == 5 * 3
+    (tmp_path / "repaired").touch()
+    code, text, err = mechsteer("sweep", grid, "--out", out, "--executor", "processes", "--workers", "1")
+    assert code == 0 and "failed" not in text + err and str(out / "results.parquet") in text
+    assert len(pd.read_parquet(out / "results.parquet")) == 6 * 3
+
+
+def test_a_steering_sweep_runs_from_a_file(mechsteer: CommandLine, tmp_path: Path) -> None:
+    axes = {"model": "organism:trap-t5", "task": "memotrap", "n": 4, "method": ["none", "add"], "layer": 2}
+    (tmp_path / "grid.json").write_text(json.dumps({"grid": axes | {"strength": 1.0}}), encoding="utf-8")
+    code, text, _ = mechsteer("sweep", tmp_path / "grid.json", "--out", tmp_path / "out")
+    assert code == 0 and "gradient" in text
+    assert len(pd.read_csv(tmp_path / "out" / "summary.csv")) == 2
+
+
+def test_bad_sweeps_are_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    grid, out = tmp_path / "grid.toml", tmp_path / "out"
+    refused_with = lambda *more: refused("sweep", grid, "--out", out, *more)  # noqa: E731
+    assert "No such file" in refused_with()
+    grid.write_text('[grid]\nmodel = "organism:trap-t5"\ntask = "memotrap"\nstength = 1\n', encoding="utf-8")
+    assert "'stength'. Did you mean 'strength'" in refused_with()
+    grid.write_text('run = "tests.studies.sweep_runs:rows"\n[grid]\na = 1\nb = 2\n', encoding="utf-8")
+    assert "--address has no meaning with --executor processes" in refused_with(
+        "--executor", "processes", "--address", "auto"
+    )
+    assert "--workers has no meaning with --executor serial" in refused_with("--workers", "3")
+    assert "workers must be an integer of at least 1, got 0" in refused_with("--executor", "ray", "--workers", "0")
+    assert not out.exists()
 
 
 def test_an_unknown_organism_is_one_line_in_a_shell_too(tmp_path: Path) -> None:
