@@ -71,7 +71,7 @@ def rank_trajectories(
     axes: "Axes",
     table: "pd.DataFrame",
     *,
-    x: str = "layer",
+    x: str = "exit",
     y: str = "rank",
     by: str = "token",
     xlabel: str | None = None,

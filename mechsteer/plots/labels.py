@@ -15,7 +15,7 @@ QUANTITIES = {
     "attention_mass": "Attention on the span",
     "cosine": "Cosine similarity",
     "direct": "Direct effect",
-    "exit": "Exit",
+    "exit": "Exit (blocks passed)",
     "flip_rate": "Top-1 tokens that change",
     "influence": "Influence",
     "jsd": "Jensen-Shannon divergence (nats)",

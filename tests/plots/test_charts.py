@@ -78,7 +78,7 @@ def test_an_interval_is_found_by_the_name_of_its_quantity_first() -> None:
 
 def test_ranks_are_on_a_log_scale_with_rank_1_on_top_and_names_at_the_ends() -> None:
     ax = axes()
-    plots.rank_trajectories(ax, RANKS, x="exit")
+    plots.rank_trajectories(ax, RANKS)
     assert ax.get_yscale() == "log"
     bottom, top = ax.get_ylim()
     assert bottom > 700 and top < 1
@@ -97,7 +97,7 @@ def test_ranks_are_on_a_log_scale_with_rank_1_on_top_and_names_at_the_ends() -> 
 def test_ranks_of_many_tokens_keep_their_names_in_the_panel(worst: int) -> None:
     ax = axes()
     rows = [(layer, f"t{i}", max(1, worst - i % 2)) for i in range(12) for layer in range(2)]
-    plots.rank_trajectories(ax, pd.DataFrame(rows, columns=["layer", "token", "rank"]))
+    plots.rank_trajectories(ax, pd.DataFrame(rows, columns=["exit", "token", "rank"]))
     heights = [text.get_position()[1] for text in ax.texts]
     assert np.diff(sorted(heights)).min() > 0.02
     assert min(heights) >= 0 and max(heights) < 1
@@ -155,9 +155,9 @@ def test_bars_are_stacked_and_a_missing_one_leaves_no_hole() -> None:
         (lambda ax: plots.curves(ax, CURVES, y="relation", x="layer"), "The column 'relation' has no numbers"),
         (lambda ax: plots.curves(ax, CURVES, y="cosine", by="relation", low="low"), "needs both ends"),
         (lambda ax: plots.curves(ax, CURVES, y="cosine", by="relation", low="low", high="hi"), "Unknown column.*'hi'"),
-        (lambda ax: plots.rank_trajectories(ax, RANKS), "Unknown column.*'layer'"),
-        (lambda ax: plots.rank_trajectories(ax, RANKS.assign(rank=0), x="exit"), "Ranks begin at 1, .* has 0"),
-        (lambda ax: plots.rank_trajectories(ax, pd.concat([RANKS, RANKS]), x="exit"), "several rows for one point"),
+        (lambda ax: plots.rank_trajectories(ax, RANKS, x="layer"), "Unknown column.*'layer'"),
+        (lambda ax: plots.rank_trajectories(ax, RANKS.assign(rank=0)), "Ranks begin at 1, .* has 0"),
+        (lambda ax: plots.rank_trajectories(ax, pd.concat([RANKS, RANKS])), "several rows for one point"),
         (lambda ax: plots.sublayer_bars(ax, BARS, y="share"), "Unknown column.*'share'.*'path_share'"),
         (lambda ax: plots.sublayer_bars(ax, pd.concat([BARS, BARS]), y="path_share"), "several rows for one bar"),
         (
@@ -182,7 +182,7 @@ def test_every_chart_has_the_same_bytes_each_time(tmp_path: Path) -> None:
         with plots.style():
             made, panels = plots.figure(3, width=2.0, height=1.6)
             plots.curves(panels[0], CURVES, y="cosine", by="relation")
-            plots.rank_trajectories(panels[1], RANKS, x="exit")
+            plots.rank_trajectories(panels[1], RANKS)
             plots.sublayer_bars(panels[2], BARS, y="path_share")
             return [path.read_bytes() for path in plots.save(made, tmp_path / name)]
 
