@@ -1,0 +1,35 @@
+"""Bootstrap intervals of means: 95 %, percentile, seeded."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechsteer.errors import positive_int
+
+LEVEL = 0.95
+SAMPLES = 1000
+
+
+def resamples(n: int, *, samples: int = SAMPLES, seed: int = 0) -> Float[Tensor, "samples n"]:
+    """How often each of n units is drawn in each resample of n draws; float64."""
+    positive_int("n_boot", samples)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(n, (samples, n), generator=generator)
+    return torch.zeros(samples, n, dtype=torch.float64).scatter_add_(
+        1, drawn, torch.ones(samples, n, dtype=torch.float64)
+    )
+
+
+def interval(estimates: Float[Tensor, "samples *rest"]) -> tuple[Float[Tensor, "*rest"], Float[Tensor, "*rest"]]:
+    """The ends of the interval that holds the middle 95 % of the resampled estimates; NaN ones are left out."""
+    low, high = (1 - LEVEL) / 2, (1 + LEVEL) / 2
+    return estimates.nanquantile(low, dim=0), estimates.nanquantile(high, dim=0)
+
+
+def mean_interval(
+    values: Float[Tensor, "n *rest"], *, samples: int = SAMPLES, seed: int = 0
+) -> tuple[Float[Tensor, "*rest"], Float[Tensor, "*rest"], Float[Tensor, "*rest"]]:
+    """The mean over the first dimension, and the ends of its interval."""
+    counts = resamples(len(values), samples=samples, seed=seed)
+    estimates = torch.einsum("bn,n...->b...", counts, values.double()) / len(values)
+    return values.double().mean(0), *interval(estimates)
