@@ -119,6 +119,7 @@ class Contrasted:
         place: Of each row, which candidate it was contrasted with.
         divergences: Of each candidate from the last layer.
         kept: How many tokens were likely enough.
+        early: The stream at the candidates.
     """
 
     logits: Float[Tensor, "rows d_vocab"]
@@ -126,6 +127,7 @@ class Contrasted:
     place: Int[Tensor, "rows"]
     divergences: Float[Tensor, "rows exits"]
     kept: Int[Tensor, "rows"]
+    early: Float[Tensor, "exits rows d_model"]
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ class Contrast:
         scores = self._scores(mature, premature).masked_fill(~kept, -torch.inf)
         seen = read_so_far(model, current.step, current.written)
         scores = penalised(scores, seen, settings.repetition_penalty)
-        return Contrasted(logits, scores, place, divergences, kept.sum(-1))
+        return Contrasted(logits, scores, place, divergences, kept.sum(-1), early)
 
     def exit_logits(self, model: Any, stream: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_vocab"]:
         """The logits at an early exit."""

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mechsteer.decoding import Strategy
 from mechsteer.errors import MechsteerError
 from mechsteer.evaluation import Task, evaluate
 from mechsteer.files import digest, read_table, versions, write_table
@@ -35,9 +36,15 @@ def cell(folder: Path, key: dict[str, Any], compute: "Callable[[], pd.DataFrame]
 
 
 def evaluated(
-    folder: Path, model: Any, task: Task, steer: Intervention | None = None, *, batch_size: int
+    folder: Path,
+    model: Any,
+    task: Task,
+    steer: Intervention | None = None,
+    *,
+    strategy: Strategy | None = None,
+    batch_size: int,
 ) -> "pd.DataFrame":
-    """The sample rows of a task under an intervention (see :func:`mechsteer.evaluate`), as a cell of the study."""
+    """The sample rows of a task under an intervention and a strategy (see :func:`mechsteer.evaluate`), as a cell."""
     info = model_info(model)
     key = {
         "task": task.name,
@@ -47,4 +54,6 @@ def evaluated(
         "steer": describe_edits(steer) if steer is not None else [],
         "versions": versions(),
     }
-    return cell(folder, key, lambda: evaluate(model, task, steer=steer, batch_size=batch_size))
+    if strategy is not None:
+        key["strategy"] = repr(strategy)
+    return cell(folder, key, lambda: evaluate(model, task, steer=steer, strategy=strategy, batch_size=batch_size))

@@ -39,9 +39,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     seen: list[tuple[str, float]] = []
     original = cells.evaluate
 
-    def counting(model: Any, task: Any, *, steer: Any, batch_size: int) -> pd.DataFrame:
+    def counting(model: Any, task: Any, *, steer: Any, **arguments: Any) -> pd.DataFrame:
         seen.append((task.name, steer.edits[0].strength if steer else 0.0))
-        return original(model, task, steer=steer, batch_size=batch_size)
+        return original(model, task, steer=steer, **arguments)
 
     monkeypatch.setattr(cells, "evaluate", counting)
     return seen
