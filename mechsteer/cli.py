@@ -32,14 +32,14 @@ class Reproduce:
     A run that was stopped continues where it was when it is started again with the same --out.
     """
 
-    study: Positional[Literal["t5-dola", "steering", "all"]]
+    study: Positional[Literal["t5-dola", "dola-decoding", "steering", "all"]]
     """Which study."""
     model: Annotated[str | None, _shown_as("MODEL")] = None
-    """organism:NAME, a local directory, or an id on the Hugging Face hub. Default: the study's bundled model."""
+    """organism:NAME, a local directory, or an id on the Hugging Face hub. Default: the study's bundled models."""
     out: Annotated[Path, _shown_as("FOLDER")] = Path("results")
     """Folder for results; with "all", each study gets a folder of its own in it."""
-    data: Annotated[Path | None, _shown_as("CSV")] = None
-    """Traps in MemoTrap's public CSV format. Default: the bundled traps."""
+    data: Annotated[Path | None, _shown_as("FILE")] = None
+    """For t5-dola, traps in MemoTrap's public CSV format; for dola-decoding, IFEval's JSONL. Default: bundled tasks."""
     device: Device = None
     """cpu, cuda, cuda:1, mps. Default: cuda where there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -209,28 +209,38 @@ def _threads(model: str) -> None:
 
 def _reproduce(c: Reproduce) -> None:
     from mechsteer.files import writable_dir
-    from mechsteer.models import load
-    from mechsteer.tasks import memotrap
+    from mechsteer.tasks import ifeval, memotrap
 
     if c.data is not None and c.study == "steering":
-        raise MechsteerError("--data is for the study t5-dola; steering has prompts of its own.")
-    if c.data is not None:
-        memotrap(c.data)  # a broken file is named before a model is fetched
-    actions = {"t5-dola": ("organism:trap-t5", _t5_dola), "steering": ("organism:instruct-llama", _steering)}
+        raise MechsteerError("--data is for t5-dola and dola-decoding; steering has prompts of its own.")
+    if c.data is not None:  # a broken file is named before a model is fetched
+        (ifeval if c.study == "dola-decoding" else memotrap)(c.data)
+    actions = {
+        "t5-dola": (("organism:trap-t5",), _t5_dola),
+        "dola-decoding": (("organism:trap-t5", "organism:instruct-llama"), _dola_decoding),
+        "steering": (("organism:instruct-llama",), _steering),
+    }
     for study in actions if c.study == "all" else (c.study,):
         bundled, action = actions[study]
-        name = c.model or bundled
+        names = (c.model,) if c.model else bundled
         out = writable_dir(c.out / study if c.study == "all" else c.out)
-        _threads(name)
-        action(c, load(name, device=c.device, dtype=c.dtype), out)
+        _threads(names[0])
+        action(c, [_loaded(c, name) for name in names], out)
         print(f"\nTables and figures are in {out}/ and {out}/figures/")
 
 
-def _t5_dola(c: Reproduce, model: Any, out: Path) -> None:
+def _loaded(c: Reproduce, name: str) -> Any:
+    from mechsteer.models import load
+
+    return load(name, device=c.device, dtype=c.dtype)
+
+
+def _t5_dola(c: Reproduce, models: list[Any], out: Path) -> None:
     from mechsteer.models import model_info
     from mechsteer.report import show
-    from mechsteer.studies import t5_dola
+    from mechsteer.studies import dola_decoding, t5_dola
 
+    (model,) = models
     result = t5_dola.run(model, out, data=c.data, batch_size=c.batch_size)
     print(f"\nMemoTrap on {model_info(model).name}, gradient steering (percent of evaluation traps)\n")
     print(show(result.summary))
@@ -241,13 +251,36 @@ def _t5_dola(c: Reproduce, model: Any, out: Path) -> None:
         print("\nPublished improvement of greedy success (percentage points), for this model\n")
         paper = result.tables["published"].pivot(index="layer", columns="strength", values="improvement_pp")
         print(show(paper.reset_index()))
+    if c.study == "t5-dola":  # "all" runs it as a study of its own
+        _show_decoding(dola_decoding.run(model, out / "decoding", traps=c.data, batch_size=c.batch_size))
 
 
-def _steering(c: Reproduce, model: Any, out: Path) -> None:
+def _dola_decoding(c: Reproduce, models: list[Any], out: Path) -> None:
+    from mechsteer.studies import dola_decoding
+
+    data = c.data if c.study == "dola-decoding" else None
+    _show_decoding(dola_decoding.run(models, out, data=data, batch_size=c.batch_size))
+
+
+def _show_decoding(result: Any) -> None:
+    """Print the summary: its tasks and categories, a column a way of decoding."""
+    from mechsteer.report import show
+
+    summary = result.summary[result.summary["level"] != "instruction"]
+    keys = ["task", "group", "scoring"]
+    for model, part in summary.groupby("model_name", sort=False):
+        shown = part.pivot(index=keys, columns="method", values="percent")
+        shown = shown.reindex(index=list(dict.fromkeys(zip(*(part[k] for k in keys), strict=True))))
+        print(f"\nDecoding with DoLa on {model} (percent)\n")
+        print(show(shown[list(dict.fromkeys(part["method"]))].reset_index()))
+
+
+def _steering(c: Reproduce, models: list[Any], out: Path) -> None:
     from mechsteer.models import model_info
     from mechsteer.report import show
     from mechsteer.studies import steering
 
+    (model,) = models
     result = steering.run(model, out, batch_size=c.batch_size)
     print(f"\nSteering families on {model_info(model).name}, mean over kinds of instructions (percent)\n")
     print(show(result.summary, decimals=2))
@@ -256,13 +289,20 @@ def _steering(c: Reproduce, model: Any, out: Path) -> None:
 def _figures(c: Figures) -> None:
     from mechsteer.errors import one_of
     from mechsteer.files import read_json
-    from mechsteer.studies import steering, steering_figures, t5_dola, t5_dola_figures
+    from mechsteer.studies import dola_decoding, dola_decoding_figures, steering, steering_figures, t5_dola
+    from mechsteer.studies import t5_dola_figures as t5_figures
 
-    study = read_json(c.folder / "study.json")
-    draw = {t5_dola.NAME: t5_dola_figures.figures, steering.NAME: steering_figures.figures}
-    name = one_of("study", str(study.get("study")) if isinstance(study, dict) else str(study), draw)
-    for path in draw[name](c.folder):
-        print(path)
+    draw = {
+        t5_dola.NAME: t5_figures.figures,
+        steering.NAME: steering_figures.figures,
+        dola_decoding.NAME: dola_decoding_figures.figures,
+    }
+    parts = [c.folder, *(path.parent for path in sorted(c.folder.glob("*/study.json")))]
+    for folder in parts if (c.folder / "study.json").exists() else [c.folder]:
+        study = read_json(folder / "study.json")
+        name = one_of("study", str(study.get("study")) if isinstance(study, dict) else str(study), draw)
+        for path in draw[name](folder):
+            print(path)
 
 
 def _sweep(c: Sweep) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 import mechsteer as ms
 from mechsteer import cli
-from mechsteer.studies import steering, t5_dola
+from mechsteer.studies import dola_decoding, steering, t5_dola
 
 CommandLine = Callable[..., tuple[int, str, str]]
 COMMANDS = ["reproduce", "figures", "sweep", "generate", "inspect", "organisms", "organisms list", "organisms train"]
@@ -118,7 +118,7 @@ def test_help_names_and_explains_every_argument(mechsteer: CommandLine, command:
     assert (code, err) == (0, "")
     described = {line.split()[0].rstrip(",") for line in out.replace("│", " ").splitlines() if line.strip()}
     for field in dataclasses.fields(kind):
-        positional = {"study": "{t5-dola,steering,all}"}.get(field.name, field.name.upper())
+        positional = {"study": "{t5-dola,dola-decoding,steering,all}"}.get(field.name, field.name.upper())
         wanted = positional if field.default is dataclasses.MISSING else f"--{field.name.replace('_', '-')}"
         assert wanted in described
     assert "{None}" not in out
@@ -201,6 +201,8 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         t5_dola, "run",
         lambda *a, **k: original(*a, layers=[2], strengths=[1.0], absolute=[20.0], n_random=1, **k),
     )  # fmt: skip
+    decoding = dola_decoding.run
+    monkeypatch.setattr(dola_decoding, "run", lambda *a, **k: decoding(*a, n=2, **k))
     profile = steering.run
     monkeypatch.setattr(steering, "run", lambda *a, **k: profile(*a, kinds=["upper"], notes=2, n=2, **k))
     return path
@@ -215,10 +217,13 @@ def test_reproduce_prints_its_tables_and_figures_draws_from_them(
     folder = out / "t5-dola"
     assert f"Tables and figures are in {folder}/" in printed
     printed, profile = printed.split("Steering families on organism:instruct-llama")
+    printed, decoding = printed.split("Decoding with DoLa on organism:trap-t5")
+    assert f"Tables and figures are in {out / 'dola-decoding'}/" in decoding
+    assert "dola, paper's equations" in decoding and "Decoding with DoLa on organism:instruct-llama" in decoding
     assert "spotlight" in profile and (out / "steering" / "figures" / "by_strength.pdf").exists()
     summary = pd.read_parquet(folder / "summary.parquet")
     for row in summary.itertuples():
-        (line,) = (line for line in printed.splitlines() if line.startswith(row.row))
+        (line,) = (line for line in printed.splitlines() if line.startswith(str(row.row)))
         assert f"{row.correct_percent:.1f}" in line.split()
     assert "Side effects" in printed and "recall" in printed
 
@@ -228,6 +233,9 @@ def test_reproduce_prints_its_tables_and_figures_draws_from_them(
     drawn = [Path(line) for line in printed.splitlines()]
     assert sorted(drawn) == sorted((folder / "figures").iterdir())
     assert {path.name for path in drawn} >= {"heatmap_relative.pdf", "controls.png", "side_effects.pdf"}
+
+    code, printed, err = mechsteer("figures", out / "dola-decoding")
+    assert (code, err) == (0, "") and "bars_instruct-llama.pdf" in printed
 
     (folder / "grid.parquet").write_bytes(b"PAR1")
     code, _, err = mechsteer("figures", folder)
@@ -341,6 +349,14 @@ def test_broken_traps_are_named_by_their_line_before_a_model_is_loaded(
     line = refused("reproduce", "t5-dola", "--data", path, "--out", tmp_path / "out", "--model", "organism:nosuch")
     assert f"{path}, line 3: answer_index must be 0 to 1, got '7'" in line
     assert [p.name for p in tmp_path.iterdir()] == ["traps.csv"]
+
+
+def test_data_of_the_wrong_study_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
+    path = tmp_path / "ifeval.jsonl"
+    path.write_text('{"key": 1}\n')
+    assert "'prompt' must be a str" in refused("reproduce", "dola-decoding", "--data", path, "--out", tmp_path / "out")
+    assert "--data is for t5-dola and dola-decoding" in refused("reproduce", "steering", "--data", path)
+    assert [p.name for p in tmp_path.iterdir()] == ["ifeval.jsonl"]
 
 
 def test_a_folder_that_cannot_be_written_to_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
