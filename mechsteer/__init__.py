@@ -15,22 +15,48 @@ _HOMES = {
         "Intervention",
         "add",
         "attention_bias",
+        "harness",
         "heads",
         "pasta",
         "project",
         "scale_keys",
         "spotlight",
     ),
-    "decoding": ("Generation", "Greedy", "Sample", "generate", "score"),
+    "analysis": (
+        "cross_attention_shift",
+        "frozen_cross_attention",
+        "influence",
+        "layer_sensitivity",
+        "logit_lens",
+        "rollout",
+        "separability",
+        "similarity",
+        "volatility",
+    ),
+    "decoding": ("DoLa", "Generation", "Greedy", "Sample", "generate", "score"),
+    "activations": ("ActivationStore", "capture"),
     "evaluation": ("evaluate",),
 }
-_MODULES = ("directions", "models", "organisms", "plots", "steering", "studies", "tasks")
+_MODULES = (
+    "activations",
+    "analysis",
+    "directions",
+    "harness",
+    "models",
+    "organisms",
+    "plots",
+    "steering",
+    "studies",
+    "tasks",
+)
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __version__ = "0.1.0"
 __all__ = [
+    "ActivationStore",
     "Batch",
     "Direction",
+    "DoLa",
     "Generation",
     "Greedy",
     "Intervention",
@@ -39,16 +65,24 @@ __all__ = [
     "ParityError",
     "Prompt",
     "Sample",
+    "activations",
     "add",
+    "analysis",
     "attention_bias",
     "batch",
+    "capture",
+    "cross_attention_shift",
     "difference_in_means",
     "directions",
     "evaluate",
+    "frozen_cross_attention",
     "generate",
     "gradient_direction",
     "heads",
+    "influence",
+    "layer_sensitivity",
     "load",
+    "logit_lens",
     "model_info",
     "models",
     "organisms",
@@ -57,8 +91,11 @@ __all__ = [
     "project",
     "prompt",
     "random_direction",
+    "rollout",
     "scale_keys",
     "score",
+    "separability",
+    "similarity",
     "site",
     "sites",
     "spotlight",
@@ -66,11 +103,24 @@ __all__ = [
     "studies",
     "tasks",
     "verify",
+    "volatility",
 ]
 
 if TYPE_CHECKING:
-    from mechsteer import directions, models, organisms, plots, steering, studies, tasks
-    from mechsteer.decoding import Generation, Greedy, Sample, generate, score
+    from mechsteer import activations, analysis, directions, harness, models, organisms, plots, steering, studies, tasks
+    from mechsteer.activations import ActivationStore, capture
+    from mechsteer.analysis import (
+        cross_attention_shift,
+        frozen_cross_attention,
+        influence,
+        layer_sensitivity,
+        logit_lens,
+        rollout,
+        separability,
+        similarity,
+        volatility,
+    )
+    from mechsteer.decoding import DoLa, Generation, Greedy, Sample, generate, score
     from mechsteer.directions import Direction, difference_in_means, gradient_direction, random_direction
     from mechsteer.errors import MechsteerError, ParityError
     from mechsteer.evaluation import evaluate
