@@ -203,7 +203,6 @@ class Writer:
             self.manifest.shards = [*shards, shard]
             self.manifest.write(self.folder)
         except MechsteerError as error:
-            self.manifest.shards = shards
             kept = sum(s.prompts for s in shards)
             raise MechsteerError(
                 f"{error} The store is whole and keeps the {kept} prompts of its {len(shards)} finished shards; make "
