@@ -78,6 +78,7 @@ __all__ = [
     "frozen_cross_attention",
     "generate",
     "gradient_direction",
+    "harness",
     "heads",
     "influence",
     "layer_sensitivity",
