@@ -24,6 +24,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mechsteer.errors import MechsteerError, finite, nearest, positive_int
@@ -279,6 +280,8 @@ class Ray:
         for name in ("num_cpus", "num_gpus"):
             if finite(name, getattr(self, name)) < 0:
                 raise MechsteerError(f"{name} must not be negative, got {getattr(self, name)}.")
+        if find_spec("ray") is None:
+            raise MechsteerError('executor="ray" needs Ray: pip install "mechsteer[ray]".')
 
     def run(self, work: Work, jobs: Sequence[Job]) -> Iterator[Done]:
         """Compute the jobs."""
@@ -312,10 +315,8 @@ class Ray:
     def _cluster(self, workers: int) -> Iterator[Any]:
         """Ray, connected."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        try:
-            import ray
-        except ImportError:
-            raise MechsteerError('executor="ray" needs Ray: pip install "mechsteer[ray]".') from None
+        import ray
+
         ours = not ray.is_initialized()
         if ours:
             self._connect(ray, workers)

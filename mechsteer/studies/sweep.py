@@ -5,8 +5,9 @@ In the folder of a sweep:
 - ``cells/ID-SUM.parquet``: the rows of a finished cell, written under another name and then renamed, so that a file is
   there as a whole or not at all. SUM is the file's own hash, so that a damaged one is known and computed again. ID
   hashes all that decides the rows: the cell, the function that computes it, the model's fingerprint, the prompts, and
-  the versions of mechsteer, PyTorch, transformers and TransformerLens. (Not the body of a function of your own: give it
-  another name, or the sweep another folder, when you change it.) Cells of several grids may lie in one folder.
+  the versions of mechsteer, PyTorch, transformers and TransformerLens. It does not hash the device and the batch size,
+  which change no more than rounding, nor the body of a function of your own: give it another name, or the sweep another
+  folder, when you change it. Cells of several grids may lie in one folder.
 - ``errors/ID.json``: the error of a cell that failed. It is computed again in the next run.
 - ``results.parquet``: the rows of all finished cells, in the order of the grid. Made from the cells alone, so it is the
   same file whether the sweep was killed or not, and whoever computed the cells. ``summary.parquet`` and
@@ -91,6 +92,8 @@ def sweep(
     if isinstance(executor, str):
         one_of("executor", executor, EXECUTORS)
         executor = EXECUTORS[executor](positive_int("workers", workers))
+    if not isinstance(executor, Executor):
+        raise MechsteerError(f"executor must be one of {', '.join(EXECUTORS)} or an executor, got {executor!r}.")
     positive_int("batch_size", batch_size)
     run_name, load_name = name_of(run), name_of(load)
     for called in (run, load):

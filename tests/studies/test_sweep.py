@@ -253,6 +253,21 @@ def test_a_missing_extra_says_what_to_install(tmp_path: Path, monkeypatch: pytes
         sweep(CELLS, tmp_path / "out", run=sweep_runs.rows, executor="ray", **QUIET)
 
 
+def test_a_script_that_workers_cannot_import_is_told_what_to_do(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from tests.studies.sweep_runs import CELLS, rows\nfrom mechsteer.studies.sweep import sweep\n"
+        f"sweep(CELLS, {str(tmp_path / 'out')!r}, run=rows, executor='processes', progress=False)\n",
+        encoding="utf-8",
+    )
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(
+        "mechsteer.errors.MechsteerError: A worker process died while it started. In a script, call sweep under"
+    )
+
+
 def start(out: Path, executor: str) -> subprocess.Popen[bytes]:
     """The script of :mod:`tests.studies.sweep_runs`, in a process group of its own."""
     command = [sys.executable, "-W", "error", "-m", "tests.studies.sweep_runs", str(out), executor]
