@@ -55,9 +55,13 @@ def checkpoint(family: str, folder: Path, *, layers: int = 6, context: int = 102
         )
         model = t.GPT2LMHeadModel(config)
     model.save_pretrained(folder)
-    inner = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token="t2"))
+    special = ["<pad>", "</s>"]  # a special token named t1 would be cut out of t17
+    words = special + [f"t{i}" for i in range(len(special), VOCAB)]
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="t2"))
     inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    t.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="t0", eos_token="t1").save_pretrained(folder)
+    t.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=special[0], eos_token=special[1]).save_pretrained(
+        folder
+    )
     return folder
 
 
