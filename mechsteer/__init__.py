@@ -15,7 +15,6 @@ _HOMES = {
         "Intervention",
         "add",
         "attention_bias",
-        "harness",
         "heads",
         "pasta",
         "project",
