@@ -32,7 +32,7 @@ class Reproduce:
     A run that was stopped continues where it was when it is started again with the same --out.
     """
 
-    study: Positional[Literal["t5-dola", "dola-decoding", "steering", "all"]]
+    study: Positional[Literal["t5-dola", "dola-decoding", "steer-instruct", "steering", "all"]]
     """Which study."""
     model: Annotated[str | None, _shown_as("MODEL")] = None
     """organism:NAME, a local directory, or an id on the Hugging Face hub. Default: the study's bundled models."""
@@ -46,6 +46,10 @@ class Reproduce:
     """Number format of the weights."""
     batch_size: int = 128
     """Prompts computed together; does not change the results."""
+    base: Annotated[str | None, _shown_as("MODEL")] = None
+    """For steer-instruct, the model that MODEL was tuned from: MODEL's vectors are tried on it."""
+    perplexity_model: Annotated[str | None, _shown_as("MODEL")] = None
+    """For steer-instruct, a second language model that finds collapsed outputs. Default: by repetition."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,13 +215,16 @@ def _reproduce(c: Reproduce) -> None:
     from mechsteer.files import writable_dir
     from mechsteer.tasks import ifeval, memotrap
 
-    if c.data is not None and c.study == "steering":
-        raise MechsteerError("--data is for t5-dola and dola-decoding; steering has prompts of its own.")
+    if c.data is not None and c.study in ("steering", "steer-instruct"):
+        raise MechsteerError(f"--data is for t5-dola and dola-decoding; {c.study} has prompts of its own.")
+    if c.study != "steer-instruct" and (c.base or c.perplexity_model):
+        raise MechsteerError(f"--base and --perplexity-model are for steer-instruct, not {c.study}.")
     if c.data is not None:  # a broken file is named before a model is fetched
         (ifeval if c.study == "dola-decoding" else memotrap)(c.data)
     actions = {
         "t5-dola": (("organism:trap-t5",), _t5_dola),
         "dola-decoding": (("organism:trap-t5", "organism:instruct-llama"), _dola_decoding),
+        "steer-instruct": (("organism:instruct-llama",), _steer_instruct),
         "steering": (("organism:instruct-llama",), _steering),
     }
     for study in actions if c.study == "all" else (c.study,):
@@ -275,6 +282,35 @@ def _show_decoding(result: Any) -> None:
         print(show(shown[list(dict.fromkeys(part["method"]))].reset_index()))
 
 
+def _steer_instruct(c: Reproduce, models: list[Any], out: Path) -> None:
+    from mechsteer.models import model_info
+    from mechsteer.report import show
+    from mechsteer.studies import steer_instruct
+
+    (model,) = models
+    result = steer_instruct.run(model, out, batch_size=c.batch_size, base=c.base, perplexity_model=c.perplexity_model)
+    print(f"\nInstruction vectors on {model_info(model).name}, test prompts (percent, means over kinds)\n")
+    columns = ["over", "kinds", "adherence_unsteered_percent", "adherence_steered_percent"]
+    columns += ["fidelity_unsteered_percent", "fidelity_steered_percent", "p_value"]
+    shown = result.summary[["setting", *columns]]
+    print(show(shown.rename(columns=lambda name: name.removesuffix("_percent").replace("_", " "))))
+    if "weights" in result.tables:
+        weights = result.tables["weights"]
+        print("\nDynamic weight (projection) and constant ones: prompts that are followed and true\n")
+        print(show(weights.loc[weights["verdict"] != "", ["kind", "layer", "verdict"]]))
+    if "transfer" in result.tables:
+        means = result.tables["transfer"].pivot_table(
+            index=["setting", "share"], columns="vector", values="adherence_percent", sort=False
+        )
+        print("\nVectors in the base model (share 0) and between: adherence (percent, mean over formats)\n")
+        print(show(means.reset_index()))
+    if "published" in result.tables:
+        paper = result.tables["published"]
+        paper = paper.loc[paper["instruction"] == "all", ["setting", "method", "layer_choice", "accuracy_percent", "n"]]
+        print("\nPublished accuracy on IFEval prompts, for this model\n")
+        print(show(paper))
+
+
 def _steering(c: Reproduce, models: list[Any], out: Path) -> None:
     from mechsteer.models import model_info
     from mechsteer.report import show
@@ -290,12 +326,15 @@ def _figures(c: Figures) -> None:
     from mechsteer.errors import one_of
     from mechsteer.files import read_json
     from mechsteer.studies import dola_decoding, dola_decoding_figures, steering, steering_figures, t5_dola
+    from mechsteer.studies import steer_instruct as instruct
+    from mechsteer.studies import steer_instruct_figures as instruct_figures
     from mechsteer.studies import t5_dola_figures as t5_figures
 
     draw = {
         t5_dola.NAME: t5_figures.figures,
         steering.NAME: steering_figures.figures,
         dola_decoding.NAME: dola_decoding_figures.figures,
+        instruct.NAME: instruct_figures.figures,
     }
     parts = [c.folder, *(path.parent for path in sorted(c.folder.glob("*/study.json")))]
     for folder in parts if (c.folder / "study.json").exists() else [c.folder]:

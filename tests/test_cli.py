@@ -16,7 +16,7 @@ import pytest
 
 import mechsteer as ms
 from mechsteer import cli
-from mechsteer.studies import dola_decoding, steering, t5_dola
+from mechsteer.studies import dola_decoding, steer_instruct, steering, t5_dola
 
 CommandLine = Callable[..., tuple[int, str, str]]
 COMMANDS = ["reproduce", "figures", "sweep", "generate", "inspect", "organisms", "organisms list", "organisms train"]
@@ -118,7 +118,9 @@ def test_help_names_and_explains_every_argument(mechsteer: CommandLine, command:
     assert (code, err) == (0, "")
     described = {line.split()[0].rstrip(",") for line in out.replace("│", " ").splitlines() if line.strip()}
     for field in dataclasses.fields(kind):
-        positional = {"study": "{t5-dola,dola-decoding,steering,all}"}.get(field.name, field.name.upper())
+        positional = {"study": "{t5-dola,dola-decoding,steer-instruct,steering,all}"}.get(
+            field.name, field.name.upper()
+        )
         wanted = positional if field.default is dataclasses.MISSING else f"--{field.name.replace('_', '-')}"
         assert wanted in described
     assert "{None}" not in out
@@ -203,6 +205,9 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     )  # fmt: skip
     decoding = dola_decoding.run
     monkeypatch.setattr(dola_decoding, "run", lambda *a, **k: decoding(*a, n=2, **k))
+    instruct = steer_instruct.run
+    few = {"kinds": ["upper"], "n": 2, "n_validation": 2, "notes": 0, "shares": [0.0]}
+    monkeypatch.setattr(steer_instruct, "run", lambda *a, **k: instruct(*a, **few, **k))
     profile = steering.run
     monkeypatch.setattr(steering, "run", lambda *a, **k: profile(*a, kinds=["upper"], notes=2, n=2, **k))
     return path
@@ -217,6 +222,9 @@ def test_reproduce_prints_its_tables_and_figures_draws_from_them(
     folder = out / "t5-dola"
     assert f"Tables and figures are in {folder}/" in printed
     printed, profile = printed.split("Steering families on organism:instruct-llama")
+    printed, vectors = printed.split("Instruction vectors on organism:instruct-llama")
+    assert "better than the best constant" in vectors and "Vectors in the base model" in vectors
+    assert (out / "steer-instruct" / "figures" / "transfer.pdf").exists()
     printed, decoding = printed.split("Decoding with DoLa on organism:trap-t5")
     assert f"Tables and figures are in {out / 'dola-decoding'}/" in decoding
     assert "dola, paper's equations" in decoding and "Decoding with DoLa on organism:instruct-llama" in decoding
@@ -356,6 +364,7 @@ def test_data_of_the_wrong_study_is_refused(refused: Callable[..., str], tmp_pat
     path.write_text('{"key": 1}\n')
     assert "'prompt' must be a str" in refused("reproduce", "dola-decoding", "--data", path, "--out", tmp_path / "out")
     assert "--data is for t5-dola and dola-decoding" in refused("reproduce", "steering", "--data", path)
+    assert "--base and --perplexity-model are for" in refused("reproduce", "steering", "--base", "organism:trap-t5")
     assert [p.name for p in tmp_path.iterdir()] == ["ifeval.jsonl"]
 
 
