@@ -24,6 +24,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -161,20 +162,24 @@ _KINDS: dict[type, str] = {bool: "truth value", int: "number", float: "number"}
 def _jobs(cells: Sequence[Cell], run: str, load: str) -> list[Job]:
     """The cells with their ids: hashes of all that decides their rows."""
     common = {"run": run, "load": load, "versions": versions()}
-    fingerprints: dict[str, str] = {}
+    fingerprint, data = cache(_fingerprint), cache(_data_hash)
     jobs = []
     for cell in cells:
-        key, name = common | {"cell": dict(cell)}, cell.get("model")
-        if name is not None and load == LOAD:
-            if name not in fingerprints:
-                fingerprints[name] = _fingerprint(name)
-            key["model"] = fingerprints[name]
+        key = common | {"cell": dict(cell)}
+        if cell.get("model") is not None and load == LOAD:
+            key["model"] = fingerprint(cell["model"])
         if run == STEERING:
-            from mechsteer.studies.sweep_steering import data_hash
+            from mechsteer.studies.sweep_steering import DATA_NAMES
 
-            key["data"] = data_hash(cell)
+            key["data"] = data(Cell.of({**dict.fromkeys(cell), **{name: cell[name] for name in DATA_NAMES}}))
         jobs.append(Job(digest(key), cell))
     return jobs
+
+
+def _data_hash(cell: Cell) -> str:
+    from mechsteer.studies.sweep_steering import data_hash
+
+    return data_hash(cell)
 
 
 def _fingerprint(name: Any) -> str:

@@ -74,6 +74,8 @@ VECTOR = ("add", "project")
 METHODS = ("none", *VECTOR, *ATTENTION)
 SOURCES = {"memotrap": ("gradient", "difference_in_means", "random"), "instructions": ("difference_in_means", "random")}
 """Directions by task; the first is the default."""
+DATA_NAMES = ("task", "data", "kind", "with_instruction", "notes", "split", "n")
+"""What decides :func:`data_hash`."""
 UNITS = ("activation", "direction", "absolute")
 ESTIMATED_ON = {"memotrap": "mining", "instructions": "validation"}
 

@@ -36,7 +36,7 @@ def rows(cell: Cell, model: Any) -> Any:
 def slow(cell: Cell, model: Any) -> Any:
     """The same, late enough that something can happen in the middle."""
     log("begin")
-    time.sleep(0.25)
+    time.sleep(60 if cell["a"] == 1 and "SWEEP_STUCK" in os.environ else 0.25)
     return rows(cell, model)
 
 
