@@ -14,16 +14,18 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 import mechsteer as ms
 from mechsteer.decoding import DoLa, Greedy
-from mechsteer.decoding.dola import likely, released_jsd
+from mechsteer.decoding.dola import Contrast, likely, released_jsd
 from mechsteer.decoding.exits import check_layers, early_exits, tied
-from mechsteer.decoding.repetition import penalised
+from mechsteer.decoding.repetition import penalised, read_so_far
 from mechsteer.directions import random_direction
 from mechsteer.models import is_encoder_decoder, predicting_stack
+from mechsteer.steering import Step
 from tests.decoding.reference import next_logprobs, prompts_of, rows
 from tests.models.test_parity import hugging_face
 from tests.tiny import ENCODER_DECODERS
 
 NEW = 8
+SHIFT = math.log(2 * math.e) - math.log(math.exp(3) + 1)  # of the normalisers of (1, 1) and (3, 0)
 FAMILIES = ["t5", "t5-gated", "t5-uneven", "gpt2", "llama-gqa", "gemma2"]
 
 
@@ -102,7 +104,8 @@ def forms(family: str) -> list[tuple[str, dict[str, Any]]]:
         ("lambda", {"contrast": 0.4, "relative_top": 0.0}),
         ("normalised", {"normalise": True, "relative_top": 0.01}),
         ("released", {"compat": "released"}),
-        ("unfiltered", {"compat": "released", "relative_top": 0.0, "repetition_penalty": 1.0}),
+        ("unfiltered", {"compat": "released", "relative_top": 0.0, "repetition_penalty": 3.0}),
+        ("unpenalised", {"compat": "released", "repetition_penalty": 1.0}),
     ]
     if family not in ENCODER_DECODERS:
         made += [
@@ -297,6 +300,20 @@ def test_the_released_divergence_has_no_bound_and_shrinks_with_the_vocabulary() 
         assert float(released_jsd(log_p, log_q)) == pytest.approx((0.5 * 1000 - math.log(2)) / size, rel=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({"contrast": 0.5}, [4.0, -0.5]),  # l_N + (l_N - l_M) / 2
+        ({"compat": "released", "relative_top": 0.0}, [2.0, -1.0]),  # l_N - l_M, whose signs the penalty sees
+        ({"compat": "released"}, [2.0 + SHIFT, -1.0 + SHIFT]),  # log q_N - log q_M
+        ({"compat": "huggingface", "relative_top": 0.0}, [2.0 + SHIFT, -1.0 + SHIFT]),
+    ],
+)
+def test_the_contrast_by_hand(arguments: dict[str, Any], expected: list[float]) -> None:
+    scores = Contrast(DoLa(**arguments), (0,))._scores(torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 1.0]]))
+    assert scores[0].tolist() == pytest.approx(expected)
+
+
 def test_likely_tokens_by_hand() -> None:
     logits = torch.tensor([[0.5, 0.06, 0.04, 0.4], [0.97, 0.01, 0.01, 0.01]]).log()
     assert likely(logits, 0.1).tolist() == [[True, True, False, True], [True, False, False, False]]
@@ -317,6 +334,17 @@ def test_the_penalty_equals_transformers(scores: list[float], seen: list[int], p
     theirs = processor(torch.tensor([seen, seen]), given_scores.clone())
     assert torch.equal(penalised(given_scores, [seen, seen], penalty), theirs)
     assert torch.equal(given_scores, kept)
+
+
+def test_padding_and_finished_rows_do_not_count_as_read(tiny: Callable) -> None:
+    model = tiny("llama-gqa")
+    prompts = [ms.prompt(model, text) for text in ("the cat sat on mat", "one", "red dog")]
+    step = Step(ms.batch(prompts, side="left"), alive=[1, 2])
+    expected = [[*prompts[1].tokens.tolist(), 5], [*prompts[2].tokens.tolist(), 6]]
+    assert read_so_far(model, step, [[5], [6]]) == expected
+    t5 = tiny("t5")
+    encoded = Step(ms.batch([ms.prompt(t5, "one"), ms.prompt(t5, "red dog")], side="right"), decoder_prefix=1)
+    assert read_so_far(t5, encoded, [[5], []]) == [[0, 5], [0]]
 
 
 @pytest.mark.parametrize("family", ["t5-gated", "gpt2", "llama-gqa"])
