@@ -38,6 +38,7 @@ SUBLAYERS = {
     "attention": "self-attention",
     "attn": "self-attention",
     "self": "self-attention",
+    "self_attn": "self-attention",
     "self_attention": "self-attention",
     "cross": "cross-attention",
     "cross_attn": "cross-attention",
