@@ -32,14 +32,14 @@ class Reproduce:
     A run that was stopped continues where it was when it is started again with the same --out.
     """
 
-    study: Positional[Literal["t5-dola", "dola-decoding", "steer-instruct", "steering", "all"]]
+    study: Positional[Literal["t5-dola", "dola-decoding", "inside", "steer-instruct", "steering", "all"]]
     """Which study."""
     model: Annotated[str | None, _shown_as("MODEL")] = None
     """organism:NAME, a local directory, or an id on the Hugging Face hub. Default: the study's bundled models."""
     out: Annotated[Path, _shown_as("FOLDER")] = Path("results")
     """Folder for results; with "all", each study gets a folder of its own in it."""
     data: Annotated[Path | None, _shown_as("FILE")] = None
-    """For t5-dola, traps in MemoTrap's public CSV format; for dola-decoding, IFEval's JSONL. Default: bundled tasks."""
+    """For t5-dola and inside, traps in MemoTrap's CSV format; for dola-decoding, IFEval's JSONL. Default: bundled."""
     device: Device = None
     """cpu, cuda, cuda:1, mps. Default: cuda where there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -216,7 +216,7 @@ def _reproduce(c: Reproduce) -> None:
     from mechsteer.tasks import ifeval, memotrap
 
     if c.data is not None and c.study in ("steering", "steer-instruct"):
-        raise MechsteerError(f"--data is for t5-dola and dola-decoding; {c.study} has prompts of its own.")
+        raise MechsteerError(f"--data is for t5-dola, dola-decoding and inside; {c.study} has prompts of its own.")
     if c.study != "steer-instruct" and (c.base or c.perplexity_model):
         raise MechsteerError(f"--base and --perplexity-model are for steer-instruct, not {c.study}.")
     if c.data is not None:  # a broken file is named before a model is fetched
@@ -224,6 +224,7 @@ def _reproduce(c: Reproduce) -> None:
     actions = {
         "t5-dola": (("organism:trap-t5",), _t5_dola),
         "dola-decoding": (("organism:trap-t5", "organism:instruct-llama"), _dola_decoding),
+        "inside": (("organism:trap-t5",), _inside),
         "steer-instruct": (("organism:instruct-llama",), _steer_instruct),
         "steering": (("organism:instruct-llama",), _steering),
     }
@@ -282,6 +283,21 @@ def _show_decoding(result: Any) -> None:
         print(show(shown[list(dict.fromkeys(part["method"]))].reset_index()))
 
 
+def _inside(c: Reproduce, models: list[Any], out: Path) -> None:
+    from mechsteer.models import model_info
+    from mechsteer.report import show
+    from mechsteer.studies import inside
+
+    (model,) = models
+    result = inside.run(model, out, data=c.data, batch_size=c.batch_size)
+    print(f"\nWhat the sublayers of {model_info(model).name} add to the target's logit minus the trap's, by group\n")
+    means = result.summary.pivot(index=["group", "layer"], columns="sublayer", values="logit_difference")
+    print(show(means[["self_attn", "cross_attn", "mlp"]].reset_index(), decimals=2))
+    frozen = result.tables["frozen"].assign(percent=lambda table: 100 * table["accuracy"])
+    print("\nTarget likelier than trap with cross-attention frozen (percent)\n")
+    print(show(frozen.pivot(index="layer", columns="frozen", values="percent").reset_index()))
+
+
 def _steer_instruct(c: Reproduce, models: list[Any], out: Path) -> None:
     from mechsteer.models import model_info
     from mechsteer.report import show
@@ -292,7 +308,7 @@ def _steer_instruct(c: Reproduce, models: list[Any], out: Path) -> None:
     print(f"\nInstruction vectors on {model_info(model).name}, test prompts (percent, means over kinds)\n")
     columns = ["over", "kinds", "adherence_unsteered_percent", "adherence_steered_percent"]
     columns += ["fidelity_unsteered_percent", "fidelity_steered_percent", "p_value"]
-    shown = result.summary[["setting", *columns]]
+    shown = result.summary[["setting", *columns]].assign(p_value=result.summary["p_value"].map("{:.2g}".format))
     print(show(shown.rename(columns=lambda name: name.removesuffix("_percent").replace("_", " "))))
     if "weights" in result.tables:
         weights = result.tables["weights"]
@@ -303,7 +319,7 @@ def _steer_instruct(c: Reproduce, models: list[Any], out: Path) -> None:
             index=["setting", "share"], columns="vector", values="adherence_percent", sort=False
         )
         print("\nVectors in the base model (share 0) and between: adherence (percent, mean over formats)\n")
-        print(show(means.reset_index()))
+        print(show(means.reset_index(), decimals=2))
     if "published" in result.tables:
         paper = result.tables["published"]
         paper = paper.loc[paper["instruction"] == "all", ["setting", "method", "layer_choice", "accuracy_percent", "n"]]
@@ -325,7 +341,15 @@ def _steering(c: Reproduce, models: list[Any], out: Path) -> None:
 def _figures(c: Figures) -> None:
     from mechsteer.errors import one_of
     from mechsteer.files import read_json
-    from mechsteer.studies import dola_decoding, dola_decoding_figures, steering, steering_figures, t5_dola
+    from mechsteer.studies import (
+        dola_decoding,
+        dola_decoding_figures,
+        inside,
+        inside_figures,
+        steering,
+        steering_figures,
+        t5_dola,
+    )
     from mechsteer.studies import steer_instruct as instruct
     from mechsteer.studies import steer_instruct_figures as instruct_figures
     from mechsteer.studies import t5_dola_figures as t5_figures
@@ -334,6 +358,7 @@ def _figures(c: Figures) -> None:
         t5_dola.NAME: t5_figures.figures,
         steering.NAME: steering_figures.figures,
         dola_decoding.NAME: dola_decoding_figures.figures,
+        inside.NAME: inside_figures.figures,
         instruct.NAME: instruct_figures.figures,
     }
     parts = [c.folder, *(path.parent for path in sorted(c.folder.glob("*/study.json")))]

@@ -16,7 +16,7 @@ import pytest
 
 import mechsteer as ms
 from mechsteer import cli
-from mechsteer.studies import dola_decoding, steer_instruct, steering, t5_dola
+from mechsteer.studies import dola_decoding, inside, steer_instruct, steering, t5_dola
 
 CommandLine = Callable[..., tuple[int, str, str]]
 COMMANDS = ["reproduce", "figures", "sweep", "generate", "inspect", "organisms", "organisms list", "organisms train"]
@@ -118,7 +118,7 @@ def test_help_names_and_explains_every_argument(mechsteer: CommandLine, command:
     assert (code, err) == (0, "")
     described = {line.split()[0].rstrip(",") for line in out.replace("│", " ").splitlines() if line.strip()}
     for field in dataclasses.fields(kind):
-        positional = {"study": "{t5-dola,dola-decoding,steer-instruct,steering,all}"}.get(
+        positional = {"study": "{t5-dola,dola-decoding,inside,steer-instruct,steering,all}"}.get(
             field.name, field.name.upper()
         )
         wanted = positional if field.default is dataclasses.MISSING else f"--{field.name.replace('_', '-')}"
@@ -205,6 +205,8 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     )  # fmt: skip
     decoding = dola_decoding.run
     monkeypatch.setattr(dola_decoding, "run", lambda *a, **k: decoding(*a, n=2, **k))
+    sublayers = inside.run
+    monkeypatch.setattr(inside, "run", lambda *a, **k: sublayers(*a, n=6, **k))
     instruct = steer_instruct.run
     few = {"kinds": ["upper"], "n": 2, "n_validation": 2, "notes": 0, "shares": [0.0]}
     monkeypatch.setattr(steer_instruct, "run", lambda *a, **k: instruct(*a, **few, **k))
@@ -227,6 +229,8 @@ def test_reproduce_prints_its_tables_and_figures_draws_from_them(
     assert (out / "steer-instruct" / "figures" / "transfer.pdf").exists()
     printed, decoding = printed.split("Decoding with DoLa on organism:trap-t5")
     assert f"Tables and figures are in {out / 'dola-decoding'}/" in decoding
+    decoding, within = decoding.split("What the sublayers of organism:trap-t5 add")
+    assert "cross_attn" in within and (out / "inside" / "figures" / "cross_attention.pdf").exists()
     assert "dola, paper's equations" in decoding and "Decoding with DoLa on organism:instruct-llama" in decoding
     assert "spotlight" in profile and (out / "steering" / "figures" / "by_strength.pdf").exists()
     summary = pd.read_parquet(folder / "summary.parquet")
@@ -363,7 +367,7 @@ def test_data_of_the_wrong_study_is_refused(refused: Callable[..., str], tmp_pat
     path = tmp_path / "ifeval.jsonl"
     path.write_text('{"key": 1}\n')
     assert "'prompt' must be a str" in refused("reproduce", "dola-decoding", "--data", path, "--out", tmp_path / "out")
-    assert "--data is for t5-dola and dola-decoding" in refused("reproduce", "steering", "--data", path)
+    assert "--data is for t5-dola, dola-decoding and inside" in refused("reproduce", "steering", "--data", path)
     assert "--base and --perplexity-model are for" in refused("reproduce", "steering", "--base", "organism:trap-t5")
     assert [p.name for p in tmp_path.iterdir()] == ["ifeval.jsonl"]
 
