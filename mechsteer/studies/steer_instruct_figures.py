@@ -236,7 +236,7 @@ def transfer(table: "pd.DataFrame") -> "Figure":
 def cosine(table: "pd.DataFrame") -> "Figure":
     """Cosine similarity of last-token states by layer, one panel a kind, with its interval."""
     kinds = list(dict.fromkeys(table["kind"]))
-    columns = min(4, len(kinds))
+    columns, floor = min(4, len(kinds)), min(0.0, float(table["low"].min()) - 0.03)
     made, axes = plots.figure(columns, rows=-(-len(kinds) // columns), width=2.4, height=2.2)
     for ax, kind in zip(axes, kinds, strict=False):
         part = table[table["kind"] == kind]
@@ -246,7 +246,7 @@ def cosine(table: "pd.DataFrame") -> "Figure":
             ax.fill_between(
                 ordered["layer"], ordered["low"], ordered["high"], color=plots.COLOURS[place], alpha=0.2, linewidth=0
             )
-        ax.set_xticks(sorted(part["layer"].unique()))
+        ax.set(xticks=sorted(part["layer"].unique())[:: 1 + len(part["layer"].unique()) // 9], ylim=(floor, 1.03))
     for ax in axes[len(kinds) :]:
         ax.set_axis_off()
     _legend(made, axes[0], 3)

@@ -2,13 +2,15 @@
 
 ``weights``: formats by projection, whose coefficient zbar - <x, u> is another one at each position, beside the same
 vector added with a constant. ``followed_and_true`` is the mean over samples of adherence times fidelity, and the
-verdict compares it; the constant is the best one on the test prompts, which favours it.
+verdict compares it (adherence alone where fidelity is not known); the constant is the best one on the test prompts,
+which favours it.
 
 ``length``: the conciseness vector by coefficient. The bundled model has no instruction about an exact length, so
 "exactly" is only the share of answers of one sentence, without a target that was asked for.
 """
 
 from collections.abc import Sequence
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.studies.steer_instruct_cells import FORMATS, WITHOUT, Bench, Prompts
@@ -79,8 +81,9 @@ def _verdicts(table: "pd.DataFrame") -> list[str]:
             said.append("")
             continue
         constants = table[(table["kind"] == row["kind"]) & (table["weight"] == CONSTANT)]
-        top = constants.loc[constants["followed_and_true_percent"].idxmax()]
-        ours, theirs = (round(float(r["followed_and_true_percent"]), 1) for r in (row, top))
+        measure = "adherence_percent" if isnan(row["followed_and_true_percent"]) else "followed_and_true_percent"
+        top = constants.loc[constants[measure].idxmax()]
+        ours, theirs = (round(float(r[measure]), 1) for r in (row, top))
         word = "better than" if ours > theirs else "as good as" if ours == theirs else "not better than"
         said.append(f"{word} the best constant, c = {top['step']:g} norms: {ours} against {theirs} %")
     return said
