@@ -1,0 +1,257 @@
+"""Needle in a haystack: is a sentence found that stands at some depth of a long text?
+
+As in GUIDE (arXiv 2409.19001): a sentence is put into a document, at the end of the sentence before a given depth; the
+question stands in ``<question>`` tags before and after the document; greedy, 30 new tokens; found if the output has the
+answer. Different: documents are generated (:mod:`mechsteer.tasks.documents`), lengths count words (a token is about
+0.75 English words) and include the needle, the answer must be a whole word, in whatever case.
+
+``haystack="notes"`` is the same question at the scale of the bundled organism instruct-llama, which cannot quote a
+document: the haystack is its notes, the needle is an instruction of kind ``keyword`` ("Include the word ...") hidden
+among them, the question asks about a topic, and the word must occur in the answer. No sentence of its world has such a
+word by itself. In training, an instruction stood before or after at most four notes, never among them.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from mechsteer.decoding import Strategy, generate
+from mechsteer.errors import MechsteerError, finite, one_of, positive_int
+from mechsteer.files import digest
+from mechsteer.prompts import Prompt, prompt
+from mechsteer.steering import Intervention
+from mechsteer.tasks import documents
+from mechsteer.tasks.checkers import mentions
+from mechsteer.tasks.instructions import instructions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HAYSTACKS = ("document", "notes")
+NEEDLE = "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day."
+QUESTION = (
+    "Your objective is to answer the following question based on the context: \n"
+    "What is the best thing to do in San Francisco? \n"
+    "Don't give information outside the document or repeat our findings"
+)
+ANSWER = "dolores"
+DEPTHS = tuple(range(0, 101, 10))
+LENGTHS = {"document": (375, 750, 1500, 3000), "notes": (45, 90, 135)}
+"""Words; a document of 375 has about 500 tokens."""
+
+
+@dataclass(frozen=True)
+class Hidden:
+    """One document with its needle.
+
+    Attributes:
+        before: The document up to the needle.
+        needle: The needle.
+        after: The rest of the document.
+        question: What is asked.
+        answer: The word that the output must have.
+        length: The most words of document and needle.
+        depth: Where the needle should be, 0 (start) to 100 (end).
+    """
+
+    before: str
+    needle: str
+    after: str
+    question: str
+    answer: str
+    length: int
+    depth: float
+
+    @property
+    def document(self) -> str:
+        """The whole document."""
+        return " ".join(part for part in (self.before, self.needle, self.after) if part)
+
+
+@dataclass(frozen=True)
+class Needle:
+    """The task.
+
+    Attributes:
+        name: Its name, with the kind of haystack.
+        samples: The documents.
+        haystack: ``"document"`` or ``"notes"``.
+        max_new_tokens: The most new tokens for an answer.
+    """
+
+    name: str
+    samples: tuple[Hidden, ...] = field(repr=False)
+    haystack: str = "document"
+    max_new_tokens: int = 30
+
+    @property
+    def data_hash(self) -> str:
+        """A hash of the samples."""
+        return digest([self.haystack, [(s.document, s.needle, s.question, s.answer) for s in self.samples]])
+
+    def prompts(self, model: Any) -> list[Prompt]:
+        """The prompt of every sample, with spans: ``needle``, ``question`` and, where there is more, ``document``."""
+        return [self._prompt(model, sample) for sample in self.samples]
+
+    def _prompt(self, model: Any, sample: Hidden) -> Prompt:
+        tagged = f"<!!->{sample.needle}<-!!>"  # GUIDE's tags mark where the needle lies
+        document = " ".join(part for part in (sample.before, tagged, sample.after) if part)
+        if self.haystack == "notes":
+            made = prompt(model, sample.question, context=f"Notes: {document}", order=("context", "task"))
+        else:
+            asked = f"<question>{sample.question}</question>"
+            made = prompt(model, asked, instruction=asked, context=document)
+        hidden = set(made.positions("level2"))
+        asked_at = {*made.positions("instruction"), *made.positions("task")} - hidden
+        spans = {"needle": made.spans["level2"], "question": [(place, place + 1) for place in sorted(asked_at)]}
+        if "context" in made.spans:
+            spans["document"] = made.spans["context"]
+        return replace(made, spans=spans)
+
+    def run(
+        self,
+        model: Any,
+        *,
+        steer: Intervention | None = None,
+        strategy: Strategy | None = None,
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> "pd.DataFrame":
+        """Score every sample: sample, length, depth, words, tokens, prompt, answer, output and found."""
+        import pandas as pd
+
+        prompts = self.prompts(model)
+        outputs = generate(
+            model,
+            prompts,
+            steer=steer,
+            strategy=strategy,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=batch_size,
+            progress=progress,
+        ).texts
+        rows = [
+            {
+                "sample": number,
+                "length": sample.length,
+                "depth": sample.depth,
+                "words": len(sample.document.split()),
+                "tokens": len(made),
+                "prompt": made.text,
+                "answer": sample.answer,
+                "output": output,
+                "found": found(sample, output),
+            }
+            for number, (sample, made, output) in enumerate(zip(self.samples, prompts, outputs, strict=True))
+        ]
+        return pd.DataFrame(rows)
+
+
+def found(sample: Hidden, output: str) -> bool:
+    """Whether the output has the answer as a whole word, in whatever case."""
+    return mentions(output, sample.answer)
+
+
+def needle(
+    haystack: str = "document",
+    *,
+    lengths: int | Sequence[int] | None = None,
+    depths: float | Sequence[float] = DEPTHS,
+    n: int = 10,
+    seed: int = 0,
+    needle: str = NEEDLE,
+    question: str = QUESTION,
+    answer: str = ANSWER,
+) -> Needle:
+    """Needles in generated haystacks: ``n`` for each length and depth, from the same ``n`` texts.
+
+    Args:
+        haystack: ``"document"``: English prose. ``"notes"``: notes and an instruction, for the bundled organism.
+        lengths: The most words of document and needle; one or several. Default: 375 to 3000, or 45 to 135 for notes.
+        depths: Where the needle stands: 0 is the start, 100 the end.
+        n: Needles for each length and depth; at most 28 for notes.
+        seed: Another seed gives other texts.
+        needle: The needle of documents; one sentence or more.
+        question: The question of documents.
+        answer: The word that an output must have.
+
+    Raises:
+        MechsteerError: for an unknown haystack, a depth outside 0 to 100, a length that does not hold the needle and a
+            sentence, an answer that the needle lacks, more notes than there are, or a needle of one's own for notes.
+    """
+    one_of("haystack", haystack, HAYSTACKS)
+    sizes = [positive_int("length", size) for size in _several(LENGTHS[haystack] if lengths is None else lengths)]
+    places = [_depth(depth) for depth in _several(depths)]
+    positive_int("n", n)
+    if not sizes or not places:
+        raise MechsteerError("needle needs a length and a depth at least.")
+    if haystack == "notes":
+        if (needle, question, answer) != (NEEDLE, QUESTION, ANSWER):
+            raise MechsteerError("With haystack='notes' the needles are the organism's own; use haystack='document'.")
+        samples = _in_notes(sizes, places, n, seed)
+    else:
+        if not isinstance(answer, str) or not answer.strip() or not mentions(needle, answer):
+            raise MechsteerError(f"The needle {needle!r} does not have the answer {answer!r}.")
+        samples = _in_documents(sizes, places, n, seed, (needle.strip(), question, answer))
+    name = "needle" if haystack == "document" else "needle[notes]"
+    return Needle(name, tuple(samples), haystack, 30 if haystack == "document" else 72)
+
+
+def _several(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [value]
+
+
+def _depth(value: float) -> float:
+    depth = finite("depth", value)
+    if not 0 <= depth <= 100:
+        raise MechsteerError(f"depth must be between 0 (the start) and 100 (the end), got {value}.")
+    return depth
+
+
+def _in_documents(
+    sizes: Sequence[int], depths: Sequence[float], n: int, seed: int, asked: tuple[str, str, str]
+) -> list[Hidden]:
+    return [
+        hide(documents.within(documents.book(f"{seed} {number}")[1], _room(size, asked[0])), *asked, size, depth)
+        for size in sizes
+        for depth in depths
+        for number in range(n)
+    ]
+
+
+def _in_notes(sizes: Sequence[int], depths: Sequence[float], n: int, seed: int) -> list[Hidden]:
+    asked = instructions("keyword").samples
+    if n > len(asked):
+        raise MechsteerError(f"There are {len(asked)} needles for notes, n={n} were asked for.")
+    made = []
+    for size in sizes:
+        for depth in depths:
+            for number, sample in enumerate(asked[:n]):
+                pool = list(documents.notes(sample.topic, f"{seed} {number}"))
+                room = _room(size, sample.instruction)
+                if sum(len(text.split()) for text in pool) < room:
+                    raise MechsteerError(f"There are not enough notes for a length of {size} words.")
+                made.append(
+                    hide(documents.within(pool, room), sample.instruction, sample.task, sample.word, size, depth)
+                )
+    return made
+
+
+def _room(size: int, sentence: str) -> int:
+    return size - len(sentence.split())
+
+
+def hide(sentences: Sequence[str], needle: str, question: str, answer: str, length: int, depth: float) -> Hidden:
+    """Put a needle between sentences: after the last one that ends at or before the depth, counted in words.
+
+    Raises:
+        MechsteerError: if there is no sentence, for the length is too short.
+    """
+    if not sentences:
+        raise MechsteerError(f"A length of {length} words does not hold the needle {needle!r} and a sentence.")
+    counts = [len(sentence.split()) for sentence in sentences]
+    wanted, passed, place = depth / 100 * sum(counts), 0, 0
+    while place < len(counts) and passed + counts[place] <= wanted:
+        passed += counts[place]
+        place += 1
+    return Hidden(" ".join(sentences[:place]), needle, " ".join(sentences[place:]), question, answer, length, depth)
