@@ -38,7 +38,7 @@ class Weighing:
     heads: str = "mean"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)  # TransformerLens writes out the repr of every hook that it is given
 class Sublayer:
     """One attention sublayer, for one prompt.
 
