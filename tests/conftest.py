@@ -1,7 +1,7 @@
 """Models for the tests: tiny random ones, made once a session, and the bundled organism."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +49,13 @@ def trap_t5() -> Any:
     import mechsteer as ms
 
     return ms.load("organism:trap-t5")
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """What users meet; under the tests' type checks the signature itself would refuse first."""
+    import jaxtyping
+
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

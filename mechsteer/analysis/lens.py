@@ -16,7 +16,7 @@ from torch import Tensor
 from mechsteer.analysis.distributions import entropy, jsd, ranks
 from mechsteer.analysis.streams import Exits, Prompts, each_prompts_exits
 from mechsteer.errors import MechsteerError, positive_int
-from mechsteer.models import as_prompts, continuation_ids, unembed
+from mechsteer.models import as_prompts, unembed, word_id
 from mechsteer.steering import Intervention
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def target_id(model: Any, target: str | int) -> int:
         MechsteerError: for a word without tokens, or an id outside the vocabulary.
     """
     if isinstance(target, str):
-        return continuation_ids(model, " " + target.strip())[0]
+        return word_id(model, target)
     if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < model.cfg.d_vocab:
         raise MechsteerError(f"A target is a word or a token id from 0 to {model.cfg.d_vocab - 1}, got {target!r}.")
     return target

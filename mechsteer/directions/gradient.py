@@ -23,7 +23,18 @@ from tqdm.auto import tqdm
 from mechsteer.directions.direction import Direction
 from mechsteer.errors import MechsteerError, one_of, positive_int
 from mechsteer.files import digest
-from mechsteer.models import advance, as_prompts, first_tokens, hooked, model_device, pad, provenance, site, start
+from mechsteer.models import (
+    advance,
+    as_prompts,
+    first_tokens,
+    hooked,
+    model_device,
+    pad,
+    provenance,
+    site,
+    start,
+    word_id,
+)
 from mechsteer.prompts import Batch, Prompt
 
 
@@ -97,7 +108,7 @@ def gradient_direction(
         mined = _site(model, "resid_pre", layer)
     if injected.startswith("encoder"):
         raise MechsteerError(f"{injected!r} is in the encoder; the gradient is taken at the first decoding position.")
-    ids = torch.tensor([(_first_token(model, t.target), _first_token(model, t.trap)) for t in traps])
+    ids = torch.tensor([[word_id(model, word, strip=" .") for word in (t.target, t.trap)] for t in traps])
     if (ids[:, 0] == ids[:, 1]).all():
         raise MechsteerError("Target and trap start with the same token in every example, so there is no gradient.")
     sums = _Sums(torch.zeros(0), torch.zeros(0), 0.0, 0)
@@ -129,13 +140,6 @@ _site = site  # the parameter of the same name hides the function
 
 def _text(value: str | Prompt) -> str:
     return value if isinstance(value, str) else value.text
-
-
-def _first_token(model: Any, word: str) -> int:
-    ids = model.tokenizer(" " + word.strip(" ."), add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise MechsteerError(f"The word {word!r} has no tokens.")
-    return ids[0]
 
 
 def _batches(

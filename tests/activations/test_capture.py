@@ -1,10 +1,9 @@
 """Captured rows are those of one prompt run alone with everything cached; and nothing else decides them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import jaxtyping
 import pytest
 import torch
 from hypothesis import given, settings
@@ -232,14 +231,6 @@ def test_bad_input_is_named(family: str, options: dict[str, Any], message: str, 
     given = {"prompts": ["the", "the cat"], "sites": "resid_post"} | options
     with pytest.raises(ms.MechsteerError, match=message):
         capture(tiny(family), **given)
-
-
-@pytest.fixture
-def unchecked() -> Iterator[None]:
-    """What users meet; under the tests' type checks the signature itself would refuse first."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.mark.parametrize(
