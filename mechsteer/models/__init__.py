@@ -8,13 +8,12 @@ from mechsteer.models.load import load
 from mechsteer.models.parity import verify
 from mechsteer.models.resolve import organism_names
 from mechsteer.models.sites import fires, parse, position_stack, predicting_stack, shape_of, site, sites, stacks, width
-from mechsteer.models.state import State, adopt, fork, repeat_rows, select_rows
+from mechsteer.models.state import State, fork, repeat_rows, select_rows
 from mechsteer.models.t5 import encode
 
 __all__ = [
     "ModelInfo",
     "State",
-    "adopt",
     "advance",
     "as_prompts",
     "continuation_ids",
