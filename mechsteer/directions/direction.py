@@ -3,6 +3,7 @@
 import json
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,16 +82,8 @@ class Direction:
         """
         from safetensors.torch import save_file
 
-        header = {
-            "format": FORMAT,
-            "site": self.site,
-            "method": self.method,
-            "mean_projection": repr(self.mean_projection),
-            "activation_norm": repr(self.activation_norm),
-            "meta": json.dumps(self.meta, sort_keys=True),
-        }
         with atomic_path(path) as temporary:
-            save_file({"vector": self.vector.contiguous()}, temporary, metadata=header)
+            save_file({"vector": self.vector.contiguous()}, temporary, metadata=to_header(self))
         return Path(path)
 
     @classmethod
@@ -103,17 +96,81 @@ class Direction:
         header, vector = _read(Path(path))
         if header.get("format") != FORMAT or vector is None:
             raise MechsteerError(f"{path} is not a mechsteer direction (format {header.get('format')!r}).")
-        try:
-            fields = {
-                "site": header["site"],
-                "method": header["method"],
-                "mean_projection": float(header["mean_projection"]),
-                "activation_norm": float(header["activation_norm"]),
-                "meta": json.loads(header["meta"]),
-            }
-        except (KeyError, ValueError) as error:
-            raise MechsteerError(f"{path} has a damaged direction header: {error!r}.") from error
-        return cls(vector=vector.float(), **fields)
+        return from_header(vector.float(), header, str(path))
+
+    def to_gguf(self, path: str | os.PathLike[str], *, scale: float = 1.0) -> Path:
+        """Write ``scale`` times the unit vector as a control vector of llama.cpp and repeng.
+
+        See :func:`mechsteer.directions.to_gguf`, which also takes several directions.
+        """
+        from mechsteer.directions.control_vectors import to_gguf
+
+        return to_gguf(self, path, scale=scale)
+
+    @staticmethod
+    def from_gguf(path: str | os.PathLike[str], model: Any = None) -> "dict[int, Direction]":
+        """Read a control vector file; see :func:`mechsteer.directions.from_gguf`."""
+        from mechsteer.directions.control_vectors import from_gguf
+
+        return from_gguf(path, model)
+
+    @staticmethod
+    def from_peer(vectors: Any, model: Any) -> "dict[int, Direction]":
+        """Take over vectors of steering-vectors or repeng; see :func:`mechsteer.directions.from_peer`."""
+        from mechsteer.directions.peers import from_peer
+
+        return from_peer(vectors, model)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | None = None,
+        message: str = "Add a direction",
+    ) -> str:
+        """Upload the direction with a generated model card; see :func:`mechsteer.directions.hub.push`."""
+        from mechsteer.directions.hub import push
+
+        return push(self, repo_id, private=private, token=token, message=message)
+
+    @staticmethod
+    def from_hub(repo_id: str, *, revision: str | None = None, token: str | None = None) -> "Direction":
+        """Download a direction that :meth:`push_to_hub` uploaded; see :func:`mechsteer.directions.hub.pull`."""
+        from mechsteer.directions.hub import pull
+
+        return pull(repo_id, revision=revision, token=token)
+
+
+def to_header(direction: Direction) -> dict[str, str]:
+    """All of a direction but its vector, as text."""
+    return {
+        "format": FORMAT,
+        "site": direction.site,
+        "method": direction.method,
+        "mean_projection": repr(direction.mean_projection),
+        "activation_norm": repr(direction.activation_norm),
+        "meta": json.dumps(direction.meta, sort_keys=True),
+    }
+
+
+def from_header(vector: Float[Tensor, "width"], header: Mapping[str, Any], path: str) -> Direction:
+    """The direction of a vector and what :func:`to_header` made.
+
+    Raises:
+        MechsteerError: if the header is damaged, naming ``path``.
+    """
+    try:
+        fields = {
+            "site": header["site"],
+            "method": header["method"],
+            "mean_projection": float(header["mean_projection"]),
+            "activation_norm": float(header["activation_norm"]),
+            "meta": json.loads(header["meta"]),
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise MechsteerError(f"{path} has a damaged direction header: {error!r}.") from error
+    return Direction(vector=vector, **fields)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], Tensor | None]:
