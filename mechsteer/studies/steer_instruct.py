@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from mechsteer.analysis.quality import perplexities
 from mechsteer.analysis.similarity import similarity
 from mechsteer.errors import MechsteerError, finite, positive_int
 from mechsteer.files import writable_dir, write_json, write_table
@@ -38,7 +39,7 @@ from mechsteer.studies.steer_instruct_kinds import by_kind, choose_all, scopes, 
 from mechsteer.studies.steer_instruct_parts import composition, words
 from mechsteer.studies.steer_instruct_transfer import transfer
 from mechsteer.studies.steer_instruct_vectors import Steering
-from mechsteer.studies.steer_instruct_weights import length, weights
+from mechsteer.studies.steer_instruct_weights import exactly, length, weights
 from mechsteer.tasks import Instructions, instructions
 from mechsteer.tasks.checkers import KINDS
 
@@ -63,7 +64,7 @@ def run(
     model: Any = TUNED,
     out: str | os.PathLike[str] = "results/steer-instruct",
     *,
-    kinds: Sequence[str] | None = None,
+    kinds: str | Sequence[str] | None = None,
     validation: Instructions | None = None,
     test: Instructions | None = None,
     n: int = 28,
@@ -81,7 +82,7 @@ def run(
     Args:
         model: A loaded decoder-only model, or a name for :func:`mechsteer.load`.
         out: The folder for tables, figures and vectors.
-        kinds: Kinds of instructions, of those of :func:`mechsteer.tasks.instructions`; default: all.
+        kinds: Kinds of instructions (or one), of those of :func:`mechsteer.tasks.instructions`; default: all.
         validation: Prompts that vectors and layers come from; default: the bundled validation split. A kind's first
             ``n_validation`` choose its layer, the others make its vector.
         test: Prompts to report; default: the bundled evaluation split. The two splits may not share questions.
@@ -100,14 +101,15 @@ def run(
 
     Returns:
         The tables: ``summary`` (means over kinds by setting), ``by_kind``, ``layers`` (validation), ``weights``
-        (dynamic and constant), ``scopes``, ``length``, ``words``, ``composition``, ``transfer``, ``cosine``,
-        ``samples``; ``published`` for the paper's models. Tables that need a kind or a base that is not there are left
-        out.
+        (dynamic and constant), ``scopes``, ``length`` (at most n words), ``exactly`` (n sentences), ``words``,
+        ``composition``, ``transfer``, ``cosine``, ``samples``; ``published`` for the paper's models. Tables that need a
+        kind or a base that is not there are left out.
 
     Raises:
         MechsteerError: for an unknown kind, splits that overlap (with the number of prompts), too few prompts (with the
             numbers), other bad arguments, or a folder that cannot be written to.
     """
+    kinds = [kinds] if isinstance(kinds, str) else kinds
     chosen = tuple(dict.fromkeys(KINDS if kinds is None else kinds))
     instructions(chosen)  # refuses unknown kinds
     for name, value in (("n", n), ("n_validation", n_validation), ("batch_size", batch_size)):
@@ -121,6 +123,8 @@ def run(
             f"This study is for decoder-only models; {model_info(loaded).name!r} is an encoder-decoder."
         )
     base, shares = _base(loaded, base, shares)
+    if perplexity_model is not None:
+        perplexities(perplexity_model, ["a text"])  # refuses a model that cannot be read, before anything is measured
     folder = writable_dir(out)
     settings = {"scope": scope, "n": n, "n_validation": n_validation, "notes": notes, "filter": perplexity_model}
     write_json(folder / "study.json", {"study": NAME, **settings, **provenance(loaded)})
@@ -154,6 +158,7 @@ def _tables(
     if "length" in kinds:
         stage("length")
         tables["length"] = length(bench, prompts, steering, choices)
+        tables["exactly"] = exactly(bench, prompts, steering, choices)
     exclusion = None
     if "keyword" in kinds:
         stage("words")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.patches import Rectangle
 
 TABLES = ("by_kind", "layers")
-OPTIONAL = ("weights", "length", "words", "composition", "transfer", "cosine", "published")
+OPTIONAL = ("weights", "length", "exactly", "words", "composition", "transfer", "cosine", "published")
 GREY = "0.7"
 
 
@@ -34,6 +34,7 @@ def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
     made = {"by_kind": by_kind, "layers": layers} | {
         "weights": weights,
         "length": length,
+        "exactly": exactly,
         "words": words,
         "composition": composition,
         "transfer": transfer,
@@ -52,7 +53,12 @@ def by_kind(table: "pd.DataFrame") -> "Figure":
     made, axes = plots.figure(len(settings), width=3.1, height=2.7)
     for ax, setting in zip(axes, settings, strict=True):
         part = table[table["setting"] == setting].reset_index(drop=True)
-        bars(ax, part, ["adherence_unsteered_percent", "adherence_steered_percent"], ["unsteered", "steered"])
+        bars(
+            ax,
+            part,
+            ["adherence_unsteered_percent", "adherence_steered_percent"],
+            ["adherence, unsteered", "adherence, steered"],
+        )
         for place, (state, face) in enumerate((("unsteered", "white"), ("steered", "black"))):
             where = [x + 0.4 * (place - 0.5) for x in range(len(part))]
             ax.scatter(
@@ -105,47 +111,68 @@ def _frame(x: int, y: int) -> "Rectangle":
 
 
 def weights(table: "pd.DataFrame") -> "Figure":
-    """Adherence against fidelity: the constant coefficient from weak to strong, and the dynamic one."""
+    """Adherence against fidelity: constant coefficients from weak to strong, a line a layer, and the dynamic one."""
     kinds = list(dict.fromkeys(table["kind"]))
-    made, axes = plots.figure(len(kinds), width=2.2, height=2.5)
-    for ax, kind in zip(axes, kinds, strict=True):
+    columns = min(3, len(kinds))
+    made, axes = plots.figure(columns, rows=-(-len(kinds) // columns), width=2.9, height=2.6)
+    colours = (plots.COLOURS[0], plots.COLOURS[2])
+    for ax, kind in zip(axes, kinds, strict=False):
         part = table[table["kind"] == kind]
-        constant = part[part["step"].notna()].sort_values("step")
-        dynamic = part[part["step"].isna()]
-        x, y = constant["adherence_percent"], constant["fidelity_percent"]
-        ax.plot(x, y, color=plots.COLOURS[0], marker="o", markersize=4, linewidth=1.1, label="constant c (in norms)")
-        for (a, b), label in _near(list(zip(x, y, constant["step"], strict=True))):
-            ax.annotate(
-                label, (a, b), xytext=(-5 if a > 60 else 5, 5), textcoords="offset points",
-                ha="right" if a > 60 else "left", fontsize=7, color=plots.COLOURS[0],
+        layers = list(dict.fromkeys(part["layer"]))
+        for place, layer in enumerate(layers):
+            line = part[(part["layer"] == layer) & part["step"].notna()].sort_values("step")
+            x, y = line["adherence_percent"], line["fidelity_percent"]
+            names = ("constant, same layer", "constant, next layer")
+            ax.plot(x, y, color=colours[place], marker="os"[place], markersize=4, linewidth=1.1, label=names[place])
+            if not place:
+                _steps(ax, list(zip(x, y, line["step"], strict=True)), colours[place])
+        for weight, marker, size, name in _MARKS:
+            there = part[part["weight"] == weight]
+            if there.empty:
+                continue
+            ax.plot(
+                there["adherence_percent"], there["fidelity_percent"], linestyle="", marker=marker, markersize=size,
+                color=plots.COLOURS[1], markerfacecolor="none" if marker == "D" else None, label=name, zorder=4,
+                clip_on=False,
             )  # fmt: skip
-        ax.plot(
-            dynamic["adherence_percent"], dynamic["fidelity_percent"], linestyle="", color=plots.COLOURS[1],
-            marker="*", markersize=12, label="dynamic", zorder=4, clip_on=False,
-        )  # fmt: skip
-        layer = int(part["layer"].iloc[0])
-        ax.set(
-            title=kind if layer < 0 else f"{kind}, layer {layer}",
-            xlim=(-6, 108),
-            ylim=(-6, 112),
-            xlabel="Adherence (%)",
-        )
-    axes[0].set_ylabel("Fidelity (%)")
-    _legend(made, axes[0], 2)
+        title = "mean of the formats" if layers[0] < 0 else f"{kind}, dynamic at layer {layers[0]}"
+        ax.set(title=title, xlim=(-6, 108), ylim=(-6, 112), xlabel="Adherence (%)")
+    for ax in axes[::columns]:
+        ax.set_ylabel("Fidelity (%)")
+    for ax in axes[len(kinds) :]:
+        ax.set_axis_off()
+    named = {text: handle for ax in axes for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    labels = sorted(named)  # the constants stand together
+    made.legend([named[label] for label in labels], labels, loc="outside upper center", ncols=4)
     return made
 
 
-def _near(points: list[tuple[float, float, float]]) -> list[tuple[tuple[float, float], str]]:
-    """One label for points that lie near each other, at the first of them."""
-    groups: list[tuple[tuple[float, float], list[str]]] = []
-    for a, b, step in points:
-        for (x, y), steps in groups:
-            if abs(a - x) < 25 and abs(b - y) < 12:
-                steps.append(f"{step:g}")
-                break
+_MARKS = (
+    ("dynamic (project)", "*", 12, "dynamic"),
+    ("best constant of each format", "D", 7, "best constant of each format"),
+)
+_LABELLED = (0.5, 0.75, 1.0, 1.5)
+
+
+def _steps(ax: "Axes", points: list[tuple[float, float, float]], colour: str) -> None:
+    """Some coefficients beside their points; one label for those that lie near each other."""
+    from matplotlib.patheffects import withStroke
+
+    groups: list[tuple[float, float, list[str]]] = []
+    for a, b, step in [point for point in points if point[2] in _LABELLED]:
+        near = next((steps for x, y, steps in groups if abs(a - x) < 25 and abs(b - y) < 12), None)
+        if near is None:
+            groups.append((a, b, [f"{step:g}"]))
         else:
-            groups.append(((a, b), [f"{step:g}"]))
-    return [(place, ", ".join(steps)) for place, steps in groups]
+            near.append(f"{step:g}")
+    for a, b, steps in groups:
+        right = a > 60
+        label = ax.annotate(
+            ", ".join(steps), (a, b), xytext=(-6 if right else 6, -10 if b > 60 else 5), textcoords="offset points",
+            ha="right" if right else "left", fontsize=8, color=colour,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+        )  # fmt: skip
+        label.set_in_layout(False)
 
 
 def length(table: "pd.DataFrame") -> "Figure":
@@ -164,6 +191,26 @@ def length(table: "pd.DataFrame") -> "Figure":
         )  # fmt: skip
         ax.set_ylim(*((-4, 104) if column.endswith("percent") else (0, 1.05 * float(table[column].max()))))
     _legend(made, axes[0], 3)
+    return made
+
+
+def exactly(table: "pd.DataFrame") -> "Figure":
+    """Answers of exactly n sentences, unsteered and at the coefficient chosen for n, with fidelity."""
+    made, (ax,) = plots.figure(1, width=1.3 + 0.9 * len(table), height=2.8)
+    bars(ax, table, ["exactly_unsteered_percent", "exactly_steered_percent"], ["unsteered", "steered"])
+    for place, (state, face) in enumerate((("unsteered", "white"), ("steered", "black"))):
+        where = [x + 0.4 * (place - 0.5) for x in range(len(table))]
+        ax.scatter(
+            where, table[f"fidelity_{state}_percent"], s=16, marker="D", color=face, edgecolors="black",
+            linewidths=0.8, zorder=3, label=f"fidelity, {state}", clip_on=False,
+        )  # fmt: skip
+    steps = [
+        "not steered" if layer < 0 else f"c = {step:g}"
+        for layer, step in zip(table["layer"], table["step"], strict=True)
+    ]
+    ax.set_xticks(range(len(table)), [f"{n}\n{step}" for n, step in zip(table["sentences"], steps, strict=True)])
+    ax.set(xlabel="Sentences wanted, and coefficient (norms)", ylabel="Exactly so many (%)", ylim=(0, 104))
+    _legend(made, ax, 2)
     return made
 
 
@@ -186,7 +233,7 @@ def words(table: "pd.DataFrame") -> "Figure":
 
 
 def composition(table: "pd.DataFrame") -> "Figure":
-    """How many prompts follow both instructions, by what is steered; fidelity of steering both as diamonds."""
+    """How many prompts follow both instructions, by what is steered; those that are also true as diamonds."""
     settings = list(dict.fromkeys(table["setting"]))
     most = int(table.groupby("setting")["pair"].nunique().max())
     made, axes = plots.figure(len(settings), width=1.6 + 0.5 * most, height=2.9)
@@ -200,10 +247,10 @@ def composition(table: "pd.DataFrame") -> "Figure":
             where = [x + 0.2 * (place - 1.5) for x in range(len(pairs))]
             colour = (GREY, plots.COLOURS[0], plots.COLOURS[5], plots.COLOURS[1])[place]
             ax.bar(where, values, width=0.19, color=colour, label=label)
-        fidelity = part[part["row"] == "both"].set_index("pair").loc[pairs, "fidelity_percent"]
+        true = part[part["row"] == "both"].set_index("pair").loc[pairs, "both_and_true_percent"]
         ax.scatter(
-            [x + 0.3 for x in range(len(pairs))], fidelity, s=16, marker="D", color="black", zorder=3,
-            label="fidelity, both steered", clip_on=False,
+            [x + 0.3 for x in range(len(pairs))], true, s=16, marker="D", color="black", zorder=3,
+            label="both steered: followed and true", clip_on=False,
         )  # fmt: skip
         ax.set_xticks(range(len(pairs)), pairs, rotation=45, ha="right")
         ax.set(title=setting, ylim=(0, 104))

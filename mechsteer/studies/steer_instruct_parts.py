@@ -90,7 +90,7 @@ def composition(
     """Formats with a limit of words, in each setting, and cases with the exclusion of a word.
 
     A pair has rows only where validation steers both of its parts. One row a pair, setting and what is steered: the
-    share that follows the first, the second and both instructions, and fidelity.
+    share that follows the first, the second and both instructions, fidelity, and the mean of both times fidelity.
     """
     import pandas as pd
 
@@ -121,6 +121,7 @@ _COLUMNS = [
     "first_percent",
     "second_percent",
     "both_percent",
+    "both_and_true_percent",
     "fidelity_percent",
     "bad_percent",
     "n",
@@ -167,12 +168,14 @@ def _combined(
         one, two = first(table), second(table)
         both = [a and b for a, b in zip(one, two, strict=True)]
         scores = percentages(table)
+        true = 100 * float((table["fidelity"] * both).mean())
         rows.append(
             {
                 "pair": pair,
                 "setting": setting.name,
                 "row": name,
                 **{f"{k}_percent": 100 * sum(v) / len(v) for k, v in (("first", one), ("second", two), ("both", both))},
+                "both_and_true_percent": true,
                 **{key: scores[key] for key in ("fidelity_percent", "bad_percent", "n")},
             }
         )

@@ -2,12 +2,14 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from jaxtyping import config
 from pandas.testing import assert_frame_equal
 from tqdm import tqdm
 
@@ -22,11 +24,12 @@ from mechsteer.studies import (
     steer_instruct,
     steer_instruct_cells,
     steer_instruct_figures,
+    steer_instruct_transfer,
     steer_instruct_vectors,
     steer_instruct_weights,
 )
 from mechsteer.studies.steer_instruct_cells import Bench, Prompts
-from mechsteer.studies.steer_instruct_choice import Choice
+from mechsteer.studies.steer_instruct_choice import Choice, grid
 from mechsteer.studies.steer_instruct_parts import words
 from mechsteer.studies.steer_instruct_vectors import Steering, excluded, to_exclude
 from mechsteer.tasks import Instructions
@@ -48,18 +51,34 @@ def model() -> Any:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def fewer_coefficients() -> Iterator[None]:
+def fewer_cells() -> Iterator[None]:
+    """Two of the three layers, few coefficients, one format in the base model; figures are drawn by their own test."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steer_instruct_weights, "CONSTANTS", (0.75, 2.0))
+        patch.setattr(steer_instruct, "grid", lambda layers: grid(layers)[::2])
+        patch.setattr(steer_instruct, "figures", lambda folder: [])
+        patch.setattr(steer_instruct_transfer, "FORMATS", ("upper",))
+        patch.setattr(steer_instruct_weights, "CONSTANTS", (0.65, 1.5))
         patch.setattr(steer_instruct_weights, "LENGTHS", (1.0, 1.5))
-        patch.setitem(steer_instruct_vectors.STEPS, "length", (1.0, 1.5))
+        patch.setattr(steer_instruct_weights, "SENTENCES", (1, 3))
+        patch.setitem(steer_instruct_vectors.STEPS, "length", (1.0,))
         patch.setitem(steer_instruct_vectors.STEPS, "keyword", (3.0,))
         yield
 
 
 @pytest.fixture(scope="module")
 def study(model: Any, tmp_path_factory: pytest.TempPathFactory) -> steer_instruct.Result:
-    return steer_instruct.run(model, tmp_path_factory.mktemp("steer-instruct"), **SMALL)
+    with unchecked():
+        return steer_instruct.run(model, tmp_path_factory.mktemp("steer-instruct"), **SMALL)
+
+
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Shapes are not checked, which takes four fifths of the time; the study of one's own prompts is checked."""
+    config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        config.update("jaxtyping_disable", False)
 
 
 def direction(model: Any, kind: str, layer: int) -> ms.Direction:
@@ -97,13 +116,13 @@ def test_the_main_cells_are_direct_evaluations(study: steer_instruct.Result, mod
 def test_layers_are_chosen_on_validation_prompts_and_bad_ones_fail(study: steer_instruct.Result, model: Any) -> None:
     layers = study.tables["layers"]
     task = ms.tasks.instructions("json", with_instruction=False, split="validation", n=2)
-    there = ms.evaluate(model, task, steer=ms.project(direction(model, "json", 3)))
-    row = row_of(layers, kind="json", setting="without instruction", layer=3)
+    there = ms.evaluate(model, task, steer=ms.project(direction(model, "json", 5)))
+    row = row_of(layers, kind="json", setting="without instruction", layer=5)
     assert row[BOTH].tolist() == scores(there)
     assert row["bad_percent"] == 100 and row["compared"] == 0  # an object opened for ever
     assert row_of(study.tables["by_kind"], kind="json", setting="without instruction")["layer"] == -1
     assert layers.groupby(["setting", "kind"])["chosen"].sum().eq(1).all()
-    assert sorted(layers["layer"].unique()) == [-1, 1, 3, 5]
+    assert sorted(layers["layer"].unique()) == [-1, 1, 5]
 
 
 def test_the_scope_decides_for_json(study: steer_instruct.Result, model: Any) -> None:
@@ -153,7 +172,7 @@ def test_dynamic_and_constant_weights(study: steer_instruct.Result, model: Any) 
     d = direction(model, "upper", 5)
     upper = weights[weights["kind"] == "upper"]
     dynamic, constant = (upper[upper["weight"] == name] for name in ("dynamic (project)", "constant (add)"))
-    for part, steer in ((constant[constant["step"] == 0.75], ms.add(d, 0.75 * d.norm)), (dynamic, ms.project(d))):
+    for part, steer in ((constant[constant["step"] == 0.65], ms.add(d, 0.65 * d.norm)), (dynamic, ms.project(d))):
         (row,) = (row for _, row in part.iterrows())
         there = ms.evaluate(model, task, steer=steer)
         assert row[BOTH].tolist() == scores(there)
@@ -162,6 +181,22 @@ def test_dynamic_and_constant_weights(study: steer_instruct.Result, model: Any) 
     said = "better than" if ours > top else "not better than" if ours < top else "as good as"
     assert dynamic["verdict"].item().startswith(said)
     assert weights[weights["weight"] != "dynamic (project)"]["verdict"].eq("").all()
+
+
+def test_exactly_n_sentences_by_the_coefficient_that_validation_chose(study: steer_instruct.Result, model: Any) -> None:
+    table = study.tables["exactly"]
+    assert table["sentences"].tolist() == [1, 3]
+    row = row_of(table, sentences=1)
+    d = direction(model, "length", row["layer"])
+    task = ms.tasks.instructions("length", with_instruction=False, n=3)
+    for name, steer in (("unsteered", None), ("steered", ms.add(d, row["step"] * d.norm))):
+        there = ms.evaluate(model, task, steer=steer)
+        one = there["output"].str.strip(" .").str.count(r"\.").eq(0)
+        assert row[f"exactly_{name}_percent"] == pytest.approx(100 * one.mean())
+        assert row[f"fidelity_{name}_percent"] == pytest.approx(100 * there["fidelity"].mean())
+    assert (row["step"], row["gained"], row["lost"]) == (1.0, 3, 0)
+    three = row_of(table, sentences=3)  # no coefficient gives three sentences: a tie, so no steering
+    assert three["layer"] == -1 and three["exactly_steered_percent"] == three["exactly_unsteered_percent"]
 
 
 def test_conciseness_by_coefficient(study: steer_instruct.Result, model: Any) -> None:
@@ -187,6 +222,8 @@ def test_two_vectors_act_in_one_pass(study: steer_instruct.Result, model: Any) -
     assert row["second_percent"] == pytest.approx(100 * there["adherence"].mean())
     assert row["both_percent"] == pytest.approx(100 * (case & there["adherence"]).mean())
     assert row["fidelity_percent"] == pytest.approx(100 * there["fidelity"].mean())
+    followed = case & there["adherence"]
+    assert row["both_and_true_percent"] == pytest.approx(100 * (followed * there["fidelity"]).mean())
 
 
 def test_vectors_of_the_tuned_model_in_its_base(study: steer_instruct.Result, model: Any) -> None:
@@ -227,7 +264,8 @@ def test_words_in_each_setting(model: Any, tmp_path: Path) -> None:
     prompts = Prompts(n=2, n_validation=2, notes=0)
     steering = Steering(bench, prompts, [1])
     choices = {(setting.name, "keyword"): Choice(1, 3.0) for setting in prompts.settings}
-    table, exclusion, tried = words(bench, prompts, steering, choices)
+    with unchecked():
+        table, exclusion, tried = words(bench, prompts, steering, choices)
     assert list(zip(table["task"], table["setting"], table["row"], strict=True))[::2] == [
         ("inclusion", "without instruction", "unsteered"),
         ("inclusion", "with instruction", "unsteered"),
@@ -272,12 +310,21 @@ def test_a_finished_run_computes_nothing_again_and_files_hold_the_tables(
     assert read_json(study.folder / "study.json")["study"] == "steer-instruct"
 
 
-def test_figures_are_drawn_from_the_tables_alone(study: steer_instruct.Result, tmp_path: Path) -> None:
+def test_figures_are_drawn_from_the_tables_alone(
+    study: steer_instruct.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for path in study.folder.glob("*.parquet"):
         shutil.copy(path, tmp_path)
-    made = {path.stem for path in steer_instruct_figures.figures(tmp_path)}
-    wanted = {"by_kind", "layers", "weights", "length", "composition", "transfer", "cosine"}
-    assert made == wanted == set(study.figures())
+
+    def save(figure: Any, stem: Path) -> list[Path]:
+        figure.draw_without_rendering()  # a layout that fails warns here
+        return [stem]
+
+    monkeypatch.setattr(steer_instruct_figures.plots, "save", save)
+    made = steer_instruct_figures.figures(tmp_path)
+    wanted = {"by_kind", "layers", "weights", "length", "exactly", "composition", "transfer", "cosine"}
+    assert {path.name for path in made} == wanted == set(study.figures())
+    assert {path.parent for path in made} == {tmp_path / "figures"}
 
 
 def test_the_papers_numbers_stand_beside_ours_for_its_models(study: steer_instruct.Result) -> None:
@@ -293,17 +340,29 @@ def test_the_papers_numbers_stand_beside_ours_for_its_models(study: steer_instru
     assert {0, 100} <= heights
 
 
-def test_prompts_of_ones_own_have_no_fidelity_and_two_settings(model: Any, tmp_path: Path) -> None:
-    def own(split: str) -> Instructions:
-        task = ms.tasks.instructions("upper", split=split)
-        return Instructions("mine", tuple(replace(sample, topic="of my own") for sample in task.samples[:12]))
+def own(split: str, n: int = 12, **changes: Any) -> Instructions:
+    """Prompts that are not the bundled ones: nothing is known about their topics."""
+    task = ms.tasks.instructions("upper", split=split)
+    return Instructions("mine", tuple(replace(s, topic="of my own", **changes) for s in task.samples[:n]))
 
-    options = {**SMALL, "kinds": ["upper"], "shares": []}
+
+def test_prompts_of_ones_own_have_no_fidelity_and_two_settings(model: Any, tmp_path: Path) -> None:
+    options = {**SMALL, "kinds": "upper", "shares": [], "n": 2}
     result = steer_instruct.run(model, tmp_path, validation=own("validation"), test=own("evaluation"), **options)
     table = result.tables["by_kind"]
     assert table["setting"].tolist() == ["without instruction", "with instruction"]
     assert table["fidelity_steered_percent"].isna().all() and table["perplexity_ratio_steered"].notna().all()
     assert table["adherence_steered_percent"].tolist() == [100, 100]
+    verdicts = result.tables["weights"].set_index("kind")["verdict"]
+    assert verdicts["upper"].iloc[0] == "as good as the best constant, c = 0.65 norms at layer 5: 100.0 against 100.0 %"
+    for figure in result.figures().values():
+        figure.draw_without_rendering()
+
+
+def test_prompts_that_are_equal_with_and_without_are_counted(model: Any, tmp_path: Path) -> None:
+    options = {**SMALL, "kinds": ["upper"], "shares": []}
+    with pytest.raises(ms.MechsteerError, match="All 10 pairs have the same prompt with and without"):
+        steer_instruct.run(model, tmp_path, validation=own("validation", instruction=""), **options)
 
 
 def test_splits_that_overlap_are_refused_with_the_number_of_prompts(model: Any, tmp_path: Path) -> None:
@@ -322,6 +381,7 @@ def test_splits_that_overlap_are_refused_with_the_number_of_prompts(model: Any, 
         ({"n": 0}, "n must be"),
         ({"n_validation": 28}, "Too few prompts of the kind 'upper': 0 for its vector"),
         ({"scope": "everywhere"}, "Unknown scope"),
+        ({"perplexity_model": "/no/such/model"}, "No such model directory: '/no/such/model'"),
         ({"shares": [1.0]}, "below 1"),
     ],
 )
