@@ -314,6 +314,11 @@ def _steer_instruct(c: Reproduce, models: list[Any], out: Path) -> None:
         weights = result.tables["weights"]
         print("\nDynamic weight (projection) and constant ones: prompts that are followed and true\n")
         print(show(weights.loc[weights["verdict"] != "", ["kind", "layer", "verdict"]]))
+    both = result.tables["composition"].query("row == 'both'")
+    if not both.empty:
+        print("\nTwo vectors in one pass: test prompts that follow the first, the second, both (percent)\n")
+        columns = ["pair", "setting", "first_percent", "second_percent", "both_percent", "both_and_true_percent"]
+        print(show(both[columns].rename(columns=lambda name: name.removesuffix("_percent").replace("_", " "))))
     if "transfer" in result.tables:
         means = result.tables["transfer"].pivot_table(
             index=["setting", "share"], columns="vector", values="adherence_percent", sort=False
