@@ -1,5 +1,6 @@
 """The model card of a direction: what it is, how it was made, and code that loads it."""
 
+import json
 import math
 
 from mechsteer.directions.direction import Direction
@@ -58,12 +59,12 @@ def _usage(direction: Direction, repo_id: str) -> list[str]:
     comment = "a tenth of the activations' mean norm" if known else "in units of the residual stream"
     model = direction.meta.get("model_name", "")
     named = is_hub_model(direction) or model.startswith("organism:")
-    source = repr(model) if named else repr(f"path/to/{model or 'the/model'}")
+    source = json.dumps(model if named else f"path/to/{model or 'the-model'}")
     return [
         "import mechsteer as ms",
         "",
         f"model = ms.load({source})",
-        f"direction = ms.Direction.from_hub({repo_id!r})",
+        f"direction = ms.Direction.from_hub({json.dumps(repo_id)})",
         f"steer = ms.add(direction, {scale})  # {comment}",
         'print(ms.generate(model, "Write a sentence.", steer=steer).texts)',
     ]

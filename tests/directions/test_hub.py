@@ -140,7 +140,7 @@ def test_the_cards_code_runs(hub: FakeHub, capsys: pytest.CaptureFixture) -> Non
     model = ms.load("organism:instruct-llama")
     random_direction(model, seed=0, layer=2).push_to_hub(REPO)
     code = re.search(r"```python\n(.*?)```", (hub.root / REPO / "README.md").read_text(), re.DOTALL)
-    assert code is not None and "ms.load('organism:instruct-llama')" in code[1]
+    assert code is not None and 'ms.load("organism:instruct-llama")' in code[1]
     exec(compile(code[1], "card", "exec"), {})
     assert capsys.readouterr().out.startswith("['")
 
@@ -154,7 +154,7 @@ def test_the_folder_of_a_local_checkpoint_is_not_told(hub: FakeHub, tiny: Callab
         assert str(folder.parent).encode() not in path.read_bytes(), path.name
     back = ms.Direction.from_hub(REPO)
     assert back.meta == d.meta | {"model_name": folder.name}
-    assert f"ms.load('path/to/{folder.name}')" in (hub.root / REPO / "README.md").read_text()
+    assert f'ms.load("path/to/{folder.name}")' in (hub.root / REPO / "README.md").read_text()
     ms.add(back).check(tiny("llama-gqa"))
 
 
