@@ -32,7 +32,7 @@ class Reproduce:
     A run that was stopped continues where it was when it is started again with the same --out.
     """
 
-    study: Positional[Literal["t5-dola", "dola-decoding", "inside", "steer-instruct", "steering", "all"]]
+    study: Positional[Literal["t5-dola", "dola-decoding", "inside", "steer-instruct", "steering", "guide", "all"]]
     """Which study."""
     model: Annotated[str | None, _shown_as("MODEL")] = None
     """organism:NAME, a local directory, or an id on the Hugging Face hub. Default: the study's bundled models."""
@@ -215,7 +215,7 @@ def _reproduce(c: Reproduce) -> None:
     from mechsteer.files import writable_dir
     from mechsteer.tasks import ifeval, memotrap
 
-    if c.data is not None and c.study in ("steering", "steer-instruct"):
+    if c.data is not None and c.study in ("steering", "steer-instruct", "guide"):
         raise MechsteerError(f"--data is for t5-dola, dola-decoding and inside; {c.study} has prompts of its own.")
     if c.study != "steer-instruct" and (c.base or c.perplexity_model):
         raise MechsteerError(f"--base and --perplexity-model are for steer-instruct, not {c.study}.")
@@ -227,6 +227,7 @@ def _reproduce(c: Reproduce) -> None:
         "inside": (("organism:trap-t5",), _inside),
         "steer-instruct": (("organism:instruct-llama",), _steer_instruct),
         "steering": (("organism:instruct-llama",), _steering),
+        "guide": (("organism:instruct-llama",), _guide),
     }
     for study in actions if c.study == "all" else (c.study,):
         bundled, action = actions[study]
@@ -343,12 +344,32 @@ def _steering(c: Reproduce, models: list[Any], out: Path) -> None:
     print(show(result.summary, decimals=2))
 
 
+def _guide(c: Reproduce, models: list[Any], out: Path) -> None:
+    from mechsteer.models import model_info
+    from mechsteer.report import show
+    from mechsteer.studies import guide
+
+    (model,) = models
+    result = guide.run(model, out, batch_size=c.batch_size)
+    print(f"\nGUIDE on {model_info(model).name}, mean over lengths (percent)\n")
+    print(show(result.summary.rename(columns=lambda name: name.removesuffix("_percent"))))
+    aucs = result.tables["prediction"].pivot(index=["task", "predictor"], columns="within", values="auc")
+    print("\nWhat predicts success: AUC over all prompts, and within a length\n")
+    print(show(aucs.reset_index(), decimals=3))
+    if "choice" in result.tables:
+        columns = ["length", "unit", "target", "delta", "score_percent", "unbiased_percent", "best_percent"]
+        print("\nThe delta with as much Influence as a target, chosen without generating, and its score (percent)\n")
+        print(show(result.tables["choice"].reindex(columns=columns), decimals=2))
+
+
 def _figures(c: Figures) -> None:
     from mechsteer.errors import one_of
     from mechsteer.files import read_json
     from mechsteer.studies import (
         dola_decoding,
         dola_decoding_figures,
+        guide,
+        guide_figures,
         inside,
         inside_figures,
         steering,
@@ -365,6 +386,7 @@ def _figures(c: Figures) -> None:
         dola_decoding.NAME: dola_decoding_figures.figures,
         inside.NAME: inside_figures.figures,
         instruct.NAME: instruct_figures.figures,
+        guide.NAME: guide_figures.figures,
     }
     parts = [c.folder, *(path.parent for path in sorted(c.folder.glob("*/study.json")))]
     for folder in parts if (c.folder / "study.json").exists() else [c.folder]:

@@ -16,7 +16,7 @@ import pytest
 
 import mechsteer as ms
 from mechsteer import cli
-from mechsteer.studies import dola_decoding, inside, steer_instruct, steering, t5_dola
+from mechsteer.studies import dola_decoding, guide, inside, steer_instruct, steering, t5_dola
 
 CommandLine = Callable[..., tuple[int, str, str]]
 COMMANDS = ["reproduce", "figures", "sweep", "generate", "inspect", "organisms", "organisms list", "organisms train"]
@@ -118,7 +118,7 @@ def test_help_names_and_explains_every_argument(mechsteer: CommandLine, command:
     assert (code, err) == (0, "")
     described = {line.split()[0].rstrip(",") for line in out.replace("│", " ").splitlines() if line.strip()}
     for field in dataclasses.fields(kind):
-        positional = {"study": "{t5-dola,dola-decoding,inside,steer-instruct,steering,all}"}.get(
+        positional = {"study": "{t5-dola,dola-decoding,inside,steer-instruct,steering,guide,all}"}.get(
             field.name, field.name.upper()
         )
         wanted = positional if field.default is dataclasses.MISSING else f"--{field.name.replace('_', '-')}"
@@ -212,6 +212,8 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(steer_instruct, "run", lambda *a, **k: instruct(*a, **few, **k))
     profile = steering.run
     monkeypatch.setattr(steering, "run", lambda *a, **k: profile(*a, kinds=["upper"], notes=2, n=2, **k))
+    bias = guide.run
+    monkeypatch.setattr(guide, "run", lambda *a, **k: bias(*a, tasks=["json"], n=1, **k))
     return path
 
 
@@ -223,6 +225,8 @@ def test_reproduce_prints_its_tables_and_figures_draws_from_them(
     assert code == 0
     folder = out / "t5-dola"
     assert f"Tables and figures are in {folder}/" in printed
+    printed, biased = printed.split("GUIDE on organism:instruct-llama")
+    assert "What predicts success" in biased and (out / "guide" / "figures" / "by_length.pdf").exists()
     printed, profile = printed.split("Steering families on organism:instruct-llama")
     printed, vectors = printed.split("Instruction vectors on organism:instruct-llama")
     assert "better than the best constant" in vectors and "Vectors in the base model" in vectors
