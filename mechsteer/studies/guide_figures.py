@@ -23,7 +23,10 @@ _TITLES = {
     "needle": "Needle",
     "json": "JSON schema",
 }
-_AXES = {"notes": "Notes in between", "words": "Words in between"}
+_AXES = {"notes": "Notes in between", "words": "Words of text"}
+_DELTAS = (0.0, 0.25, 0.5, 1.0, 2.0, 3.0, 5.0)  # each has its colour in every panel
+_UPPERCASE = "0.45"
+_WORDINGS = ("plain, Δ", "uppercase", "Important: …", "You must …", "*marked*", "twice", "at the end")
 _ALL, _ONE, _TYPES = "all prompts", "one length", "one length and kind"
 _WITHIN = {"all": _ALL, "length": _ONE, "length and kind": _TYPES}
 
@@ -56,57 +59,52 @@ def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
     return made
 
 
-def _renamed(table: "pd.DataFrame", name: str = "score") -> "pd.DataFrame":
-    """The columns ``percent``, ``percent_low`` and ``percent_high`` of a measure."""
-    ends = {f"{name}_{end}": end for end in ("percent", "percent_low", "percent_high")}
-    return table.drop(columns=list(ends.values()), errors="ignore").rename(columns=ends)
-
-
 def by_length(strength: "pd.DataFrame", paper: "pd.DataFrame") -> "Figure":
     """Score by length, a line for each delta; below, the published series of the paper's tasks."""
     tasks = list(dict.fromkeys(strength["task"]))
     made, axes = plots.figure(len(tasks), rows=2, width=3.3, height=2.7)
     for place, task in enumerate(tasks):
-        part = _renamed(strength[(strength["task"] == task) & (strength["form"] == "every step")])
-        part = part.assign(delta=part["delta"].map("Δ = {:g}".format))
-        plots.curves(
-            axes[place],
-            part,
-            x="length",
-            y="percent",
-            by="delta",
-            xlabel=_AXES[part["unit"].iloc[0]],
-            ylabel="Score (%)",
-            title=_TITLES[task],
-        )
-        _published(axes[len(tasks) + place], paper[paper["task"] == SAME.get(task, task)])
+        part = strength[(strength["task"] == task) & (strength["form"] == "every step")]
+        for delta, line in part.groupby("delta", sort=False):
+            _line(axes[place], line, "length", "score_percent", _number(delta))
+        axes[place].set_xticks(list(dict.fromkeys(part["length"])))
+        axes[place].set(xlabel=_AXES[str(part["unit"].iloc[0])], title=_TITLES[str(task)])
+        _published(axes[len(tasks) + place], paper[paper["task"] == SAME.get(str(task), str(task))])
     for ax in axes:
-        ax.set_ylim(-4, 104)
+        ax.set(ylim=(-4, 104), ylabel="Score (%)")
+        ax.grid(axis="y", color="0.9", linewidth=0.6)
         ax.legend(loc="best", fontsize=6.5, handlelength=1.5)
     return made
+
+
+def _number(value: Any) -> float:
+    return float(value)
+
+
+def _line(ax: "Axes", part: "pd.DataFrame", x: str, y: str, delta: float | None) -> None:
+    """A line in the colour of its delta (None: capitals), with its interval where the table has one."""
+    place = 0 if delta is None else min(range(len(_DELTAS)), key=lambda k: abs(_DELTAS[k] - delta))
+    colour = _UPPERCASE if delta is None else plots.COLOURS[place]
+    ends = (f"{y}_low", f"{y}_high")
+    if set(ends) <= set(part.columns):
+        ax.fill_between(part[x], part[ends[0]], part[ends[1]], color=colour, alpha=0.15, linewidth=0)
+    label = "uppercase" if delta is None else f"Δ = {delta:g}"
+    marker = "." if delta is None else plots.MARKERS[place]
+    ax.plot(part[x], part[y], color=colour, marker=marker, markersize=4, linewidth=1.4, label=label)
 
 
 def _published(ax: "Axes", paper: "pd.DataFrame") -> None:
     """The paper's own series of this model, or of its main model."""
     this = bool(paper["this_model"].any())
     part = paper[paper["this_model"]] if this else paper[paper["model"] == MODEL]
-    names = {"raw": "Δ = 0", "uppercase": "uppercase"}
-    part = part.assign(
-        tokens=(part["tokens_from"] + part["tokens_to"]) / 2,
-        line=[names.get(m, f"Δ = {d:g}") for m, d in zip(part["method"], part["delta"], strict=True)],
-    )
+    part = part.assign(tokens=(part["tokens_from"] + part["tokens_to"]) / 2).dropna(subset="percent")
+    for (method, delta), line in part.groupby(["method", "delta"], sort=False):
+        _line(ax, line, "tokens", "percent", None if method == "uppercase" else _number(delta))
     model = str(part["model"].iloc[0]).split("/")[-1]
-    note = "this model" if this else "another model"
-    plots.lines(
-        ax,
-        part.dropna(subset="percent"),
-        x="tokens",
-        y="percent",
-        by="line",
-        xlabel="Tokens of context",
-        ylabel="Score (%)",
-        title=f"Published: {_TITLES[str(part['task'].iloc[0])]}\n{model} ({note})",
+    ax.set_title(
+        f"Published: {_TITLES[str(part['task'].iloc[0])]}\n{model} ({'this' if this else 'another'} model)", fontsize=8
     )
+    ax.set_xlabel("Tokens of text")
 
 
 def by_delta(summary: "pd.DataFrame") -> "Figure":
@@ -117,6 +115,7 @@ def by_delta(summary: "pd.DataFrame") -> "Figure":
         lines: list[tuple[str, Any, str, str]] = []
         for form, part in summary[summary["task"] == task].groupby("form", sort=False):
             many = summary[summary["task"] == task]["form"].nunique() > 1
+            part = part.sort_values("delta")
             label = f", {form}" if many else ""
             lines.append((f"score{label}", part, "score_percent", "-" if form == "every step" else ":"))
             if part["fidelity_percent"].notna().any():
@@ -174,20 +173,12 @@ def _map(ax: "Axes", part: "pd.DataFrame", title: str) -> Any:
 
 def _by_depth(ax: "Axes", table: "pd.DataFrame", deltas: list[float]) -> None:
     paper = published("guide_needle_by_depth")
-    for place, delta in enumerate(deltas):
+    for delta in deltas:
         part = table[table["delta"] == delta].groupby("depth_percent")["found_percent"].mean().reset_index()
-        colour, marker = plots.COLOURS[place], plots.MARKERS[place]
-        ax.plot(
-            part["depth_percent"],
-            part["found_percent"],
-            color=colour,
-            marker=marker,
-            markersize=4,
-            linewidth=1.4,
-            label=f"Δ = {delta:g}",
-        )
+        _line(ax, part, "depth_percent", "found_percent", delta)
         theirs = paper[paper["delta"] == delta]
         depths = [10 * int(decile) - 5 for decile in theirs["depth_decile"]]
+        colour = plots.COLOURS[_DELTAS.index(delta)] if delta in _DELTAS else "0.4"
         ax.plot(depths, 100 * theirs["success_rate"], color=colour, linestyle="--", linewidth=0.9)
     ax.set(xlabel="Depth (%)", ylabel="Found (%), mean over lengths", title="By depth", ylim=(-4, 104))
     ax.plot([], [], color="0.4", linestyle="--", linewidth=0.9, label="published,\nMistral-7B")
@@ -248,24 +239,31 @@ def wordings(baselines: "pd.DataFrame", strength: "pd.DataFrame") -> "Figure":
     both = pd.concat([kept, shown], ignore_index=True)
     for ax, (name, title) in zip(axes, {"score": "Score", "fidelity": "Fidelity"}.items(), strict=True):
         for place, (wording, part) in enumerate(both.groupby("wording", sort=False)):
-            plain = wording == "plain"
             ax.errorbar(
                 part["length"] + (place - 4) * 0.006 * both["length"].max(),
                 part[f"{name}_percent"],
                 yerr=_errors(part, name),
-                color="black" if plain else "0.6" if wording == "no instruction" else plots.COLOURS[place % 6],
-                linestyle="--" if plain or wording == "no instruction" else "-",
-                marker=plots.MARKERS[place % len(plots.MARKERS)],
+                **_look(str(wording)),
                 markersize=4,
                 linewidth=1.3,
                 elinewidth=0.7,
                 label=str(wording),
             )
+        ax.set_xticks(list(dict.fromkeys(both["length"])))
         ax.set(xlabel=_AXES[unit], ylabel=f"{title} (%)", title=title, ylim=(-4, 104))
         ax.grid(axis="y", color="0.9", linewidth=0.6)
     handles, labels = axes[0].get_legend_handles_labels()
     made.legend(handles, labels, loc="outside right center", fontsize=7)
     return made
+
+
+def _look(wording: str) -> dict[str, Any]:
+    """Colour, marker and dashes of a wording; what is compared with is dashed."""
+    if wording in ("plain", "no instruction"):
+        return {"color": "black" if wording == "plain" else "0.6", "linestyle": "--", "marker": "."}
+    place = next((k for k, name in enumerate(_WORDINGS) if wording.startswith(name)), 6)
+    colour = plots.COLOURS[place] if place < 6 else "#5D3A9B"
+    return {"color": colour, "marker": plots.MARKERS[place], "linestyle": "-"}
 
 
 def layers(table: "pd.DataFrame") -> "Figure":
@@ -290,7 +288,7 @@ def layers(table: "pd.DataFrame") -> "Figure":
     ticks = [name.replace(" ", "\n", 1) + f"\n{end}" for name, end in zip(names, ends, strict=True)]
     axes[0].set_xticks(range(len(names)), ticks, fontsize=7)
     axes[0].set(ylabel="Score (%)", ylim=(0, 104), title=f"Bias Δ = {table['delta'].max():g} in these layers")
-    axes[0].legend()
+    axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2)
     _published_layers(axes[1])
     return made
 
@@ -319,11 +317,15 @@ def choice(influence: "pd.DataFrame", chosen: "pd.DataFrame") -> "Figure":
     """Influence by length and delta, with that of capitals; the chosen deltas; and the scores there."""
     made, axes = plots.figure(3, width=3.4, height=3.0)
     unit = _AXES[str(chosen["unit"].iloc[0])]
-    pairs = zip(influence["wording"], influence["delta"], strict=True)
-    lines = influence.assign(line=["uppercase" if w == "uppercase" else f"Δ = {d:g}" for w, d in pairs])
-    options = {"xlabel": unit, "ylabel": "Influence at the last tokens", "title": "What arrives"}
-    plots.curves(axes[0], lines, x="length", y="influence", by="line", **options)
+    for (wording, delta), part in influence.groupby(["wording", "delta"], sort=False):
+        _line(axes[0], part, "length", "influence", None if wording == "uppercase" else _number(delta))
     axes[0].set_yscale("log")
+    low, high = axes[0].get_ylim()
+    ticks = [k * 10**power for power in range(-7, 1) for k in (1, 2, 5)]
+    axes[0].set_yticks([t for t in ticks if low <= t <= high])
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].yaxis.set_minor_formatter("")
+    axes[0].set(xlabel=unit, ylabel="Influence at the last tokens (log scale)", title="What arrives")
     best = chosen.drop_duplicates("length")
     axes[2].plot(best["length"], best["unbiased_percent"], "--", color="0.4", label="Δ = 0")
     for place, (target, part) in enumerate(chosen.groupby("target", sort=False)):
@@ -332,10 +334,12 @@ def choice(influence: "pd.DataFrame", chosen: "pd.DataFrame") -> "Figure":
         if "score_percent" in part:
             axes[2].errorbar(part["length"], part["score_percent"], yerr=_errors(part), markersize=4, **mark)
     for ax, column in zip(axes[1:], ("best_delta", "best_percent"), strict=True):
-        ax.plot(best["length"], best[column], "x", color="black", label="best of the grid")
+        ax.plot(best["length"], best[column], "x", color="black", zorder=5, label="best of the grid")
     axes[1].axhline(0, color="0.4", linewidth=0.8)
     axes[1].set(xlabel=unit, ylabel="Δ (nats)", title="Δ with as much Influence as …")
     axes[2].set(xlabel=unit, ylabel="Score (%)", title="Score there", ylim=(-4, 104))
     for ax in axes:
+        ax.set_xticks(list(dict.fromkeys(influence["length"])))
+        ax.grid(axis="y", color="0.9", linewidth=0.6)
         ax.legend(fontsize=6.5)
     return made
