@@ -107,6 +107,8 @@ def test_with_a_model_the_directions_are_its_own(tiny: Callable, tmp_path: Path)
         ms.add(from_gguf(path)[2]).check(model)
     ours = from_gguf(at(2, vector=[1.0] * 32).to_gguf(tmp_path / "ours.gguf"), model)
     assert ours[2].fingerprint == "abc"  # a file that knows its model keeps it
+    with pytest.raises(ms.MechsteerError, match="has width 32 there"):
+        from_gguf(at(2).to_gguf(tmp_path / "narrow.gguf"), model)
 
 
 @pytest.mark.parametrize(
