@@ -115,6 +115,7 @@ def test_vectors_are_taken_as_stored_with_the_models_provenance(tiny: Callable) 
     assert found[1].fingerprint == ms.model_info(model).fingerprint and found[1].meta["source"] == "steering-vectors"
     control = ms.Direction.from_peer(Control("llama", {0: np.arange(32)}), model)
     assert control[0].vector.tolist() == list(range(32)) and control[0].method == "repeng"
+    assert control[0].site == "blocks.0.hook_resid_post"
 
 
 def test_the_directions_do_not_share_memory_with_the_object(tiny: Callable) -> None:
