@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from mechsteer.errors import MechsteerError, finite, one_of
+from mechsteer.errors import MechsteerError, finite, not_finite, one_of
 from mechsteer.models import State, fork, hooked, is_encoder_decoder, predicting_stack, repeat_rows, residual
 from mechsteer.steering import Step
 
@@ -96,14 +96,15 @@ def key_scaling_distances(
     scaling = [(keys, _scaled(factors, copies, layer)) for layer, (keys, _, _) in enumerate(names)]
     alive = None if step is None else list(range(len(step.batch)) if step.alive is None else step.alive)
     if step is not None and alive is not None:
-        step.begin(step.end or state.length + 1, [row for row in alive for _ in range(copies)])
+        each = [row for row in alive for _ in range(copies)]
+        step.begin(step.end or state.length + 1, each, [False] * len(each))
     keeping = [(name, keep) for _, *inside in names for name in inside]
     with hooked(model, scaling, first=True), hooked(model, keeping):
         repeated = [x.repeat_interleave(copies, 0) for x in (tokens, mask)]
         residual(model, repeat_rows(state, copies), *repeated)
     if step is not None:
         step.begin(step.end or state.length + 1, alive)
-    _check_finite(kept)
+    _check_finite(kept, step, alive)
     pre, post = _inputs_and_outputs(model, names, kept)
     between = DISTANCES[distance]
     return KeyScalingDistances(
@@ -113,17 +114,28 @@ def key_scaling_distances(
     )
 
 
+def scaled_sites(model: Any) -> list[str]:
+    """For each layer, the hook point where its keys of a span are scaled for one query.
+
+    Scaling a key multiplies its score, so it is the scores; unless a soft cap has bent them, or in an encoder-decoder,
+    where they are cross-attention's, which have no position bias.
+    """
+    if is_encoder_decoder(model):
+        name = "cross_attn.hook_attn_scores"
+    else:
+        name = "attn.hook_rot_k" if model.cfg.attn_scores_soft_cap > 0 else "attn.hook_attn_scores"
+    stack, layers = predicting_stack(model)
+    return [f"{stack}.{layer}.{name}" for layer in range(layers)]
+
+
 def _names(model: Any) -> list[tuple[str, str, str]]:
     """For each layer: where its keys are scaled, the normalised input of its attention, and its heads' outputs."""
-    stack, layers = predicting_stack(model)
-    if is_encoder_decoder(model):
-        below = ("cross_attn.hook_attn_scores", "ln2.hook_normalized", "cross_attn.hook_z")
-    else:
-        rotary = "blocks.0.attn.hook_rot_k" in model.hook_dict
-        keys = "attn.hook_rot_k" if rotary else "attn.hook_attn_scores"
-        below = (keys, "ln1.hook_normalized", "attn.hook_z")
-    sites = [[f"{stack}.{layer}.{name}" for name in below] for layer in range(layers)]
-    return [(keys, normalised, heads) for keys, normalised, heads in sites]
+    norm, attention = ("ln2", "cross_attn") if is_encoder_decoder(model) else ("ln1", "attn")
+    stack, _ = predicting_stack(model)
+    return [
+        (keys, f"{stack}.{layer}.{norm}.hook_normalized", f"{stack}.{layer}.{attention}.hook_z")
+        for layer, keys in enumerate(scaled_sites(model))
+    ]
 
 
 def _scaled(factors: Float[Tensor, "rows keys"], copies: int, layer: int) -> Callable[..., None]:
@@ -138,13 +150,13 @@ def _scaled(factors: Float[Tensor, "rows keys"], copies: int, layer: int) -> Cal
     return scale
 
 
-def _check_finite(kept: dict[str, Tensor]) -> None:
+def _check_finite(kept: dict[str, Tensor], step: Step | None, alive: Sequence[int] | None) -> None:
     for name, x in kept.items():
         bad = ~x.isfinite().flatten(1).all(1)
         if bad.any():
-            raise MechsteerError(
-                f"The activations at {name} are not finite in row {int(bad.nonzero()[0])} of the batch."
-            )
+            row = int(bad.nonzero()[0])
+            row = row if alive is None else alive[row]
+            raise not_finite(name, row if step is None or step.index is None else step.index[row])
 
 
 def _inputs_and_outputs(

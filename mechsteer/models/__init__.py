@@ -1,6 +1,6 @@
 """Models with every activation hooked, equal to Hugging Face's. The only folder that imports TransformerLens."""
 
-from mechsteer.models.batching import as_prompts, continuation_ids, first_tokens, pad, word_id
+from mechsteer.models.batching import as_prompts, at_last, continuation_ids, first_tokens, pad, word_id
 from mechsteer.models.forward import advance, model_device, residual, start, unembed
 from mechsteer.models.hooking import hooked
 from mechsteer.models.info import ModelInfo, is_encoder_decoder, model_info, provenance
@@ -8,14 +8,16 @@ from mechsteer.models.load import load
 from mechsteer.models.parity import verify
 from mechsteer.models.resolve import organism_names
 from mechsteer.models.sites import fires, parse, position_stack, predicting_stack, shape_of, site, sites, stacks, width
-from mechsteer.models.state import State, fork, repeat_rows, select_rows
+from mechsteer.models.state import State, adopt, fork, repeat_rows, select_rows
 from mechsteer.models.t5 import encode
 
 __all__ = [
     "ModelInfo",
     "State",
+    "adopt",
     "advance",
     "as_prompts",
+    "at_last",
     "continuation_ids",
     "encode",
     "fires",

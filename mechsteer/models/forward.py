@@ -14,6 +14,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechsteer.errors import MechsteerError
+from mechsteer.models.causal import run_blocks
+from mechsteer.models.heads import linear
 from mechsteer.models.info import is_encoder_decoder
 from mechsteer.models.state import State, empty
 from mechsteer.models.t5 import additive_mask, decode, encode
@@ -35,11 +37,7 @@ def start(model: Any, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batc
     device = model_device(model)
     rows = tokens.shape[0]
     if not is_encoder_decoder(model):
-        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-
-        entries: Any = [empty(model, rows, device) for _ in model.blocks]
-        seen = torch.empty((rows, 0), dtype=torch.int, device=device)
-        return State(TransformerLensKeyValueCache(entries, previous_attention_mask=seen))
+        return State([empty(model, rows, device) for _ in model.blocks])
     entries = [empty(model, rows, device) for _ in model.decoder]
     tokens, mask = tokens.to(device), mask.to(device)
     encoded = model.encoder_final_ln(encode(model, tokens, mask))
@@ -96,13 +94,7 @@ def residual(
         resid = decode(model, state, tokens, layers)
     else:
         _check_context(model, state.length + tokens.shape[1])
-        resid = model(
-            tokens,
-            attention_mask=mask.int(),
-            past_kv_cache=state.cache,
-            stop_at_layer=model.cfg.n_layers if layers is None else layers,
-            prepend_bos=False,
-        )
+        resid = run_blocks(model, state, tokens, mask, layers)
     state.length += tokens.shape[1]
     return resid
 
@@ -126,7 +118,13 @@ def unembed(
         resid = model.decoder_final_ln(resid) if normalise else resid
         if model.cfg.tie_word_embeddings:  # the library's name for scale_decoder_outputs
             resid = resid * model.cfg.d_model**-0.5
-        return model.unembed(resid)
-    logits = model.unembed(model.ln_final(resid) if normalise else resid)
+        return _head(model, resid)
+    logits = _head(model, model.ln_final(resid) if normalise else resid)
     cap = model.cfg.output_logits_soft_cap
     return cap * torch.tanh(logits / cap) if cap > 0 else logits
+
+
+def _head(model: Any, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
+    """The unembedding, hook points included."""
+    head = model.unembed
+    return head.hook_out(linear(head.hook_in(x), head.W_U.T, head.b_U))

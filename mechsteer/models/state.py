@@ -5,39 +5,52 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
 @dataclass
 class KeyValues:
-    """One layer's keys and values so far, with the interface of the library's cache entry.
+    """One layer's keys (after a rotary embedding) and values so far.
 
-    In memory heads come before positions, the layout of the attention's matrix products, so that a step does not copy
-    the whole cache for them; the library sees ``[batch, pos, heads, d_head]``.
+    Heads come before positions, the layout of the attention's matrix products, so that a step does not copy the whole
+    cache for them. Nothing is written in place, so a shallow copy is a fork.
+
+    Attributes:
+        keys: Of each row, also when its copies go through the next pass.
+        values: The same.
+        times: How many copies of each row go through the next pass, side by side. If several, what the pass adds is
+            kept apart in ``new``.
+        new: Keys and values of the copies' new token, once such a pass has come here.
     """
 
-    past_keys: Float[Tensor, "batch pos heads d_head"]
-    past_values: Float[Tensor, "batch pos heads d_head"]
-    frozen: bool = False
+    keys: Float[Tensor, "batch heads pos d_head"]
+    values: Float[Tensor, "batch heads pos d_head"]
+    times: int = 1
+    new: tuple[Float[Tensor, "copies 1 heads d_head"], Float[Tensor, "copies 1 heads d_head"]] | None = None
+
+    @property
+    def past_keys(self) -> Float[Tensor, "copies pos heads d_head"]:
+        """The keys, by the name and in the order of the library's cache entry."""
+        return repeat(self.keys, self.times).transpose(1, 2)
 
     def append(
-        self, new_keys: Float[Tensor, "batch new heads d_head"], new_values: Float[Tensor, "batch new heads d_head"]
-    ) -> tuple[Float[Tensor, "batch total heads d_head"], Float[Tensor, "batch total heads d_head"]]:
-        """Add the new positions and return all; frozen entries do not keep the new ones.
-
-        Nothing is written in place, so a shallow copy is a fork.
-        """
-        keys, values = _joined(self.past_keys, new_keys), _joined(self.past_values, new_values)
-        if not self.frozen:
-            self.past_keys, self.past_values = keys, values
-        return keys, values
+        self, new_keys: Float[Tensor, "copies new heads d_head"], new_values: Float[Tensor, "copies new heads d_head"]
+    ) -> tuple[Float[Tensor, "copies total heads d_head"], Float[Tensor, "copies total heads d_head"]]:
+        """Add the new positions and return all, as the library's cache entry does; copies of a row in full."""
+        keys = _joined(repeat(self.keys, self.times), new_keys)
+        values = _joined(repeat(self.values, self.times), new_values)
+        if self.times > 1:
+            self.new = (new_keys, new_values)
+        else:
+            self.keys, self.values = keys, values
+        return keys.transpose(1, 2), values.transpose(1, 2)
 
 
 def _joined(
-    past: Float[Tensor, "batch pos heads d_head"], new: Float[Tensor, "batch new heads d_head"]
-) -> Float[Tensor, "batch total heads d_head"]:
-    return torch.cat([past.transpose(1, 2), new.transpose(1, 2)], dim=2).transpose(1, 2)
+    past: Float[Tensor, "batch heads pos d_head"], new: Float[Tensor, "batch new heads d_head"]
+) -> Float[Tensor, "batch heads total d_head"]:
+    return torch.cat([past, new.transpose(1, 2)], dim=2)
 
 
 @dataclass
@@ -53,72 +66,87 @@ class State:
     """What a batch has computed so far.
 
     Attributes:
-        cache: The library's cache (decoder-only) or one cache entry for each decoder layer (T5).
-        length: How many positions have gone through the predicting stack.
+        cache: One entry for each layer of the stack that predicts.
+        length: How many positions have gone through that stack.
+        seen: Decoder-only: which of those positions are real tokens; on the CPU.
         encoded: T5: the normalised output of the encoder.
         cross_mask: T5: 0 at real and a very large negative number at padded encoder positions.
         cross: T5: keys and values of each decoder layer's cross-attention; empty before the first pass.
+        copies: How often each row stands in the next pass; the cross entries hold it once.
     """
 
-    cache: Any
+    cache: list[KeyValues]
     length: int = 0
+    seen: Bool[Tensor, "batch pos"] | None = None
     encoded: Float[Tensor, "batch encoder_pos d_model"] | None = None
     cross_mask: Float[Tensor, "batch 1 1 encoder_pos"] | None = None
     cross: list[CrossEntry] = field(default_factory=list)
+    copies: int = 1
 
 
 def empty(model: Any, rows: int, device: torch.device) -> KeyValues:
     """An entry without positions."""
     cfg = model.cfg
-    nothing = torch.empty((rows, 0, cfg.n_key_value_heads or cfg.n_heads, cfg.d_head), device=device, dtype=cfg.dtype)
+    nothing = torch.empty((rows, cfg.n_key_value_heads or cfg.n_heads, 0, cfg.d_head), device=device, dtype=cfg.dtype)
     return KeyValues(nothing, nothing)
 
 
 def select_rows(state: State, rows: Int[Tensor, "kept"]) -> State:
-    """The state of some of the rows (to stop computing finished ones)."""
-    entries = state.cache if isinstance(state.cache, list) else state.cache.entries
-    for entry in entries:
-        entry.past_keys, entry.past_values = entry.past_keys[rows], entry.past_values[rows]
-    if not isinstance(state.cache, list):
-        state.cache.previous_attention_mask = state.cache.previous_attention_mask[rows]
+    """The state of some of the rows; ``state`` stays as it is."""
+    chosen = fork(state)
+    chosen.cache = [KeyValues(entry.keys[rows], entry.values[rows]) for entry in state.cache]
+    if state.seen is not None:
+        chosen.seen = state.seen[rows.cpu()]
     if state.encoded is not None and state.cross_mask is not None:
-        state.encoded, state.cross_mask = state.encoded[rows], state.cross_mask[rows]
-        state.cross = [CrossEntry(entry.keys[rows], entry.values[rows]) for entry in state.cross]
-    return state
+        chosen.encoded, chosen.cross_mask = state.encoded[rows], state.cross_mask[rows]
+        chosen.cross = [CrossEntry(entry.keys[rows], entry.values[rows]) for entry in state.cross]
+    return chosen
 
 
 def fork(state: State) -> State:
     """A state that can be advanced without changing ``state``; nothing is copied."""
-    if isinstance(state.cache, list):
-        cache: Any = [copy(entry) for entry in state.cache]
-    else:
-        cache = replace(state.cache, entries=[copy(entry) for entry in state.cache.entries])
-    return replace(state, cache=cache, cross=list(state.cross))
+    return replace(state, cache=[copy(entry) for entry in state.cache], cross=list(state.cross))
 
 
 def repeat_rows(state: State, times: int) -> State:
-    """A state for one pass in which every row stands ``times`` times, copies side by side.
+    """A state for one pass of one token in which every row stands ``times`` times, copies side by side.
 
-    A single row is not copied but shared, and the pass does not keep its keys and values: memory holds the repeated
-    ones of one layer at a time.
+    Nothing is copied: the copies share the keys and values of their row.
 
     Args:
-        state: Stays as it is. An encoder-decoder's should have been advanced before, or the keys and values of its
-            cross-attention are computed ``times`` times.
+        state: Stays as it is. An encoder-decoder's must have been advanced before.
         times: How often each row is wanted.
     """
-    repeated = fork(state)
-    entries = repeated.cache if isinstance(repeated.cache, list) else repeated.cache.entries
-    for entry in entries:
-        entry.past_keys, entry.past_values = _repeat(entry.past_keys, times), _repeat(entry.past_values, times)
-        entry.frozen = True
-    if not isinstance(repeated.cache, list):
-        repeated.cache.previous_attention_mask = _repeat(repeated.cache.previous_attention_mask, times)
-    if repeated.encoded is not None and repeated.cross_mask is not None:
-        repeated.encoded, repeated.cross_mask = _repeat(repeated.encoded, times), _repeat(repeated.cross_mask, times)
-    repeated.cross = [CrossEntry(_repeat(entry.keys, times), _repeat(entry.values, times)) for entry in state.cross]
+    repeated = replace(fork(state), copies=times)
+    for entry in repeated.cache:
+        entry.times = times
+    if state.seen is not None:
+        repeated.seen = repeat(state.seen, times)
+    if state.cross_mask is not None:
+        repeated.cross_mask = repeat(state.cross_mask, times)
     return repeated
 
 
-def _repeat(x: Tensor, times: int) -> Tensor:
-    return x[:, None].expand(-1, times, *x.shape[1:]).flatten(0, 1)
+def adopt(state: State, repeated: State, copy_: int = 0) -> State:
+    """The state after what one copy of every row computed in the pass of :func:`repeat_rows`.
+
+    Args:
+        state: What was repeated; stays as it is.
+        repeated: The repeated state, after its pass.
+        copy_: Which of the copies.
+    """
+    if repeated.copies == 1:
+        return repeated
+    adopted = fork(state)
+    adopted.length = repeated.length
+    for entry, done in zip(adopted.cache, repeated.cache, strict=True):
+        if done.new is not None:
+            entry.append(*(x[copy_ :: repeated.copies] for x in done.new))
+    if repeated.seen is not None:
+        adopted.seen = repeated.seen[copy_ :: repeated.copies]
+    return adopted
+
+
+def repeat(x: Tensor, times: int) -> Tensor:
+    """Each row ``times`` times, side by side; the same tensor for once."""
+    return x if times == 1 else x[:, None].expand(-1, times, *x.shape[1:]).flatten(0, 1)

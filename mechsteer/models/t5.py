@@ -3,10 +3,10 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechsteer.models.heads import against, output, project
 from mechsteer.models.state import CrossEntry, State
 
 
@@ -72,25 +72,14 @@ def _decoder_block(
 def _cross_attention(
     attention: Any, x: Float[Tensor, "batch new d_model"], state: State, layer: int
 ) -> Float[Tensor, "batch new d_model"]:
-    q = attention.hook_q(_project(x, attention.W_Q, attention.b_Q))
+    q = attention.hook_q(project(x, attention.W_Q, attention.b_Q))
     if layer == len(state.cross) and state.encoded is not None:
-        k = attention.hook_k(_project(state.encoded, attention.W_K, attention.b_K))
-        v = attention.hook_v(_project(state.encoded, attention.W_V, attention.b_V))
+        k = attention.hook_k(project(state.encoded, attention.W_K, attention.b_K))
+        v = attention.hook_v(project(state.encoded, attention.W_V, attention.b_V))
         state.cross.append(CrossEntry(k.permute(0, 2, 3, 1).contiguous(), v.transpose(1, 2).contiguous()))
     entry = state.cross[layer]
-    scores = attention.hook_attn_scores(q.transpose(1, 2) @ entry.keys + state.cross_mask)
+    scores = against(q.transpose(1, 2), entry.keys)
+    scores = attention.hook_attn_scores(scores if state.cross_mask is None else scores + state.cross_mask)
     pattern = attention.hook_pattern(torch.softmax(scores, dim=-1))
-    z = attention.hook_z((pattern.to(entry.values.dtype) @ entry.values).transpose(1, 2))
-    if attention.cfg.use_attn_result:
-        result = attention.hook_result(torch.einsum("bphd,hdm->bphm", z, attention.W_O))
-        return result.sum(2) + attention.b_O
-    return F.linear(z.flatten(2), attention.W_O.permute(2, 0, 1).flatten(1), attention.b_O)
-
-
-def _project(
-    x: Float[Tensor, "batch pos d_model"],
-    weight: Float[Tensor, "heads d_model d_head"],
-    bias: Float[Tensor, "heads d_head"],
-) -> Float[Tensor, "batch pos heads d_head"]:
-    flat = F.linear(x, weight.transpose(1, 2).flatten(0, 1), bias.flatten())
-    return flat.unflatten(-1, tuple(bias.shape))
+    z = attention.hook_z(against(pattern.to(entry.values.dtype), entry.values).transpose(1, 2))
+    return output(attention, z)

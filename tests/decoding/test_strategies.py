@@ -65,7 +65,7 @@ def test_greedy_takes_the_first_of_equals(tiny: Callable) -> None:
             return torch.tensor([[0.0, 3.0, 3.0], [1.0, 0.0, -1.0]])
 
     padded = ms.batch([ms.prompt(tiny("gpt2"), "the cat")] * 2, side="left")
-    current = Fixed(None, State(None), padded.tokens, padded.mask, Step(padded), [0, 1], [[], []])
+    current = Fixed(None, State([]), padded.tokens, padded.mask, Step(padded), [0, 1], [[], []])
     assert ms.Greedy().choose(current).tokens.tolist() == [1, 0]
 
 

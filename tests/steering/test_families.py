@@ -267,7 +267,7 @@ def test_the_cache_keeps_unscaled_keys(family: str, tiny: Callable) -> None:
     with hooked(model, attach(steer.bind(step), model)):
         steered_logits = advance(model, steered, first, one)
     assert (steered_logits - unsteered_logits).abs().max() > 1e-2
-    entries = [state.cache if two else state.cache.entries for state in (plain, steered)]
+    entries = [state.cache for state in (plain, steered)]
     assert entries[0][0].past_keys.equal(entries[1][0].past_keys)
     if two:
         assert plain.cross[0].keys.equal(steered.cross[0].keys)

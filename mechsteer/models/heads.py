@@ -1,0 +1,62 @@
+"""What attention does to heads: projections from and to the residual stream, and products with cached keys and values.
+
+Copies of a row that stand side by side (:func:`mechsteer.models.state.repeat_rows`), and the query heads that share a
+key-value head, are taken together as rows of one matrix product, so that keys and values are never repeated.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+FEW = range(2, 9)
+"""How many rows PyTorch's linear function is slow for on CPUs."""
+
+
+def linear(
+    x: Float[Tensor, "*batch inner"], weight: Float[Tensor, "outer inner"], bias: Float[Tensor, "outer"]
+) -> Float[Tensor, "*batch outer"]:
+    """A linear function; of a few rows on a CPU, with its product transposed, which is up to twice as fast there."""
+    rows = x.shape[:-1].numel()
+    if rows not in FEW or weight.shape[0] < weight.shape[1] or x.device.type != "cpu" or x.dtype != torch.float32:
+        return F.linear(x, weight, bias)
+    made = weight @ x.reshape(rows, -1).T
+    return made.T.contiguous().view(*x.shape[:-1], -1) + bias
+
+
+def project(
+    x: Float[Tensor, "batch pos d_model"] | Float[Tensor, "batch pos heads d_model"],
+    weight: Float[Tensor, "heads d_model d_head"],
+    bias: Float[Tensor, "heads d_head"],
+) -> Float[Tensor, "batch pos heads d_head"]:
+    """From the stream to heads; an input of its own for each head is taken too."""
+    if x.ndim == 4:
+        return torch.einsum("bphm,hmd->bphd", x, weight) + bias
+    flat = linear(x, weight.transpose(1, 2).flatten(0, 1), bias.flatten())
+    return flat.unflatten(-1, tuple(bias.shape))
+
+
+def output(attention: Any, z: Float[Tensor, "batch pos heads d_head"]) -> Float[Tensor, "batch pos d_model"]:
+    """From the heads back to the stream; fires ``hook_result`` where the model is set to."""
+    if attention.cfg.use_attn_result:
+        result = attention.hook_result(torch.einsum("bphd,hdm->bphm", z, attention.W_O))
+        return result.sum(2) + attention.b_O
+    return linear(z.flatten(2), attention.W_O.permute(2, 0, 1).flatten(1), attention.b_O)
+
+
+def against(
+    heads: Float[Tensor, "batch heads queries inner"],
+    shared: Float[Tensor, "rows kv_heads inner outer"],
+) -> Float[Tensor, "batch heads queries outer"]:
+    """The matrix product of each head with its key-value head's matrix, of which one serves all copies of a row."""
+    batch, count, queries, _ = heads.shape
+    rows, kv_heads = shared.shape[:2]
+    copies, group = batch // rows, count // kv_heads
+    if copies == 1:
+        return (heads.reshape(batch, kv_heads, group * queries, -1) @ shared).view(batch, count, queries, -1)
+    split = heads.reshape(rows, copies, kv_heads, group * queries, -1)
+    together = split.transpose(1, 2).reshape(rows, kv_heads, copies * group * queries, -1) @ shared
+    apart = together.view(rows, kv_heads, copies, group * queries, -1).transpose(1, 2)
+    return apart.reshape(batch, count, queries, -1)
