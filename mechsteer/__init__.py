@@ -32,7 +32,7 @@ _HOMES = {
         "similarity",
         "volatility",
     ),
-    "decoding": ("DoLa", "Generation", "Greedy", "Sample", "generate", "score"),
+    "decoding": ("Directer", "DoLa", "Gated", "Generation", "Greedy", "Sample", "generate", "score"),
     "activations": ("ActivationStore", "capture"),
     "evaluation": ("evaluate",),
 }
@@ -54,8 +54,10 @@ __version__ = "0.1.0"
 __all__ = [
     "ActivationStore",
     "Batch",
+    "Directer",
     "Direction",
     "DoLa",
+    "Gated",
     "Generation",
     "Greedy",
     "Intervention",
@@ -120,7 +122,7 @@ if TYPE_CHECKING:
         similarity,
         volatility,
     )
-    from mechsteer.decoding import DoLa, Generation, Greedy, Sample, generate, score
+    from mechsteer.decoding import Directer, DoLa, Gated, Generation, Greedy, Sample, generate, score
     from mechsteer.directions import Direction, difference_in_means, gradient_direction, random_direction
     from mechsteer.errors import MechsteerError, ParityError
     from mechsteer.evaluation import evaluate

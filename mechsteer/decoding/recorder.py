@@ -18,6 +18,7 @@ class Recorder:
         for site in sites:
             _check(model, site)
         self.rows: dict[str, list[list[Tensor]]] = {site: [[] for _ in range(prompts)] for site in sites}
+        self._unfinished: dict[str, set[int]] = {site: set() for site in sites}  # whose prompt is read in parts
         self._stacks = {site: position_stack(site, two_stacks=hasattr(model, "decoder_final_ln")) for site in sites}
         self.step: Step | None = None
 
@@ -33,9 +34,18 @@ class Recorder:
         kept = x.detach().float().cpu()
         alive = range(len(step.batch)) if step.alive is None else step.alive
         for out, row in enumerate(alive):
+            if step.own is not None and not step.own[out]:
+                continue
             place = row if step.index is None else step.index[row]
             values = kept[out] if isinstance(chosen, bool) else kept[out, chosen[out]]
-            self.rows[site][place].append(values)
+            parts = self.rows[site][place]
+            if place in self._unfinished[site]:
+                values = torch.cat([parts.pop(), values])
+            parts.append(values)
+            if self._stacks[site] == "blocks" and step.end is not None and step.end < step.batch.length:
+                self._unfinished[site].add(place)
+            else:
+                self._unfinished[site].discard(place)
 
     def take(self, site: str, place: int, written: int) -> Tensor:
         """Hand over what was recorded at one site for one prompt that ``written`` tokens were generated for.

@@ -76,6 +76,7 @@ class Step:
         index: For each row of the batch, its place in the list of prompts that the caller gave.
         alive: The rows of the batch that are still being computed, in the order of the tensors' rows.
         end: How many positions the predicting stack will have seen after this pass; None: as many as a tensor has.
+        own: Which of the tensors' rows are the run's own, and not trials whose results may be dropped; None for all.
     """
 
     batch: Batch
@@ -83,11 +84,12 @@ class Step:
     index: Sequence[int] | None = None
     alive: Sequence[int] | None = None
     end: int | None = None
+    own: Sequence[bool] | None = None
     _masks: dict[tuple[Scope, str, int], Selection] = field(default_factory=dict, repr=False)
 
-    def begin(self, end: int, alive: Sequence[int] | None = None) -> None:
+    def begin(self, end: int, alive: Sequence[int] | None = None, own: Sequence[bool] | None = None) -> None:
         """Announce the next forward pass."""
-        self.end, self.alive = end, alive
+        self.end, self.alive, self.own = end, alive, own
         self._masks.clear()
 
     def select(self, scope: Scope, stack: str, count: int) -> Selection:

@@ -1,0 +1,117 @@
+"""``Gated``: any schedule of interventions under DIRECTER's plausibility gate.
+
+Paper: <https://arxiv.org/abs/2603.06745>, its figure 2b, where PASTA (alpha .01, .1, 1) and SpotLight (psi .3, .2, .1,
+0) are put under the gate.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from mechsteer.decoding.gate import checked_beta
+from mechsteer.decoding.strategies import Pass
+from mechsteer.decoding.trials import Copies, GatedChooser, Hooks
+from mechsteer.errors import MechsteerError
+from mechsteer.models import State
+from mechsteer.steering import BoundEdit, Intervention, Step, attach, check_fired
+
+
+@dataclass(frozen=True)
+class Gated:
+    """Greedy decoding under interventions that the unsteered model must find plausible, from the strongest on.
+
+    The prompt is read unsteered, and keys and values of generated tokens are those of unsteered passes: an intervention
+    acts on the one position that predicts. ``Generation.trace`` is as :class:`mechsteer.Directer` has it, without
+    ``layers``; ``accepted`` is the number of the schedule's intervention, from 1.
+
+    Attributes:
+        schedule: What to try, the strongest first.
+        beta: A token must be at least this share of the most likely one's probability, in (0, 1].
+    """
+
+    schedule: Sequence[Intervention]
+    beta: float = 0.5
+
+    def __post_init__(self) -> None:
+        checked_beta(self.beta)
+        if not isinstance(self.schedule, Sequence) or not self.schedule:
+            raise MechsteerError(f"The schedule must be a list of interventions, at least one, got {self.schedule!r}.")
+        for item in self.schedule:
+            if not isinstance(item, Intervention) or not item.edits:
+                raise MechsteerError(f"The schedule must be a list of interventions, got {item!r} in it.")
+
+    def chooser(self, model: Any) -> GatedChooser:
+        """Begin a run.
+
+        Raises:
+            MechsteerError: if an intervention does not fit the model.
+        """
+        for item in self.schedule:
+            item.check(model)
+        return GatedChooser(Schedule(model, self.schedule), self.beta)
+
+
+@dataclass
+class Schedule:
+    """Interventions as trials."""
+
+    model: Any
+    interventions: Sequence[Intervention]
+    narrow: Step | None = None
+    bound: list[list[BoundEdit]] = field(default_factory=list)
+    checked: bool = False
+
+    def count(self) -> int:
+        """One for each intervention."""
+        return len(self.interventions)
+
+    def begin(self, current: Pass, before: State) -> None:
+        """Bind the interventions to the batch."""
+        step = current.step
+        self.narrow = Step(step.batch, decoder_prefix=step.decoder_prefix, index=step.index)
+        self.bound = [item.bind(self.narrow) for item in self.interventions]
+        self.checked = False
+
+    def hooks(self, step: Step, copies: Copies) -> tuple[Hooks, Hooks]:
+        """Each intervention sees its copies alone."""
+        if self.narrow is not None:
+            self.narrow.begin(step.end or 0, copies.rows)
+        return (), [
+            (name, _Part(edit, copies, copies.raw + number))
+            for number, edits in enumerate(self.bound)
+            for name, edit in attach(edits, self.model)
+        ]
+
+    def check(self) -> None:
+        """Each of them must have acted; looked at once a batch.
+
+        Raises:
+            MechsteerError: for an intervention that did not, as in the encoder, which has run before.
+        """
+        if not self.checked:
+            check_fired([edit for edits in self.bound for edit in edits], self.model)
+            self.checked = True
+
+    def describe(self, accepted: int) -> dict[str, Any]:
+        """Nothing to add."""
+        return {}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A hook function for one copy of every row."""
+
+    edit: BoundEdit
+    copies: Copies
+    copy: int
+
+    def __call__(self, x: Tensor, hook: Any) -> Tensor | None:
+        apart = x.unflatten(0, (-1, self.copies.times))
+        edited = self.edit(apart[:, self.copy], hook)
+        if edited is None:
+            return None
+        made = apart.clone()
+        made[:, self.copy] = edited
+        return made.flatten(0, 1)

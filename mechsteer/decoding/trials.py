@@ -1,0 +1,199 @@
+"""Gated decoding: every token is chosen among an unsteered pass and steered trials, and only unsteered keys are kept.
+
+One loop for DIRECTER and for any other schedule of interventions under its gate. For one new token of each row:
+
+1. An unsteered pass ("raw": nothing but the intervention that ``generate`` was given) makes p; its keys and values are
+   the ones that are kept.
+2. Where the gate says that no steered token could be accepted, p's most likely token is taken.
+3. Otherwise the trials, from the strongest on: the most likely token of the first that is plausible is taken; if none
+   is, p's.
+
+Trials differ from the raw pass in hooks alone, so all of them are copies of the row in one batch, sharing its cached
+keys and values. While a batch is small, the raw pass is one of the copies, and a step costs one pass; else it comes
+first, and only the rows that need trials have them.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mechsteer.decoding.gate import plausible, settled
+from mechsteer.decoding.strategies import Choice, Pass
+from mechsteer.errors import MechsteerError
+from mechsteer.models import State, adopt, advance, fork, hooked, model_device, repeat_rows, residual, select_rows
+from mechsteer.steering import Step
+
+Hooks = Sequence[tuple[str, Callable[..., Any]]]
+
+TOGETHER = {"cpu": 8}
+"""Up to how many rows the raw pass and the trials are one pass, by type of device."""
+_TOGETHER_ELSEWHERE = 64
+
+
+@dataclass(frozen=True)
+class Copies:
+    """How the rows of a pass are repeated.
+
+    Attributes:
+        rows: Rows of the batch, each of which stands ``raw + trials`` times, copies side by side.
+        raw: 1 if the first copy of each is unsteered, else 0.
+        trials: How many steered copies follow it.
+    """
+
+    rows: tuple[int, ...]
+    raw: int
+    trials: int
+
+    @property
+    def times(self) -> int:
+        """How often each row stands."""
+        return self.raw + self.trials
+
+
+@runtime_checkable
+class Trials(Protocol):
+    """What is tried, the strongest first."""
+
+    def count(self) -> int:
+        """How many trials a token has at most."""
+        ...
+
+    def begin(self, current: Pass, before: State) -> None:
+        """A batch begins: ``before`` is its state at the last prompt token, which ``current`` is about to run."""
+        ...
+
+    def hooks(self, step: Step, copies: Copies) -> tuple[Hooks, Hooks]:
+        """What steers the copies in one pass: hooks that go before those on the model, and hooks that go after."""
+        ...
+
+    def check(self) -> None:
+        """A pass with all trials was made.
+
+        Raises:
+            MechsteerError: if one of them did nothing.
+        """
+        ...
+
+    def describe(self, accepted: int) -> dict[str, Any]:
+        """More columns of the trace for an accepted trial, by its number; 0 for none."""
+        ...
+
+
+@dataclass
+class GatedChooser:
+    """One run of gated decoding.
+
+    Attributes:
+        trials: What is tried.
+        beta: The gate's threshold; None for no gate: the first trial's token is taken.
+        released: The released code's comparisons.
+    """
+
+    trials: Trials
+    beta: float | None
+    released: bool = False
+
+    @torch.no_grad()
+    def choose(self, current: Pass) -> Choice:
+        """Choose one token a row."""
+        first = current.state.length == 0
+        if first:
+            self._read_prompt(current)
+        count = self.trials.count()
+        most = TOGETHER.get(model_device(current.model).type, _TOGETHER_ELSEWHERE)
+        if not first and len(current.places) * (1 + count) <= most:
+            return self._chosen(*self._together(current, count))
+        return self._chosen(*self._raw_first(current, count, first))
+
+    def _read_prompt(self, current: Pass) -> None:
+        """Run all tokens of the first pass but the last, unsteered."""
+        if current.tokens.shape[1] > 1:
+            end = current.step.end or 0
+            current.step.begin(end - 1, current.step.alive)
+            residual(current.model, current.state, current.tokens[:, :-1], current.mask[:, :-1])
+            current.step.begin(end, current.step.alive)
+            current.tokens, current.mask = current.tokens[:, -1:], current.mask[:, -1:]
+
+    def _together(self, current: Pass, count: int) -> tuple[Float[Tensor, "rows d_vocab"], Int[Tensor, "rows trials"]]:
+        copies = Copies(tuple(range(len(current.places))), 1, count)
+        logits, repeated = self._run(current, current.state, copies)
+        adopted = adopt(current.state, repeated)
+        current.state.cache, current.state.length = adopted.cache, adopted.length
+        current.state.seen = adopted.seen
+        split = logits.unflatten(0, (-1, copies.times))
+        return split[:, 0], split[:, 1:].argmax(-1)
+
+    def _raw_first(
+        self, current: Pass, count: int, first: bool
+    ) -> tuple[Float[Tensor, "rows d_vocab"], Int[Tensor, "rows trials"]]:
+        before = fork(current.state)
+        logits = current.logits()
+        before.cross = current.state.cross
+        if first:
+            self.trials.begin(current, before)
+        _check_finite(logits, current)
+        steered = logits.argmax(-1, keepdim=True).repeat(1, count)
+        rows = (~self._settled(logits.softmax(-1))).nonzero()[:, 0].cpu()
+        if len(rows):
+            kept = before if len(rows) == len(logits) else select_rows(before, rows.to(logits.device))
+            found, _ = self._run(current, kept, Copies(tuple(rows.tolist()), 0, count))
+            steered[rows.to(logits.device)] = found.unflatten(0, (-1, count)).argmax(-1)
+        return logits, steered
+
+    def _settled(self, p: Float[Tensor, "rows d_vocab"]) -> Bool[Tensor, "rows"]:
+        if self.beta is None:
+            return torch.zeros(len(p), dtype=torch.bool, device=p.device)
+        return settled(p, self.beta, released=self.released)
+
+    def _run(self, current: Pass, state: State, copies: Copies) -> tuple[Float[Tensor, "copies d_vocab"], State]:
+        """One pass of all copies. ``state`` holds their rows, and stays as it is."""
+        step, model = current.step, current.model
+        alive = list(range(len(step.batch)) if step.alive is None else step.alive)
+        each = [alive[row] for row in copies.rows for _ in range(copies.times)]
+        own = [copy < copies.raw for _ in copies.rows for copy in range(copies.times)]
+        end = step.end or 0
+        before, after = self.trials.hooks(step, replace(copies, rows=tuple(alive[row] for row in copies.rows)))
+        step.begin(end, each, own)
+        repeated = repeat_rows(state, copies.times)
+        tokens, mask = (x[list(copies.rows)].repeat_interleave(copies.times, 0) for x in (current.tokens, current.mask))
+        with hooked(model, before, first=True), hooked(model, after):
+            logits = advance(model, repeated, tokens, mask)[:, -1].float()
+        step.begin(end, alive)
+        self.trials.check()
+        _check_finite(logits, current)
+        return logits, repeated
+
+    def _chosen(self, logits: Float[Tensor, "rows d_vocab"], steered: Int[Tensor, "rows trials"]) -> Choice:
+        p = logits.softmax(-1)
+        raw = p.argmax(-1)
+        skipped = self._settled(p)
+        if self.beta is None:
+            passed = torch.ones_like(steered, dtype=torch.bool)
+        else:
+            passed = plausible(p, steered, self.beta, released=self.released)
+        passed &= ~skipped[:, None]
+        number = torch.where(passed.any(-1), passed.int().argmax(-1) + 1, 0)
+        tokens = torch.where(number > 0, steered.gather(1, (number - 1).clamp(min=0)[:, None])[:, 0], raw)
+        needed = torch.where(skipped, 0, torch.where(number > 0, number, steered.shape[1]))
+        columns = (x.tolist() for x in (tokens, raw, number, needed, skipped, _at(p, raw), _at(p, tokens)))
+        names = ("token", "raw_token", "accepted", "trials", "skipped", "p_raw", "p_token")
+        trace: list[dict[str, Any]] = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        for line in trace:
+            line |= self.trials.describe(line["accepted"])
+        return Choice(tokens, logits, trace)
+
+
+def _at(p: Float[Tensor, "rows d_vocab"], tokens: Int[Tensor, "rows"]) -> Float[Tensor, "rows"]:
+    return p.gather(1, tokens[:, None])[:, 0]
+
+
+def _check_finite(logits: Float[Tensor, "rows d_vocab"], current: Pass) -> None:
+    if not torch.isfinite(logits).all():
+        raise MechsteerError(
+            f"The logits after {len(current.written[0])} new tokens are not finite, so nothing can be said of what is "
+            "plausible."
+        )
