@@ -3,6 +3,9 @@
 import difflib
 import math
 from collections.abc import Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class MechsteerError(ValueError):
@@ -67,6 +70,24 @@ def positive_int(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise MechsteerError(f"{name} must be an integer of at least 1, got {value!r}.")
     return value
+
+
+def listed(name: str, value: Iterable[T]) -> list[T]:
+    """Return the items of ``value`` if it is a list or something like one, but no text.
+
+    Raises:
+        MechsteerError: otherwise.
+    """
+    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+        raise MechsteerError(f"{name} must be a list, got {value!r}.")
+    return list(value)
+
+
+def not_finite(site: str, prompt: int) -> MechsteerError:
+    """The error for NaN or infinite numbers at a site, for the prompt at that place of the list."""
+    return MechsteerError(
+        f"NaN or infinite numbers at {site} for prompt {prompt}: the model or an intervention makes them."
+    )
 
 
 def one_of(kind: str, value: str, choices: Iterable[str]) -> str:

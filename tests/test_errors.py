@@ -4,10 +4,20 @@ from inspect import unwrap
 
 import pytest
 
-from mechsteer.errors import MechsteerError, ParityError, finite, nearest, one_of, positive_int, unknown
+from mechsteer.errors import (
+    MechsteerError,
+    ParityError,
+    finite,
+    listed,
+    nearest,
+    not_finite,
+    one_of,
+    positive_int,
+    unknown,
+)
 
 # Without the type checks of the test run, as in ordinary use.
-finite_untyped, positive_int_untyped = unwrap(finite), unwrap(positive_int)
+finite_untyped, positive_int_untyped, listed_untyped = unwrap(finite), unwrap(positive_int), unwrap(listed)
 
 
 def test_a_close_name_is_suggested() -> None:
@@ -61,3 +71,17 @@ def test_one_of_returns_a_valid_choice_and_suggests_for_a_wrong_one() -> None:
     assert one_of("side", "left", ("left", "right")) == "left"
     with pytest.raises(MechsteerError, match=r"Unknown side 'lefft'\. Did you mean 'left'"):
         one_of("side", "lefft", ("left", "right"))
+
+
+def test_listed_returns_the_items_of_what_is_no_text() -> None:
+    assert listed("layers", (1, 2)) == [1, 2] and listed("layers", range(2)) == [0, 1] and listed("layers", []) == []
+
+
+@pytest.mark.parametrize("value", [3, None, "ab", b"ab"])
+def test_what_is_no_list_is_refused(value: object) -> None:
+    with pytest.raises(MechsteerError, match=f"layers must be a list, got {value!r}"):
+        listed_untyped("layers", value)
+
+
+def test_numbers_that_are_not_finite_are_named_by_site_and_prompt() -> None:
+    assert str(not_finite("blocks.1.hook_z", 4)).startswith("NaN or infinite numbers at blocks.1.hook_z for prompt 4:")
