@@ -56,11 +56,14 @@ class Prompt:
         """The token positions of a span, ascending.
 
         Raises:
-            MechsteerError: if the prompt has no such span.
+            MechsteerError: if the prompt has no such span, or it is not within the prompt.
         """
-        if span not in self.spans:
+        if not isinstance(span, str) or span not in self.spans:
             raise unknown(f"span (in the prompt {_short(self.text)!r})", span, self.spans)
-        return sorted({i for start, end in self.spans[span] for i in range(start, end)})
+        found = sorted({i for start, end in self.spans[span] for i in range(start, end)})
+        if found and not 0 <= found[0] <= found[-1] < len(self):
+            raise MechsteerError(f"The span {span!r} of {self!r} is not within its {len(self)} tokens.")
+        return found
 
     def __repr__(self) -> str:
         return f"Prompt({_short(self.text)!r}, {len(self)} tokens, spans={self.spans})"

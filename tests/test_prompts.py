@@ -1,5 +1,6 @@
 """Spans lie where the parts of the prompt are, and batches pad without losing anything."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -250,3 +251,16 @@ def test_a_batch_needs_prompts_and_a_side() -> None:
         ms.batch([], side="left")
     with pytest.raises(ms.MechsteerError, match="Unknown padding side 'middle'"):
         ms.batch([ms.prompt(PLAIN, "cat")], side="middle")
+
+
+def test_a_span_that_is_not_within_the_prompt_is_refused() -> None:
+    made = ms.prompt(PLAIN, "the cat sat")
+    outside = replace(made, spans={"task": [(1, len(made) + 1)]})
+    with pytest.raises(ms.MechsteerError, match=r"span 'task' of Prompt\(.*is not within its 4 tokens"):
+        outside.positions("task")
+
+
+@pytest.mark.parametrize("span", [3, None, ["task"]])
+def test_a_span_that_is_no_name_is_unknown(span: Any, unchecked: None) -> None:
+    with pytest.raises(ms.MechsteerError, match=r"Unknown span.*'?task"):
+        ms.prompt(PLAIN, "the cat").positions(span)

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, listed
 from mechsteer.models.info import is_encoder_decoder
+from mechsteer.models.sites import position_stack
 from mechsteer.prompts import Batch, Prompt, batch, prompt
 
 
@@ -16,11 +17,14 @@ def as_prompts(model: Any, prompts: str | Prompt | Sequence[str | Prompt]) -> li
     """Make a list of prompts from one or many, texts or prompts.
 
     Raises:
-        MechsteerError: if there are none, or one was made for a model with a larger vocabulary.
+        MechsteerError: if there are none, one is neither, or one was made for a model with a larger vocabulary.
     """
-    many = [prompts] if isinstance(prompts, str | Prompt) else list(prompts)
+    many = [prompts] if isinstance(prompts, str | Prompt) else listed("prompts", prompts)
     if not many:
         raise MechsteerError("No prompts were given.")
+    for p in many:
+        if not isinstance(p, str | Prompt):
+            raise MechsteerError(f"A prompt is a text or what mechsteer.prompt makes, got {p!r}.")
     made = [p if isinstance(p, Prompt) else prompt(model, p) for p in many]
     for p in made:
         if int(p.tokens.max()) >= model.cfg.d_vocab:
@@ -69,6 +73,23 @@ def pad(model: Any, prompts: Sequence[Prompt]) -> Batch:
     """Pad prompts to one length on the side that the model wants: left for decoder-only models, right for encoders."""
     side = "right" if is_encoder_decoder(model) else "left"
     return batch(prompts, side=side, pad_id=model.tokenizer.pad_token_id or 0)
+
+
+def at_last(
+    model: Any, x: Float[Tensor, "batch pos *width"], site: str, prompts: Batch
+) -> Float[Tensor, "batch *width"]:
+    """What is at each prompt's last position: of an encoder at its last token, of a decoder at its last position.
+
+    Args:
+        model: A loaded model.
+        x: The activations of a batch.
+        site: The full name of where they are.
+        prompts: The batch.
+    """
+    if position_stack(site, two_stacks=is_encoder_decoder(model)) != "encoder":
+        return x[:, -1]
+    ends = torch.tensor([len(p) - 1 for p in prompts.prompts], device=x.device)
+    return x[torch.arange(len(x), device=x.device), ends]
 
 
 def first_tokens(model: Any, prompts: Batch) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]:

@@ -77,6 +77,8 @@ def site(model: Any, kind: str, layer: int | None = None, stack: str | None = No
     Raises:
         MechsteerError: for an unknown kind, stack or layer, or a hook point that this model does not have.
     """
+    if not isinstance(kind, str):
+        raise MechsteerError(f"A site is a name, e.g. 'resid_post', got {kind!r}.")
     if kind in model.hook_dict:
         return kind
     short = kind.removeprefix("hook_")
@@ -85,7 +87,7 @@ def site(model: Any, kind: str, layer: int | None = None, stack: str | None = No
     sizes = stacks(model)
     if stack is None:
         stack, _ = predicting_stack(model)
-    elif stack not in sizes:
+    elif stack not in list(sizes):
         raise unknown("stack", stack, sizes)
     if layer is None:
         raise MechsteerError(f"Site kind {kind!r} needs a layer: 0 to {sizes[stack] - 1} of the {stack}.")
