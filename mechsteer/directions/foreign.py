@@ -22,18 +22,9 @@ def adopt(model: Any, directions: Mapping[int, Direction]) -> dict[int, Directio
     Raises:
         MechsteerError: for an encoder-decoder, a site that the model does not have, or another width.
     """
-    decoder_only(model)
-    return {layer: _adopted(model, one) for layer, one in directions.items()}
-
-
-def decoder_only(model: Any) -> None:
-    """Raise unless the model has one stack.
-
-    Raises:
-        MechsteerError: for encoder-decoders.
-    """
     if is_encoder_decoder(model):
         raise MechsteerError("Vectors of repeng, steering-vectors and llama.cpp are for decoder-only models.")
+    return {layer: _adopted(model, one) for layer, one in directions.items()}
 
 
 def check_family(model: Any, family: str, source: str) -> None:

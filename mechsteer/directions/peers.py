@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.directions.direction import Direction
-from mechsteer.directions.foreign import adopt, check_family, decoder_only
+from mechsteer.directions.foreign import adopt, check_family
 from mechsteer.errors import MechsteerError, one_of
 from mechsteer.models import site
 
@@ -48,7 +48,6 @@ def from_peer(vectors: Any, model: Any) -> dict[int, Direction]:
     Warns:
         UserWarning: if a ControlVector names another architecture than the model's.
     """
-    decoder_only(model)
     if hasattr(vectors, "layer_activations"):
         package, stored = "steering-vectors", vectors.layer_activations
         kind = _kind(model, str(getattr(vectors, "layer_type", "decoder_block")))
