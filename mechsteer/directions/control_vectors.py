@@ -7,10 +7,10 @@ and one float32 tensor ``direction.N`` of d_model entries a layer. What N means:
     llama.cpp:  ``build_cvec(cur, N)`` adds strength * direction.N after block N's last residual sum, at every position.
                 It refuses ``direction.0``, so the output of block 0 cannot be steered.
 
-So direction.N belongs to ``blocks.N.hook_resid_post``, which is also ``blocks.{N+1}.hook_resid_pre``. Checked with
-repeng 0.4 and with llama.cpp's own loader (build 11549) on tiny GPT-2, Qwen 2 and Llama checkpoints: the logits under
-the file are those under :func:`mechsteer.add`, up to what the programs differ by without it. Not checked for the other
-architectures of llama.cpp: there each model's graph adds the vector itself, and some do not.
+So direction.N belongs to ``blocks.N.hook_resid_post``, which is also ``blocks.{N+1}.hook_resid_pre``. Checked on
+tiny checkpoints with repeng 0.4 (GPT-2, Llama) and with llama.cpp's own loader, build 11549 (GPT-2, Llama, Qwen 2): the
+logits under the file are those under :func:`mechsteer.add`, up to what the programs differ by without it. Not checked
+for the other architectures of llama.cpp: there each model's graph adds the vector itself, and some do not.
 
 Scale: the file holds ``scale`` times the unit vector (repeng's own are unit vectors as well). With the default 1,
 ``--control-vector-scaled FILE:8`` in llama.cpp and ``set_control(vector, 8)`` in repeng do what
