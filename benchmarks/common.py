@@ -15,8 +15,11 @@ from mechsteer.models.info import set_info
 VOCAB = 32128
 
 
-def checkpoint(family: str, folder: Path, *, layers: int = 6, context: int = 1024) -> Path:
-    """A random checkpoint without a tokenizer of its own; its tokens are numbers, which is all that is needed here."""
+def checkpoint(family: str, folder: Path, *, layers: int = 6, context: int = 1024, spread: float = 0.02) -> Path:
+    """A random checkpoint without a tokenizer of its own; its tokens are numbers, which is all that is needed here.
+
+    Weights are drawn with the standard deviation ``spread``; of a Llama, the larger, the surer it is of its tokens.
+    """
     import transformers as t
     from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -45,6 +48,7 @@ def checkpoint(family: str, folder: Path, *, layers: int = 6, context: int = 102
             num_attention_heads=8,
             num_key_value_heads=8,
             max_position_embeddings=context,
+            initializer_range=spread,
             bos_token_id=1,
             **ids,
         )
@@ -63,6 +67,20 @@ def checkpoint(family: str, folder: Path, *, layers: int = 6, context: int = 102
         folder
     )
     return folder
+
+
+def resident(field: str) -> float:
+    """Resident memory of this process in MB: ``VmRSS`` now, or ``VmHWM``, the peak. Linux only."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1000
+
+
+def peak_above(run: Callable[[], Any]) -> float:
+    """By how many MB the peak of resident memory during a run is above what was resident before it."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = resident("VmRSS")
+    run()
+    return resident("VmHWM") - before
 
 
 def without_eos(model: Any) -> None:

@@ -25,7 +25,7 @@ from typing import Any
 import pandas as pd
 import torch
 import tyro
-from common import VOCAB, checkpoint, measure
+from common import VOCAB, checkpoint, measure, peak_above
 from torch import Tensor
 
 import mechsteer as ms
@@ -96,20 +96,11 @@ def plain(folder: Path) -> Callable[[int], Tensor]:
 CONTESTANTS: dict[str, Callable[[Path], Callable[[int], Tensor]]] = {OURS: ours, PLAIN: plain}
 
 
-def resident(field: str) -> float:
-    """Resident memory of this process in MB: ``VmRSS`` now, or ``VmHWM``, the peak."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) / 1000
-
-
 def peak_alone(name: str, folder: Path) -> float:
     """Peak memory in MB above the loaded model, in this process."""
     run = CONTESTANTS[name](folder)
     run(2 * INSTRUCTION)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = resident("VmRSS")
-    run(LENGTH)
-    return resident("VmHWM") - before
+    return peak_above(lambda: run(LENGTH))
 
 
 def peak(name: str, folder: Path, threads: int) -> float:
