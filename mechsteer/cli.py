@@ -97,10 +97,10 @@ class Sweep:
 
 @dataclasses.dataclass(frozen=True)
 class Generate:
-    """Generate an answer, unsteered or steered with a saved direction."""
+    """Generate an answer, unsteered or steered with a saved direction or intervention."""
 
     prompt: Positional[Annotated[str, _shown_as("PROMPT")]]
-    """The prompt."""
+    """The prompt; GUIDE's tags mark its instruction: <!!-> Answer in capitals. <-!!>"""
     model: Annotated[str, _shown_as("MODEL")] = "organism:trap-t5"
     """organism:NAME, a local directory, or an id on the Hugging Face hub."""
     direction: Annotated[Path | None, _shown_as("FILE")] = None
@@ -111,6 +111,10 @@ class Generate:
     """Take --scale in units of the mean activation norm at the direction's site."""
     transfer: bool = False
     """Allow a direction that was made on another model."""
+    intervention: Annotated[Path | None, _shown_as("FILE")] = None
+    """An intervention saved as safetensors; acts before --direction where both are given."""
+    strategy: Literal["greedy", "sample", "dola", "directer"] = "greedy"
+    """How tokens are chosen, with the papers' settings; directer needs a marked instruction."""
     max_new_tokens: int = 40
     """The most new tokens."""
     temperature: float = 0.0
@@ -436,25 +440,44 @@ def _executor(c: Sweep) -> Any:
 
 
 def _generate(c: Generate) -> None:
-    from mechsteer.decoding import Greedy, Sample, generate
-    from mechsteer.directions import Direction
-    from mechsteer.errors import finite
+    from mechsteer.decoding import generate
     from mechsteer.models import load
-    from mechsteer.steering import add
 
-    strategy = Greedy() if c.temperature == 0 else Sample(temperature=c.temperature, seed=c.seed)
-    scale, steer = finite("--scale", c.scale), None
-    if c.direction is not None:
-        direction = Direction.load(c.direction)
-        if c.relative:
-            scale *= _activation_norm(c.direction, direction)
-        steer = add(direction, scale, transfer=c.transfer)
-    elif scale != Generate.scale or c.relative or c.transfer:
-        raise MechsteerError("--scale, --relative and --transfer say how to steer; --direction FILE is missing.")
+    strategy, steer = _strategy(c), _steer(c)
     _threads(c.model)
     model = load(c.model, device=c.device)
     out = generate(model, c.prompt, steer=steer, strategy=strategy, max_new_tokens=c.max_new_tokens)
     print(out.texts[0])
+
+
+def _strategy(c: Generate) -> Any:
+    from mechsteer.decoding import Directer, DoLa, Greedy, Sample
+
+    if c.strategy in ("dola", "directer"):
+        if c.temperature != 0:
+            raise MechsteerError(f"--strategy {c.strategy} is greedy, so --temperature must be 0, got {c.temperature}.")
+        return DoLa() if c.strategy == "dola" else Directer()
+    if c.strategy == "sample" or c.temperature != 0:
+        return Sample(temperature=c.temperature or 1.0, seed=c.seed)
+    return Greedy()
+
+
+def _steer(c: Generate) -> Any:
+    from mechsteer.directions import Direction
+    from mechsteer.errors import finite
+    from mechsteer.steering import Intervention, add
+
+    steer = None if c.intervention is None else Intervention.load(c.intervention)
+    scale = finite("--scale", c.scale)
+    if c.direction is not None:
+        direction = Direction.load(c.direction)
+        if c.relative:
+            scale *= _activation_norm(c.direction, direction)
+        added = add(direction, scale, transfer=c.transfer)
+        return added if steer is None else steer + added
+    if scale != Generate.scale or c.relative or c.transfer:
+        raise MechsteerError("--scale, --relative and --transfer say how to steer; --direction FILE is missing.")
+    return steer
 
 
 def _activation_norm(path: Path, direction: Any) -> float:

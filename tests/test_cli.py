@@ -171,6 +171,25 @@ def test_generate_samples_with_a_seed(mechsteer: CommandLine, loaded: Any) -> No
     assert mechsteer(*arguments, 5)[1] != sampled + "\n"
 
 
+def test_generate_takes_an_intervention_and_a_strategy(
+    mechsteer: CommandLine, loaded: Any, direction: Path, tmp_path: Path
+) -> None:
+    marked = PROMPT.replace(PROMPT.split()[0], f"<!!-> {PROMPT.split()[0]} <-!!>", 1)
+    prompt = ms.prompt(loaded, marked)
+    steer = ms.attention_bias(delta=4.0)
+    steer.save(tmp_path / "steer.safetensors")
+    common = ("generate", marked, "--max-new-tokens", 12)
+    expected = ms.generate(loaded, prompt, steer=steer, max_new_tokens=12).texts[0]
+    assert mechsteer(*common, "--intervention", tmp_path / "steer.safetensors")[1] == expected + "\n"
+    both = steer + ms.add(ms.Direction.load(direction), -30.0)
+    expected = ms.generate(loaded, prompt, steer=both, max_new_tokens=12).texts[0]
+    given = ("--intervention", tmp_path / "steer.safetensors", "--direction", direction, "--scale", -30.0)
+    assert mechsteer(*common, *given)[1] == expected + "\n"
+    for name, strategy in (("directer", ms.Directer()), ("dola", ms.DoLa())):
+        expected = ms.generate(loaded, prompt, strategy=strategy, max_new_tokens=12).texts[0]
+        assert mechsteer(*common, "--strategy", name) == (0, expected + "\n", "")
+
+
 def test_organisms_train_calls_the_trainer(
     mechsteer: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +354,9 @@ def test_a_layer_out_of_range_is_refused(refused: Callable[..., str], loaded: An
         (["--relative"], "--direction FILE is missing"),
         (["--temperature", "nan"], "temperature must be finite, got nan"),
         (["--temperature", "-1"], "temperature must be above 0"),
+        (["--strategy", "directer", "--temperature", "0.7"], "--temperature must be 0, got 0.7"),
+        (["--strategy", "directer"], "Unknown span (in the prompt 'x') 'instruction'"),
+        (["--intervention", "nosuch.safetensors"], "No such file: nosuch.safetensors"),
         (["--max-new-tokens", "0"], "max_new_tokens must be an integer of at least 1, got 0"),
         (["--direction", "nosuch.safetensors"], "No such file: nosuch.safetensors"),
         (["--direction", str(Path(__file__))], "is not a readable safetensors file"),
