@@ -1,12 +1,12 @@
 """Greedy generation side by side: mechsteer, TransformerLens's own ``generate``, and Hugging Face's.
 
-Random models of T5-small's and of a small GPT-2's size, batch 8, prompts of 32 tokens, 64 new tokens, no early stop.
+Random models of T5-small's size, of a small GPT-2's and of a small Llama's; batch 8, prompts of 32 tokens, 64 new tokens, no early stop.
 Within one process the contestants take turns, round after round, so that whatever else the machine does hits all of
 them; every ratio is taken within a round, and its median and range over rounds are reported.
 
 TransformerLens's ``generate`` runs on the model that mechsteer loaded, whose memory layout is the faster one for it.
 
-Run: ``.venv/bin/python benchmarks/generation.py`` (about 10 minutes on one thread).
+Run: ``.venv/bin/python benchmarks/generation.py`` (about 15 minutes on one thread).
 """
 
 import platform
@@ -32,7 +32,7 @@ RESULTS = Path(__file__).parent / "results"
 class Options:
     """What to measure."""
 
-    family: Literal["t5", "gpt2", "both"] = "both"
+    family: Literal["t5", "gpt2", "llama", "all"] = "all"
     """Which model type."""
     rounds: int = 5
     """How often each contestant runs."""
@@ -100,7 +100,7 @@ def ratios(family: str, seconds: pd.DataFrame) -> pd.DataFrame:
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
     tables = []
-    for family in ("t5", "gpt2") if options.family == "both" else (options.family,):
+    for family in ("t5", "gpt2", "llama") if options.family == "all" else (options.family,):
         with tempfile.TemporaryDirectory() as folder:
             tables.append(
                 ratios(family, measure(contestants(family, checkpoint(family, Path(folder))), options.rounds))
@@ -110,7 +110,7 @@ def main(options: Options) -> None:
     print(show(table, decimals=2))
     RESULTS.mkdir(exist_ok=True)
     table.assign(threads=options.threads, rounds=options.rounds, torch=torch.__version__).to_csv(
-        RESULTS / f"generation-{options.family}.csv", index=False, float_format="%.4g"
+        RESULTS / "generation.csv", index=False, float_format="%.4g"
     )
 
 
