@@ -1,8 +1,8 @@
 """Greedy generation side by side: mechsteer, TransformerLens's own ``generate``, and Hugging Face's.
 
-Random models of T5-small's size, of a small GPT-2's and of a small Llama's; batch 8, prompts of 32 tokens, 64 new tokens, no early stop.
-Within one process the contestants take turns, round after round, so that whatever else the machine does hits all of
-them; every ratio is taken within a round, and its median and range over rounds are reported.
+Random models of T5-small's size, of a small GPT-2's and of a small Llama's; batch 8, prompts of 32 tokens, 64 new
+tokens, no early stop. Within one process the contestants take turns, round after round, so that whatever else the
+machine does hits all of them; every ratio is taken within a round, and its median and range over rounds are reported.
 
 TransformerLens's ``generate`` runs on the model that mechsteer loaded, whose memory layout is the faster one for it.
 
