@@ -4,17 +4,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.errors import positive_int
+from mechsteer.errors import MechsteerError, positive_int
 
 LEVEL = 0.95
 SAMPLES = 1000
 
 
+def seeded(seed: int) -> torch.Generator:
+    """A generator of random numbers.
+
+    Raises:
+        MechsteerError: if the seed is no integer.
+    """
+    try:
+        return torch.Generator().manual_seed(seed)
+    except (TypeError, ValueError, RuntimeError):
+        raise MechsteerError(f"seed must be an integer, got {seed!r}.") from None
+
+
 def resamples(n: int, *, samples: int = SAMPLES, seed: int = 0) -> Float[Tensor, "samples n"]:
     """How often each of n units is drawn in each resample of n draws; float64."""
     positive_int("n_boot", samples)
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(n, (samples, n), generator=generator)
+    drawn = torch.randint(n, (samples, n), generator=seeded(seed))
     return torch.zeros(samples, n, dtype=torch.float64).scatter_add_(
         1, drawn, torch.ones(samples, n, dtype=torch.float64)
     )

@@ -15,7 +15,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechsteer.analysis.states import Pair, last_states, pair_prompts, pair_sites
+from mechsteer.analysis.bootstrap import seeded
+from mechsteer.analysis.states import last_states, pair_sites
+from mechsteer.directions.contrast import Pair, pair_prompts
 from mechsteer.errors import MechsteerError, finite, positive_int
 from mechsteer.steering import Intervention
 
@@ -72,7 +74,7 @@ def separability(
     queries = {text: place for place, text in enumerate(dict.fromkeys(p.text for p in second))}
     if not 2 <= folds <= len(queries):
         raise MechsteerError(f"folds must be from 2 to the number of different queries, {len(queries)}; got {folds}.")
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     dealt = torch.arange(len(queries)) % folds
     dealt = dealt[torch.randperm(len(queries), generator=generator)]
     fold = torch.tensor([int(dealt[queries[p.text]]) for p in second]).repeat(2)

@@ -20,8 +20,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechsteer.analysis.bootstrap import SAMPLES, interval, mean_interval, resamples
-from mechsteer.analysis.states import Pair, last_states, pair_prompts, pair_sites
-from mechsteer.errors import MechsteerError
+from mechsteer.analysis.states import last_states, pair_sites
+from mechsteer.directions.contrast import Pair, pair_prompts
+from mechsteer.errors import MechsteerError, listed
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention
 
@@ -105,8 +106,8 @@ def _labels(prompts: Sequence[Prompt], instructions: Sequence[str] | None) -> li
     if instructions is None:
         return [" ".join(p.str_tokens[i] for i in p.positions("instruction")) if "instruction" in p.spans else ""
                 for p in prompts]  # fmt: skip
-    labels = list(instructions)
-    if isinstance(instructions, str) or len(labels) != len(prompts):
+    labels = listed("instructions", instructions)
+    if len(labels) != len(prompts):
         raise MechsteerError(f"{len(prompts)} pairs need as many instruction labels, got {len(labels)}.")
     return labels
 

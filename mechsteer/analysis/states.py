@@ -7,33 +7,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError
-from mechsteer.models import as_prompts, parse, position_stack, predicting_stack, residual, stacks
+from mechsteer.errors import MechsteerError, listed, not_finite, one_of
+from mechsteer.models import at_last, fires, parse, predicting_stack, residual, stacks
 from mechsteer.models import site as site_name
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 
-Pair = tuple[str | Prompt, str | Prompt]
-
-
-def pair_prompts(model: Any, pairs: Sequence[Pair], *, at_least: int) -> tuple[list[Prompt], list[Prompt]]:
-    """The prompts with and those without the instruction.
-
-    Raises:
-        MechsteerError: for fewer pairs than are needed, or what is no pair.
-    """
-    wrong = [pair for pair in pairs if isinstance(pair, str) or len(pair) != 2]
-    if wrong:
-        raise MechsteerError(f"A pair is (with instruction, without instruction), got {wrong[0]!r}.")
-    if len(pairs) < at_least:
-        raise MechsteerError(f"At least {at_least} pairs of prompts are needed, got {len(pairs)}.")
-    return as_prompts(model, [pair[0] for pair in pairs]), as_prompts(model, [pair[1] for pair in pairs])
-
 
 def pair_sites(model: Any, kind: str, layers: Sequence[int] | None, stack: str | None) -> dict[int, str]:
-    """The site of a kind in each of the layers (default: all of the stack)."""
-    count = predicting_stack(model)[1] if stack is None else stacks(model).get(stack, 1)
-    chosen = range(count) if layers is None else layers
+    """The site of a kind in each of the layers (default: all of the stack).
+
+    Raises:
+        MechsteerError: for a full name in place of a kind, an unknown kind, stack or layer, or no layers.
+    """
+    if isinstance(kind, str) and "." in kind:
+        raise MechsteerError(f"site is a kind here, e.g. 'resid_post', and layers and stack say where; got {kind!r}.")
+    sizes = stacks(model)
+    count = sizes[predicting_stack(model)[0] if stack is None else one_of("stack", stack, sizes)]
+    chosen = range(count) if layers is None else listed("layers", layers)
+    if not chosen:
+        raise MechsteerError("No layers were given; None is all of them.")
     return {layer: site_name(model, kind, layer, stack) for layer in chosen}
 
 
@@ -53,7 +46,10 @@ def last_states(
         MechsteerError: for sites without a row a position, activations that are not finite (with site and prompt), or
             an intervention that does not fit.
     """
+    sites = list(dict.fromkeys(sites))
     for name in sites:
+        if not fires(model, name):
+            raise MechsteerError(f"{name!r} never fires with this model's present settings.")
         parsed = parse(name)
         if parsed is None or parsed[2].endswith(("scores", "pattern", "cross_k", "cross_v", "rot_k")):
             raise MechsteerError(f"{name!r} does not hold one state a position.")
@@ -62,11 +58,7 @@ def last_states(
     current: list[Step] = []
 
     def keep(x: Tensor, hook: Any) -> None:
-        if position_stack(hook.name, two_stacks=True) == "encoder":
-            ends = torch.tensor([len(p) - 1 for p in current[-1].batch.prompts], device=x.device)
-            kept[hook.name] = x[torch.arange(len(x), device=x.device), ends]
-        else:
-            kept[hook.name] = x[:, -1]
+        kept[hook.name] = at_last(model, x, hook.name, current[-1].batch)
 
     def run(step: Step) -> None:
         current[:] = [step]
@@ -75,10 +67,7 @@ def last_states(
             rows = kept.pop(name).float().cpu()
             for row, place in enumerate(step.index or range(len(rows))):
                 if not rows[row].isfinite().all():
-                    raise MechsteerError(
-                        f"NaN or infinite numbers at {name} for prompt {place}: the model or an intervention makes "
-                        "them."
-                    )
+                    raise not_finite(name, place)
                 found[name][place] = rows[row]
 
     run_batches(

@@ -20,10 +20,21 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechsteer.directions.direction import Direction
-from mechsteer.errors import MechsteerError, positive_int
+from mechsteer.errors import MechsteerError, listed, not_finite, positive_int
 from mechsteer.files import digest
-from mechsteer.models import advance, as_prompts, first_tokens, hooked, pad, provenance, site, stacks, start
-from mechsteer.prompts import Prompt
+from mechsteer.models import (
+    advance,
+    as_prompts,
+    at_last,
+    first_tokens,
+    hooked,
+    pad,
+    predicting_stack,
+    provenance,
+    site,
+    start,
+)
+from mechsteer.prompts import Batch, Prompt
 
 Pair = tuple[str | Prompt, str | Prompt]
 
@@ -52,7 +63,8 @@ def difference_in_means(
         with the instruction.
 
     Raises:
-        MechsteerError: for no pairs, pairs that do not differ, an unknown site or layer.
+        MechsteerError: for no pairs, pairs that do not differ, an unknown site or layer, states that are not finite
+            (with site and pair).
 
     Warns:
         UserWarning: if some of the pairs do not differ, with their number; they pull the vector towards zero.
@@ -73,23 +85,34 @@ def differences_in_means(
 ) -> dict[int, Direction]:
     """The directions of several layers (default: all) in one pass over the pairs; see :func:`difference_in_means`."""
     positive_int("batch_size", batch_size)
-    if not pairs:
-        raise MechsteerError("No pairs of prompts were given to take the difference of.")
-    wrong = [pair for pair in pairs if isinstance(pair, str) or len(pair) != 2]
-    if wrong:
-        raise MechsteerError(f"A pair is (with instruction, without instruction), got {wrong[0]!r}.")
-    first, second = (as_prompts(model, [pair[place] for pair in pairs]) for place in (0, 1))
+    first, second = pair_prompts(model, pairs)
     _check_pairs(first, second)
-    sizes = stacks(model)
-    chosen = range(sizes.get("decoder", sizes.get("blocks", 0))) if layers is None else layers
+    chosen = range(predicting_stack(model)[1]) if layers is None else listed("layers", layers)
     sites = {layer: _site(model, site, layer) for layer in chosen}
     with_it = _states(model, first, list(sites.values()), batch_size, progress)
     without = _states(model, second, list(sites.values()), batch_size, progress)
     meta = provenance(model) | {
-        "examples": str(len(pairs)),
+        "examples": str(len(first)),
         "examples_hash": digest([(a.text, b.text) for a, b in zip(first, second, strict=True)]),
     }
     return {layer: _direction(name, with_it[name], without[name], meta) for layer, name in sites.items()}
+
+
+def pair_prompts(model: Any, pairs: Sequence[Pair], *, at_least: int = 1) -> tuple[list[Prompt], list[Prompt]]:
+    """The prompts with and those without the instruction.
+
+    Raises:
+        MechsteerError: for fewer pairs than are needed, or what is no pair.
+    """
+    given = listed("pairs", pairs)
+    wrong = [pair for pair in given if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2]
+    if wrong:
+        raise MechsteerError(f"A pair is (with instruction, without instruction), got {wrong[0]!r}.")
+    if not given:
+        raise MechsteerError("No pairs of prompts were given.")
+    if len(given) < at_least:
+        raise MechsteerError(f"At least {at_least} pairs of prompts are needed, got {len(given)}.")
+    return as_prompts(model, [pair[0] for pair in given]), as_prompts(model, [pair[1] for pair in given])
 
 
 def _check_pairs(first: Sequence[Prompt], second: Sequence[Prompt]) -> None:
@@ -128,17 +151,26 @@ def _direction(
 def _states(
     model: Any, prompts: Sequence[Prompt], sites: Sequence[str], batch_size: int, progress: bool
 ) -> dict[str, Float[Tensor, "n width"]]:
-    """The state at the position that predicts the first token, for every prompt and site."""
+    """The state at the last position (of T5's decoder its start token), for every prompt and site."""
     rows: dict[str, list[Tensor]] = {name: [] for name in sites}
+    for first in tqdm(range(0, len(prompts), batch_size), desc="states", unit="batch", disable=not progress):
+        for name, x in _last(model, pad(model, prompts[first : first + batch_size]), sites).items():
+            bad = ~x.isfinite().all(1)
+            if bad.any():
+                raise not_finite(name, first + int(bad.nonzero()[0]))
+            rows[name].append(x)
+    return {name: torch.cat(parts) for name, parts in rows.items()}
+
+
+def _last(model: Any, chunk: Batch, sites: Sequence[str]) -> dict[str, Float[Tensor, "batch width"]]:
+    """The states of one batch."""
+    found: dict[str, Tensor] = {}
 
     def keep(x: Tensor, hook: Any) -> None:
         if x.ndim != 3:
             raise MechsteerError(f"{hook.name!r} holds {tuple(x.shape)}; a direction needs one vector a position.")
-        rows[hook.name].append(x[:, -1].float().cpu())
+        found[hook.name] = at_last(model, x, hook.name, chunk).float().cpu()
 
-    chunks = [pad(model, prompts[i : i + batch_size]) for i in range(0, len(prompts), batch_size)]
     with hooked(model, [(name, keep) for name in sites]):
-        for chunk in tqdm(chunks, desc="states", unit="batch", disable=not progress):
-            state = start(model, chunk.tokens, chunk.mask)
-            advance(model, state, *first_tokens(model, chunk))
-    return {name: torch.cat(parts) for name, parts in rows.items()}
+        advance(model, start(model, chunk.tokens, chunk.mask), *first_tokens(model, chunk))
+    return found

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechsteer.directions.direction import Direction
-from mechsteer.errors import MechsteerError, one_of, positive_int
+from mechsteer.errors import MechsteerError, listed, not_finite, one_of, positive_int
 from mechsteer.files import digest
 from mechsteer.models import (
     advance,
@@ -94,10 +94,12 @@ def gradient_direction(
 
     Raises:
         MechsteerError: for no examples, an unknown site, layer or compat, a site outside the predicting stack, or
-            examples whose target and trap always start with the same token.
+            examples whose target and trap always start with the same token, states or gradients that are not finite
+            (with site and example).
     """
     one_of("compat", compat, ("paper", "released"))
     positive_int("batch_size", batch_size)
+    traps = listed("traps", traps)
     if not traps:
         raise MechsteerError("No trap examples were given to mine a direction from.")
     injected = _site(model, site, layer)
@@ -172,8 +174,12 @@ def _accumulate(
         chosen = logits.gather(1, pairs.to(model_device(model)))
         loss = (chosen[:, 1] - chosen[:, 0]).sum()
         (gradient,) = torch.autograd.grad(loss, seen["zero"])
-    total = -gradient[:, -1].sum(0).float().cpu()
-    states = seen["state"].float().cpu()
+    gradients, states = (x.float().cpu() for x in (gradient[:, -1], seen["state"]))
+    for name, x in ((injected, states), (mined, gradients)):
+        bad = ~x.isfinite().all(1)
+        if bad.any():
+            raise not_finite(name, sums.count + int(bad.nonzero()[0]))
+    total = -gradients.sum(0)
     first = sums.count == 0
     sums.gradient = total if first else sums.gradient + total
     sums.state = states.sum(0) if first else sums.state + states.sum(0)

@@ -141,12 +141,15 @@ def test_separability_of_a_model(tiny: Callable) -> None:
 
 BAD: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "one pair": (lambda m, p: similarity(m, p[:1]), "At least 2 pairs of prompts are needed, got 1"),
-    "none": (lambda m, p: similarity(m, []), "At least 2 pairs of prompts are needed, got 0"),
+    "none": (lambda m, p: similarity(m, []), "No pairs of prompts were given"),
     "labels": (lambda m, p: similarity(m, p, instructions=["a"]), "5 pairs need as many instruction labels, got 1"),
     "layer": (lambda m, p: similarity(m, p, layers=[9]), "Layer 9 is out of range"),
     "site": (lambda m, p: similarity(m, p, site="resid_pots"), "Unknown site 'resid_pots'.*resid_post"),
     "scores": (lambda m, p: similarity(m, p, site="pattern"), "does not hold one state a position"),
     "stack": (lambda m, p: similarity(m, p, stack="encoder"), "Unknown stack 'encoder'"),
+    "full name": (lambda m, p: similarity(m, p, site="blocks.0.hook_resid_post"), "site is a kind here"),
+    "silent site": (lambda m, p: similarity(m, p, site="result"), "never fires"),
+    "no layers": (lambda m, p: separability(m, p, layers=[]), "No layers were given"),
     "folds": (lambda m, p: separability(m, p, folds=6), "folds must be from 2 to the number of different queries, 5"),
     "ridge": (lambda m, p: separability(m, p, ridge=0.0), "ridge must be above 0"),
 }
@@ -164,3 +167,10 @@ def test_nan_is_named(checkpoint: Callable) -> None:
     model.blocks[1].mlp.W_out.data = torch.full_like(model.blocks[1].mlp.W_out, torch.nan)
     with pytest.raises(ms.MechsteerError, match=r"NaN or infinite numbers at blocks\.1\.hook_resid_post for prompt \d"):
         similarity(model, pairs_of(model))
+
+
+def test_a_layer_that_is_named_twice_is_run_once(tiny: Callable) -> None:
+    model = tiny("gpt2")
+    table = similarity(model, pairs_of(model), layers=[0, -3], n_boot=5)
+    first, last = (table[table["layer"] == layer]["cosine"].tolist() for layer in (0, -3))
+    assert first == last

@@ -75,3 +75,24 @@ def test_some_pairs_that_do_not_differ_are_counted_in_a_warning(tiny: Callable) 
     with pytest.warns(UserWarning, match="1 of 5 pairs have the same prompt"):
         diluted = ms.difference_in_means(model, [*pairs(model), (same, same)], layer=0)
     torch.testing.assert_close(diluted.vector, ms.difference_in_means(model, pairs(model), layer=0).vector * 4 / 5)
+
+
+def test_states_at_an_encoder_site_are_those_of_the_last_token_not_of_padding(tiny: Callable) -> None:
+    model, site = tiny("t5"), "encoder.1.hook_resid_post"
+    together = ms.difference_in_means(model, pairs(model), layer=1, site=site, batch_size=8)
+    alone = ms.difference_in_means(model, pairs(model), layer=1, site=site, batch_size=1)
+    torch.testing.assert_close(together.vector, alone.vector, atol=1e-4, rtol=1e-4)
+
+
+def test_states_that_are_not_finite_are_named_by_site_and_pair(checkpoint: Callable[..., Path]) -> None:
+    model = ms.load(str(checkpoint("gpt2")))
+    model.embed.W_E.data[model.tokenizer(" sat", add_special_tokens=False)["input_ids"][0]] = torch.nan
+    for size in (1, 2, 4):  # only the third pair has the word
+        with pytest.raises(ms.MechsteerError, match=r"at blocks\.1\.hook_resid_post for prompt 2: the model"):
+            ms.difference_in_means(model, pairs(model), layer=1, batch_size=size)
+
+
+@pytest.mark.parametrize("given", [3, [3], ["ab"], [("a",)], [("a", 3)]])
+def test_what_is_no_pair_of_prompts_is_refused(given: Any, tiny: Callable, unchecked: None) -> None:
+    with pytest.raises(ms.MechsteerError, match=r"pairs must be a list|A pair is|A prompt is"):
+        ms.difference_in_means(tiny("gpt2"), given, layer=0)

@@ -199,3 +199,13 @@ def test_an_error_while_mining_leaves_no_hooks(tiny: Callable) -> None:
     with pytest.raises(ms.MechsteerError):
         ms.gradient_direction(model, TRAPS, layer=0, site="z")
     assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_what_is_not_finite_is_named_by_site_and_example(family: str, checkpoint: Callable) -> None:
+    model = ms.load(str(checkpoint(family)))
+    model.unembed.W_U.data = model.unembed.W_U.data.clone()  # untied
+    model.embed.W_E.data[first_id(model, "quote")] = torch.nan  # in the third example alone
+    for size in (1, 2, 8):
+        with pytest.raises(ms.MechsteerError, match=r"NaN or infinite numbers at \w+\.1\.hook_resid_post for prompt 2"):
+            ms.gradient_direction(model, TRAPS, layer=1, batch_size=size)
