@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.activations.reading import SiteRows
-from mechsteer.errors import MechsteerError, positive_int
+from mechsteer.errors import MechsteerError, one_of, positive_int
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,11 +57,19 @@ def batches(
         An iterator of batches.
 
     Raises:
-        MechsteerError: if there are no rows.
+        MechsteerError: if there are no rows, or for a dtype, device or seed that is none.
     """
     positive_int("batch_size", batch_size)
     if epochs is not None:
         positive_int("epochs", epochs)
+    if not isinstance(dtype, torch.dtype):
+        raise MechsteerError(f"dtype must be a dtype, e.g. torch.float32, got {dtype!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise MechsteerError(f"seed must be an integer of at least 0, got {seed!r}.")
+    try:
+        torch.empty(0, device=device)
+    except (TypeError, RuntimeError, AssertionError) as error:
+        raise MechsteerError(f"There is no device {device!r}: {str(error).splitlines()[0]}") from None
     if not len(rows):
         raise MechsteerError(f"The store has no rows at {rows.site!r} yet.")
 
@@ -81,12 +89,13 @@ def to_dataset(store: "ActivationStore", site: str) -> Any:
     It reads as it is iterated; shuffle it with its own ``.shuffle(seed=..., buffer_size=...)``.
 
     Raises:
-        MechsteerError: if the ``datasets`` library is not installed.
+        MechsteerError: if the ``datasets`` library is not installed, or the store does not have the site.
     """
     try:
         import datasets
     except ImportError:
         raise MechsteerError("This needs the datasets library: pip install datasets.") from None
+    one_of("site in this store", site, store.sites)
     return datasets.IterableDataset.from_generator(_records, gen_kwargs={"path": str(store.path), "site": site})
 
 

@@ -63,7 +63,10 @@ def positions_of(where: Where, prompt: Prompt, stack: str) -> list[int]:
     if where == "all":
         return list(range(length))
     if isinstance(where, str):
-        return prompt.positions(where.removeprefix("span:"))
+        found = prompt.positions(where.removeprefix("span:"))
+        if not found:
+            raise MechsteerError(f"The span {where.removeprefix('span:')!r} of {prompt!r} is empty.")
+        return found
     for p in where:
         if not -length <= p < length:
             has = "the decoder's prompt is its start token alone" if stack == "decoder" else f"{length} tokens"

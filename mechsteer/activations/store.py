@@ -21,7 +21,7 @@ from mechsteer.activations import export
 from mechsteer.activations.manifest import NAME, Manifest, locked
 from mechsteer.activations.reading import SiteRows
 from mechsteer.activations.shards import FIX, map_shard, problem, read_index
-from mechsteer.errors import MechsteerError, finite, one_of
+from mechsteer.errors import MechsteerError, finite, listed, one_of
 from mechsteer.files import writable_dir
 from mechsteer.prompts import Prompt
 
@@ -40,7 +40,18 @@ def prompt_id(prompt: Prompt) -> str:
 
 def is_store(path: str | os.PathLike[str]) -> bool:
     """Whether there is a store at the path."""
-    return (Path(path) / NAME).exists()
+    return (folder_of(path) / NAME).exists()
+
+
+def folder_of(path: str | os.PathLike[str]) -> Path:
+    """The path of a store.
+
+    Raises:
+        MechsteerError: if it is no path.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise MechsteerError(f"The path of a store must be a path, got {path!r}.")
+    return Path(path)
 
 
 class ActivationStore(Mapping[str, SiteRows]):
@@ -90,7 +101,8 @@ class ActivationStore(Mapping[str, SiteRows]):
         Raises:
             MechsteerError: if there is no store, or a file is missing, truncated, foreign or changed, naming it.
         """
-        store = cls(Path(path), Manifest.read(Path(path)))
+        folder = folder_of(path)
+        store = cls(folder, Manifest.read(folder))
         store._check(checksums=verify)
         return store
 
@@ -104,7 +116,7 @@ class ActivationStore(Mapping[str, SiteRows]):
         Raises:
             MechsteerError: if there is no store, or it is being written to.
         """
-        folder = Path(path)
+        folder = folder_of(path)
         Manifest.read(folder)
         with locked(folder):
             manifest = Manifest.read(folder)
@@ -193,7 +205,7 @@ class ActivationStore(Mapping[str, SiteRows]):
             MechsteerError: for a prompt that the store does not have.
         """
         rows = self.index_of(site).groupby("prompt_id")["row"].apply(list).to_dict()
-        wanted = [prompts] if isinstance(prompts, Prompt) else list(prompts)
+        wanted = [prompts] if isinstance(prompts, Prompt) else listed("prompts", prompts)
         for p in wanted:
             if not isinstance(p, Prompt):
                 raise MechsteerError(f"Give prompts made by mechsteer.prompt, got {p!r}.")

@@ -19,6 +19,7 @@ from tests.tiny import WORDS
 
 BOTH = ["llama-gqa", "t5"]
 FAMILIES = [*BOTH, "gpt2", "gemma2", "t5-uneven"]
+EMPTY_SPAN = ms.Prompt("the cat", torch.tensor([3, 4, 5]), {"task": []})
 
 
 def close(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -224,6 +225,7 @@ def test_sites_by_name_pattern_and_kind_come_once_and_in_order(tiny: Callable) -
         ("gpt2", {"dtype": torch.int8}, "dtype must be one of torch.float64"),
         ("gpt2", {"batch_size": 0}, "batch_size must be an integer of at least 1"),
         ("t5", {"positions": "span:task"}, "decoder positions have no spans; capture encoder sites"),
+        ("gpt2", {"positions": "span:task", "prompts": [EMPTY_SPAN]}, "The span 'task' of .* is empty"),
         ("t5", {"positions": [1]}, "Position 1 is not in .*start token alone"),
     ],
 )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,6 +65,28 @@ def test_bad_batches_are_refused(store: ActivationStore, tmp_path: Path) -> None
         store.batches("resid_post", 2)
     with pytest.raises(ms.MechsteerError, match=f"Unknown site in this store '{SITE}'"):
         ActivationStore.create(tmp_path / "empty").batches(SITE, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "float16"}, "dtype must be a dtype, e.g. torch.float32, got 'float16'"),
+        ({"device": "moon"}, "There is no device 'moon'"),
+        ({"seed": "one"}, "seed must be an integer of at least 0, got 'one'"),
+        ({"seed": -1}, "seed must be an integer of at least 0, got -1"),
+    ],
+)
+def test_wrong_options_of_batches_are_named(
+    options: dict[str, Any], message: str, store: ActivationStore, unchecked: None
+) -> None:
+    with pytest.raises(ms.MechsteerError, match=message):
+        store.batches(SITE, 2, **options)
+
+
+def test_a_dataset_of_a_site_that_is_not_there_is_refused(store: ActivationStore) -> None:
+    pytest.importorskip("datasets")
+    with pytest.raises(ms.MechsteerError, match="Unknown site in this store 'resid_post'"):
+        store.to_dataset("resid_post")
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")

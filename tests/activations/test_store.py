@@ -440,3 +440,20 @@ def test_a_closed_store_is_not_read(made: Callable) -> None:
             read()
     with pytest.raises(ms.MechsteerError, match=r"Unknown site in this store 'decoder.9.hook_resid_post'"):
         ActivationStore.open(made("t5"))["decoder.9.hook_resid_post"]
+
+
+@pytest.mark.parametrize("path", [3, None, []])
+@pytest.mark.parametrize("use", [ActivationStore.create, ActivationStore.open, ActivationStore.repair])
+def test_what_is_no_path_is_named(use: Callable, path: Any, unchecked: None) -> None:
+    with pytest.raises(ms.MechsteerError, match="path of a store must be a path, got"):
+        use(path)
+
+
+def test_rows_of_what_is_no_prompt_are_refused(made: Callable[[str], Path], unchecked: None) -> None:
+    store = ActivationStore.open(made("t5"))
+    for wanted, message in (
+        (3, "prompts must be a list, got 3"),
+        ([3], "Give prompts made by mechsteer.prompt, got 3"),
+    ):
+        with pytest.raises(ms.MechsteerError, match=message):
+            store.of(store.sites[0], wanted)
