@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, one_of, unknown
-from mechsteer.models import as_prompts, is_encoder_decoder, residual, site, stacks
+from mechsteer.errors import MechsteerError, not_finite, one_of
+from mechsteer.models import as_prompts, continuation_ids, is_encoder_decoder, residual, site, stacks
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 
@@ -50,11 +50,15 @@ def attention(
     made = as_prompts(model, prompt)
     if len(made) != 1:
         raise MechsteerError(f"attention shows one prompt, got {len(made)}.")
-    after = [] if continuation is None else _ids(model, continuation)
+    after = [] if continuation is None else continuation_ids(model, continuation)
     kept: list[Tensor] = []
 
     def keep(x: Tensor, hook: Any) -> None:
         kept.append(x[0].float().cpu())
+
+    def check(x: Tensor, hook: Any) -> None:
+        if not x.amax().isfinite():  # here: the library turns NaN into weights of 0
+            raise not_finite(hook.name, 0)
 
     def run(step: Step) -> None:
         state, tokens, mask = begin(model, step)
@@ -63,28 +67,22 @@ def attention(
             step.begin(tokens.shape[1] + len(after))
             residual(model, state, torch.tensor([after]), torch.ones((1, len(after)), dtype=torch.bool))
 
-    run_batches(model, made, run, steer=as_intervention(steer), batch_size=1, hooks=[(name, keep)])
+    hooks = [(name.replace("hook_pattern", "hook_attn_scores"), check), (name, keep)]
+    run_batches(model, made, run, steer=as_intervention(steer), batch_size=1, hooks=hooks)
     keys = kept[-1].shape[-1]
     pattern = torch.cat([F.pad(part, (0, keys - part.shape[-1])) for part in kept], dim=1)
     if not pattern.isfinite().all():
-        raise MechsteerError(f"The attention weights at {name} are not finite.")
+        raise not_finite(name, 0)
     return pattern, *_labels(model, made[0], after, name)
 
 
 def _site(model: Any, layer: int, kind: str, stack: str | None) -> str:
     one_of("kind", kind, ("self", "cross"))
-    if stack is not None and stack not in stacks(model):
-        raise unknown("stack", stack, stacks(model))
+    if stack is not None:
+        one_of("stack", stack, stacks(model))
     if kind == "cross" and (stack == "encoder" or not is_encoder_decoder(model)):
         raise MechsteerError("Only the decoder of an encoder-decoder has cross-attention; use kind='self'.")
     return site(model, "cross_pattern" if kind == "cross" else "pattern", layer=layer, stack=stack)
-
-
-def _ids(model: Any, text: str) -> list[int]:
-    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"] if isinstance(text, str) else []
-    if not ids:
-        raise MechsteerError(f"The continuation {text!r} has no tokens.")
-    return ids
 
 
 def _labels(model: Any, prompt: Prompt, after: list[int], name: str) -> tuple[list[str], list[str]]:

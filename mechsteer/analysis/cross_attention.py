@@ -28,8 +28,9 @@ from torch import Tensor
 
 from mechsteer.analysis.distributions import entropy, jsd
 from mechsteer.analysis.lens import exit_logits
+from mechsteer.analysis.streams import continuations, padded
 from mechsteer.analysis.targets import TargetPairs, target_pairs
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, not_finite
 from mechsteer.models import as_prompts, is_encoder_decoder, model_info, residual, site, stacks
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
@@ -48,11 +49,12 @@ def cross_attention_shift(
     targets: TargetPairs | None = None,
     *,
     span: str | None = None,
+    continuation: str | Sequence[str] | None = None,
     steer: Intervention | None = None,
     batch_size: int = 32,
     progress: bool = False,
 ) -> "pd.DataFrame":
-    """What the sublayers of the decoder do at the position that predicts the first token.
+    """What the sublayers of the decoder do at the position that predicts the first token, or at each of a continuation.
 
     Args:
         model: A loaded encoder-decoder.
@@ -60,24 +62,32 @@ def cross_attention_shift(
         targets: For each prompt, the word that obeys and the one that memory suggests, as a pair or as a trap example
             of a task; each counts by the first token of ``" " + word``. Without them there is no ``logit_difference``.
         span: Where to measure the attention mass; default: ``"instruction"`` in the prompts that have it.
+        continuation: Text that the decoder has written, one for all or one each: then every position of it is measured
+            as well, the last of which predicts what comes after it.
         steer: An intervention.
         batch_size: Prompts in one pass; does not change the result.
         progress: Show a bar.
 
     Returns:
-        One row a prompt, layer and sublayer (``self_attn``, ``cross_attn``, ``mlp``). Columns: prompt, layer, sublayer,
-        update_norm, stream_norm (before it), relative_update, cosine, path_share, jsd, logit_difference,
-        attention_mass, attention_entropy. What was not asked for, or is no cross-attention's, is NaN.
+        One row a prompt, position, layer and sublayer (``self_attn``, ``cross_attn``, ``mlp``). Columns: prompt,
+        position (of the decoder, 0 its start token), layer, sublayer, update_norm, stream_norm (before it),
+        relative_update, cosine, path_share, jsd, logit_difference, attention_mass, attention_entropy. What was not
+        asked for, or is no cross-attention's, is NaN.
 
     Raises:
-        MechsteerError: for a decoder-only model, a wrong number of targets, a span that a prompt lacks, activations
-            that are not finite (with site and prompt), or an intervention that does not fit.
+        MechsteerError: for a decoder-only model, a wrong number of targets, targets that all start with the same token
+            as their traps, a span that a prompt lacks, activations that are not finite (with site and prompt), or an
+            intervention that does not fit.
+
+    Warns:
+        UserWarning: if some targets start with the same token as their traps, with their number.
     """
     import pandas as pd
 
     check_encoder_decoder(model, "cross_attention_shift")
     made = as_prompts(model, prompts)
-    pairs = None if targets is None else target_pairs(model, targets, len(made))
+    undecided = "their logit_difference is 0 whatever the model does"
+    pairs = None if targets is None else target_pairs(model, targets, len(made), undecided=undecided)
     for p in made:
         if span is not None and not p.positions(span):
             raise MechsteerError(f"The span {span!r} of {p!r} is empty.")
@@ -85,23 +95,35 @@ def cross_attention_shift(
     streams = [site(model, "resid_pre", 0)]
     streams += [site(model, kind, layer) for layer in layers for kind in SUBLAYERS.values()]
     patterns = [site(model, "cross_pattern", layer) for layer in layers]
-    kept: dict[str, Tensor] = {}
-    frames: list[pd.DataFrame | None] = [None] * len(made)
+    after = continuations(model, made, continuation)
+    kept: dict[str, list[Tensor]] = {}
+    frames: list[list[pd.DataFrame]] = [[] for _ in made]
 
     def keep(x: Tensor, hook: Any) -> None:
-        kept[hook.name] = x[:, :, -1] if hook.name in patterns else x[:, -1]
+        queries = x.transpose(1, 2) if hook.name in patterns else x
+        kept.setdefault(hook.name, []).append(queries)
 
     def run(step: Step) -> None:
         kept.clear()
-        residual(model, *begin(model, step))
-        for row, place in enumerate(step.index or range(len(step.batch))):
-            states = _finite(kept, streams, row, place)
-            table = _shifts(model, states, None if pairs is None else pairs[place])
-            attention = _finite(kept, patterns, row, place)[:, :, : len(made[place])]
-            mass = _mass(attention, made[place], span)
-            table["attention_mass"] = _on_cross_attention(mass)
-            table["attention_entropy"] = _on_cross_attention(entropy(attention.log()).mean(1))
-            frames[place] = pd.DataFrame({"prompt": place, **_labels(len(layers)), **table})
+        index = list(step.index or range(len(step.batch)))
+        state, tokens, mask = begin(model, step)
+        residual(model, state, tokens, mask)
+        if longest := max(len(after[place]) for place in index):
+            step.begin(1 + longest)
+            residual(model, state, *padded([after[place] for place in index], longest))
+        seen = {name: torch.cat(parts, dim=1) for name, parts in kept.items()}
+        for row, place in enumerate(index):
+            for position in range(1 + len(after[place])):
+                frames[place].append(measured(seen, row, place, position))
+
+    def measured(seen: dict[str, Tensor], row: int, place: int, position: int) -> "pd.DataFrame":
+        states = _finite(seen, streams, row, position, place)
+        table = _shifts(model, states, None if pairs is None else pairs[place], place)
+        attention = _finite(seen, patterns, row, position, place)[:, :, : len(made[place])]
+        mass = _mass(attention, made[place], span)
+        table["attention_mass"] = _on_cross_attention(mass)
+        table["attention_entropy"] = _on_cross_attention(entropy(attention.log()).mean(1))
+        return pd.DataFrame({"prompt": place, "position": position, **_labels(len(layers)), **table})
 
     run_batches(
         model,
@@ -112,7 +134,7 @@ def cross_attention_shift(
         hooks=[(name, keep) for name in (*streams, *patterns)],
         progress="shifts" if progress else "",
     )
-    return pd.concat([frame for frame in frames if frame is not None], ignore_index=True)
+    return pd.concat([frame for of_prompt in frames for frame in of_prompt], ignore_index=True)
 
 
 def check_encoder_decoder(model: Any, name: str) -> None:
@@ -129,7 +151,7 @@ def check_encoder_decoder(model: Any, name: str) -> None:
 
 
 def _shifts(
-    model: Any, states: Float[Tensor, "streams d_model"], pair: tuple[int, int] | None
+    model: Any, states: Float[Tensor, "streams d_model"], pair: tuple[int, int] | None, place: int
 ) -> dict[str, list[float]]:
     """The columns of one prompt, sublayer by sublayer."""
     exact = states.double()
@@ -137,7 +159,7 @@ def _shifts(
     updates = (after - before).norm(dim=-1)
     norms = before.norm(dim=-1)
     cosine = torch.nn.functional.cosine_similarity(before, after, dim=-1)
-    logits = exit_logits(model, states, last=True, normalise=True)
+    logits = exit_logits(model, states, last=True, normalise=True, prompt=place)
     logprobs = logits.log_softmax(-1)
     difference = torch.full((len(updates),), torch.nan)
     if pair is not None:
@@ -162,9 +184,9 @@ def _labels(layers: int) -> dict[str, list[Any]]:
 
 def _mass(attention: Float[Tensor, "layers heads keys"], prompt: Prompt, span: str | None) -> Float[Tensor, "layers"]:
     """The mean over heads of the attention on a span; NaN where there is none."""
-    if span is None and "instruction" not in prompt.spans:
-        return torch.full((len(attention),), torch.nan)
-    return attention[:, :, prompt.positions(span or "instruction")].sum(-1).mean(1)
+    name = "instruction" if span is None else span
+    inside = prompt.positions(name) if name in prompt.spans else []
+    return attention[:, :, inside].sum(-1).mean(1) if inside else torch.full((len(attention),), torch.nan)
 
 
 def _on_cross_attention(values: Float[Tensor, "layers"]) -> list[float]:
@@ -172,13 +194,12 @@ def _on_cross_attention(values: Float[Tensor, "layers"]) -> list[float]:
     return [value if name == "cross_attn" else float("nan") for value in values.tolist() for name in SUBLAYERS]
 
 
-def _finite(kept: dict[str, Tensor], names: Sequence[str], row: int, place: int) -> Float[Tensor, "names *shape"]:
-    """What was kept of one prompt at some sites, float32."""
-    found = torch.stack([kept[name][row] for name in names]).float()
+def _finite(
+    seen: dict[str, Tensor], names: Sequence[str], row: int, position: int, place: int
+) -> Float[Tensor, "names *shape"]:
+    """What was seen of one prompt at some sites and a position, float32."""
+    found = torch.stack([seen[name][row, position] for name in names]).float()
     bad = ~found.isfinite().flatten(1).all(1)
     if bad.any():
-        raise MechsteerError(
-            f"NaN or infinite numbers at {names[int(bad.nonzero()[0])]} for prompt {place}: the model or an "
-            "intervention makes them."
-        )
+        raise not_finite(names[int(bad.nonzero()[0])], place)
     return found

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechsteer.analysis.flow import mix, p_norm, stream_share
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import not_finite
 from mechsteer.models import stacks
 
 Hook = tuple[str, Callable[[Tensor, Any], None]]
@@ -159,10 +159,7 @@ class Sublayer:
 
     def _finite(self, values: Tensor, hook: Any) -> Tensor:
         if not bool(torch.isfinite(values).all()):
-            raise MechsteerError(
-                f"NaN or infinite numbers at {hook.name} for prompt {self.prompt}: the model or an intervention makes "
-                "them."
-            )
+            raise not_finite(hook.name, self.prompt)
         return values
 
 

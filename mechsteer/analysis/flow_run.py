@@ -9,7 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechsteer.analysis.flow_hooks import Weighing, track
-from mechsteer.errors import MechsteerError, finite, positive_int
+from mechsteer.analysis.streams import continuations
+from mechsteer.errors import MechsteerError, finite, listed, positive_int
 from mechsteer.models import as_prompts, first_tokens, hooked, is_encoder_decoder, model_device, residual, stacks, start
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, as_intervention, attention_bias, run_batches
@@ -71,28 +72,15 @@ def measure(
 
 def _subjects(model: Any, prompt: Any, continuation: str | Sequence[str] | None) -> list[Subject]:
     prompts = as_prompts(model, prompt)
-    if continuation is None:
-        return [Subject(p, ()) for p in prompts]
-    texts = [continuation] * len(prompts) if isinstance(continuation, str) else list(continuation)
-    if len(texts) != len(prompts):
-        raise MechsteerError(f"{len(prompts)} prompts but {len(texts)} continuations were given.")
-    return [Subject(p, _ids(model, text)) for p, text in zip(prompts, texts, strict=True)]
-
-
-def _ids(model: Any, text: str) -> tuple[int, ...]:
-    if not isinstance(text, str):
-        raise MechsteerError(f"A continuation must be a text, got {text!r}.")
-    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise MechsteerError(f"The continuation {text!r} has no tokens.")
-    return tuple(ids)
+    after = continuations(model, prompts, continuation)
+    return [Subject(p, tuple(ids)) for p, ids in zip(prompts, after, strict=True)]
 
 
 def _spans(span: str | Sequence[str]) -> list[str]:
-    names = list(dict.fromkeys([span] if isinstance(span, str) else span))
-    if not names:
-        raise MechsteerError("No span was given, e.g. 'instruction'.")
-    return names
+    names = [span] if isinstance(span, str) else listed("span", span)
+    if not names or not all(isinstance(name, str) for name in names):
+        raise MechsteerError(f"span must be a name or a list of names, e.g. 'instruction', got {span!r}.")
+    return list(dict.fromkeys(names))
 
 
 def _deltas(delta: float | Iterable[float]) -> list[float]:

@@ -18,7 +18,7 @@ from mechsteer.analysis.cross_attention import check_encoder_decoder
 from mechsteer.analysis.distributions import jsd
 from mechsteer.analysis.states import last_states
 from mechsteer.analysis.targets import TargetPairs, target_pairs
-from mechsteer.errors import MechsteerError, unknown
+from mechsteer.errors import MechsteerError, listed, not_finite, positive_int, unknown
 from mechsteer.models import advance, as_prompts, site, stacks
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
@@ -64,11 +64,16 @@ def frozen_cross_attention(
         One row for the whole model (frozen ``"none"``, layer -1) and one for each of ``which`` and layer. Columns:
         frozen, layer, accuracy (the target's logit is above the trap's), logit_difference (mean of target minus trap),
         jsd (mean divergence of the next-token distribution from the whole model's, in nats), each of the three with
-        the ends of its 95 % bootstrap interval (``_low``, ``_high``), and n.
+        the ends of its 95 % bootstrap interval (``_low``, ``_high``), and n (prompts measured).
 
     Raises:
-        MechsteerError: for a decoder-only model, fewer than two prompts, a wrong number of targets, activations that
-            are not finite, or an intervention that does not fit.
+        MechsteerError: for a decoder-only model, fewer than two prompts, a wrong number of targets, targets that all
+            start with the same token as their traps, activations that are not finite (with site and prompt), or an
+            intervention that does not fit.
+
+    Warns:
+        UserWarning: if some targets start with the same token as their traps, with their number; these prompts count in
+            the mean that cross-attention is frozen at, but are not measured.
     """
     import pandas as pd
 
@@ -76,10 +81,14 @@ def frozen_cross_attention(
     made = as_prompts(model, prompts)
     if len(made) < 2:
         raise MechsteerError("The mean of one prompt is that prompt itself: give at least two.")
-    pairs = torch.tensor(target_pairs(model, targets, len(made)))
-    kinds = [which] if isinstance(which, str) else list(which)
+    positive_int("n_boot", n_boot)
+    pairs = torch.tensor(target_pairs(model, targets, len(made), undecided="these prompts are not measured"))
+    decided = pairs[:, 0] != pairs[:, 1]
+    kinds = [which] if isinstance(which, str) else listed("which", which)
+    if not kinds:
+        raise MechsteerError(f"which names no layers to freeze. Valid: {', '.join(WHICH)}.")
     for kind in kinds:
-        if kind not in WHICH:
+        if kind not in list(WHICH):
             raise unknown("choice of layers to freeze", kind, WHICH)
     layers = range(stacks(model)["decoder"])
     sites = [site(model, "cross_attn_out", layer) for layer in layers]
@@ -89,12 +98,12 @@ def frozen_cross_attention(
     def logits(frozen: Sequence[str]) -> Float[Tensor, "prompts d_vocab"]:
         return _first_logits(model, made, [(name, _freeze(means[name])) for name in frozen], steer, batch_size)
 
-    whole = logits([])
+    whole, pairs = logits([])[decided], pairs[decided]
     rows = [{"frozen": "none", "layer": -1, **_measured(whole, whole, pairs, n_boot, seed)}]
     settings = [(kind, layer) for kind in kinds for layer in layers]
     for kind, layer in tqdm(settings, desc="freezing", unit="setting", disable=not progress):
         frozen = [name for other, name in zip(layers, sites, strict=True) if WHICH[kind](other, layer)]
-        rows.append({"frozen": kind, "layer": layer, **_measured(logits(frozen), whole, pairs, n_boot, seed)})
+        rows.append({"frozen": kind, "layer": layer, **_measured(logits(frozen)[decided], whole, pairs, n_boot, seed)})
     return pd.DataFrame(rows)
 
 
@@ -117,6 +126,9 @@ def _first_logits(
     def run(step: Step) -> None:
         index = list(step.index or range(len(step.batch)))
         found[index] = advance(model, *begin(model, step))[:, -1].float().cpu()
+        bad = [place for place in index if not found[place].isfinite().all()]
+        if bad:
+            raise not_finite("unembed.hook_out", bad[0])
 
     run_batches(model, prompts, run, steer=as_intervention(steer), batch_size=batch_size, hooks=hooks)
     return found

@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.analysis.flow import recursion, stream_share
+from mechsteer.analysis.flow import check_shapes, recursion, stream_share
 from mechsteer.analysis.flow_hooks import Weighing
 from mechsteer.analysis.flow_run import CHUNK, measure
 from mechsteer.errors import MechsteerError, one_of
@@ -52,7 +52,13 @@ def influence_of(
     attention_norms: Float[Tensor, "layers pos"],
     start: Float[Tensor, "pos"],
 ) -> Float[Tensor, "layers pos"]:
-    """Influence over given attention weights (mean over heads) and norms, from 1 in the span and 0 elsewhere."""
+    """Influence over given attention weights (mean over heads) and norms, from 1 in the span and 0 elsewhere.
+
+    Raises:
+        MechsteerError: for shapes that do not fit together, or numbers that are not finite.
+    """
+    norms = {"stream_norms": stream_norms, "attention_norms": attention_norms}
+    check_shapes(attention, {"start": start}, norms)
     return recursion(attention, start, stream_share(stream_norms, attention_norms))
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mechsteer.analysis.distributions import entropy, jsd, ranks
 from mechsteer.analysis.streams import Exits, Prompts, each_prompts_exits
-from mechsteer.errors import MechsteerError, positive_int
+from mechsteer.errors import MechsteerError, listed, not_finite, positive_int
 from mechsteer.models import as_prompts, unembed, word_id
 from mechsteer.steering import Intervention
 
@@ -89,10 +89,17 @@ def logit_lens(
 
 
 def exit_logits(
-    model: Any, states: Float[Tensor, "*positions d_model"], *, last: bool, normalise: bool
+    model: Any, states: Float[Tensor, "*positions d_model"], *, last: bool, normalise: bool, prompt: int
 ) -> Float[Tensor, "*positions d_vocab"]:
-    """The read-out of one exit, float32; the last one is always normalised."""
-    return unembed(model, states.to(model.cfg.dtype), normalise=normalise or last).float()
+    """The read-out of one exit of a prompt, float32; the last one is always normalised.
+
+    Raises:
+        MechsteerError: if the logits are not finite, with the prompt's place.
+    """
+    logits = unembed(model, states.to(model.cfg.dtype), normalise=normalise or last).float()
+    if not logits.isfinite().all():
+        raise not_finite("unembed.hook_out", prompt)
+    return logits
 
 
 def target_id(model: Any, target: str | int) -> int:
@@ -109,7 +116,7 @@ def target_id(model: Any, target: str | int) -> int:
 
 
 def _token_ids(model: Any, targets: Targets, prompts: int) -> list[list[int]]:
-    rows: list[Any] = list(targets) if not isinstance(targets, str) else [targets]
+    rows: list[Any] = listed("targets", targets) if not isinstance(targets, str) else [targets]
     if not rows:
         raise MechsteerError("No targets were given; None follows the most likely tokens.")
     if all(isinstance(row, str | int) for row in rows):
@@ -127,14 +134,15 @@ def _table(model: Any, found: Exits, ids: list[int] | None, normalise: bool, top
     import pandas as pd
 
     exits, count, _ = found.states.shape
-    own = exit_logits(model, found.states[-1], last=True, normalise=normalise)
+    own = exit_logits(model, found.states[-1], last=True, normalise=normalise, prompt=found.place)
     named = _named(own, ids, top_k)
     final = own.log_softmax(-1)
     tokens = [model.tokenizer.convert_ids_to_tokens(row) for row in named.tolist()]
     frames = []
     for exit in range(exits):
         last = exit == exits - 1
-        logits = own if last else exit_logits(model, found.states[exit], last=False, normalise=normalise)
+        states = found.states[exit]
+        logits = own if last else exit_logits(model, states, last=False, normalise=normalise, prompt=found.place)
         logprobs = logits.log_softmax(-1)
         each = named.shape[1]
         columns = {

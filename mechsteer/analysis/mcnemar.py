@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from math import comb
 from typing import Any, NamedTuple
 
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, listed
 
 
 class McNemar(NamedTuple):
@@ -39,15 +39,22 @@ def mcnemar(before: Iterable[Any], after: Iterable[Any]) -> McNemar:
     Raises:
         MechsteerError: if there is not the same number of both, or a value is not True, False, 0 or 1.
     """
-    first, second = list(before), list(after)
+    first, second = listed("before", before), listed("after", after)
     if len(first) != len(second):
         raise MechsteerError(f"The test needs the same samples twice, got {len(first)} before and {len(second)} after.")
-    odd = [value for value in (*first, *second) if value not in (0, 1)]
+    odd = [value for value in (*first, *second) if not _is_verdict(value)]
     if odd:
         raise MechsteerError(f"The test is for right and wrong (True and False), got {odd[0]!r}.")
     gained = sum(not a and bool(b) for a, b in zip(first, second, strict=True))
     lost = sum(bool(a) and not b for a, b in zip(first, second, strict=True))
     return McNemar(gained, lost, exact_p(gained, lost))
+
+
+def _is_verdict(value: Any) -> bool:
+    try:
+        return bool(value in (0, 1))
+    except (ValueError, RuntimeError):  # arrays and tensors of several numbers
+        return False
 
 
 def exact_p(gained: int, lost: int) -> float:

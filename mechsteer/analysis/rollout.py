@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 def rollout_of(
     attention: Float[Tensor, "layers pos pos"], start: Float[Tensor, "pos"], *, residual: float = 0.5
 ) -> Float[Tensor, "layers pos"]:
-    """Rollout over given attention weights (mean over heads), from 1 in the span and 0 elsewhere."""
+    """Rollout over given attention weights (mean over heads), from 1 in the span and 0 elsewhere.
+
+    Raises:
+        MechsteerError: for shapes that do not fit together, numbers that are not finite, or a residual outside [0, 1].
+    """
     return recursion(attention, start, _share(residual))
 
 

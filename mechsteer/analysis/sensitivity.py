@@ -176,6 +176,6 @@ def _positions(p: Prompt, span: str | Sequence[str], beyond: int) -> list[int]:
     names = [span] if isinstance(span, str) else list(span)
     inside = {position for name in names for position in p.positions(name)}
     wider = {position + shift for position in inside for shift in range(beyond + 1)}
-    if not inside or max(inside) >= len(p):
-        raise MechsteerError(f"The span {span!r} of {p!r} is empty or longer than the prompt.")
+    if not inside:
+        raise MechsteerError(f"The span {span!r} of {p!r} is empty.")
     return sorted(position for position in wider if position < len(p))

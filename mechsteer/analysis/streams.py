@@ -5,6 +5,7 @@ the layer number of the DoLa papers and the index in Hugging Face's ``hidden_sta
 ``resid_post`` of layer e - 1.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, positive_int
+from mechsteer.errors import MechsteerError, listed, not_finite, positive_int
 from mechsteer.models import as_prompts, continuation_ids, is_encoder_decoder, predicting_stack, residual, site
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
@@ -50,7 +51,7 @@ def continuations(model: Any, prompts: Sequence[Prompt], continuation: str | Seq
     """
     if continuation is None:
         return [[] for _ in prompts]
-    texts = [continuation] * len(prompts) if isinstance(continuation, str) else list(continuation)
+    texts = [continuation] * len(prompts) if isinstance(continuation, str) else listed("continuation", continuation)
     if len(texts) != len(prompts):
         raise MechsteerError(f"{len(prompts)} prompts but {len(texts)} continuations were given.")
     return [continuation_ids(model, text) for text in texts]
@@ -108,7 +109,7 @@ def each_prompts_exits(
         if longest:
             first = max(earliest - length, 0)
             step.begin(length + longest)
-            residual(model, state, *_padded([after[place] for place in index], longest))
+            residual(model, state, *padded([after[place] for place in index], longest))
         streams = torch.stack([torch.cat(kept[name], dim=1) for name in names])
         for parts in kept.values():
             parts.clear()
@@ -133,7 +134,7 @@ def each_prompts_exits(
     return made
 
 
-def _padded(rows: Sequence[Sequence[int]], length: int) -> tuple[Int[Tensor, "rows new"], Bool[Tensor, "rows new"]]:
+def padded(rows: Sequence[Sequence[int]], length: int) -> tuple[Int[Tensor, "rows new"], Bool[Tensor, "rows new"]]:
     """Token ids padded on the right, and a mask that is True at real ones."""
     tokens = torch.zeros((len(rows), length), dtype=torch.long)
     real = torch.zeros_like(tokens, dtype=torch.bool)
@@ -149,8 +150,12 @@ def _positions(positions: str | Sequence[int], length: int) -> list[int]:
             raise MechsteerError(f"positions must be 'last', 'all' or a list of integers, got {positions!r}.")
         return [length - 1] if positions == "last" else list(range(length))
     found = []
-    for position in positions:
-        index = position + length if position < 0 else position
+    for position in listed("positions", positions):
+        try:
+            index = operator.index(position)  # NumPy's and PyTorch's integers too
+        except TypeError:
+            raise MechsteerError(f"positions must be 'last', 'all' or a list of integers, got {positions!r}.") from None
+        index = index + length if index < 0 else index
         if not 0 <= index < length:
             raise MechsteerError(f"Position {position} is not there: this prompt has positions 0 to {length - 1}.")
         found.append(index)
@@ -162,7 +167,4 @@ def _positions(positions: str | Sequence[int], length: int) -> list[int]:
 def _check_finite(states: Float[Tensor, "exits positions d_model"], names: Sequence[str], place: int) -> None:
     bad = ~states.isfinite().flatten(1).all(1)
     if bad.any():
-        raise MechsteerError(
-            f"NaN or infinite numbers at {names[int(bad.nonzero()[0])]} for prompt {place}: the model or an "
-            "intervention makes them."
-        )
+        raise not_finite(names[int(bad.nonzero()[0])], place)

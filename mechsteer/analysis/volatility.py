@@ -90,7 +90,7 @@ def _changes(model: Any, found: Exits, normalise: bool, p: float, top_k: int) ->
     rows, before = [], None
     last = len(found.states) - 1
     for exit, states in enumerate(found.states):
-        logits = exit_logits(model, states[0], last=exit == last, normalise=normalise)
+        logits = exit_logits(model, states[0], last=exit == last, normalise=normalise, prompt=found.place)
         now = (logits.log_softmax(-1), logits.topk(min(top_k, len(logits))).indices)
         if before is not None:
             flip = float(now[1][0] != before[1][0])

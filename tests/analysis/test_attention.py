@@ -103,3 +103,18 @@ def test_a_scope_tells_the_continuation_from_the_prompt(tiny: Callable) -> None:
 def test_bad_input_is_named(family: str, options: dict[str, Any], message: str, tiny: Callable) -> None:
     with pytest.raises(MechsteerError, match=message):
         attention(tiny(family), "the cat", **options)
+
+
+@pytest.mark.parametrize(
+    ("family", "place"),
+    [("gpt2", {"layer": 1}), ("t5", {"layer": 0, "stack": "encoder"}), ("t5", {"layer": 1, "kind": "cross"})],
+)
+def test_scores_that_are_nan_are_named_not_shown_as_no_attention(
+    family: str, place: dict[str, Any], checkpoint: Any
+) -> None:
+    model = ms.load(str(checkpoint(family)))
+    block = model.blocks[1] if family == "gpt2" else model.encoder[0] if "stack" in place else model.decoder[1]
+    reads = block.cross_attn if "kind" in place else block.attn
+    reads.W_Q.data = torch.full_like(reads.W_Q, torch.nan)
+    with pytest.raises(MechsteerError, match=r"NaN or infinite numbers at \w+\.\d\.\w+\.hook_attn_scores for prompt 0"):
+        attention(model, "the cat sat", **place)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import pandas
 import pytest
 import torch
 
@@ -180,3 +181,82 @@ def test_nan_is_named_by_site_and_prompt(checkpoint: Callable) -> None:
     model.decoder[1].cross_attn.W_O.data = torch.full_like(model.decoder[1].cross_attn.W_O, torch.nan)
     with pytest.raises(ms.MechsteerError, match=r"at decoder\.1\.hook_resid_mid_cross for prompt \d"):
         cross_attention_shift(model, TEXTS)
+
+
+@pytest.mark.parametrize("measure", [cross_attention_shift, frozen_cross_attention])
+def test_a_read_out_that_is_not_finite_is_named(measure: Any, checkpoint: Callable) -> None:
+    model = ms.load(str(checkpoint("t5")))
+    mlp = model.decoder[1].mlp  # the last one: no cross-attention reads what it writes
+    mlp.W_out.data = torch.full_like(mlp.W_out, torch.nan)
+    site = r"decoder\.1\.hook_resid_post" if measure is cross_attention_shift else r"unembed\.hook_out"
+    with pytest.raises(ms.MechsteerError, match=rf"NaN or infinite numbers at {site} for prompt \d"):
+        measure(model, TEXTS, PAIRS)
+    model = ms.load(str(checkpoint("t5")))
+    model.unembed.W_U.data = model.unembed.W_U.data.index_fill(1, torch.tensor([7]), torch.nan)
+    with pytest.raises(ms.MechsteerError, match=r"NaN or infinite numbers at unembed\.hook_out for prompt \d"):
+        measure(model, TEXTS, PAIRS)
+
+
+def test_prompts_whose_words_start_alike_are_counted_in_a_warning_and_not_measured(tiny: Callable) -> None:
+    model = tiny("t5-uneven")
+    alike = [*PAIRS[:3], ("mat", "mat.")]
+    with pytest.warns(
+        UserWarning, match=r"same token in 1 of 4 pairs.*\('mat', 'mat\.'\); these prompts are not measured"
+    ):
+        table = frozen_cross_attention(model, prompts_of(model), alike, n_boot=10)
+    assert set(table["n"]) == {3}
+    logits = [plain(model, prompt)["logits"] for prompt in prompts_of(model)]
+    ids = [[model.tokenizer(" " + w, add_special_tokens=False)["input_ids"][0] for w in pair] for pair in PAIRS]
+    whole = [float(x[a] - x[b]) for x, (a, b) in zip(logits[:3], ids, strict=False)]
+    assert table["logit_difference"][0] == pytest.approx(sum(whole) / 3, abs=1e-3)
+    assert table["accuracy"][0] == pytest.approx(sum(d > 0 for d in whole) / 3)
+
+
+def test_words_that_start_alike_have_no_logit_difference(tiny: Callable) -> None:
+    model = tiny("t5")
+    with pytest.warns(UserWarning, match="1 of 4 pairs.*their logit_difference is 0"):
+        table = cross_attention_shift(model, prompts_of(model), [("mat", "mat."), *PAIRS[1:]])
+    assert (table[table["prompt"] == 0]["logit_difference"] == 0).all()
+    assert (table[table["prompt"] == 1]["logit_difference"] != 0).any()
+
+
+@pytest.mark.parametrize("measure", [cross_attention_shift, frozen_cross_attention])
+def test_without_any_decision_there_is_an_error(measure: Any, tiny: Callable) -> None:
+    with pytest.raises(ms.MechsteerError, match="same token in every pair"):
+        measure(tiny("t5"), TEXTS, [("mat", "mat.")] * 4)
+
+
+AFTER = ["red", "blue the cat", "one two", "mat in house sat"]
+
+
+@pytest.mark.parametrize("family", ["t5", "t5-uneven"])
+def test_positions_of_a_continuation_equal_those_of_a_plain_run(family: str, tiny: Callable) -> None:
+    model = tiny(family)
+    prompts = prompts_of(model)
+    table = cross_attention_shift(model, prompts, PAIRS, continuation=AFTER, batch_size=3)
+    assert table.groupby("prompt")["position"].nunique().tolist() == [2, 4, 3, 5]
+    assert table[["prompt", "position", "layer"]].equals(table[["prompt", "position", "layer"]].sort_values(
+        ["prompt", "position", "layer"], kind="stable"))  # fmt: skip
+    for place, prompt in enumerate(prompts):
+        ids = model.tokenizer(AFTER[place], add_special_tokens=False)["input_ids"]
+        decoder = torch.tensor([[model.cfg.decoder_start_token_id, *ids]])
+        with torch.no_grad():
+            _, cache = model.run_with_cache(prompt.tokens[None], decoder)
+        mine = table[(table["prompt"] == place) & (table["sublayer"] == "cross_attn")]
+        for row in mine.to_dict("records"):
+            name, at = f"decoder.{row['layer']}", row["position"]
+            stream, update = (cache[f"{name}.hook_{x}"][0, at] for x in ("resid_mid", "cross_attn_out"))
+            weights = cache[f"{name}.cross_attn.hook_pattern"][0, :, at]
+            assert row["stream_norm"] == pytest.approx(float(stream.norm()), rel=1e-3)
+            assert row["update_norm"] == pytest.approx(float(update.norm()), rel=1e-3)
+            mass = weights[:, prompt.positions("instruction")].sum(-1).mean()
+            assert row["attention_mass"] == pytest.approx(float(mass), abs=1e-4)
+
+
+def test_the_first_position_does_not_know_the_continuation(tiny: Callable) -> None:
+    model = tiny("t5-gated")
+    with_it = cross_attention_shift(model, prompts_of(model), PAIRS, continuation="red blue")
+    without = cross_attention_shift(model, prompts_of(model), PAIRS)
+    first = with_it[with_it["position"] == 0].reset_index(drop=True)
+    assert set(without["position"]) == {0} and set(with_it["position"]) == {0, 1, 2}
+    pandas.testing.assert_frame_equal(first, without, atol=1e-4, rtol=1e-3)

@@ -145,3 +145,12 @@ def test_nan_is_named_by_site_and_prompt(family: str, checkpoint: Callable) -> N
     stack[1].mlp.W_out.data = torch.full_like(stack[1].mlp.W_out, torch.nan)
     with pytest.raises(ms.MechsteerError, match=r"NaN or infinite numbers at \w+\.1\.hook_resid_post for prompt \d"):
         logit_lens(model, TEXTS)
+
+
+@pytest.mark.parametrize("measure", [logit_lens, volatility])
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_a_read_out_that_is_not_finite_is_named(family: str, measure: Any, checkpoint: Callable) -> None:
+    model = ms.load(str(checkpoint(family)))
+    model.unembed.W_U.data = model.unembed.W_U.data.index_fill(1, torch.tensor([7]), torch.nan)  # one logit of each
+    with pytest.raises(ms.MechsteerError, match=r"NaN or infinite numbers at unembed\.hook_out for prompt \d"):
+        measure(model, TEXTS)

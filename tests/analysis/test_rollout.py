@@ -130,7 +130,7 @@ def test_bad_input(tiny: Callable) -> None:
     empty = replace(prompt, spans={"nothing": [(2, 2)]})
     cases: list[tuple[dict[str, Any], str]] = [
         ({"span": "instructoin"}, "Did you mean 'instruction'"),
-        ({"span": []}, "No span"),
+        ({"span": []}, "span must be a name or a list of names"),
         ({"prompt": empty, "span": "nothing"}, "has no tokens"),
         ({"prompt": []}, "No prompts"),
         ({"prompt": " ".join(["cat"] * 128), "span": "task"}, "129 positions do not fit.*128"),

@@ -299,12 +299,22 @@ def test_bad_input_is_named(options: dict[str, Any], message: str, tiny: Callabl
 def test_an_empty_or_impossible_span_is_refused(where: tuple[int, int], tiny: Callable) -> None:
     model = tiny("gpt2")
     made = prompts_of(model)[0]
-    with pytest.raises(MechsteerError, match=r"span 'instruction' of .* is empty or longer than the prompt"):
+    with pytest.raises(MechsteerError, match=r"span 'instruction' of .* (is empty|is not within its)"):
         layer_sensitivity(model, Prompt(made.text, made.tokens, {"instruction": [where]}))
 
 
 def test_activations_that_are_not_numbers_are_named(tiny: Callable) -> None:
     model = tiny("gpt2")
     broken = ms.add(ms.Direction(torch.ones(32), ms.site(model, "resid_post", layer=0), "test"), 1e39, transfer=True)
-    with pytest.raises(MechsteerError, match=r"blocks\.1\.ln1\.hook_normalized are not finite in row 0"):
+    with pytest.raises(MechsteerError, match=r"blocks\.1\.ln1\.hook_normalized for prompt 0"):
         layer_sensitivity(model, prompts_of(model)[:1], steer=broken)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_what_is_not_finite_is_named_by_site_and_prompt(family: str, batch_size: int, checkpoint: Callable) -> None:
+    model = ms.load(str(checkpoint(family)))
+    model.embed.W_E.data[model.tokenizer(" sat", add_special_tokens=False)["input_ids"][0]] = torch.nan
+    prompts = [ms.prompt(model, text, instruction="answer") for text in ("a dog in house", "one", "the cat sat")]
+    with pytest.raises(MechsteerError, match=r"NaN or infinite numbers at \w+\.\d\.\S+ for prompt 2: the model"):
+        layer_sensitivity(model, prompts, batch_size=batch_size)
