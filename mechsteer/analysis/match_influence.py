@@ -3,6 +3,7 @@
 GUIDE (arXiv 2409.19001) takes the Delta under which the Influence of the instruction equals that of the same
 instruction in capitals; nothing is generated. The exact layer, tokens and rule are not published: here the mean over
 the last tokens at one layer (the paper's read-out of Influence, last 10 tokens and last layer), and bisection.
+Influence mostly grows with Delta, but need not; of several such Deltas one near 0 is found.
 """
 
 import math
@@ -20,6 +21,7 @@ from mechsteer.steering import Intervention
 if TYPE_CHECKING:
     import pandas as pd
 
+FIRST_STEP = 0.5
 STEPS = 60  # halvings; the last of them are below the resolution of a float
 
 
@@ -50,8 +52,8 @@ def match_influence(
         together: One Delta for all prompts, which brings their mean Influence to the mean target.
         last: Influence is the mean over this many last tokens of the predicting stack (all, where there are fewer).
         layer: At this layer; negative counts from the end.
-        low: The least Delta.
-        high: The largest.
+        low: The least Delta, at most 0.
+        high: The largest, at least 0.
         tolerance: How far from the target Influence may be, as a part of the target.
         steer: An intervention to measure under, for prompts and targets.
         **options: More options of :func:`mechsteer.influence`, e.g. ``source`` or ``norm``.
@@ -62,16 +64,16 @@ def match_influence(
 
     Raises:
         MechsteerError: for a target that is not between 0 and 1, or out of reach between ``low`` and ``high`` (with the
-            Influence at both ends), numbers that do not fit the prompts, a layer that is not there, or anything that
-            :func:`mechsteer.influence` refuses.
+            Influence at 0 and at that end), numbers that do not fit the prompts, a layer that is not there, or anything
+            that :func:`mechsteer.influence` refuses.
     """
     import pandas as pd
 
     positive_int("last", last)
     if not finite("tolerance", tolerance) > 0:
         raise MechsteerError(f"tolerance must be above 0, got {tolerance}.")
-    if not finite("low", low) < finite("high", high):
-        raise MechsteerError(f"low must be below high, got {low} and {high}.")
+    if not finite("low", low) <= 0 <= finite("high", high):
+        raise MechsteerError(f"low must be at most 0 and high at least 0, got {low} and {high}.")
     made = as_prompts(model, prompts)
 
     def read(group: Sequence[Prompt], delta: float = 0.0) -> list[float]:
@@ -145,29 +147,35 @@ def _targets(target: Any, count: int, read: Callable[[Sequence[Prompt]], list[fl
 def _bisect(
     value: Callable[[float], float], target: float, low: float, high: float, tolerance: float, label: str
 ) -> dict[str, float]:
-    """Halve an interval at whose ends the value is below and above the target."""
+    """Step out from Delta 0 until the target is passed, then halve: of several such Deltas one near 0 is found."""
     unbiased = value(0.0)
-    tried = 1
     if abs(unbiased - target) <= tolerance * target:
-        return _row(target, unbiased, 0.0, unbiased, tried)
-    least, most = value(low) if low else unbiased, value(high) if high else unbiased
-    tried += (low != 0) + (high != 0)
-    if not least <= target <= most:
-        hint = "lower low (below 0 it mutes the span)" if target < least else "raise high"
+        return _row(target, unbiased, 0.0, unbiased, 1)
+    upwards = target > unbiased
+    end, tried = (high if upwards else low), 1
+    inner, outer, found = 0.0, 0.0, unbiased
+    while (found < target) == upwards and outer != end:
+        inner, outer = outer, (min if upwards else max)(2 * outer or math.copysign(FIRST_STEP, end), end)
+        found, tried = value(outer), tried + 1
+    if (found < target) == upwards:
+        reached = f" and {found:.4g} at Delta {end:g}" if end else ""
+        hint = "raise high" if upwards else "lower low (a Delta below 0 mutes the span)"
         raise MechsteerError(
-            f"The target Influence {target:.4g} is out of reach for {label}: it is {least:.4g} at Delta {low:g} and "
-            f"{most:.4g} at Delta {high:g}; {hint}."
+            f"The target Influence {target:.4g} is out of reach for {label}: it is {unbiased:.4g} at Delta 0{reached}; "
+            f"{hint}."
         )
-    found, delta = math.nan, math.nan
     for _ in range(STEPS):
-        delta = (low + high) / 2
-        found, tried = value(delta), tried + 1
         if abs(found - target) <= tolerance * target:
-            return _row(target, unbiased, delta, found, tried)
-        low, high = (delta, high) if found < target else (low, delta)
+            return _row(target, unbiased, outer, found, tried)
+        middle = (inner + outer) / 2
+        number, tried = value(middle), tried + 1
+        if (number < target) == upwards and abs(number - target) > tolerance * target:
+            inner = middle
+        else:
+            outer, found = middle, number
     raise MechsteerError(
         f"For {label} no Delta brings Influence within {tolerance:g} of {target:.4g}; the nearest has {found:.4g}, at "
-        f"Delta {delta:.4g}. Raise tolerance."
+        f"Delta {outer:.4g}. Raise tolerance."
     )
 
 
