@@ -80,7 +80,8 @@ def by_strength(work: Work, subject: Subject) -> "pd.DataFrame":
                 rows.append({**cells, **means(table)})
     made = pd.DataFrame(rows)
     same = [made[made["delta"] == 0].assign(form=form) for form in forms[1:]]  # at 0 the forms are one
-    return pd.concat([made, *same], ignore_index=True)
+    parts = [made[made["form"] == forms[0]], *same, made[made["form"] != forms[0]]]
+    return pd.concat([part for part in parts if not part.empty], ignore_index=True)
 
 
 def baselines(work: Work, subject: Subject) -> "pd.DataFrame":

