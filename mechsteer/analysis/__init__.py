@@ -5,6 +5,7 @@ from mechsteer.analysis.cross_attention import cross_attention_shift
 from mechsteer.analysis.frozen_cross_attention import frozen_cross_attention
 from mechsteer.analysis.influence import influence, influence_of
 from mechsteer.analysis.lens import logit_lens
+from mechsteer.analysis.match_influence import match_influence
 from mechsteer.analysis.mcnemar import mcnemar
 from mechsteer.analysis.rollout import rollout, rollout_of
 from mechsteer.analysis.sensitivity import layer_sensitivity
@@ -20,6 +21,7 @@ __all__ = [
     "influence_of",
     "layer_sensitivity",
     "logit_lens",
+    "match_influence",
     "mcnemar",
     "rollout",
     "rollout_of",
