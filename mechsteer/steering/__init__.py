@@ -2,6 +2,7 @@
 
 from mechsteer.steering.attention import attention_bias, pasta, spotlight
 from mechsteer.steering.explain import explain
+from mechsteer.steering.features import features
 from mechsteer.steering.heads import heads
 from mechsteer.steering.intervention import (
     BoundEdit,
@@ -14,6 +15,7 @@ from mechsteer.steering.intervention import (
 )
 from mechsteer.steering.keys import scale_keys
 from mechsteer.steering.running import begin, run_batches, steps
+from mechsteer.steering.saes import bundled_saes, load_sae
 from mechsteer.steering.scope import Scope, Step, make_scope
 from mechsteer.steering.store import describe_edits
 from mechsteer.steering.targets import Sites
@@ -32,10 +34,13 @@ __all__ = [
     "attach",
     "attention_bias",
     "begin",
+    "bundled_saes",
     "check_fired",
     "describe_edits",
     "explain",
+    "features",
     "heads",
+    "load_sae",
     "make_scope",
     "pasta",
     "project",

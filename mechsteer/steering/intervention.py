@@ -15,6 +15,7 @@ from mechsteer.directions import Direction
 from mechsteer.errors import MechsteerError
 from mechsteer.models import model_info, parse, position_stack, stacks
 from mechsteer.prompts import Batch, Prompt, batch
+from mechsteer.steering.saes import FeatureEdit
 from mechsteer.steering.scope import Scope, Selection, Step
 from mechsteer.steering.targets import SCORE_KINDS, Target, names
 
@@ -94,6 +95,7 @@ class Edit:
         options: What else the method needs; JSON values.
         direction: The vector it uses; vector methods.
         check: ``check(edit, model)`` raises if the edit does not fit the model.
+        features: The sparse autoencoder it uses, and what it does to which features; feature edits.
     """
 
     method: str
@@ -105,6 +107,7 @@ class Edit:
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     direction: Direction | None = None
     check: Callable[["Edit", Any], None] = lambda edit, model: None
+    features: FeatureEdit | None = None
 
     def span_scopes(self) -> tuple[Scope, ...]:
         """:attr:`spans` as scopes over the keys."""

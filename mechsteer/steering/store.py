@@ -1,4 +1,8 @@
-"""Interventions as files: every edit of a composition, with direction and provenance, in one safetensors file."""
+"""Interventions as files: every edit of a composition, with direction and provenance, in one safetensors file.
+
+An edit of features carries its whole SAE (the features that are read depend on all of its encoder), so such a file is
+as large as the SAE; edits of one SAE share it.
+"""
 
 import json
 import os
@@ -12,9 +16,11 @@ from mechsteer.directions import Direction
 from mechsteer.errors import MechsteerError, finite, unknown
 from mechsteer.files import atomic_path, digest, versions
 from mechsteer.steering.attention import apply_bias, apply_pasta, apply_spotlight, check_attention
+from mechsteer.steering.features import apply_features, check_features
 from mechsteer.steering.heads import apply_heads, check_heads
 from mechsteer.steering.intervention import Apply, Edit, Intervention
 from mechsteer.steering.keys import apply_scale_keys
+from mechsteer.steering.saes import FeatureEdit, as_sae, build_sae, sae_digest
 from mechsteer.steering.scope import make_scope
 from mechsteer.steering.targets import Sites
 from mechsteer.steering.vector import apply_add, apply_project, check_vector
@@ -34,6 +40,7 @@ METHODS: dict[str, tuple[Apply, Callable[[Edit, Any], None]]] = {
     "pasta": (apply_pasta, check_attention),
     "spotlight": (apply_spotlight, check_attention),
     "scale_keys": (apply_scale_keys, _fits),
+    "features": (apply_features, check_features),
 }
 """What a method's name in a file stands for."""
 
@@ -49,6 +56,7 @@ def save(intervention: Intervention, path: str | os.PathLike[str]) -> Path:
 
     tensors: dict[str, Tensor] = {}
     described = []
+    owners: dict[int, int] = {}
     for place, edit in enumerate(intervention.edits):
         if METHODS.get(edit.method, (None,))[0] is not edit.apply:
             raise MechsteerError(
@@ -57,6 +65,11 @@ def save(intervention: Intervention, path: str | os.PathLike[str]) -> Path:
         described.append(_describe(edit))
         if edit.direction is not None:
             tensors[f"direction.{place}"] = edit.direction.vector.contiguous()
+        if edit.features is not None:
+            sae = edit.features.sae
+            owner = described[-1]["features"]["sae"] = owners.setdefault(id(sae), place)
+            if owner == place:
+                tensors |= {f"sae.{place}.{name}": t.contiguous() for name, t in sae.state_dict().items()}
     header = {"format": FORMAT, "edits": json.dumps(described), "versions": json.dumps(versions())}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata=header)
@@ -85,10 +98,11 @@ def load(path: str | os.PathLike[str]) -> Intervention:
         described = json.loads(header["edits"])
         if not isinstance(described, list):
             raise TypeError(f"edits are a {type(described).__name__}")
-        return Intervention(tuple(_edit(d, tensors.get(f"direction.{i}")) for i, d in enumerate(described)))
+        saes = _saes(described, tensors)
+        return Intervention(tuple(_edit(d, tensors.get(f"direction.{i}"), saes) for i, d in enumerate(described)))
     except MechsteerError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise MechsteerError(f"{path} has a damaged header: {error!r}.") from error
 
 
@@ -99,6 +113,8 @@ def describe_edits(intervention: Intervention) -> list[dict[str, Any]]:
         one = _describe(edit)
         if edit.direction is not None:
             one["direction"] = digest(edit.direction.vector.tolist())
+        if edit.features is not None:
+            one["features"]["sae"] = sae_digest(edit.features.sae)
         described.append(one)
     return described
 
@@ -122,10 +138,38 @@ def _describe(edit: Edit) -> dict[str, Any]:
             "activation_norm": d.activation_norm,
             "meta": d.meta,
         }
+    if edit.features is not None:
+        f = edit.features
+        described["features"] = {
+            "config": json.loads(json.dumps(f.sae.cfg.to_dict() | {"device": "cpu"}, default=str)),
+            "index": f.index,
+            "operations": f.operations,
+            "values": [float(value) for value in f.values],
+        }
     return described
 
 
-def _edit(described: dict[str, Any], vector: Tensor | None) -> Edit:
+def _saes(described: list[dict[str, Any]], tensors: dict[str, Tensor]) -> dict[int, Any]:
+    """The SAEs in a file, by the place of the first edit that uses each."""
+    found = {}
+    for place, one in enumerate(described):
+        if "features" in one and one["features"]["sae"] == place:
+            mine = f"sae.{place}."
+            state = {name.removeprefix(mine): t for name, t in tensors.items() if name.startswith(mine)}
+            found[place] = as_sae(build_sae(one["features"]["config"], state))
+    return found
+
+
+def _features(described: dict[str, Any], saes: dict[int, Any]) -> FeatureEdit:
+    sae = saes[described["sae"]]
+    index, operations = tuple(described["index"]), tuple(described["operations"])
+    values = tuple(finite("value", value) for value in described["values"])
+    if not len(index) == len(operations) == len(values) or any(not 0 <= i < sae.cfg.d_sae for i in index):
+        raise ValueError(f"features {index}, operations {operations}, values {values}")
+    return FeatureEdit(sae, index, operations, values)
+
+
+def _edit(described: dict[str, Any], vector: Tensor | None, saes: dict[int, Any]) -> Edit:
     if described["method"] not in METHODS:
         raise unknown("steering method", described["method"], METHODS)
     apply, check = METHODS[described["method"]]
@@ -150,4 +194,5 @@ def _edit(described: dict[str, Any], vector: Tensor | None) -> Edit:
         described["options"],
         direction,
         check,
+        _features(described["features"], saes) if "features" in described else None,
     )

@@ -1,0 +1,298 @@
+"""Sparse autoencoders of SAELens: getting one safely, whether it fits a model, and what a feature edit needs of it.
+
+An SAE reads x as f = encode(x) and writes decode(f). For the architectures here the decoder is linear, decode(f) =
+s(x) * (sum_i f_i w_i + b), where w_i is row i of ``W_dec`` (divided by its norm where a TopK SAE was trained with
+``rescale_acts_by_decoder_norm``) and s(x) undoes the normalisation of the input (1 without one). So a change of some
+features changes the output by s(x) times their changes times their rows, whatever the other features are.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechsteer.errors import MechsteerError, nearest, unknown
+from mechsteer.files import data_path, read_json
+from mechsteer.models import model_info, shape_of
+
+ARCHITECTURES = ("standard", "topk", "abstopk", "jumprelu", "gated", "matching_pursuit")
+"""Those of which features can be edited: position by position, with a linear decoder."""
+
+ORGANISM = "organism:"
+_WEIGHTS, _CONFIG = "sae_weights.safetensors", "cfg.json"
+_NO_PICKLE = ("sae_lens", "gemma_2", "gemma_3", "llama_scope", "llama_scope_r1_distill", "sparsify")
+_SCALED = ("layer_norm", "constant_norm_rescale")
+_UNFOLDED = {
+    "expected_average_only_in": "fold_activation_norm_scaling_factor(factor)",
+    "covariance_whitening": "fold_activation_whitening(mean, whitening_matrix, unwhitening_matrix)",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureEdit:
+    """What is done to which features of an SAE.
+
+    Attributes:
+        sae: The SAE, in the form that SAELens uses after training.
+        index: The features.
+        operations: For each of them ``"add"``, ``"scale"``, ``"set"`` or ``"ablate"``.
+        values: For each of them a number, or a tensor that gradients may flow to; 0 for ``"ablate"``.
+    """
+
+    sae: Any
+    index: tuple[int, ...]
+    operations: tuple[str, ...]
+    values: tuple[float | Tensor, ...]
+
+
+def bundled_saes() -> list[str]:
+    """The names of the bundled SAEs: those of the organisms that they were trained on."""
+    return sorted(path.name for path in data_path("saes").iterdir() if (path / _CONFIG).is_file())
+
+
+def load_sae(
+    name_or_path: str | os.PathLike[str],
+    sae_id: str | None = None,
+    *,
+    device: str = "cpu",
+    dtype: str | None = None,
+) -> Any:
+    """Load an SAE, from formats that hold numbers alone; nothing is ever unpickled.
+
+    Args:
+        name_or_path: ``"organism:NAME"`` for the bundled SAE of that organism; a directory that SAELens wrote
+            (``cfg.json`` and ``sae_weights.safetensors``); or a release in SAELens' list, or a repository on the
+            Hugging Face hub, with ``sae_id``.
+        sae_id: Which SAE of the release.
+        device: Where to put it.
+        dtype: Of its weights, e.g. ``"bfloat16"``; default: as saved.
+
+    Returns:
+        A SAELens ``SAE``, for :func:`mechsteer.features` and for everything that SAELens itself does.
+
+    Raises:
+        MechsteerError: for an unknown name, a directory without these files or with damaged ones, pickled weights, a
+            release without ``sae_id``, or one that cannot be fetched.
+    """
+    name = os.fspath(name_or_path)
+    local = Path(name).expanduser()
+    if name.startswith(ORGANISM):
+        wanted = name.removeprefix(ORGANISM)
+        if wanted not in bundled_saes():
+            raise unknown("organism with a bundled SAE", wanted, bundled_saes())
+        return _from_disk(data_path("saes", wanted), device, dtype)
+    if local.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        if sae_id is not None:
+            raise MechsteerError(f"sae_id={sae_id!r} is for releases on the hub; {name!r} is a local path.")
+        return _from_disk(local, device, dtype)
+    return _from_hub(name, sae_id, device, dtype)
+
+
+def _from_disk(path: Path, device: str, dtype: str | None) -> Any:
+    from safetensors import SafetensorError
+    from sae_lens import SAE
+
+    if not path.is_dir():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise MechsteerError(f"No such SAE directory: {str(path)!r}.{nearest(path.name, siblings)}")
+    absent = [name for name in (_CONFIG, _WEIGHTS) if not (path / name).is_file()]
+    if absent:
+        there = ", ".join(sorted(p.name for p in path.iterdir())) or "nothing"
+        raise MechsteerError(
+            f"{str(path)!r} has no {' and no '.join(absent)} (there is: {there}). SAELens' save_model and "
+            "save_inference_model write both; pickled weights are never loaded."
+        )
+    config = read_json(path / _CONFIG)
+    if not isinstance(config, dict) or "d_in" not in config:
+        raise MechsteerError(f"{path / _CONFIG} is no configuration of an SAE: it has no d_in.")
+    try:
+        return SAE.load_from_disk(path, device=device, dtype=dtype)
+    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise MechsteerError(f"SAELens cannot load the SAE in {str(path)!r}: {_first_line(error)}") from error
+
+
+def _from_hub(release: str, sae_id: str | None, device: str, dtype: str | None) -> Any:
+    from sae_lens import SAE
+    from sae_lens.loading.pretrained_sae_loaders import get_conversion_loader_name
+    from sae_lens.loading.pretrained_saes_directory import get_pretrained_saes_directory
+
+    releases = get_pretrained_saes_directory()
+    if release not in releases and "/" not in release:
+        bundled = [ORGANISM + name for name in bundled_saes()]
+        raise unknown("SAE release or directory", release, [*releases, *bundled])
+    if sae_id is None:
+        known = list(releases[release].saes_map) if release in releases else []
+        raise MechsteerError(f"{release!r} has several SAEs; say which: sae_id=.{nearest('', known)}")
+    if release in releases and sae_id not in releases[release].saes_map:
+        raise unknown(f"SAE of {release}", sae_id, releases[release].saes_map)
+    layout = get_conversion_loader_name(release)
+    if layout not in _NO_PICKLE:
+        raise MechsteerError(
+            f"{release!r} comes in the layout {layout!r}, which is pickled or no SAE of one hook point. Layouts that "
+            f"are loaded: {', '.join(_NO_PICKLE)}."
+        )
+    try:
+        return SAE.from_pretrained(release, sae_id, device=device, dtype=dtype or "float32")
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise MechsteerError(f"Cannot get the SAE {sae_id!r} of {release!r}: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def as_sae(sae: Any) -> Any:
+    """The SAE in the form that SAELens uses after training, if its features can be edited.
+
+    One in training (``TrainingSAE``) becomes what ``save_inference_model`` would write; a BatchTopK one a JumpReLU one.
+
+    Raises:
+        MechsteerError: for what is no SAE, an architecture whose features depend on other positions or do not describe
+            the hook point they are read from, or an SAE whose normalisation was never folded into its weights.
+    """
+    from sae_lens import SAE, TrainingSAE
+
+    if not isinstance(sae, SAE):
+        raise MechsteerError(
+            f"An SAE is one of SAELens, e.g. ms.load_sae('organism:instruct-llama'), got {type(sae).__name__}."
+        )
+    if sae.cfg.normalize_activations in _UNFOLDED:
+        raise MechsteerError(
+            f"This SAE normalises by statistics of its training data ({sae.cfg.normalize_activations}) that are not in "
+            f"its weights. SAELens' trainer folds them in at its end; or call "
+            f"sae.{_UNFOLDED[sae.cfg.normalize_activations]}."
+        )
+    made = _after_training(sae) if isinstance(sae, TrainingSAE) else sae
+    name = made.cfg.architecture()
+    if name not in ARCHITECTURES:
+        raise MechsteerError(
+            f"Features of a {name!r} SAE cannot be edited: its features depend on other positions, or it writes to "
+            f"another hook point than it reads. Architectures that can: {', '.join(ARCHITECTURES)}."
+        )
+    return made
+
+
+def _after_training(sae: Any) -> Any:
+    state = sae.state_dict()
+    sae.process_state_dict_for_saving_inference(state)
+    return build_sae(sae.cfg.get_inference_sae_cfg_dict(), state)
+
+
+def build_sae(config: dict[str, Any], state: dict[str, Tensor]) -> Any:
+    """An SAE from its configuration and its tensors, as SAELens saves both."""
+    from sae_lens import SAE
+
+    made = SAE.from_dict(config)
+    made.process_state_dict_for_loading(state)
+    made.load_state_dict(state, assign=True)
+    return made
+
+
+def site_of(sae: Any, site: str | None) -> str:
+    """The hook point to edit at: the one that is given, else the SAE's own.
+
+    Raises:
+        MechsteerError: if neither is known.
+    """
+    found = sae.cfg.metadata.hook_name if site is None else site
+    if not isinstance(found, str) or not found:
+        raise MechsteerError("This SAE does not say which hook point it was trained on; give site=.")
+    return found
+
+
+def check_sae(sae: Any, model: Any, site: str, *, transfer: bool) -> None:
+    """Raise unless the SAE's width, hook point and model fit.
+
+    The model is compared by the fingerprint, where the SAE has one (those trained here do), else by its public name.
+
+    Raises:
+        MechsteerError: with both values.
+    """
+    dims = shape_of(model, site)[2:]
+    if not dims or not all("=" in dim for dim in dims):
+        raise MechsteerError(f"{site!r} has no vector a position ({' '.join(shape_of(model, site))}), so no features.")
+    size = 1
+    for dim in dims:
+        size *= int(dim.split("=")[1])
+    if sae.cfg.reshape_activations == "hook_z" and len(dims) != 2:
+        raise MechsteerError(f"This SAE reads the outputs of heads (hook_z); {site!r} has no heads.")
+    if sae.cfg.d_in != size:
+        raise MechsteerError(f"The SAE has width {sae.cfg.d_in}, but the activations at {site!r} have {size}.")
+    if transfer:
+        return
+    data = sae.cfg.metadata
+    if data.hook_name and data.hook_name != site:
+        raise MechsteerError(
+            f"This SAE was trained at {data.hook_name!r}, not at {site!r}. Pass transfer=True if another site is meant."
+        )
+    info = model_info(model)
+    if data.model_fingerprint:
+        same = data.model_fingerprint == info.fingerprint
+    else:
+        same = not data.model_name or _same_model(str(data.model_name), info.name)
+    if not same:
+        raise MechsteerError(
+            f"This SAE was trained on {data.model_name!r} (fingerprint {data.model_fingerprint or 'unknown'}), not on "
+            f"{info.name!r} ({info.fingerprint}). Pass transfer=True if crossing models is meant."
+        )
+
+
+def _same_model(there: str, here: str) -> bool:
+    """Whether two names may mean one model: True where the SAE's is not the name of a public model."""
+    public = _official(there)
+    if public is None and there.count("/") != 1:
+        return True
+    wanted, given = (public or there).casefold(), (_official(here) or here).casefold()
+    return wanted.rpartition("/")[2] == given.rpartition("/")[2] or wanted.replace("/", "--") in given
+
+
+def _official(name: str) -> str | None:
+    """The hub id of a model that TransformerLens knows under that name."""
+    from transformer_lens.loading_from_pretrained import get_official_model_name
+
+    try:
+        return get_official_model_name(name)
+    except ValueError:
+        return None
+
+
+def sae_digest(sae: Any) -> str:
+    """A short hash of an SAE's tensors."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(sae.state_dict().items()):
+        sha.update(name.encode())
+        sha.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()[:16]
+
+
+def activations_of(sae: Any, x: Float[Tensor, "rows positions *width"]) -> Float[Tensor, "rows positions d_sae"]:
+    """The features f of activations; heads and their dimensions are one dimension to the SAE."""
+    flattens = sae.cfg.reshape_activations == "hook_z"  # by itself, and it remembers the size of the heads it was given
+    acts = sae.encode((x if flattens else x.flatten(2)).to(sae.device))
+    for name in ("ln_mu", "ln_std", "x_norm_coeff"):  # encode leaves these on the SAE for a decode that does not come
+        sae.__dict__.pop(name, None)
+    return acts.to_dense() if acts.is_sparse else acts
+
+
+def decoder_rows(sae: Any, index: tuple[int, ...]) -> Float[Tensor, "features width"]:
+    """The rows w_i that some features write."""
+    rows = sae.W_dec[list(index)]
+    rescaled = getattr(sae.cfg, "rescale_acts_by_decoder_norm", False)
+    return rows / rows.norm(dim=-1, keepdim=True) if rescaled else rows
+
+
+def output_scale(sae: Any, x: Float[Tensor, "*rows width"]) -> Float[Tensor, "*rows one"] | None:
+    """s(x), by which the decoder undoes the normalisation of its input; None for 1."""
+    kind = sae.cfg.normalize_activations
+    if kind not in _SCALED:
+        return None
+    x = x.to(sae.device, sae.dtype)
+    if kind == "layer_norm":
+        return (x - x.mean(-1, keepdim=True)).std(-1, keepdim=True)
+    return x.norm(dim=-1, keepdim=True) / sae.cfg.d_in**0.5
