@@ -61,7 +61,7 @@ class Schedule:
     interventions: Sequence[Intervention]
     narrow: Step | None = None
     bound: list[list[BoundEdit]] = field(default_factory=list)
-    checked: bool = False
+    tried: set[int] = field(default_factory=set)
 
     def count(self) -> int:
         """One for each intervention."""
@@ -72,12 +72,13 @@ class Schedule:
         step = current.step
         self.narrow = Step(step.batch, decoder_prefix=step.decoder_prefix, index=step.index)
         self.bound = [item.bind(self.narrow) for item in self.interventions]
-        self.checked = False
+        self.tried = set()
 
     def hooks(self, step: Step, copies: Copies) -> tuple[Hooks, Hooks]:
         """Each intervention sees its copies alone."""
         if self.narrow is not None:
             self.narrow.begin(step.end or 0, copies.rows)
+            self.tried.update(copies.rows if step.index is None else (step.index[row] for row in copies.rows))
         return (), [
             (name, _Part(edit, copies, copies.raw + number))
             for number, edits in enumerate(self.bound)
@@ -85,14 +86,16 @@ class Schedule:
         ]
 
     def check(self) -> None:
-        """Each of them must have acted; looked at once a batch.
+        """Each of them that is meant for a prompt of the batch must have acted, once that prompt had trials.
 
         Raises:
             MechsteerError: for an intervention that did not, as in the encoder, which has run before.
         """
-        if not self.checked:
-            check_fired([edit for edits in self.bound for edit in edits], self.model)
-            self.checked = True
+        waiting = [bound for edits in self.bound for bound in edits if not bound.fired]
+        check_fired([bound for bound in waiting if self._meant(bound.edit.scope.rows)], self.model)
+
+    def _meant(self, rows: Sequence[int] | None) -> bool:
+        return rows is None or not self.tried.isdisjoint(rows)
 
     def describe(self, accepted: int) -> dict[str, Any]:
         """Nothing to add."""

@@ -79,6 +79,24 @@ def test_a_schedule_equals_the_plain_loop(name: str, batch_size: int, tiny: Call
     assert {0, 1} <= set(found.trace["accepted"])
 
 
+@pytest.mark.parametrize("batch_size", [1, 2, 6])
+def test_interventions_on_some_prompts_are_those_prompts_own(batch_size: int, tiny: Callable) -> None:
+    model = tiny("llama-gqa")
+    prompts = prompts_of(model, 6, seed=11)
+    one, other = (ms.random_direction(model, layer=1, seed=seed) for seed in (0, 1))
+    rows = {0: one, 1: other, 2: one, 3: other, 4: None, 5: None}
+    halves = [[place for place, direction in rows.items() if direction is d] for d in (one, other)]
+    schedule = [ms.add(one, c, rows=halves[0]) + ms.add(other, c, rows=halves[1]) for c in (12.0, 6.0)]
+    found = ms.generate(
+        model, prompts, strategy=ms.Gated(schedule, beta=0.3), max_new_tokens=NEW, batch_size=batch_size
+    )
+    for place, direction in rows.items():
+        strategy = None if direction is None else ms.Gated([ms.add(direction, c) for c in (12.0, 6.0)], beta=0.3)
+        alone = ms.generate(model, prompts[place], strategy=strategy, max_new_tokens=NEW)
+        assert found.tokens[place, : found.lengths[place]].equal(alone.tokens[0])
+    assert (found.trace["token"] != found.trace["raw_token"]).any()
+
+
 def test_scaled_keys_in_a_schedule_are_directer_without_a_ranking(tiny: Callable) -> None:
     model = tiny("llama-gqa")
     prompts = prompts_of(model, 8, seed=8)
