@@ -32,7 +32,9 @@ class Reproduce:
     A run that was stopped continues where it was when it is started again with the same --out.
     """
 
-    study: Positional[Literal["t5-dola", "dola-decoding", "inside", "steer-instruct", "steering", "guide", "all"]]
+    study: Positional[
+        Literal["t5-dola", "dola-decoding", "inside", "steer-instruct", "steering", "guide", "directer", "all"]
+    ]
     """Which study."""
     model: Annotated[str | None, _shown_as("MODEL")] = None
     """organism:NAME, a local directory, or an id on the Hugging Face hub. Default: the study's bundled models."""
@@ -219,7 +221,7 @@ def _reproduce(c: Reproduce) -> None:
     from mechsteer.files import writable_dir
     from mechsteer.tasks import ifeval, memotrap
 
-    if c.data is not None and c.study in ("steering", "steer-instruct", "guide"):
+    if c.data is not None and c.study in ("steering", "steer-instruct", "guide", "directer"):
         raise MechsteerError(f"--data is for t5-dola, dola-decoding and inside; {c.study} has prompts of its own.")
     if c.study != "steer-instruct" and (c.base or c.perplexity_model):
         raise MechsteerError(f"--base and --perplexity-model are for steer-instruct, not {c.study}.")
@@ -232,6 +234,7 @@ def _reproduce(c: Reproduce) -> None:
         "steer-instruct": (("organism:instruct-llama",), _steer_instruct),
         "steering": (("organism:instruct-llama",), _steering),
         "guide": (("organism:instruct-llama",), _guide),
+        "directer": (("organism:instruct-llama",), _directer),
     }
     for study in actions if c.study == "all" else (c.study,):
         bundled, action = actions[study]
@@ -366,10 +369,37 @@ def _guide(c: Reproduce, models: list[Any], out: Path) -> None:
         print(show(result.tables["choice"].reindex(columns=columns), decimals=2))
 
 
+def _directer(c: Reproduce, models: list[Any], out: Path) -> None:
+    from mechsteer.models import model_info
+    from mechsteer.report import show
+    from mechsteer.studies import directer
+
+    (model,) = models
+    result = directer.run(model, out, batch_size=c.batch_size)
+    columns = ["notes", "method", "setting", "strength", "adherence_percent", "fidelity_percent", "average_percent"]
+    shown = result.summary[columns].assign(p_value=result.summary["p_value"].map("{:.2g}".format))
+    prompts = int(result.summary["n"].iloc[0])
+    print(f"\nDIRECTER and others on {model_info(model).name}, {prompts} prompts (percent; p of adherence)\n")
+    print(show(shown.rename(columns=lambda name: name.removesuffix("_percent").replace("_", " ")), decimals=2))
+    changes = result.tables["differences"].query("measure != 'average'")
+    print("\nOn the same prompts: percentage points, 95 % interval\n")
+    print(show(changes[["method", "against", "measure", "difference_pp", "low_pp", "high_pp", "verdict"]]))
+    costs = result.tables["cost"]
+    about = f"{costs['device'].iloc[0]}, {costs['threads'].iloc[0]} of {costs['cores'].iloc[0]} cores"
+    print(f"\nOne prompt at a time ({about})\n")
+    columns = ["method", "first_token_ms", "token_ms", "tokens_per_second", "peak_mb", "first_token_ms_times"]
+    print(show(costs[[*columns, "token_ms_times"]], decimals=2))
+    paper = result.tables["published"]
+    print(f"\nPublished, on {paper['published_model'].iloc[0]}\n")
+    print(show(paper[["part", "variant", "published_measure", "published", "unit"]]))
+
+
 def _figures(c: Figures) -> None:
     from mechsteer.errors import one_of
     from mechsteer.files import read_json
     from mechsteer.studies import (
+        directer,
+        directer_figures,
         dola_decoding,
         dola_decoding_figures,
         guide,
@@ -391,6 +421,7 @@ def _figures(c: Figures) -> None:
         inside.NAME: inside_figures.figures,
         instruct.NAME: instruct_figures.figures,
         guide.NAME: guide_figures.figures,
+        directer.NAME: directer_figures.figures,
     }
     parts = [c.folder, *(path.parent for path in sorted(c.folder.glob("*/study.json")))]
     for folder in parts if (c.folder / "study.json").exists() else [c.folder]:
