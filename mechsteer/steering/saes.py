@@ -94,8 +94,8 @@ def load_sae(
 
 
 def _from_disk(path: Path, device: str, dtype: str | None) -> Any:
-    from safetensors import SafetensorError
     from sae_lens import SAE
+    from safetensors import SafetensorError
 
     if not path.is_dir():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []

@@ -8,6 +8,7 @@ import torch
 import mechsteer as ms
 from mechsteer.directions import random_direction
 from mechsteer.models import is_encoder_decoder
+from tests.steering.saes import make_sae
 
 BOTH = ["llama-gqa", "t5"]
 HEADS = [(0, 1), (1, 0), (1, 2)]
@@ -31,6 +32,11 @@ def project(model: Any, target: float, **options: Any) -> ms.Intervention:
     return ms.project(direction(model), target=target, **options)
 
 
+def features(model: Any, strength: float, **options: Any) -> ms.Intervention:
+    edits = {0: ("add", 3.0), 5: ("scale", 4.0), 9: ("set", 2.0), 12: "ablate", 30: ("set", -1.0)}
+    return ms.steering.features(make_sae(model, "topk"), edits, strength=strength, **options)
+
+
 GENERAL: dict[str, Make] = {
     "add": lambda m, s: ms.add(direction(m), 12 * s),
     "add, generated": lambda m, s: ms.add(direction(m), 12 * s, scope="generated"),
@@ -46,6 +52,8 @@ GENERAL: dict[str, Make] = {
     "spotlight": lambda m, s: ms.spotlight(target=0.9 * s),
     "spotlight, task": lambda m, s: ms.spotlight(("task", "instruction"), target=0.9 * s),
     "scale_keys": lambda m, s: ms.scale_keys(alpha=1 + 3 * s),
+    "features": lambda m, s: features(m, s),
+    "features, generated": lambda m, s: features(m, s, scope="generated"),
 }
 """Those that make sense in both model types, by name."""
 
