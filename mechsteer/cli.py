@@ -157,11 +157,25 @@ class TrainOrganism:
 
 
 @dataclasses.dataclass(frozen=True)
+class TrainSae:
+    """Train the sparse autoencoder of a bundled model again from its seed."""
+
+    name: Positional[Annotated[str, _shown_as("NAME")]]
+    """The name of the model, e.g. instruct-llama."""
+    out: Annotated[Path | None, _shown_as("FOLDER")] = None
+    """A new folder for the SAE. Default: results/saes/NAME."""
+    seed: Annotated[int | None, _shown_as("INT")] = None
+    """Another seed than the bundled SAE's."""
+
+
+@dataclasses.dataclass(frozen=True)
 class OrganismsCommand:
-    """The bundled models: list them, or train one again."""
+    """The bundled models: list them, or train one, or its sparse autoencoder, again."""
 
     command: (
-        Annotated[ListOrganisms, tyro.conf.subcommand("list")] | Annotated[TrainOrganism, tyro.conf.subcommand("train")]
+        Annotated[ListOrganisms, tyro.conf.subcommand("list")]
+        | Annotated[TrainOrganism, tyro.conf.subcommand("train")]
+        | Annotated[TrainSae, tyro.conf.subcommand("train-sae")]
     )
 
 
@@ -205,6 +219,7 @@ def _run(command: Any) -> None:
         Inspect: _inspect,
         ListOrganisms: _list_organisms,
         TrainOrganism: _train_organism,
+        TrainSae: _train_sae,
     }
     actions[type(command)](command)
 
@@ -565,3 +580,13 @@ def _train_organism(c: TrainOrganism) -> None:
     organism = ORGANISMS[c.name]
     print(f"Training {c.name} (about {organism.minutes} minutes on one core) into {out}")
     print(organism.train(out, seed=c.seed))
+
+
+def _train_sae(c: TrainSae) -> None:
+    from mechsteer.errors import one_of
+    from mechsteer.organisms.saes import RECIPES, train_sae
+
+    one_of("organism with a sparse autoencoder", c.name, RECIPES)
+    out = c.out or Path("results/saes") / c.name
+    print(f"Training the sparse autoencoder of {c.name} (about 8 minutes on one core) into {out}")
+    print(train_sae(c.name, out, seed=c.seed))

@@ -19,7 +19,8 @@ from mechsteer import cli
 from mechsteer.studies import dola_decoding, guide, inside, steer_instruct, steering, t5_dola
 
 CommandLine = Callable[..., tuple[int, str, str]]
-COMMANDS = ["reproduce", "figures", "sweep", "generate", "inspect", "organisms", "organisms list", "organisms train"]
+COMMANDS = ["reproduce", "figures", "sweep", "generate", "inspect", "organisms"]
+COMMANDS += ["organisms list", "organisms train", "organisms train-sae"]
 PROMPT = ms.tasks.memotrap().samples[0].prompt
 
 
@@ -111,6 +112,7 @@ for command in {["", *COMMANDS]!r}:
         ("sweep", cli.Sweep),
         ("inspect", cli.Inspect),
         ("organisms train", cli.TrainOrganism),
+        ("organisms train-sae", cli.TrainSae),
     ],
 )
 def test_help_names_and_explains_every_argument(mechsteer: CommandLine, command: str, kind: type) -> None:
@@ -204,6 +206,23 @@ def test_organisms_train_calls_the_trainer(
     assert code == 0 and out.splitlines()[-1] == str(tmp_path / "new")
     assert mechsteer("organisms", "train", "trap-t5")[0] == 0
     assert seen == [(tmp_path / "new", 3), (Path("results/organisms/trap-t5"), None)]
+
+
+def test_organisms_train_sae_calls_the_trainer(
+    mechsteer: CommandLine, refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, Path, Any]] = []
+
+    def train(name: str, out: Path, *, seed: int | None = None) -> Path:
+        seen.append((name, out, seed))
+        return out
+
+    monkeypatch.setattr("mechsteer.organisms.saes.train_sae", train)
+    code, out, _ = mechsteer("organisms", "train-sae", "trap-t5", "--out", tmp_path / "new", "--seed", 3)
+    assert code == 0 and out.splitlines()[-1] == str(tmp_path / "new")
+    assert mechsteer("organisms", "train-sae", "instruct-llama")[0] == 0
+    assert seen == [("trap-t5", tmp_path / "new", 3), ("instruct-llama", Path("results/saes/instruct-llama"), None)]
+    assert "'instruct-llama'" in refused("organisms", "train-sae", "instruct-lama")
 
 
 @pytest.fixture
