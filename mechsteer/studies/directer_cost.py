@@ -104,6 +104,7 @@ def peak(run: Callable[[], Any], device: torch.device) -> float:
         return (torch.cuda.max_memory_allocated(device) - before) / 1e6
     from torch.profiler import ProfilerActivity, profile
 
+    os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the profiler would write to stderr that it starts and stops
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         run()
     with tempfile.TemporaryDirectory() as folder:

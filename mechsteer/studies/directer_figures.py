@@ -62,7 +62,7 @@ def methods(summary: "pd.DataFrame") -> "Figure":
         labels = [_label(row["method"], row["setting"], row["strength"]) for row in part.to_dict("records")]
         _dots(ax, part, labels if not place else [""] * len(labels))
         ax.set_title(f"{notes} notes, {int(part['n'].iloc[0])} prompts")
-    axes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes[-1].legend(loc="lower right", bbox_to_anchor=(1.0, 1.06), ncols=2)
     return made
 
 
@@ -184,54 +184,49 @@ def sweeps(table: "pd.DataFrame", strengths: "pd.DataFrame") -> "Figure":
 
 
 def gate(table: "pd.DataFrame", strengths: "pd.DataFrame") -> "Figure":
-    """Adherence against fidelity: each method's strengths without the gate (line), and with it (filled)."""
-    made, (ax,) = plots.figure(1, width=4.6, height=3.6)
-    start = strengths[strengths["layers"] == 0].iloc[0]
-    ours = strengths[strengths["method"] == "directer"].iloc[0]
-    for place, (method, part) in enumerate(table.groupby("method", sort=False)):
-        alone, under = part[~part["gate"]], part[part["gate"]]
-        colour, marker, name = plots.COLOURS[place], plots.MARKERS[place], str(method)
-        ax.plot(
-            alone["adherence_percent"],
-            alone["fidelity_percent"],
-            color=colour,
-            marker=marker,
-            markerfacecolor="white",
-            markersize=6,
-            linewidth=1,
-            label=f"{_name(name)}, {_SIGNS[name]} = {', '.join(f'{s:g}' for s in alone['strength'])}",
-        )
-        ax.plot(
-            [*alone["adherence_percent"][:1], *under["adherence_percent"]],
-            [*alone["fidelity_percent"][:1], *under["fidelity_percent"]],
-            color=colour,
-            linewidth=0.8,
-            linestyle=":",
-        )
-        ax.plot(
-            under["adherence_percent"],
-            under["fidelity_percent"],
-            color=colour,
-            marker=marker,
-            markersize=7,
-            linestyle="",
-        )
-    for row, marker, name in ((start, "x", "zero-shot"), (ours, "*", "DIRECTER")):
-        ax.plot(
-            [row["adherence_percent"]],
-            [row["fidelity_percent"]],
-            color="black",
-            marker=marker,
-            markersize=8,
-            linestyle="",
-            label=name,
-        )
-    ax.set(xlim=(-3, 103), ylim=(-3, 103), xlabel="Adherence (%)", ylabel="Fidelity (%)")
-    ax.set_title("Open: without the gate; filled: with it")
-    ax.grid(color="0.9", linewidth=0.6)
-    ax.set_axisbelow(True)
-    ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    """Adherence against fidelity: each method's strengths without the gate (open), and all under it (filled)."""
+    groups = list(table.groupby("method", sort=False))
+    made, axes = plots.figure(len(groups), width=2.4, height=2.9)
+    for place, (ax, (method, part)) in enumerate(zip(axes, groups, strict=True)):
+        _paths(ax, part, plots.COLOURS[place])
+        for row, marker, name in (
+            (strengths[strengths["layers"] == 0].iloc[0], "x", "zero-shot"),
+            (strengths[strengths["method"] == "directer"].iloc[0], "+", "DIRECTER"),
+        ):
+            ax.plot(*_place(row), color="black", marker=marker, markersize=6, linestyle="", label=name)
+        ax.set(xlim=(-3, 108), ylim=(-3, 103), xlabel="Adherence (%)", ylabel="Fidelity (%)")
+        ax.set_title(f"{_name(method)} ({_SIGNS[str(method)]})")
+        ax.grid(color="0.9", linewidth=0.6)
+        ax.set_axisbelow(True)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=7)
     return made
+
+
+def _place(rows: Any) -> "tuple[Any, Any]":
+    """Where a row, or rows, of a table lie."""
+    x, y = (rows[column] for column in _MEASURES)
+    return ([x], [y]) if isinstance(x, float) else (x, y)
+
+
+def _paths(ax: "Axes", part: "pd.DataFrame", colour: str) -> None:
+    """The strengths as a line, and an arrow from the strongest to where the gate takes them."""
+    alone, under = part[~part["gate"]], part[part["gate"]].iloc[0]
+    ax.plot(
+        *_place(alone),
+        color=colour,
+        marker="o",
+        markerfacecolor="white",
+        markersize=5,
+        linewidth=1.2,
+        label="no gate",
+    )
+    for row in alone.to_dict("records"):
+        at = (row["adherence_percent"], row["fidelity_percent"])
+        ax.annotate(f"{row['strength']:g}", at, xytext=(5, -8), textcoords="offset points", fontsize=6.5)
+    first = alone.iloc[0]
+    ends = [(row["adherence_percent"], row["fidelity_percent"]) for row in (under, first)]
+    ax.annotate("", *ends, arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.7, "shrinkB": 5})
+    ax.plot(*_place(under), color=colour, marker="o", markersize=6, linestyle="", label="gate")
 
 
 def tokens(trace: "pd.DataFrame") -> "Figure":
@@ -281,21 +276,20 @@ def _run_label(run: str) -> str:
 
 def cost(table: "pd.DataFrame") -> "Figure":
     """Time to first token, time a token and memory, single stream."""
-    columns = {
-        "first_token_ms": "Time to first token (ms)",
-        "token_ms": "Time for each later token (ms)",
-        "peak_mb": "Peak memory (MB)",
-    }
-    made, axes = plots.figure(len(columns), width=2.6, height=2.4)
+    columns = {"first_token_ms": "To first token (ms)", "token_ms": "Each later token (ms)", "peak_mb": "Peak (MB)"}
+    made, axes = plots.figure(len(columns), width=2.6, height=2.8)
     names = [_name(method) for method in table["method"]]
     for ax, (column, label) in zip(axes, columns.items(), strict=True):
         ax.bar(names, table[column], color=plots.COLOURS[: len(names)], width=0.7)
         start = float(table.loc[table["method"] == "zero-shot", column].iloc[0])
-        for spot, value in enumerate(table[column]):
-            ax.text(spot, value, f"{value / start:.2f}×", ha="center", va="bottom", fontsize=7)
+        ratios = table[f"{column}_times"] if f"{column}_times" in table else table[column] / start
+        for spot, (value, ratio) in enumerate(zip(table[column], ratios, strict=True)):
+            ax.text(spot, value, f"{ratio:.2f}×", ha="center", va="bottom", fontsize=7)
         ax.set(ylabel=label, ylim=(0, 1.15 * float(table[column].max())))
         ax.tick_params(axis="x", labelrotation=30)
         _grid(ax)
     row = table.iloc[0]
-    axes[1].set_title(f"{row['device']}, {int(row['threads'])} thread(s), prompts of {row['prompt_tokens']:.0f} tokens")
+    threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
+    about = f"One prompt of {row['prompt_tokens']:.0f} tokens at a time, {row['device']}, {threads}"
+    made.suptitle(about, fontsize=9)
     return made
