@@ -267,7 +267,7 @@ def test_reproduce_prints_its_tables_and_figures_draws_from_them(
     assert "What predicts success" in biased and (out / "guide" / "figures" / "by_length.pdf").exists()
     printed, profile = printed.split("Steering families on organism:instruct-llama")
     printed, vectors = printed.split("Instruction vectors on organism:instruct-llama")
-    assert "better than the best constant" in vectors and "Vectors in the base model" in vectors
+    assert "dynamic" in vectors and "Vectors in the base model" in vectors
     assert (out / "steer-instruct" / "figures" / "transfer.pdf").exists()
     printed, decoding = printed.split("Decoding with DoLa on organism:trap-t5")
     assert f"Tables and figures are in {out / 'dola-decoding'}/" in decoding

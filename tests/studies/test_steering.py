@@ -12,7 +12,7 @@ import mechsteer as ms
 from mechsteer.files import read_json, read_table
 from mechsteer.studies import cells, steering
 
-SMALL: dict[str, Any] = {"kinds": ["upper", "list"], "notes": 24, "n": 3, "progress": False}
+SMALL: dict[str, Any] = {"kinds": ["list"], "notes": 4, "n": 2, "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -28,17 +28,17 @@ def study(model: Any, tmp_path_factory: pytest.TempPathFactory) -> steering.Resu
 def test_each_row_is_a_direct_evaluation_of_that_cell(study: steering.Result, model: Any) -> None:
     table = study.tables["cells"]
     row = table[(table["method"] == "attention_bias") & (table["strength"] == 2.0) & (table["kind"] == "list")].iloc[0]
-    task = ms.tasks.instructions(["upper", "list"], notes=24, n=3)
+    task = ms.tasks.instructions(["list"], notes=4, n=2)
     direct = ms.evaluate(model, task, steer=ms.attention_bias("instruction", 2.0))
     part = direct[direct["kind"] == "list"]
     assert row["adherence_percent"] == pytest.approx(100 * part["adherence"].mean())
     assert row["fidelity_percent"] == pytest.approx(100 * part["fidelity"].mean())
-    assert row["n"] == 3 and row["setting"] == "instructed, 24 notes"
+    assert row["n"] == 2 and row["setting"] == "instructed, 4 notes"
 
 
 def test_the_strength_that_changes_nothing_equals_the_unsteered_model(study: steering.Result) -> None:
     table, measures = study.summary, ["adherence_percent", "fidelity_percent"]
-    unsteered = table[(table["method"] == "unsteered") & (table["setting"] == "instructed, 24 notes")].iloc[0]
+    unsteered = table[(table["method"] == "unsteered") & (table["setting"] == "instructed, 4 notes")].iloc[0]
     for method, (_, strengths) in steering.ATTENTION.items():
         nothing = table[(table["method"] == method) & (table["strength"] == strengths[0])].iloc[0]
         assert nothing[measures].tolist() == unsteered[measures].tolist(), method

@@ -310,7 +310,8 @@ def test_a_sweep_that_is_killed_twice_ends_as_one_that_was_not(
     assert 0 < counts[1] < counts[2] < 12 and not (out / "results.parquet").exists()
     script = start(out, executor)
     assert script.communicate()[1] == b"" and script.returncode == 0
-    assert counted(log())["begin"] <= 12 + 2 * 2  # at each kill, two workers lost one cell each at most
+    # At each kill, each of two workers lost the cell it was at, and one that was done but not yet written.
+    assert counted(log())["begin"] <= 12 + 2 * 2 * 2
     cells = grid(model="m", a=[0, 1, 2, 3], b=[0, 1, 2])
     sweep(cells, tmp_path / "whole", run=sweep_runs.slow, **QUIET)
     assert pages(out) == pages(tmp_path / "whole")
@@ -325,7 +326,7 @@ def test_ctrl_c_ends_the_workers_at_once_and_leaves_what_was_done_usable(
     script = start(out, "processes")
     wait_for(lambda: finished(out) == 3 and len(log()) == 2 + 5)
     os.killpg(script.pid, signal.SIGINT)
-    assert script.communicate(timeout=30)[1] == b"" and script.returncode == 130
+    assert script.communicate(timeout=50)[1] == b"" and script.returncode == 130
     assert not any(alive(pid) for pid, _ in log())
     report = json.loads((out / "sweep.json").read_text())
     assert report["finished"] == finished(out) < 12 and not report["complete"]
