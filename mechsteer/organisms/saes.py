@@ -61,7 +61,7 @@ class Recipe:
     new_tokens: int
     d_sae: int = 1024
     k: float = 16.0
-    samples: int = 6_000_000
+    samples: int = 4_000_000
     batch_size: int = 2048
     learning_rate: float = 1e-3
     seed: int = 1
@@ -137,7 +137,8 @@ def train_sae(
             with ActivationStore.open(scratch) as store:
                 rows = len(store[at])
                 sae = fit(made, store, at, model, seed)
-        sae.save_inference_model(folder)
+        for written in sae.save_inference_model(folder):
+            written.chmod(0o644)
         measured = quality(model, folder, at, held_out, new_tokens=made.new_tokens)
         described = {
             "recipe": asdict(made) | {"mix": dict(made.mix), "seed": seed},
