@@ -210,6 +210,8 @@ def _place(rows: Any) -> "tuple[Any, Any]":
 
 def _paths(ax: "Axes", part: "pd.DataFrame", colour: str) -> None:
     """The strengths as a line, and an arrow from the strongest to where the gate takes them."""
+    from matplotlib.patheffects import withStroke
+
     alone, under = part[~part["gate"]], part[part["gate"]].iloc[0]
     ax.plot(
         *_place(alone),
@@ -222,7 +224,8 @@ def _paths(ax: "Axes", part: "pd.DataFrame", colour: str) -> None:
     )
     for row in alone.to_dict("records"):
         at = (row["adherence_percent"], row["fidelity_percent"])
-        ax.annotate(f"{row['strength']:g}", at, xytext=(5, -8), textcoords="offset points", fontsize=6.5)
+        text = ax.annotate(f"{row['strength']:g}", at, xytext=(5, -8), textcoords="offset points", fontsize=7)
+        text.set_path_effects([withStroke(linewidth=2, foreground="white")])
     first = alone.iloc[0]
     ends = [(row["adherence_percent"], row["fidelity_percent"]) for row in (under, first)]
     ax.annotate("", *ends, arrowprops={"arrowstyle": "->", "color": colour, "linewidth": 0.7, "shrinkB": 5})
