@@ -77,6 +77,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             held_out=400,
             longest=96,
             new_tokens=24,
+            samples=6_000_000,
         ),
         "trap-t5": Recipe(
             "trap-t5",
@@ -103,7 +104,7 @@ class Example(NamedTuple):
 def train_sae(
     name: str, out: Path | str, *, seed: int | None = None, recipe: Recipe | None = None, threads: int = 1
 ) -> Path:
-    """Train the SAE of an organism and write it into the new directory `out`; about eight minutes on one CPU core.
+    """Train the SAE of an organism and write it into the new directory `out`; eight to eleven minutes on one CPU core.
 
     Args:
         name: The organism.
