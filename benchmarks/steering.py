@@ -56,7 +56,7 @@ def contestants(folder: Path) -> dict[str, Callable[[], Any]]:
     families = {
         "unsteered": None,
         "add, one site": ms.add(direction, 4.0),
-        "project, one site": ms.project(direction),
+        "project, one site": ms.project(direction, target=4.0),
         "heads, one layer": ms.heads(delta, scope="all"),
         "attention_bias, all layers": ms.attention_bias("instruction", 2.0),
         "pasta, all layers and heads": ms.pasta("instruction", 0.1),
