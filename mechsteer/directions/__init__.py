@@ -6,15 +6,22 @@ from mechsteer.directions.direction import Direction
 from mechsteer.directions.gradient import TrapExample, gradient_direction
 from mechsteer.directions.peers import from_peer
 from mechsteer.directions.random import random_direction
+from mechsteer.directions.sparse import path_table, sparse_direction, sparse_directions, sparse_path
+from mechsteer.directions.sparse_fit import SparseFit
 
 __all__ = [
     "Direction",
+    "SparseFit",
     "TrapExample",
     "difference_in_means",
     "differences_in_means",
     "from_gguf",
     "from_peer",
     "gradient_direction",
+    "path_table",
     "random_direction",
+    "sparse_direction",
+    "sparse_directions",
+    "sparse_path",
     "to_gguf",
 ]

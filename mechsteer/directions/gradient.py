@@ -48,13 +48,13 @@ class TrapExample(Protocol):
         ...
 
     @property
-    def target(self) -> str:
-        """The word that obeys."""
+    def target(self) -> str | int:
+        """The word that obeys, or a token id."""
         ...
 
     @property
-    def trap(self) -> str:
-        """The word that memory suggests."""
+    def trap(self) -> str | int:
+        """The word that memory suggests, or a token id."""
         ...
 
 
@@ -80,7 +80,8 @@ def gradient_direction(
 
     Args:
         model: A loaded model, of either type.
-        traps: The mining examples. A word counts by the first token of ``" " + word``, full stop stripped.
+        traps: The mining examples. A word counts by the first token of ``" " + word``, full stop stripped; where
+            answers do not begin with a space, give token ids.
         layer: The layer, from 0. Encoder-decoders: of the decoder.
         site: The kind of site in that layer.
         compat: ``"paper"``: gradient and injection at the same site. ``"released"``: gradient at the layer's
@@ -93,9 +94,9 @@ def gradient_direction(
         ``activation_norm`` are measured on the unsteered states of the examples at the injection site.
 
     Raises:
-        MechsteerError: for no examples, an unknown site, layer or compat, a site outside the predicting stack, or
-            examples whose target and trap always start with the same token, states or gradients that are not finite
-            (with site and example).
+        MechsteerError: for no examples, an unknown site, layer or compat, a site outside the predicting stack, token
+            ids that are not in the vocabulary, or examples whose target and trap always start with the same token,
+            states or gradients that are not finite (with site and example).
     """
     one_of("compat", compat, ("paper", "released"))
     positive_int("batch_size", batch_size)
@@ -110,7 +111,7 @@ def gradient_direction(
         mined = _site(model, "resid_pre", layer)
     if injected.startswith("encoder"):
         raise MechsteerError(f"{injected!r} is in the encoder; the gradient is taken at the first decoding position.")
-    ids = torch.tensor([[word_id(model, word, strip=" .") for word in (t.target, t.trap)] for t in traps])
+    ids = torch.tensor([[_token(model, word) for word in (t.target, t.trap)] for t in traps])
     if (ids[:, 0] == ids[:, 1]).all():
         raise MechsteerError("Target and trap start with the same token in every example, so there is no gradient.")
     sums = _Sums(torch.zeros(0), torch.zeros(0), 0.0, 0)
@@ -138,6 +139,14 @@ def gradient_direction(
 
 
 _site = site  # the parameter of the same name hides the function
+
+
+def _token(model: Any, word: str | int) -> int:
+    if not isinstance(word, int) or isinstance(word, bool):
+        return word_id(model, word, strip=" .")  # pyright: ignore[reportArgumentType]  # refuses what is no text
+    if not 0 <= word < model.cfg.d_vocab:
+        raise MechsteerError(f"There is no token {word}: the vocabulary has ids 0 to {model.cfg.d_vocab - 1}.")
+    return word
 
 
 def _text(value: str | Prompt) -> str:
