@@ -23,6 +23,13 @@ class Trap:
     trap: str
 
 
+@dataclass(frozen=True)
+class IdTrap:
+    prompt: Any
+    target: Any
+    trap: Any
+
+
 TRAPS = [
     Trap("the cat sat on mat", "red", "blue"),
     Trap("write a word in the house", "one", "two"),
@@ -209,3 +216,17 @@ def test_what_is_not_finite_is_named_by_site_and_example(family: str, checkpoint
     for size in (1, 2, 8):
         with pytest.raises(ms.MechsteerError, match=r"NaN or infinite numbers at \w+\.1\.hook_resid_post for prompt 2"):
             ms.gradient_direction(model, TRAPS, layer=1, batch_size=size)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_token_ids_stand_for_the_words_that_begin_with_them(family: str, tiny: Callable) -> None:
+    model = tiny(family)
+    by_id = [IdTrap(t.prompt, first_id(model, t.target), first_id(model, t.trap)) for t in TRAPS]
+    words, ids = (ms.gradient_direction(model, traps, layer=1) for traps in (TRAPS, by_id))
+    assert ids.vector.equal(words.vector)
+    other = [replace(by_id[0], target=(by_id[0].target + 1) % model.cfg.d_vocab), *by_id[1:]]
+    assert not ms.gradient_direction(model, other, layer=1).vector.equal(words.vector)
+    for wrong in (-1, model.cfg.d_vocab, True, 1.0):
+        with pytest.raises(ms.MechsteerError, match=r"token|text"):
+            ms.gradient_direction(model, [replace(by_id[0], target=wrong)], layer=1)
