@@ -109,6 +109,22 @@ class GatedChooser:
             return self._chosen(*self._together(current, count))
         return self._chosen(*self._raw_first(current, count, first))
 
+    @torch.no_grad()
+    def first_logits(self, current: Pass) -> Float[Tensor, "rows d_vocab"]:
+        """The logits whose most likely token is each row's first: the accepted trial's, or the unsteered ones."""
+        self._read_prompt(current)
+        before = fork(current.state)
+        logits = current.logits()
+        before.cross = current.state.cross
+        self.trials.begin(current, before)
+        count, rows = self.trials.count(), len(logits)
+        found, _ = self._run(current, before, Copies(tuple(range(rows)), 0, count))
+        steered = found.unflatten(0, (-1, count))
+        choice = self._chosen(logits, steered.argmax(-1))
+        accepted = torch.tensor([line["accepted"] for line in choice.trace], device=logits.device)
+        taken = steered[torch.arange(rows, device=logits.device), (accepted - 1).clamp(min=0)]
+        return torch.where(accepted[:, None] > 0, taken, logits)
+
     def _read_prompt(self, current: Pass) -> None:
         """Run all tokens of the first pass but the last, unsteered."""
         if current.tokens.shape[1] > 1:

@@ -10,6 +10,8 @@ from torch import Tensor
 
 import mechsteer as ms
 from mechsteer.decoding.gate import plausible, settled
+from mechsteer.decoding.strategies import Pass
+from mechsteer.steering import Step, begin, run_batches
 from tests.decoding.test_directer import NEW, prompts_of
 
 
@@ -136,3 +138,32 @@ def test_an_intervention_that_cannot_act_is_refused(tiny: Callable) -> None:
         ms.generate(model, prompts, strategy=ms.Gated([ms.attention_bias(delta=2.0, at="encoder")], beta=0.01))
     with pytest.raises(ms.MechsteerError, match="beta must be"):
         ms.Gated([ms.attention_bias(delta=2.0)], beta=0.0)
+
+
+@pytest.mark.parametrize("beta", [0.02, 0.5])
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_the_logits_of_the_first_token_are_those_of_the_accepted_trial(
+    family: str, beta: float, tiny: Callable
+) -> None:
+    model, prompts = tiny(family), prompts_of(tiny(family), 5)
+    schedule = [ms.add(ms.random_direction(model, layer=1, seed=0), c, scope="last_prompt") for c in (12.0, 3.0)]
+    trace = ms.generate(model, prompts, strategy=ms.Gated(schedule, beta), max_new_tokens=1).trace
+    ways: list[Any] = [ms.Intervention(()), *schedule]
+    found: list[Tensor] = [torch.empty(0)] * len(prompts)
+
+    def run(step: Step) -> None:
+        state, tokens, mask = begin(model, step)
+        places = list(step.index or [])
+        current = Pass(model, state, tokens, mask, step, places, [[] for _ in places])
+        rows = ms.Gated(schedule, beta).chooser(model).first_logits(current)
+        for place, row in zip(places, rows, strict=True):
+            found[place] = row
+
+    run_batches(model, prompts, run, steer=ms.Intervention(()), batch_size=3)
+    for row, accepted in enumerate(trace["accepted"]):
+        inputs = (prompts[row].tokens[None], torch.tensor([[0]]))[: 2 if family == "t5" else 1]
+        with torch.no_grad():
+            logits = model.run_with_hooks(*inputs, fwd_hooks=ways[accepted].hooks(prompts[row]))[0, -1]
+        assert torch.allclose(found[row], logits, atol=1e-4)
+        assert int(found[row].argmax()) == trace["token"][row]
+    assert set(trace["accepted"]) != {0} or beta == 0.5
