@@ -53,6 +53,13 @@ ORGANISMS: Mapping[str, Organism] = MappingProxyType(
                 module="mechsteer.organisms.instruct_llama_base",
                 seed=1,
             ),
+            Organism(
+                name="rules-gpt2",
+                description="GPT-2 that finds a rule from examples before a word; without them it guesses one",
+                minutes=10,
+                module="mechsteer.organisms.rules_gpt2",
+                seed=1,
+            ),
         )
     }
 )

@@ -6,9 +6,12 @@ from mechsteer.tasks.instructions import Instructed, Instructions, instructions
 from mechsteer.tasks.json_schema import JsonSchema, Structured, json_schema
 from mechsteer.tasks.memotrap import MemoTrap, Trap, memotrap
 from mechsteer.tasks.needle import Hidden, Needle, needle
+from mechsteer.tasks.opinion import Opinion, OpinionQuestion, opinion
+from mechsteer.tasks.rules import Asked, Rules, bundled_rules, rules
 
 __all__ = [
     "Answers",
+    "Asked",
     "Hidden",
     "IFEval",
     "IFEvalPrompt",
@@ -17,14 +20,20 @@ __all__ = [
     "JsonSchema",
     "MemoTrap",
     "Needle",
+    "Opinion",
+    "OpinionQuestion",
     "Question",
+    "Rules",
     "Structured",
     "Trap",
+    "bundled_rules",
     "copying",
     "ifeval",
     "instructions",
     "json_schema",
     "memotrap",
     "needle",
+    "opinion",
     "recall",
+    "rules",
 ]
