@@ -9,36 +9,20 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pandas as pd
 import pytest
 
 import mechsteer as ms
 from mechsteer import cli
-from mechsteer.studies import dola_decoding, guide, inside, steer_instruct, steering, t5_dola
+from mechsteer.studies import dola_decoding, t5_dola
+from tests.command_line import CommandLine
 
-CommandLine = Callable[..., tuple[int, str, str]]
 COMMANDS = ["reproduce", "figures", "sweep", "generate", "inspect", "organisms"]
 COMMANDS += ["organisms list", "organisms train", "organisms train-sae"]
+STUDIES = get_args(get_type_hints(cli.Reproduce)["study"])
 PROMPT = ms.tasks.memotrap().samples[0].prompt
-
-
-@pytest.fixture
-def mechsteer(capsys: pytest.CaptureFixture[str]) -> CommandLine:
-    """A function that runs the command line in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main([str(a) for a in arguments])
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else int(bool(stop.code))
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture
@@ -120,9 +104,7 @@ def test_help_names_and_explains_every_argument(mechsteer: CommandLine, command:
     assert (code, err) == (0, "")
     described = {line.split()[0].rstrip(",") for line in out.replace("│", " ").splitlines() if line.strip()}
     for field in dataclasses.fields(kind):
-        positional = {"study": "{t5-dola,dola-decoding,inside,steer-instruct,steering,guide,all}"}.get(
-            field.name, field.name.upper()
-        )
+        positional = f"{{{','.join(STUDIES)}}}" if field.name == "study" else field.name.upper()
         wanted = positional if field.default is dataclasses.MISSING else f"--{field.name.replace('_', '-')}"
         assert wanted in described
     assert "{None}" not in out
@@ -243,38 +225,18 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     )  # fmt: skip
     decoding = dola_decoding.run
     monkeypatch.setattr(dola_decoding, "run", lambda *a, **k: decoding(*a, n=2, **k))
-    sublayers = inside.run
-    monkeypatch.setattr(inside, "run", lambda *a, **k: sublayers(*a, n=6, **k))
-    instruct = steer_instruct.run
-    few = {"kinds": ["upper"], "n": 2, "n_validation": 2, "notes": 0, "shares": [0.0]}
-    monkeypatch.setattr(steer_instruct, "run", lambda *a, **k: instruct(*a, **few, **k))
-    profile = steering.run
-    monkeypatch.setattr(steering, "run", lambda *a, **k: profile(*a, kinds=["upper"], notes=2, n=2, **k))
-    bias = guide.run
-    monkeypatch.setattr(guide, "run", lambda *a, **k: bias(*a, tasks=["json"], n=1, **k))
     return path
 
 
 def test_reproduce_prints_its_tables_and_figures_draws_from_them(
     mechsteer: CommandLine, loaded: Any, small: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "results"
-    code, printed, _ = mechsteer("reproduce", "all", "--out", out, "--data", small)
+    folder = tmp_path / "results"
+    code, printed, _ = mechsteer("reproduce", "t5-dola", "--out", folder, "--data", small)
     assert code == 0
-    folder = out / "t5-dola"
     assert f"Tables and figures are in {folder}/" in printed
-    printed, biased = printed.split("GUIDE on organism:instruct-llama")
-    assert "What predicts success" in biased and (out / "guide" / "figures" / "by_length.pdf").exists()
-    printed, profile = printed.split("Steering families on organism:instruct-llama")
-    printed, vectors = printed.split("Instruction vectors on organism:instruct-llama")
-    assert "dynamic" in vectors and "Vectors in the base model" in vectors
-    assert (out / "steer-instruct" / "figures" / "transfer.pdf").exists()
     printed, decoding = printed.split("Decoding with DoLa on organism:trap-t5")
-    assert f"Tables and figures are in {out / 'dola-decoding'}/" in decoding
-    decoding, within = decoding.split("What the sublayers of organism:trap-t5 add")
-    assert "cross_attn" in within and (out / "inside" / "figures" / "cross_attention.pdf").exists()
-    assert "dola, paper's equations" in decoding and "Decoding with DoLa on organism:instruct-llama" in decoding
-    assert "spotlight" in profile and (out / "steering" / "figures" / "by_strength.pdf").exists()
+    assert "dola, paper's equations" in decoding
     summary = pd.read_parquet(folder / "summary.parquet")
     for row in summary.itertuples():
         (line,) = (line for line in printed.splitlines() if line.startswith(str(row.row)))
@@ -285,15 +247,30 @@ def test_reproduce_prints_its_tables_and_figures_draws_from_them(
     code, printed, err = mechsteer("figures", folder)
     assert (code, err) == (0, "")
     drawn = [Path(line) for line in printed.splitlines()]
-    assert sorted(drawn) == sorted((folder / "figures").iterdir())
+    assert sorted(drawn) == sorted([*(folder / "figures").iterdir(), *(folder / "decoding" / "figures").iterdir()])
     assert {path.name for path in drawn} >= {"heatmap_relative.pdf", "controls.png", "side_effects.pdf"}
 
-    code, printed, err = mechsteer("figures", out / "dola-decoding")
-    assert (code, err) == (0, "") and "bars_instruct-llama.pdf" in printed
+    code, printed, err = mechsteer("figures", folder / "decoding")
+    assert (code, err) == (0, "") and "bars_trap-t5.pdf" in printed
 
     (folder / "grid.parquet").write_bytes(b"PAR1")
     code, _, err = mechsteer("figures", folder)
     assert code == 2 and "grid.parquet is not a readable parquet table" in err
+
+
+def test_reproduce_all_runs_each_study_in_a_folder_of_its_own(
+    mechsteer: CommandLine, loaded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_loaded", lambda c, name: name)
+    ran = {}
+    for study in STUDIES[:-1]:
+        action = lambda c, models, out, study=study: ran.update({study: (models, out)})  # noqa: E731
+        monkeypatch.setattr(cli, f"_{study.replace('-', '_')}", action)
+    code, printed, _ = mechsteer("reproduce", "all", "--out", tmp_path)
+    assert code == 0 and STUDIES[-1] == "all"
+    assert list(ran) == list(STUDIES[:-1]), "in the order of the help text"
+    assert all(folder == tmp_path / study and f"are in {folder}/" in printed for study, (_, folder) in ran.items())
+    assert all(name.startswith("organism:") for names, _ in ran.values() for name in names)
 
 
 # ------------------------------------------------------------------------------------------------ bad input

@@ -16,6 +16,8 @@ from mechsteer.studies.directer_cells import Way, Work, difference, fates, means
 from mechsteer.studies.directer_cost import cost, peak
 from mechsteer.studies.directer_published import beside
 from mechsteer.studies.published import published
+from tests.command_line import CommandLine
+from tests.typecheck import unchecked
 
 KINDS = ("upper", "french")
 ERROR = ms.MechsteerError
@@ -38,7 +40,8 @@ def study(model: Any, tmp_path_factory: pytest.TempPathFactory) -> directer.Resu
         patch.setattr(directer, "cost", lambda *a, **k: cost(a[0], a[1][:1], max_new_tokens=3, rounds=1))
         patch.setattr(directer, "figures", lambda folder: [])
         folder = tmp_path_factory.mktemp("directer")
-        return directer.run(model, folder, kinds=KINDS, n=1, n_validation=1, progress=False)
+        with unchecked():
+            return directer.run(model, folder, kinds=KINDS, n=1, n_validation=1, progress=False)
 
 
 def test_scores_are_those_of_the_task(study: directer.Result, model: Any) -> None:
@@ -346,3 +349,16 @@ def test_bad_arguments(model: Any, tmp_path: Path, arguments: dict[str, Any], me
 def test_an_encoder_decoder_is_refused(tiny: Callable, tmp_path: Path) -> None:
     with pytest.raises(ERROR, match="decoder-only"):
         directer.run(tiny("t5"), tmp_path)
+
+
+def test_the_command_prints_it(
+    study: directer.Result, model: Any, mechsteer: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("mechsteer.models.load", lambda name, **k: model)
+    monkeypatch.setattr(directer, "run", lambda *a, **k: study)
+    code, printed, _ = mechsteer("reproduce", "directer", "--out", tmp_path)
+    assert code == 0
+    for heading in ("DIRECTER and others on organism:instruct-llama", "One prompt at a time", "Published, on"):
+        assert heading in printed
+    for value in study.summary["adherence_percent"].dropna():
+        assert f"{value:.2f}" in printed

@@ -15,6 +15,8 @@ from mechsteer.studies import guide, guide_choice, guide_figures, guide_publishe
 from mechsteer.studies.guide_parts import Work, limits
 from mechsteer.studies.guide_subjects import DOCUMENTS, ORGANISM, Subject, subsets, worded
 from mechsteer.studies.guide_summaries import is_french, summaries
+from tests.command_line import CommandLine
+from tests.typecheck import unchecked
 
 KINDS = ("upper", "json")
 LENGTHS = {"instructions": (0, 24), "needle": (30, 90), "json": (45, 180)}
@@ -44,7 +46,8 @@ def study(model: Any, tmp_path_factory: pytest.TempPathFactory) -> guide.Result:
         patch.setattr(guide, "ORGANISM", tuple(small(s) for s in ORGANISM))
         patch.setattr(guide, "limits", partial(limits, n=2))
         patch.setattr(guide, "figures", lambda folder: [])
-        return guide.run(model, tmp_path_factory.mktemp("guide"), n=1, progress=False)
+        with unchecked():
+            return guide.run(model, tmp_path_factory.mktemp("guide"), n=1, progress=False)
 
 
 def test_scores_are_those_of_the_task_under_the_bias(study: guide.Result, model: Any) -> None:
@@ -239,3 +242,16 @@ def test_what_it_refuses(tiny: Callable[..., Any], model: Any, tmp_path: Path) -
     with pytest.raises(ERROR, match="n must be"):
         guide.run(model, tmp_path, n=0, progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_prints_it(
+    study: guide.Result, model: Any, mechsteer: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("mechsteer.models.load", lambda name, **k: model)
+    monkeypatch.setattr(guide, "run", lambda *a, **k: study)
+    code, printed, _ = mechsteer("reproduce", "guide", "--out", tmp_path)
+    assert code == 0
+    for heading in ("GUIDE on organism:instruct-llama", "What predicts success"):
+        assert heading in printed
+    for value in study.summary["score_percent"].dropna():
+        assert f"{value:.1f}" in printed

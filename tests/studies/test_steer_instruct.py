@@ -2,14 +2,12 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
-from jaxtyping import config
 from pandas.testing import assert_frame_equal
 from tqdm import tqdm
 
@@ -33,6 +31,8 @@ from mechsteer.studies.steer_instruct_choice import Choice, grid
 from mechsteer.studies.steer_instruct_parts import words
 from mechsteer.studies.steer_instruct_vectors import Steering, excluded, to_exclude
 from mechsteer.tasks import Instructions
+from tests.command_line import CommandLine
+from tests.typecheck import unchecked
 
 SMALL: dict[str, Any] = {
     "kinds": ["upper", "json", "length"],
@@ -69,16 +69,6 @@ def fewer_cells() -> Iterator[None]:
 def study(model: Any, tmp_path_factory: pytest.TempPathFactory) -> steer_instruct.Result:
     with unchecked():
         return steer_instruct.run(model, tmp_path_factory.mktemp("steer-instruct"), **SMALL)
-
-
-@contextmanager
-def unchecked() -> Iterator[None]:
-    """Shapes are not checked, which takes four fifths of the time; the study of one's own prompts is checked."""
-    config.update("jaxtyping_disable", True)
-    try:
-        yield
-    finally:
-        config.update("jaxtyping_disable", False)
 
 
 def direction(model: Any, kind: str, layer: int) -> ms.Direction:
@@ -398,3 +388,16 @@ def test_models_that_do_not_fit_are_refused(trap_t5: Any, tiny: Any, tmp_path: P
         steer_instruct.run(trap_t5, tmp_path / "out", **{**SMALL, "shares": None})
     with pytest.raises(ms.MechsteerError, match="base= is missing"):
         steer_instruct.run(tiny("llama-gqa"), tmp_path / "out", **SMALL)
+
+
+def test_the_command_prints_it(
+    study: steer_instruct.Result, model: Any, mechsteer: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("mechsteer.models.load", lambda name, **k: model)
+    monkeypatch.setattr(steer_instruct, "run", lambda *a, **k: study)
+    code, printed, _ = mechsteer("reproduce", "steer-instruct", "--out", tmp_path)
+    assert code == 0
+    for heading in ("Instruction vectors on organism:instruct-llama", "Vectors in the base model"):
+        assert heading in printed
+    for value in study.summary["adherence_steered_percent"].dropna():
+        assert f"{value:.1f}" in printed

@@ -11,6 +11,8 @@ from pandas.testing import assert_frame_equal
 import mechsteer as ms
 from mechsteer.files import read_json, read_table
 from mechsteer.studies import cells, steering
+from tests.command_line import CommandLine
+from tests.typecheck import unchecked
 
 SMALL: dict[str, Any] = {"kinds": ["list"], "notes": 4, "n": 2, "progress": False}
 
@@ -22,7 +24,8 @@ def model() -> Any:
 
 @pytest.fixture(scope="module")
 def study(model: Any, tmp_path_factory: pytest.TempPathFactory) -> steering.Result:
-    return steering.run(model, tmp_path_factory.mktemp("steering"), **SMALL)
+    with unchecked():
+        return steering.run(model, tmp_path_factory.mktemp("steering"), **SMALL)
 
 
 def test_each_row_is_a_direct_evaluation_of_that_cell(study: steering.Result, model: Any) -> None:
@@ -87,3 +90,16 @@ def test_bad_arguments_are_refused_before_anything_is_written(
     with pytest.raises(ms.MechsteerError):
         steering.run(model, tmp_path / "out", **{**SMALL, **wrong})
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_prints_it(
+    study: steering.Result, model: Any, mechsteer: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("mechsteer.models.load", lambda name, **k: model)
+    monkeypatch.setattr(steering, "run", lambda *a, **k: study)
+    code, printed, _ = mechsteer("reproduce", "steering", "--out", tmp_path)
+    assert code == 0
+    for heading in ("Steering families on organism:instruct-llama", "spotlight"):
+        assert heading in printed
+    for value in study.summary["adherence_percent"].dropna():
+        assert f"{value:.2f}" in printed
