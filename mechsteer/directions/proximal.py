@@ -117,8 +117,8 @@ def minimise(
         patience: Steps without a better validation loss before it stops.
         max_steps: The most steps.
         tolerance: It has converged when the objective fell by less than this part of itself, for three steps.
-        step: The first step size that is tried; it is halved until the step decreases its quadratic bound, and grows
-            by a quarter after every step.
+        step: The first step size that is tried. It is halved until the loss is below its quadratic bound. After every
+            step it doubles as long as it was never halved, and then grows by a quarter.
         rounding: The relative error of the loss that the bound forgives; the default is for losses in float32.
 
     Raises:
@@ -131,10 +131,12 @@ def minimise(
     objective = value + penalty(point, l1, group_l2)
     best = Minimum(point, value, validation(point) if validation else math.nan, 0, "steps")
     ahead, ahead_value, ahead_gradient = point, value, gradient
-    still, since, taken = 0, 0, 0
+    still, since, taken, growth = 0, 0, 0, 2.0
     for taken in range(1, max_steps + 1):
+        tried = step
         new, new_value, step = _step(loss, ahead, ahead_value, ahead_gradient, step, l1, group_l2, rounding, taken)
         new_objective = new_value + penalty(new, l1, group_l2)
+        growth = growth if step == tried else 1.25
         rose = new_objective > objective
         if rose and ahead is not point:  # again, without momentum
             ahead, momentum = point, 1.0
@@ -142,7 +144,7 @@ def minimise(
             continue
         fell = objective - new_objective
         still = still + 1 if fell <= tolerance * max(abs(objective), 1e-12) else 0
-        previous, point, objective, step = point, new, new_objective, 1.25 * step
+        previous, point, objective, step = point, new, new_objective, growth * step
         if validation is None:
             best = Minimum(point, new_value, math.nan, taken, "steps")
         else:
