@@ -10,12 +10,21 @@ _HOMES = {
     "errors": ("MechsteerError", "ParityError"),
     "prompts": ("Batch", "Prompt", "batch", "prompt"),
     "models": ("ModelInfo", "load", "model_info", "site", "sites", "verify"),
-    "directions": ("Direction", "difference_in_means", "gradient_direction", "random_direction"),
+    "directions": (
+        "Direction",
+        "difference_in_means",
+        "gradient_direction",
+        "random_direction",
+        "sparse_direction",
+        "sparse_path",
+    ),
     "steering": (
         "Intervention",
         "add",
         "attention_bias",
+        "features",
         "heads",
+        "load_sae",
         "pasta",
         "project",
         "scale_keys",
@@ -25,6 +34,7 @@ _HOMES = {
         "cross_attention_shift",
         "frozen_cross_attention",
         "influence",
+        "instruction_features",
         "layer_sensitivity",
         "logit_lens",
         "match_influence",
@@ -77,14 +87,17 @@ __all__ = [
     "difference_in_means",
     "directions",
     "evaluate",
+    "features",
     "frozen_cross_attention",
     "generate",
     "gradient_direction",
     "harness",
     "heads",
     "influence",
+    "instruction_features",
     "layer_sensitivity",
     "load",
+    "load_sae",
     "logit_lens",
     "match_influence",
     "model_info",
@@ -102,6 +115,8 @@ __all__ = [
     "similarity",
     "site",
     "sites",
+    "sparse_direction",
+    "sparse_path",
     "spotlight",
     "steering",
     "studies",
@@ -117,6 +132,7 @@ if TYPE_CHECKING:
         cross_attention_shift,
         frozen_cross_attention,
         influence,
+        instruction_features,
         layer_sensitivity,
         logit_lens,
         match_influence,
@@ -126,12 +142,30 @@ if TYPE_CHECKING:
         volatility,
     )
     from mechsteer.decoding import Directer, DoLa, Gated, Generation, Greedy, Sample, generate, score
-    from mechsteer.directions import Direction, difference_in_means, gradient_direction, random_direction
+    from mechsteer.directions import (
+        Direction,
+        difference_in_means,
+        gradient_direction,
+        random_direction,
+        sparse_direction,
+        sparse_path,
+    )
     from mechsteer.errors import MechsteerError, ParityError
     from mechsteer.evaluation import evaluate
     from mechsteer.models import ModelInfo, load, model_info, site, sites, verify
     from mechsteer.prompts import Batch, Prompt, batch, prompt
-    from mechsteer.steering import Intervention, add, attention_bias, heads, pasta, project, scale_keys, spotlight
+    from mechsteer.steering import (
+        Intervention,
+        add,
+        attention_bias,
+        features,
+        heads,
+        load_sae,
+        pasta,
+        project,
+        scale_keys,
+        spotlight,
+    )
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from mechsteer.analysis.attention import attention
 from mechsteer.analysis.cross_attention import cross_attention_shift
+from mechsteer.analysis.features import instruction_features
 from mechsteer.analysis.frozen_cross_attention import frozen_cross_attention
 from mechsteer.analysis.influence import influence, influence_of
 from mechsteer.analysis.lens import logit_lens
@@ -19,6 +20,7 @@ __all__ = [
     "frozen_cross_attention",
     "influence",
     "influence_of",
+    "instruction_features",
     "layer_sensitivity",
     "logit_lens",
     "match_influence",
