@@ -33,7 +33,9 @@ class Reproduce:
     """
 
     study: Positional[
-        Literal["t5-dola", "dola-decoding", "inside", "steer-instruct", "steering", "guide", "directer", "all"]
+        Literal[
+            "t5-dola", "dola-decoding", "inside", "steer-instruct", "steering", "guide", "directer", "compose", "all"
+        ]
     ]
     """Which study."""
     model: Annotated[str | None, _shown_as("MODEL")] = None
@@ -52,6 +54,8 @@ class Reproduce:
     """For steer-instruct, the model that MODEL was tuned from: MODEL's vectors are tried on it."""
     perplexity_model: Annotated[str | None, _shown_as("MODEL")] = None
     """For steer-instruct, a second language model that finds collapsed outputs. Default: by repetition."""
+    sae: Annotated[str | None, _shown_as("SAE")] = None
+    """For compose, a directory that SAELens wrote, or organism:NAME. Default: the bundled one of MODEL."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,10 +240,12 @@ def _reproduce(c: Reproduce) -> None:
     from mechsteer.files import writable_dir
     from mechsteer.tasks import ifeval, memotrap
 
-    if c.data is not None and c.study in ("steering", "steer-instruct", "guide", "directer"):
+    if c.data is not None and c.study in ("steering", "steer-instruct", "guide", "directer", "compose"):
         raise MechsteerError(f"--data is for t5-dola, dola-decoding and inside; {c.study} has prompts of its own.")
     if c.study != "steer-instruct" and (c.base or c.perplexity_model):
         raise MechsteerError(f"--base and --perplexity-model are for steer-instruct, not {c.study}.")
+    if c.study != "compose" and c.sae:
+        raise MechsteerError(f"--sae is for compose, not {c.study}.")
     if c.data is not None:  # a broken file is named before a model is fetched
         (ifeval if c.study == "dola-decoding" else memotrap)(c.data)
     actions = {
@@ -250,6 +256,7 @@ def _reproduce(c: Reproduce) -> None:
         "steering": (("organism:instruct-llama",), _steering),
         "guide": (("organism:instruct-llama",), _guide),
         "directer": (("organism:instruct-llama",), _directer),
+        "compose": (("organism:instruct-llama",), _compose),
     }
     for study in actions if c.study == "all" else (c.study,):
         bundled, action = actions[study]
@@ -409,10 +416,44 @@ def _directer(c: Reproduce, models: list[Any], out: Path) -> None:
     print(show(paper[["part", "variant", "published_measure", "published", "unit"]]))
 
 
+def _compose(c: Reproduce, models: list[Any], out: Path) -> None:
+    from mechsteer.models import model_info
+    from mechsteer.report import show
+    from mechsteer.studies import compose
+    from mechsteer.studies.compose_parts import matrix
+
+    (model,) = models
+    result = compose.run(model, out, sae=c.sae, batch_size=c.batch_size)
+    summary, apart = result.summary, result.tables["interference"]
+    start = summary[summary["first"] == ""].iloc[0]
+    print(f"\nPairs of ways to steer {model_info(model).name}, {start['n']} prompts; on the diagonal one way alone")
+    for setting in ("chosen", "half"):
+        for name in ("adherence", "fidelity", "interference"):
+            percent = name != "interference"
+            table = summary if percent else apart
+            found = matrix(table[table["setting"] == setting], f"{name}_percent" if percent else name)
+            unsteered = f" (percent; unsteered {start[f'{name}_percent']:.1f})" if percent else ""
+            print(f"\n{name.capitalize()}, {setting} strengths{unsteered}\n")
+            print(show(found.reset_index(names=""), decimals=1 if percent else 2))
+    gains = result.tables["gains"]
+    told = gains[(gains["gain_verdict"] != "not told apart") | (gains["excess_verdict"] != "not told apart")]
+    columns = ["setting", "first", "second", "measure", "gain_pp", "gain_low_pp", "gain_high_pp"]
+    columns += ["excess_pp", "excess_low_pp", "excess_high_pp"]
+    print(
+        f"\nPair minus better single, and beyond the sum of gains; {len(told)} of {len(gains)} rows, where an interval"
+    )
+    print("leaves out 0 (each by itself)\n")
+    print(show(told[columns].rename(columns=lambda name: name.removesuffix("_pp").replace("_", " "))))
+    print("\nOrder at the SAE's hook point: vector first minus features first\n")
+    print(show(result.tables["orders"], decimals=3))
+
+
 def _figures(c: Figures) -> None:
     from mechsteer.errors import one_of
     from mechsteer.files import read_json
     from mechsteer.studies import (
+        compose,
+        compose_figures,
         directer,
         directer_figures,
         dola_decoding,
@@ -437,6 +478,7 @@ def _figures(c: Figures) -> None:
         instruct.NAME: instruct_figures.figures,
         guide.NAME: guide_figures.figures,
         directer.NAME: directer_figures.figures,
+        compose.NAME: compose_figures.figures,
     }
     parts = [c.folder, *(path.parent for path in sorted(c.folder.glob("*/study.json")))]
     for folder in parts if (c.folder / "study.json").exists() else [c.folder]:
