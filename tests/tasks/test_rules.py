@@ -116,5 +116,6 @@ def test_a_broken_file_is_named(text: str, message: str, tmp_path: Path) -> None
     ],
 )
 def test_bad_input_is_named(options: dict[str, Any], message: str, unchecked: None) -> None:
+    given: dict[str, Any] = {"name_or_path": "antonym"} | options
     with pytest.raises(ms.MechsteerError, match=message):
-        rules(**({"name_or_path": "antonym"} | options))
+        rules(**given)
