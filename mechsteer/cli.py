@@ -34,7 +34,16 @@ class Reproduce:
 
     study: Positional[
         Literal[
-            "t5-dola", "dola-decoding", "inside", "steer-instruct", "steering", "guide", "directer", "compose", "all"
+            "t5-dola",
+            "dola-decoding",
+            "inside",
+            "steer-instruct",
+            "steering",
+            "guide",
+            "directer",
+            "layerwise",
+            "compose",
+            "all",
         ]
     ]
     """Which study."""
@@ -43,7 +52,8 @@ class Reproduce:
     out: Annotated[Path, _shown_as("FOLDER")] = Path("results")
     """Folder for results; with "all", each study gets a folder of its own in it."""
     data: Annotated[Path | None, _shown_as("FILE")] = None
-    """For t5-dola and inside, traps in MemoTrap's CSV format; for dola-decoding, IFEval's JSONL. Default: bundled."""
+    """For t5-dola and inside, traps in MemoTrap's CSV format; for dola-decoding, IFEval's JSONL; for layerwise, a rule
+    in the function-vectors JSON format. Default: bundled."""
     device: Device = None
     """cpu, cuda, cuda:1, mps. Default: cuda where there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -238,16 +248,18 @@ def _threads(model: str) -> None:
 
 def _reproduce(c: Reproduce) -> None:
     from mechsteer.files import writable_dir
-    from mechsteer.tasks import ifeval, memotrap
+    from mechsteer.tasks import ifeval, memotrap, rules
 
     if c.data is not None and c.study in ("steering", "steer-instruct", "guide", "directer", "compose"):
-        raise MechsteerError(f"--data is for t5-dola, dola-decoding and inside; {c.study} has prompts of its own.")
+        raise MechsteerError(
+            f"--data is for t5-dola, dola-decoding, inside and layerwise; {c.study} has prompts of its own."
+        )
     if c.study != "steer-instruct" and (c.base or c.perplexity_model):
         raise MechsteerError(f"--base and --perplexity-model are for steer-instruct, not {c.study}.")
     if c.study != "compose" and c.sae:
         raise MechsteerError(f"--sae is for compose, not {c.study}.")
     if c.data is not None:  # a broken file is named before a model is fetched
-        (ifeval if c.study == "dola-decoding" else memotrap)(c.data)
+        {"dola-decoding": ifeval, "layerwise": rules}.get(c.study, memotrap)(c.data)
     actions = {
         "t5-dola": (("organism:trap-t5",), _t5_dola),
         "dola-decoding": (("organism:trap-t5", "organism:instruct-llama"), _dola_decoding),
@@ -256,6 +268,7 @@ def _reproduce(c: Reproduce) -> None:
         "steering": (("organism:instruct-llama",), _steering),
         "guide": (("organism:instruct-llama",), _guide),
         "directer": (("organism:instruct-llama",), _directer),
+        "layerwise": (("organism:rules-gpt2",), _layerwise),
         "compose": (("organism:instruct-llama",), _compose),
     }
     for study in actions if c.study == "all" else (c.study,):
@@ -416,6 +429,36 @@ def _directer(c: Reproduce, models: list[Any], out: Path) -> None:
     print(show(paper[["part", "variant", "published_measure", "published", "unit"]]))
 
 
+def _layerwise(c: Reproduce, models: list[Any], out: Path) -> None:
+    from mechsteer.models import model_info, provenance
+    from mechsteer.report import show
+    from mechsteer.studies import layerwise
+
+    (model,) = models
+    data = c.data if c.study == "layerwise" else None
+    result = layerwise.run(model, out, names=data, batch_size=c.batch_size)
+    shown = {"exact_match_percent": "exact match", "exact_match_percent_low": "low", "exact_match_percent_high": "high"}
+    layer = int(result.summary["layer"].iloc[0])
+    print(f"\nLearned vectors on {model_info(model).name}, layer {layer}: exact match on test words (percent)\n")
+    print(show(result.summary.drop(columns=["layer", *provenance(model)])))
+    layers = result.tables["layers"]
+    print(f"\nBy layer, unregularised, {layers['seeds'].iloc[0]} seeds (percent)\n")
+    print(show(layers.pivot(index="layer", columns="rule", values="exact_match_percent").reset_index()))
+    every = result.tables["examples"].query("rule == 'mean of the rules'")
+    print("\nBy the number of training words, mean of the rules (percent, 95 % interval)\n")
+    print(show(every[["method", "examples", *shown]].rename(columns=shown)))
+    columns = ["rule", "l1_share", "weight", "heads", "entries", *shown]
+    print("\nRegularised: weights as parts of the largest, heads and entries that are not zero (percent)\n")
+    print(show(result.tables["tradeoff"][columns].rename(columns=shown), decimals=2))
+    if "calculus" in result.tables:
+        print("\nComposed rules (percent)\n")
+        print(show(result.tables["calculus"][["rule", "method", *shown, "n"]].rename(columns=shown)))
+        print("\nOpinions of groups: KL (nats), total variation, probability of the answers\n")
+        columns = [name for measure in ("kl", "tv", "mass") for name in (measure, f"{measure}_low", f"{measure}_high")]
+        print(show(result.tables["opinions"][["group", "method", *columns]], decimals=3))
+    print("\nNo number of the paper could be obtained, so none is beside these.")
+
+
 def _compose(c: Reproduce, models: list[Any], out: Path) -> None:
     from mechsteer.models import model_info
     from mechsteer.report import show
@@ -462,6 +505,8 @@ def _figures(c: Figures) -> None:
         guide_figures,
         inside,
         inside_figures,
+        layerwise,
+        layerwise_figures,
         steering,
         steering_figures,
         t5_dola,
@@ -479,6 +524,7 @@ def _figures(c: Figures) -> None:
         guide.NAME: guide_figures.figures,
         directer.NAME: directer_figures.figures,
         compose.NAME: compose_figures.figures,
+        layerwise.NAME: layerwise_figures.figures,
     }
     parts = [c.folder, *(path.parent for path in sorted(c.folder.glob("*/study.json")))]
     for folder in parts if (c.folder / "study.json").exists() else [c.folder]:

@@ -389,7 +389,7 @@ def test_data_of_the_wrong_study_is_refused(refused: Callable[..., str], tmp_pat
     path = tmp_path / "ifeval.jsonl"
     path.write_text('{"key": 1}\n')
     assert "'prompt' must be a str" in refused("reproduce", "dola-decoding", "--data", path, "--out", tmp_path / "out")
-    assert "--data is for t5-dola, dola-decoding and inside" in refused("reproduce", "steering", "--data", path)
+    assert "--data is for t5-dola, dola-decoding, inside and layerwise" in refused("reproduce", "steering", "--data", path)
     assert "--base and --perplexity-model are for" in refused("reproduce", "steering", "--base", "organism:trap-t5")
     assert [p.name for p in tmp_path.iterdir()] == ["ifeval.jsonl"]
 

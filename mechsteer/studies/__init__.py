@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.studies.published import published
 
 if TYPE_CHECKING:
-    from mechsteer.studies import dola_decoding, guide, inside, steer_instruct, steering, sweep, t5_dola
+    from mechsteer.studies import dola_decoding, guide, inside, layerwise, steer_instruct, steering, sweep, t5_dola
 
-__all__ = ["dola_decoding", "guide", "inside", "published", "steer_instruct", "steering", "sweep", "t5_dola"]
+__all__ = [
+    "dola_decoding",
+    "guide",
+    "inside",
+    "layerwise",
+    "published",
+    "steer_instruct",
+    "steering",
+    "sweep",
+    "t5_dola",
+]
 
 
 def __getattr__(name: str) -> Any:

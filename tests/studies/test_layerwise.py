@@ -11,6 +11,7 @@ import torch
 from pandas.testing import assert_frame_equal
 
 import mechsteer as ms
+from mechsteer import cli
 from mechsteer.directions import sparse_direction
 from mechsteer.files import read_json, read_table
 from mechsteer.studies import layerwise, layerwise_baselines, layerwise_figures, layerwise_parts
@@ -192,3 +193,22 @@ def test_other_models_and_files(tiny: Callable, tmp_path: Path, monkeypatch: pyt
 def test_what_it_refuses(options: dict[str, Any], message: str, rules_gpt2: Any, tmp_path: Path) -> None:
     with pytest.raises(ms.MechsteerError, match=message):
         layerwise.run(rules_gpt2, tmp_path, **(SMALL | options))
+
+
+def test_the_command_prints_every_table(
+    study: layerwise.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: dict[str, Any] = {}
+    monkeypatch.setattr(layerwise, "run", lambda model, out, **given: seen.update(given) or study)
+    cli.main(["reproduce", "layerwise", "--out", str(tmp_path), "--batch-size", "32"])
+    printed = capsys.readouterr().out
+    assert seen == {"names": None, "batch_size": 32}
+    for text in ("sum of the parts", "few-shot", "By layer", "english-french+capitalise", "west", "could be obtained"):
+        assert text in printed, text
+    line = next(line for line in printed.splitlines() if line.startswith("english-french "))
+    assert f"{study.summary['learned'].iloc[0]:.1f}" in line.split()
+    path = tmp_path / "mine.json"
+    path.write_text("[]", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        cli.main(["reproduce", "layerwise", "--data", str(path), "--out", str(tmp_path)])
+    assert "is not a list of" in capsys.readouterr().err
