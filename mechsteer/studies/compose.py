@@ -9,8 +9,8 @@ that the model follows only some; ``keyword`` is left out, because its vector wo
 Three sets of prompts: vectors and features are learned from some validation prompts, layers and strengths are chosen on
 others, and all that is reported is from the evaluation prompts. Strengths are chosen for each way alone and not tuned
 for pairs. Because one way alone may leave a pair nothing to add, there are two settings: ``chosen`` strengths (best
-average of adherence and fidelity) and ``half`` strengths (weaker ones, about half of the chosen one's gain in
-adherence), where a pair has room.
+average of adherence and fidelity) and ``half`` strengths (weaker ones, with about half of the chosen one's gain in
+adherence on the prompts to choose on), where a pair has room.
 
 For every pair A, B and every measure m, on the same prompts, with 95 % bootstrap intervals (of each row by itself;
 among many rows some differ from 0 by chance):
@@ -25,7 +25,7 @@ prompt's logits centred over the vocabulary (a constant changes no probability),
     interference = |d(A + B) - d(A) - d(B)| / (|d(A)| + |d(B)|).
 
 It is 0 where the changes add up and 1/2 where A + B does what A does, and B does that too. Of the gate, logits are
-those of the trial that it accepts, or the unsteered ones.
+those of the trial that it accepts, or the unsteered ones; where it opens for the pair alone, interference may pass 1.
 
 Order: A + B acts from left to right where both act at one hook point, which is a property of the library; elsewhere the
 order does not matter. Pairs are in the order of :data:`mechsteer.studies.compose_methods.METHODS`, so vectors come
@@ -68,7 +68,7 @@ def run(
     sae: Any = None,
     kinds: Sequence[str] | None = None,
     notes: int = 24,
-    n: int = 20,
+    n: int = 14,
     n_validation: int = 8,
     batch_size: int = 128,
     progress: bool = True,

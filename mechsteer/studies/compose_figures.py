@@ -51,7 +51,7 @@ def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
 def pairs(summary: "pd.DataFrame", interference: "pd.DataFrame") -> "Figure":
     """Adherence, fidelity and interference of every pair; on the diagonal, framed, one way alone."""
     start = summary[summary["first"] == ""].iloc[0]
-    made, axes = plots.figure(3, rows=len(SETTINGS), width=3.7, height=3.3)
+    made, axes = plots.figure(3, rows=len(SETTINGS), width=3.3, height=3.2)
     most = max(1.0, float(interference["interference"].max()))
     for row, (setting, label) in enumerate(SETTINGS.items()):
         there, apart = (table[table["setting"] == setting] for table in (summary, interference))

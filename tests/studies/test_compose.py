@@ -12,7 +12,9 @@ import torch
 
 import mechsteer as ms
 from mechsteer import cli
+from mechsteer.analysis.features import instruction_features
 from mechsteer.files import read_json, read_table
+from mechsteer.steering import features, load_sae
 from mechsteer.studies import compose, compose_figures, compose_methods, compose_parts, directer_cells
 from mechsteer.studies.compose_interference import (
     first_logits,
@@ -21,8 +23,8 @@ from mechsteer.studies.compose_interference import (
     overlap,
     with_interval,
 )
-from mechsteer.studies.compose_methods import METHODS, Point, by_kind, gradients, lesson, together, ways
-from mechsteer.studies.compose_parts import PAIRS, best, gain, halfway, matrix
+from mechsteer.studies.compose_methods import METHODS, Lesson, Point, Ways, by_kind, gradients, lesson, together, ways
+from mechsteer.studies.compose_parts import PAIRS, best, gain, halfway, matrix, settings, summary
 from mechsteer.studies.directer_cells import Way, Work
 from mechsteer.tasks import Instructions
 from tests.typecheck import unchecked
@@ -85,9 +87,22 @@ def work(study: compose.Result, model: Any) -> Work:
 
 
 @pytest.fixture(scope="module")
-def made(work: Work) -> compose_methods.Ways:
-    """The six ways, read from the study's folder."""
-    return ways(work, ms.steering.load_sae("organism:instruct-llama"))
+def made(work: Work) -> Ways:
+    """The six ways, with vectors from the study's folder."""
+
+    def refuse(*a: Any, **k: Any) -> None:
+        raise AssertionError
+
+    with pytest.MonkeyPatch.context() as patch, unchecked():
+        for name in ("differences_in_means", "gradient_direction", "sparse_direction"):
+            patch.setattr(compose_methods, name, refuse)
+        return ways(work, load_sae("organism:instruct-llama"))
+
+
+@pytest.fixture(scope="module")
+def lessons(work: Work) -> dict[str, Lesson]:
+    """What each kind is learned from."""
+    return {kind: lesson(work, kind) for kind in KINDS}
 
 
 # ------------------------------------------------------------------------------------------------ by hand
@@ -128,7 +143,7 @@ def test_interference_by_hand() -> None:
     assert order_difference(a, b, both, both + torch.tensor([0, 0, 3.5]))[0] == pytest.approx(0.5)
     row = with_interval("x", torch.tensor([1.0, torch.nan, 3.0]))
     assert row["x"] == 2 and row["x_low"] == 1 and row["x_high"] == 3
-    assert all(value != value for value in with_interval("x", torch.full((2,), torch.nan)).values())
+    assert torch.tensor(list(with_interval("x", torch.full((2,), torch.nan)).values())).isnan().all()
 
 
 def test_what_is_chosen_by_hand() -> None:
@@ -141,7 +156,7 @@ def test_the_matrix_is_symmetric_and_has_singles_on_its_diagonal() -> None:
     rows = [("", "", 9.0), ("means", "", 1.0), ("means", "guide", 2.0)]
     found = matrix(pd.DataFrame(rows, columns=["first", "second", "x"]), "x")
     assert list(found) == list(found.index) == list(METHODS)
-    assert found.loc["means", "means"] == 1 and found.loc["means", "guide"] == found.loc["guide", "means"] == 2
+    assert found.loc["means", "means"] == 1 and found.equals(found.T) and found.loc["means", "guide"] == 2
     assert found.notna().to_numpy().sum() == 3
 
 
@@ -217,24 +232,18 @@ def test_pairs_are_both_at_their_chosen_strengths(study: compose.Result, model: 
     assert start["fidelity_percent"] == pytest.approx(100 * ms.evaluate(model, task)["fidelity"].mean())
 
 
-def test_a_vector_and_features_by_hand(
-    study: compose.Result, model: Any, work: Work, made: compose_methods.Ways
-) -> None:
+def test_a_vector_and_features_by_hand(study: compose.Result, model: Any, lessons: dict[str, Lesson]) -> None:
     task = small(KINDS, notes=24, n=1)
-    choice = study.tables["choice"].query("stage == 'strength' and chosen").set_index("method")
-    layer, sae = int(choice.loc["means", "layer"]), ms.steering.load_sae("organism:instruct-llama")
+    points, sae = settings(study.tables["choice"])["chosen"], load_sae("organism:instruct-llama")
     steer = ms.Intervention(())
     edits = ms.Intervention(())
     for row, kind in enumerate(KINDS):
-        told = lesson(work, kind)
-        pairs = list(zip(told.told, told.untold, strict=True))
-        d = ms.difference_in_means(model, pairs, layer=layer)
-        strength = float(choice.loc["means", "strength"])
-        steer += ms.add(d, strength * d.norm, scope="last_prompt", rows=[row])
-        top = ms.analysis.features.instruction_features(model, sae, pairs, top=10)
-        sets = {r.feature: ("set", r.mean_with) for r in top.itertuples()}
-        c = float(choice.loc["features", "strength"])
-        edits += ms.steering.features(sae, sets, strength=c, scope="last_prompt", rows=[row])
+        pairs = list(zip(lessons[kind].told, lessons[kind].untold, strict=True))
+        d = ms.difference_in_means(model, pairs, layer=points["means"].layer)
+        steer += ms.add(d, points["means"].strength * d.norm, scope="last_prompt", rows=[row])
+        top = instruction_features(model, sae, pairs, top=10).to_dict("records")
+        sets = {r["feature"]: ("set", r["mean_with"]) for r in top}
+        edits += features(sae, sets, strength=points["features"].strength, scope="last_prompt", rows=[row])
     scored = ms.evaluate(model, task, steer=steer + edits)
     row = row_of(study, "means", "features")
     assert row["adherence_percent"] == pytest.approx(100 * scored["adherence"].mean())
@@ -277,8 +286,8 @@ def test_order_matters_for_set_and_not_for_add(study: compose.Result) -> None:
     assert (added["vector_first_percent"] == added["features_first_percent"]).all()
 
 
-def test_it_learns_from_other_prompts_than_it_chooses_on(work: Work, model: Any) -> None:
-    told = lesson(work, "json")
+def test_it_learns_from_other_prompts_than_it_chooses_on(lessons: dict[str, Lesson], model: Any) -> None:
+    told = lessons["json"]
     learned = {p.text for p in [*told.told, *told.noted]}
     others = {
         p.text
@@ -290,8 +299,8 @@ def test_it_learns_from_other_prompts_than_it_chooses_on(work: Work, model: Any)
     assert all(answer.startswith("{") for answer in told.answers) and not any(a.startswith("{") for a in told.plain)
 
 
-def test_gradients_are_of_the_answers_own_first_tokens(work: Work, model: Any) -> None:
-    told = lesson(work, "french")
+def test_gradients_are_of_the_answers_own_first_tokens(work: Work, lessons: dict[str, Lesson], model: Any) -> None:
+    told = lessons["french"]
     d = gradients(work, told, "french", [1])[1]
     vector = torch.zeros(128)
     for p, answer, plain in zip(told.noted, told.answers, told.plain, strict=True):
@@ -306,7 +315,7 @@ def test_gradients_are_of_the_answers_own_first_tokens(work: Work, model: Any) -
         gradients(work, same, "french", [1])
 
 
-def test_vectors_act_on_the_prompts_of_their_kind(made: compose_methods.Ways) -> None:
+def test_vectors_act_on_the_prompts_of_their_kind(made: Ways) -> None:
     task = ms.tasks.instructions(KINDS, notes=4, n=3)
     for method in ("means", "gradient", "sparse", "features"):
         steer = made.make(method, Point(0.5, 1), task).steer
@@ -317,15 +326,18 @@ def test_vectors_act_on_the_prompts_of_their_kind(made: compose_methods.Ways) ->
     assert [edit.strength for edit in steer.edits] == [4.0, 6.0]
 
 
-def test_a_cell_is_computed_once(study: compose.Result, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_is_computed_once(
+    study: compose.Result, work: Work, made: Ways, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*a: Any, **k: Any) -> None:
         raise AssertionError
 
     monkeypatch.setattr(directer_cells, "generate", refuse)
-    for name in ("differences_in_means", "gradient_direction", "sparse_direction"):
-        monkeypatch.setattr(compose_methods, name, refuse)
-    again = compose.run(model, study.folder, kinds=KINDS, n=1, n_validation=1, progress=False)
-    pd.testing.assert_frame_equal(again.summary, study.summary)
+    strengths = settings(study.tables["choice"])
+    again = summary(work, made, strengths)
+    pd.testing.assert_frame_equal(again, study.summary[list(again)])
+    with pytest.raises(AssertionError):
+        summary(work, made, {"chosen": strengths["chosen"] | {"guide": Point(1.75)}})
 
 
 def test_the_figures_come_from_the_tables(study: compose.Result, tmp_path: Path) -> None:
@@ -335,13 +347,14 @@ def test_the_figures_come_from_the_tables(study: compose.Result, tmp_path: Path)
     axes = drawn["pairs"].axes
     assert len(axes) == 6
     expected = [
-        f"{value:.0f}" for value in matrix(study.summary.query("setting == 'half'"), "fidelity_percent").stack()
+        f"{value:.0f}"
+        for value in matrix(study.summary.query("setting == 'half'"), "fidelity_percent").to_numpy().flatten()
     ]
     assert [text.get_text() for text in axes[4].texts] == expected
     assert len(axes[2].texts) == 30  # no interference of one alone
     dots = drawn["gains"].axes[1].lines[0]
     part = study.tables["gains"].query("setting == 'chosen' and measure == 'fidelity'")
-    assert list(dots.get_xdata()) == part["gain_pp"].tolist()
+    assert [float(x) for x in dots.get_xdata()] == part["gain_pp"].tolist()  # pyright: ignore[reportGeneralTypeIssues]
     (tmp_path / "copy" / "gains.parquet").unlink()
     with pytest.raises(ERROR, match="gains"):
         compose_figures.figures(tmp_path / "copy")
