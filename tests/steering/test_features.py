@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -348,6 +349,25 @@ def test_releases_are_named_before_anything_is_fetched() -> None:
     assert "pickled" in refused("deepseek-r1-distill-llama-8b-qresearch", "blocks.19.hook_resid_post")
     assert "Cannot get the SAE" in refused("gpt2-small-res-jb", "blocks.8.hook_resid_pre")  # the tests are offline
     assert "'instruct-llama'" in refused("organism:instruct-lama")
+
+
+def test_a_release_on_the_hub_steers_like_the_one_on_disk(
+    tiny: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny("llama-gqa")
+    make_sae(model, "jumprelu").save_model(tmp_path / "layer_1")
+    asked = []
+
+    def download(repo_id: str, filename: str, **_: Any) -> str:
+        asked.append((repo_id, filename))
+        if not (tmp_path / filename).exists():
+            raise EntryNotFoundError(filename)
+        return str(tmp_path / filename)
+
+    monkeypatch.setattr("sae_lens.loading.pretrained_sae_loaders.hf_hub_download", download)
+    there, here = load_sae("someone/saes", "layer_1"), load_sae(tmp_path / "layer_1")
+    assert ("someone/saes", "layer_1/sae_weights.safetensors") in asked
+    assert logprobs(model, features(there, EDITS)).equal(logprobs(model, features(here, EDITS)))
 
 
 def test_bundled_names() -> None:
