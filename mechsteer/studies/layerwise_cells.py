@@ -63,8 +63,8 @@ class Weighting:
     """
 
     l1_share: float
-    points: int = 5
-    smallest: float = 0.02
+    points: int = 6
+    smallest: float = 0.1
 
     @property
     def parts(self) -> list[float]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
 from mechsteer.files import read_table
@@ -121,8 +121,7 @@ def tradeoff(table: "pd.DataFrame", sparse: "pd.DataFrame") -> "Figure":
         few = sparse[sparse["rule"] == rule]
         ax.errorbar(
             few["heads"], few["exact_match_percent"],
-            yerr=[few["exact_match_percent"] - few["exact_match_percent_low"],
-                  few["exact_match_percent_high"] - few["exact_match_percent"]],
+            yerr=_errors(few, "exact_match_percent"),
             fmt="*", markersize=10, color=plots.COLOURS[3], elinewidth=1, label="chosen, at most a quarter", zorder=5,
         )  # fmt: skip
         ax.axvline(few["heads_allowed"].iloc[0], color="0.6", linewidth=0.8, linestyle=":")
@@ -146,7 +145,7 @@ def heads(table: "pd.DataFrame") -> "Figure":
             ax = axes[row * len(names) + column]
             part = table[(table["rule"] == rule) & (table["vector"] == vector)]
             grid = part.pivot(index="head", columns="dimension", values="value").to_numpy(dtype=float)
-            limit = max(abs(grid).max(), 1e-9)
+            limit = abs(grid).max() or 1.0
             image = ax.imshow(grid, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
             bar = made.colorbar(image, ax=ax, fraction=0.06, pad=0.03)
             bar.ax.tick_params(labelsize=6)
@@ -184,20 +183,22 @@ def _bars(table: "pd.DataFrame", rows: str, value: str, label: str) -> "Figure":
     return made
 
 
+def _errors(table: "pd.DataFrame", value: str) -> list[Any]:
+    """The lengths of the interval below and above; rounding may put an end on the wrong side."""
+    low, high = table[f"{value}_low"], table[f"{value}_high"]
+    return [(table[value] - low).clip(lower=0), (high - table[value]).clip(lower=0)]
+
+
 def _grouped(ax: "Axes", table: "pd.DataFrame", rows: str, value: str, label: str) -> None:
     """Bars side by side for each method, with the columns ``<value>_low`` and ``_high``."""
     names, methods = _names(table, rows), _names(table, "method")
     width = 0.8 / len(methods)
     for place, method in enumerate(methods):
         part = table[table["method"] == method].set_index(rows).reindex(names)
-        errors = [
-            (part[value] - part[f"{value}_low"]).clip(lower=0),
-            (part[f"{value}_high"] - part[value]).clip(lower=0),
-        ]
         ax.bar(
             [spot + (place - (len(methods) - 1) / 2) * width for spot in range(len(names))],
-            part[value], width, yerr=errors, color=plots.COLOURS[place % len(plots.COLOURS)], label=method,
-            error_kw={"elinewidth": 0.7, "ecolor": "0.2"}, edgecolor="white", linewidth=0.4,
+            part[value], width, yerr=_errors(part, value), color=plots.COLOURS[place % len(plots.COLOURS)],
+            label=method, error_kw={"elinewidth": 0.7, "ecolor": "0.2"}, edgecolor="white", linewidth=0.4,
         )  # fmt: skip
     ax.set_xticks(range(len(names)), [name.replace("+", "\n+ ") for name in names], fontsize=7)
     ax.set_ylabel(label)

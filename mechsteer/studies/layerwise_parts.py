@@ -161,7 +161,8 @@ def _values(rule: str, which: str, learned: Learned, bench: Bench) -> list[dict[
 def calculus(bench: Bench, layer: int, shots: int) -> "pd.DataFrame":
     """Sums of the vectors of elementary rules, on the rules that are composed of them.
 
-    Test words are those that no part was trained on.
+    Test words are those that no part was trained on. "sum at the best layer" is the layer that is best on these very
+    words: an upper bound.
     """
     import pandas as pd
 
@@ -171,13 +172,14 @@ def calculus(bench: Bench, layer: int, shots: int) -> "pd.DataFrame":
         parts = name.split("+")
         task = _untrained(bench.testing(name), parts)
         learned = {part: [_steer(bench, part, layer, seed) for seed in bench.seeds] for part in parts}
-        sums = [sum(steers, start=Intervention()) for steers in zip(*learned.values(), strict=True)]
+        sums = {place: _sums(bench, task, parts, place) for place in range(predicting_stack(bench.model)[1])}
         examples = [bench.training(name, seed) for seed in bench.seeds]
         ways = {
             "zero-shot": torch.stack([bench.right(task).float()]),
             "few-shot": torch.stack([bench.right(with_shots(task, words, shots)).float() for words in examples]),
             "best part alone": max((_rights(bench, task, steers) for steers in learned.values()), key=torch.mean),
-            "sum of the parts": _rights(bench, task, sums),
+            "sum of the parts": sums[layer],
+            "sum at the best layer": max(sums.values(), key=torch.mean),
             "learned on it": _rights(bench, task, [_steer(bench, name, layer, seed) for seed in bench.seeds]),
         }
         for way, right in ways.items():
@@ -188,6 +190,12 @@ def calculus(bench: Bench, layer: int, shots: int) -> "pd.DataFrame":
         numbers = {"parts": 0, "seeds": len(bench.seeds), "n": sum(one.shape[1] for one in right)}
         rows.append({"rule": "mean of the compositions", "method": way, **exact_match(right), **numbers})
     return pd.DataFrame(rows)
+
+
+def _sums(bench: Bench, task: Rules, parts: Sequence[str], layer: int) -> Matrix:
+    """What is right with the vectors of all parts at a layer."""
+    steers = [[_steer(bench, part, layer, seed) for part in parts] for seed in bench.seeds]
+    return _rights(bench, task, [sum(of_seed, start=Intervention()) for of_seed in steers])
 
 
 def _steer(bench: Bench, rule: str, layer: int, seed: int) -> Intervention:
