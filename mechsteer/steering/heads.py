@@ -34,9 +34,10 @@ def heads(
     """Add ``scale`` times Delta to the head outputs of one layer.
 
     Args:
-        direction: Delta, so far made by hand, e.g. ``Direction(delta.flatten(), ms.site(model, "z", 2), "mine", meta=
-            {"model_fingerprint": ms.model_info(model).fingerprint})``: ``vector`` holds heads x d_head entries, head
-            after head; ``site`` is a layer's ``hook_z``. It is added as it is, not normalised.
+        direction: Delta, from :func:`mechsteer.sparse_direction`, or made by hand: ``Direction(delta.flatten(),
+            ms.site(model, "z", 2), "mine", meta={"model_fingerprint": ms.model_info(model).fingerprint})``. ``vector``
+            holds heads x d_head entries, head after head; ``site`` is a layer's ``hook_z``. It is added as it is, not
+            normalised.
         scale: c.
         scope: Where; see :func:`mechsteer.add`.
         rows: Prompts to act on, by their place in the list; None for all.
