@@ -478,15 +478,16 @@ def _compose(c: Reproduce, models: list[Any], out: Path) -> None:
             unsteered = f" (percent; unsteered {start[f'{name}_percent']:.1f})" if percent else ""
             print(f"\n{name.capitalize()}, {setting} strengths{unsteered}\n")
             print(show(found.reset_index(names=""), decimals=1 if percent else 2))
-    gains = result.tables["gains"]
-    told = gains[(gains["gain_verdict"] != "not told apart") | (gains["excess_verdict"] != "not told apart")]
-    columns = ["setting", "first", "second", "measure", "gain_pp", "gain_low_pp", "gain_high_pp"]
-    columns += ["excess_pp", "excess_low_pp", "excess_high_pp"]
-    print(
-        f"\nPair minus better single, and beyond the sum of gains; {len(told)} of {len(gains)} rows, where an interval"
-    )
-    print("leaves out 0 (each by itself)\n")
-    print(show(told[columns].rename(columns=lambda name: name.removesuffix("_pp").replace("_", " "))))
+    gains = result.tables["gains"].query("measure != 'average'")
+    told = gains["gain_verdict"] != "not told apart"
+    for label, part in (("gain", gains[told]), ("excess", gains[gains["setting"] == "half"])):
+        about = {
+            "gain": "Pair minus better single, where the interval leaves out 0",
+            "excess": "Beyond the sum of gains",
+        }
+        print(f"\n{about[label]} (percentage points; {len(part)} of {len(gains)} rows)\n")
+        columns = ["setting", "first", "second", "measure", f"{label}_pp", f"{label}_low_pp", f"{label}_high_pp"]
+        print(show(part[columns].rename(columns=lambda name: name.removesuffix("_pp").replace("_", " "))))
     print("\nOrder at the SAE's hook point: vector first minus features first\n")
     print(show(result.tables["orders"], decimals=3))
 
