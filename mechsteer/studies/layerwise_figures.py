@@ -176,7 +176,7 @@ def opinions(table: "pd.DataFrame") -> "Figure":
 
 
 def _bars(table: "pd.DataFrame", rows: str, value: str, label: str) -> "Figure":
-    made, axes = plots.figure(1, width=1.5 + 0.75 * table[rows].nunique(), height=3.6)
+    made, axes = plots.figure(1, width=1.5 + 0.95 * table[rows].nunique(), height=3.6)
     _grouped(axes[0], table, rows, value, label)
     axes[0].set_ylim(0, 104)
     _legend(made, axes[0], 5)
@@ -200,7 +200,8 @@ def _grouped(ax: "Axes", table: "pd.DataFrame", rows: str, value: str, label: st
             part[value], width, yerr=_errors(part, value), color=plots.COLOURS[place % len(plots.COLOURS)],
             label=method, error_kw={"elinewidth": 0.7, "ecolor": "0.2"}, edgecolor="white", linewidth=0.4,
         )  # fmt: skip
-    ax.set_xticks(range(len(names)), [name.replace("+", "\n+ ") for name in names], fontsize=7)
+    labels = [name.replace("+", "\n+ ").replace(" of the ", "\nof the ") for name in names]
+    ax.set_xticks(range(len(names)), labels, fontsize=7)
     ax.set_ylabel(label)
     ax.grid(axis="y", color="0.9", linewidth=0.6)
     ax.set_axisbelow(True)

@@ -18,7 +18,7 @@ MEASURES = ("kl", "tv", "mass")
 def opinions(bench: Bench, layer: int, points: int) -> "pd.DataFrame":
     """KL, total variation and mass on held-out questions, for each group: unsteered, dense and on a quarter of heads.
 
-    ``other groups`` is the mean over the vectors of the other groups: what is not about this group.
+    "learned for other groups" is the mean over the vectors of the other groups: what is not about this group.
     """
     import pandas as pd
 

@@ -127,7 +127,10 @@ def tradeoff(
 
 
 def _quarter(bench: Bench, options: Sequence[Learned]) -> Learned:
-    """The lowest validation loss on at most a quarter of the heads (at least one); ties to fewer heads."""
+    """The lowest validation loss on at most a quarter of the heads (at least one); ties to fewer heads.
+
+    Zero where the path jumps from zero to more heads, which it may, for the loss is not convex.
+    """
     most = max(1, bench.n_heads // 4)
     return min((one for one in options if one.heads <= most), key=lambda one: (one.validation_loss, one.heads))
 
