@@ -182,9 +182,9 @@ class Processes:
                     if outcome is not None:
                         yield outcome
         finally:
-            busy = {id(process) for process, _ in running.values()}
+            left = bool(running or waiting)
             for process in processes:
-                process.stop(kill=id(process) in busy)
+                process.stop(kill=left)
 
 
 class _Process:

@@ -72,6 +72,7 @@ def always_dies(cell: Cell, model: Any) -> Any:
 if __name__ == "__main__":
     from mechsteer.studies.sweep import sweep
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born ignoring it
     out, executor = sys.argv[1:]
     named = "tests.studies.sweep_runs:"
     cells = grid(model="m", a=[0, 1, 2, 3], b=[0, 1, 2])
