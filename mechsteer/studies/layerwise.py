@@ -87,7 +87,8 @@ def run(
     if n_train < 2 or not counts or min(positive_int("count", count) for count in listed("counts", counts)) < 2:
         raise MechsteerError(f"Two training words at least: n_train={n_train}, counts={list(counts)}.")
     for name in chosen:
-        rules(name), rules(name, split="train", n=2)  # refused before a model is loaded
+        for split, n in (("test", None), ("train", 2)):  # refused before a model is loaded
+            rules(name, split=split, n=n)
     folder = writable_dir(out)
     loaded = load(model) if isinstance(model, str) else model
     settings = {"rules": chosen, "seeds": seeds, "n_train": n_train, "max_steps": max_steps, "points": points}
