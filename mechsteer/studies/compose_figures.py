@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
-from mechsteer.files import read_table
 from mechsteer.plots.maps import SEQUENTIAL
 from mechsteer.studies.compose_parts import matrix
+from mechsteer.studies.result import redraw
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +35,7 @@ def figures(folder: Path) -> list[Path]:
     Raises:
         MechsteerError: if a table is missing or damaged.
     """
-    made = draw({name: read_table(folder / f"{name}.parquet") for name in TABLES})
-    return [path for name, figure in made.items() for path in plots.save(figure, folder / "figures" / name)]
+    return redraw(folder, draw, TABLES)
 
 
 def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
-from mechsteer.files import read_table
+from mechsteer.studies.result import redraw
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +34,7 @@ def figures(folder: Path) -> list[Path]:
     Raises:
         MechsteerError: if a table is missing or damaged.
     """
-    made = draw({name: read_table(folder / f"{name}.parquet") for name in TABLES})
-    return [path for name, figure in made.items() for path in plots.save(figure, folder / "figures" / name)]
+    return redraw(folder, draw, TABLES)
 
 
 def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechsteer import plots
-from mechsteer.files import read_table
+from mechsteer.studies.result import redraw
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,11 +28,7 @@ def figures(folder: Path) -> list[Path]:
     Raises:
         MechsteerError: if a table is missing or damaged.
     """
-    tables = {"summary": read_table(folder / "summary.parquet")}
-    if (folder / "tracking.parquet").exists():
-        tables["tracking"] = read_table(folder / "tracking.parquet")
-    made = draw(tables)
-    return [path for name, figure in made.items() for path in plots.save(figure, folder / "figures" / name)]
+    return redraw(folder, draw, ["summary"], ["tracking"])
 
 
 def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
