@@ -27,7 +27,7 @@ demo: $(STAMP)
 
 test: lint
 	@echo "Tests$(if $(NOTEBOOKS), and notebooks)"
-	@$(BIN)/python -m pytest -q -n 2 $(if $(NOTEBOOKS),--nbmake tests $(NOTEBOOKS))
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(if $(NOTEBOOKS),--nbmake $(NOTEBOOKS) tests)
 
 lint: $(STAMP)
 	@echo "Lint and types"
