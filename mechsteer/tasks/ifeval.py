@@ -3,8 +3,13 @@
 One line of the file is one prompt: ``{"key": 1000, "prompt": "...", "instruction_id_list": ["detectable_format:title"],
 "kwargs": [{}]}``. The data is not bundled; it is on the hub as ``google/IFEval``.
 
+The file is checked when it is read: instructions, names and values of their arguments
+(:mod:`mechsteer.tasks.ifeval_arguments`), so that nothing is generated for a line that cannot be scored.
+
 The checkers need the extra ``eval`` and nltk's ``punkt_tab``. Language detection is random by nature; it is seeded
-here, so that the same outputs always get the same scores.
+here, so that the same outputs always get the same scores. In one thing the scores are not lm-eval's: prompts 1122 and
+1129 of the public file ask for the characters # and !, for which its checker counts a letter drawn at random; here the
+character itself is counted.
 
 Scores, of one sample each: ``strict`` and ``loose`` say whether all instructions were followed (prompt level);
 ``n_strict`` and ``n_loose`` of ``n_instructions`` count them one by one: their sums make the instruction level.
@@ -23,6 +28,7 @@ from mechsteer.errors import MechsteerError
 from mechsteer.files import digest
 from mechsteer.prompts import prompt
 from mechsteer.steering import Intervention
+from mechsteer.tasks.ifeval_arguments import ARGUMENTS, problem
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,7 +121,9 @@ def ifeval(path: str | os.PathLike[str]) -> IFEval:
         path: The file, e.g. ``ifeval_input_data.jsonl`` of ``google/IFEval``.
 
     Raises:
-        MechsteerError: if the file is missing or empty, or has a broken line, which is named.
+        MechsteerError: if the file is missing or empty, or has a broken line, which is named: one that is no JSON, has
+            an instruction that lm-eval has no checker for, an argument that is missing, misspelt or impossible, or is
+            there twice.
     """
     source = Path(path)
     try:
@@ -127,6 +135,7 @@ def ifeval(path: str | os.PathLike[str]) -> IFEval:
     samples = tuple(_sample(source, number, line) for number, line in enumerate(lines, 1) if line.strip())
     if not samples:
         raise MechsteerError(f"{source} has no prompts.")
+    _refuse_repeated(source, [line.strip() for line in lines])
     return IFEval(f"ifeval:{source.name}", samples)
 
 
@@ -134,7 +143,8 @@ def check(sample: IFEvalPrompt, output: str) -> dict[str, bool | int]:
     """Score one output by lm-eval's checkers.
 
     Raises:
-        MechsteerError: for an instruction that lm-eval does not know, or if the extra or nltk's data is missing.
+        MechsteerError: for an instruction that lm-eval does not know, an argument that is missing or impossible, or if
+            the extra or nltk's data is missing.
     """
     strict, loose = followed(sample, output)
     values = (all(strict), all(loose), len(sample.instructions), sum(strict), sum(loose))
@@ -149,18 +159,31 @@ def followed(sample: IFEvalPrompt, output: str) -> tuple[list[bool], list[bool]]
     """
     utils = require_checkers()
     known = utils.instructions_registry.INSTRUCTION_DICT
-    for name in sample.instructions:
+    strict, loose = [], []
+    for name, kwargs in zip(sample.instructions, sample.kwargs, strict=True):
         if name not in known:
             raise MechsteerError(f"Prompt {sample.key}: lm-eval has no checker for the instruction {name!r}.")
-    example = utils.InputExample(
-        key=sample.key,
-        instruction_id_list=list(sample.instructions),
-        prompt=sample.prompt,
-        kwargs=[dict(k) for k in sample.kwargs],
-    )
-    strict = utils.test_instruction_following_strict(example, output)
-    loose = utils.test_instruction_following_loose(example, output)
-    return [*map(bool, strict.follow_instruction_list)], [*map(bool, loose.follow_instruction_list)]
+        if name in ARGUMENTS and (found := problem(name, kwargs)):
+            raise MechsteerError(f"Prompt {sample.key}: {found}")
+        arguments, text = _with_letter(kwargs, output)
+        example = utils.InputExample(
+            key=sample.key, instruction_id_list=[name], prompt=sample.prompt, kwargs=[arguments]
+        )
+        strict.append(bool(utils.test_instruction_following_strict(example, text).follow_all_instructions))
+        loose.append(bool(utils.test_instruction_following_loose(example, text).follow_all_instructions))
+    return strict, loose
+
+
+def _with_letter(kwargs: Mapping[str, Any], output: str) -> tuple[dict[str, Any], str]:
+    """Arguments and output in which a character to be counted that is no letter has changed places with q.
+
+    The checker counts nothing but a to z.
+    """
+    wanted = kwargs.get("letter")
+    if wanted is None or (wanted.isascii() and wanted.isalpha()):
+        return dict(kwargs), output
+    places = dict.fromkeys((wanted.lower(), wanted.upper()), "q") | {"q": wanted, "Q": wanted}
+    return {**kwargs, "letter": "q"}, "".join(places.get(character, character) for character in output)
 
 
 def require_checkers() -> Any:
@@ -186,24 +209,44 @@ def require_checkers() -> Any:
     return utils
 
 
+def _refuse_repeated(path: Path, lines: list[str]) -> None:
+    first: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if line and first.setdefault(line, number) != number:
+            raise MechsteerError(f"{path}, line {number}: repeats line {first[line]}, so its prompt would count twice.")
+
+
 def _sample(path: Path, number: int, line: str) -> IFEvalPrompt:
     def broken(why: str) -> MechsteerError:
-        return MechsteerError(f"{path}, line {number}: {why}.")
+        return MechsteerError(f"{path}, line {number}: {why}")
 
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=_object)
     except ValueError as error:
-        raise broken(f"not JSON ({error})") from None
+        raise broken(f"not JSON ({error}).") from None
     if not isinstance(row, dict):
-        raise broken("not a JSON object")
+        raise broken("not a JSON object.")
     for name, kind in FIELDS.items():
-        if not isinstance(row.get(name), kind):
-            raise broken(f"{name!r} must be a {kind.__name__}, got {row.get(name)!r}")
+        if not isinstance(row.get(name), kind) or isinstance(row[name], bool):
+            raise broken(f"{name!r} must be a {kind.__name__}, got {row.get(name)!r}.")
     ids, kwargs = row["instruction_id_list"], row["kwargs"]
     if not row["prompt"].strip() or not ids:
-        raise broken("the prompt or the list of instructions is empty")
-    if len(ids) != len(kwargs) or not all(isinstance(i, str) for i in ids):
-        raise broken(f"{len(ids)} instructions, but {len(kwargs)} kwargs; there must be one of each")
+        raise broken("the prompt or the list of instructions is empty.")
+    if not all(isinstance(i, str) for i in ids):
+        raise broken(f"instruction_id_list must be a list of names, got {ids!r}.")
+    if len(ids) != len(kwargs):
+        raise broken(f"{len(ids)} instructions, but {len(kwargs)} kwargs; there must be one of each.")
     if not all(isinstance(k, dict) for k in kwargs):
-        raise broken("each of the kwargs must be an object")
+        raise broken("each of the kwargs must be an object.")
+    for found in filter(None, map(problem, ids, kwargs)):
+        raise broken(found)
     return IFEvalPrompt(row["key"], row["prompt"], tuple(ids), tuple(kwargs))
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a name that is there twice, JSON would keep the last value."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
+    return made

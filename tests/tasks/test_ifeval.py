@@ -1,9 +1,11 @@
 """IFEval: reading the file, and lm-eval's checkers where they are installed."""
 
+import inspect
 import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +16,7 @@ import mechsteer as ms
 from mechsteer.errors import MechsteerError
 from mechsteer.tasks import ifeval
 from mechsteer.tasks.ifeval import IFEvalPrompt, check, followed, require_checkers
+from mechsteer.tasks.ifeval_arguments import ARGUMENTS, LANGUAGES
 
 ROWS = [
     {
@@ -125,10 +128,106 @@ def test_scores(fake_checkers: SimpleNamespace) -> None:
 
 
 def test_run(fake_checkers: SimpleNamespace, tiny: Callable[..., Any], tmp_path: Path) -> None:
-    lines = [json.dumps({"key": i, "prompt": "the cat", "instruction_id_list": ["a"], "kwargs": [{}]}) for i in (4, 9)]
+    name = "punctuation:no_comma"
+    fake_checkers.instructions_registry.INSTRUCTION_DICT[name] = None
+    lines = [json.dumps({"key": i, "prompt": "the cat", "instruction_id_list": [name], "kwargs": [{}]}) for i in (4, 9)]
     task = replace(ifeval(write(tmp_path / "small.jsonl", lines)), max_new_tokens=3)
     rows = ms.evaluate(tiny("llama"), task)
     assert list(rows["key"]) == [4, 9] and rows["strict"].dtype == bool and (rows["n_instructions"] == 1).all()
+
+
+def line(name: str, arguments: dict[str, Any]) -> str:
+    return json.dumps({"key": 1, "prompt": "Tell me.", "instruction_id_list": [name], "kwargs": [arguments]})
+
+
+WORDS_LINE = "length_constraints:number_words"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "said"),
+    [
+        ("detectable_format:titel", {}, "no checker.*'detectable_format:title'"),
+        (WORDS_LINE, {}, "lacks the argument 'num_words'.*at random"),
+        (WORDS_LINE, {"num_words": 5}, "lacks the argument 'relation'"),
+        (WORDS_LINE, {"num_wordz": 5, "relation": "at least"}, "no argument 'num_wordz'.*'num_words'"),
+        (WORDS_LINE, {"num_words": None, "relation": "at least"}, "lacks the argument 'num_words'"),
+        (WORDS_LINE, {"num_words": 0, "relation": "at least"}, "'num_words'.*at least 1, got 0"),
+        (WORDS_LINE, {"num_words": "5", "relation": "at least"}, "integer"),
+        (WORDS_LINE, {"num_words": True, "relation": "at least"}, "integer"),
+        (WORDS_LINE, {"num_words": 5.0, "relation": "at least"}, "integer"),
+        (WORDS_LINE, {"num_words": 5, "relation": "about"}, "'less than', 'at least', got 'about'"),
+        ("punctuation:no_comma", {"num_words": 5}, "takes no argument 'num_words'"),
+        ("keywords:existence", {"keywords": "tea"}, "list of words, got 'tea'"),
+        ("keywords:existence", {"keywords": []}, "list of words"),
+        ("keywords:forbidden_words", {"forbidden_words": ["a", ""]}, "list of words"),
+        ("keywords:frequency", {"keyword": " ", "frequency": 1, "relation": "at least"}, "a text"),
+        (
+            "keywords:letter_frequency",
+            {"letter": "ab", "let_frequency": 1, "let_relation": "at least"},
+            "one character",
+        ),
+        ("language:response_language", {"language": "French"}, "language code.*'French'"),
+        (
+            "length_constraints:nth_paragraph_first_word",
+            {"num_paragraphs": 2, "nth_paragraph": 3, "first_word": "a"},
+            "paragraph 3 of 2",
+        ),
+        (
+            "length_constraints:nth_paragraph_first_word",
+            {"num_paragraphs": 2, "nth_paragraph": 1, "first_word": "two words"},
+            "one word",
+        ),
+    ],
+)
+def test_arguments_that_cannot_be_scored(tmp_path: Path, name: str, arguments: dict[str, Any], said: str) -> None:
+    with pytest.raises(MechsteerError, match=f"line 2: .*{said}"):
+        ifeval(write(tmp_path / "data.jsonl", [json.dumps(ROWS[0]), line(name, arguments)]))
+
+
+def test_names_without_a_value_are_accepted(tmp_path: Path) -> None:
+    nulls = {"num_words": None, "keywords": None, "letter": None}
+    lines = [line("punctuation:no_comma", nulls), line("keywords:existence", nulls | {"keywords": ["tea"]})]
+    assert len(ifeval(write(tmp_path / "data.jsonl", lines)).samples) == 2
+
+
+def test_what_is_there_twice(tmp_path: Path) -> None:
+    with pytest.raises(MechsteerError, match="line 3: repeats line 1"):
+        ifeval(write(tmp_path / "data.jsonl", [json.dumps(ROWS[0]), json.dumps(ROWS[1]), json.dumps(ROWS[0])]))
+    twice = line(WORDS_LINE, {"num_words": 5, "relation": "at least"}).replace("5,", '5, "num_words": 300,')
+    with pytest.raises(MechsteerError, match=r"line 1: .*'num_words' is there twice"):
+        ifeval(write(tmp_path / "data.jsonl", [twice]))
+
+
+@pytest.fixture
+def real_checkers(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """lm-eval's own, of which those that split no sentences need no data of nltk's."""
+    nltk = pytest.importorskip("nltk")
+    monkeypatch.setattr(nltk.data, "find", lambda name: name)
+    return pytest.importorskip("lm_eval.tasks.ifeval.utils")
+
+
+def test_arguments_are_those_of_lm_eval(real_checkers: Any) -> None:
+    known = real_checkers.instructions_registry.INSTRUCTION_DICT
+    described = {n: set(inspect.signature(c.build_description).parameters) - {"self"} for n, c in known.items()}
+    assert described == {name: set(arguments) for name, arguments in ARGUMENTS.items()}
+    codes = import_module("lm_eval.tasks.ifeval.instructions_util").LANGUAGE_CODES
+    assert set(LANGUAGES) == set(codes)
+
+
+def test_a_prompt_made_by_hand_is_not_scored_at_random(real_checkers: Any) -> None:
+    with pytest.raises(MechsteerError, match=r"Prompt 1: .*lacks the argument 'num_words'"):
+        check(IFEvalPrompt(1, "Write.", (WORDS_LINE,), ({},)), "word")
+
+
+@pytest.mark.parametrize("letter", ["!", "#", "*", "é"])
+def test_a_character_that_is_no_letter_is_counted_itself(real_checkers: Any, letter: str) -> None:
+    arguments = {"letter": letter, "let_frequency": 3, "let_relation": "at least"}
+    sample = IFEvalPrompt(1, "Shout.", ("keywords:letter_frequency",), (arguments,))
+    for text, right in (
+        (f"well {letter}{letter} {letter.upper()} q", True),
+        (f"well {letter} {letter} qqqq QQQ", False),
+    ):
+        assert {check(sample, text)["strict"] for _ in range(30)} == {right}
 
 
 def test_checkers_of_lm_eval(file: Path) -> None:
