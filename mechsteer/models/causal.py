@@ -3,6 +3,10 @@
 As in the library's own forward, hook point by hook point, but: keys are cached after their rotary embedding, so that a
 step rotates one position and not all; query heads share their key-value head without copies of it; the norm before
 attention runs, and fires, once and not for queries, keys and values each; and a step without padding needs no mask.
+
+Where a family's blocks differ: the norms may stand after attention and MLP instead of before them (OLMo 2 and 3), or on
+both sides (Gemma 2 and 3); attention and MLP may read the same stream side by side (GPT-J, GPT-NeoX, Phi-2), and then
+there is no ``resid_mid``; and layers may have rotary embeddings of their own.
 """
 
 from dataclasses import dataclass
@@ -17,6 +21,11 @@ from mechsteer.models.state import KeyValues, State
 
 Heads = Float[Tensor, "batch pos n_heads d_head"]
 KvHeads = Float[Tensor, "batch pos n_kv_heads d_head"]
+Rotation = tuple[Float[Tensor, "batch new 1 rotary"], Float[Tensor, "batch new 1 rotary"]]
+
+
+POST_NORM = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
+"""The architectures whose norms stand after attention and MLP, as the library's own block has it."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +46,12 @@ class Positions:
     """Where the new positions of a pass stand; the same for all layers.
 
     Attributes:
-        rotation: Cosines and sines of their rotary embedding; None without one.
+        rotations: Cosines and sines of their rotary embedding, by the ``id`` of the table that they are from, since
+            layers may have different ones; empty without rotary embeddings.
         masks: For ``"global"`` and for ``"local"`` (sliding-window) attention.
     """
 
-    rotation: tuple[Float[Tensor, "batch new 1 d_head"], Float[Tensor, "batch new 1 d_head"]] | None
+    rotations: dict[int, Rotation]
     masks: dict[str, Mask]
 
 
@@ -64,19 +74,26 @@ def run_blocks(
 def _positions(model: Any, real: Bool[Tensor, "batch total"], past: int) -> Positions:
     device = model.W_E.device
     total = real.shape[1]
-    rotation = None
-    if model.cfg.positional_embedding_type == "rotary":
-        attention = model.blocks[0].attn
-        if total > attention.rotary_cos.shape[0]:
-            attention._extend_rotary_embeddings(min(model.cfg.n_ctx, 2 * total))
-        place = (real.long().cumsum(1) - 1).clamp(min=0)[:, past:].to(device)
-        rotation = (attention.rotary_cos[place, None], attention.rotary_sin[place, None])
     query, key = torch.arange(past, total)[:, None], torch.arange(total)[None]
     seen = (key <= query) & real[:, None]
     kinds = {"global": seen}
     if "local" in (model.cfg.attn_types or ()):
         kinds["local"] = seen & (key > query - model.cfg.window_size)
-    return Positions(rotation, {kind: _mask(keys, device) for kind, keys in kinds.items()})
+    rotations = _rotations(model, real, past) if model.cfg.positional_embedding_type == "rotary" else {}
+    return Positions(rotations, {kind: _mask(keys, device) for kind, keys in kinds.items()})
+
+
+def _rotations(model: Any, real: Bool[Tensor, "batch total"], past: int) -> dict[int, Rotation]:
+    place = (real.long().cumsum(1) - 1).clamp(min=0)[:, past:].to(model.W_E.device)
+    rotations: dict[int, Rotation] = {}
+    for block in model.blocks:
+        attention = block.attn
+        if real.shape[1] > attention.rotary_cos.shape[0]:
+            attention._extend_rotary_embeddings(min(model.cfg.n_ctx, 2 * real.shape[1]))
+        table = id(attention.rotary_cos)
+        if table not in rotations:
+            rotations[table] = (attention.rotary_cos[place, None], attention.rotary_sin[place, None])
+    return rotations
 
 
 def _mask(seen: Bool[Tensor, "batch new total"], device: torch.device) -> Mask:
@@ -89,13 +106,23 @@ def _mask(seen: Bool[Tensor, "batch new total"], device: torch.device) -> Mask:
 def _block(
     block: Any, resid_pre: Float[Tensor, "batch new d_model"], entry: KeyValues, positions: Positions
 ) -> Float[Tensor, "batch new d_model"]:
+    cfg = block.cfg
     resid_pre = block.hook_resid_pre(resid_pre)
     attn_out = _attention(block, resid_pre, entry, positions)
-    if block.cfg.use_normalization_before_and_after:
+    if cfg.use_normalization_before_and_after:
         attn_out = block.ln1_post(attn_out)
-    resid_mid = block.hook_resid_mid(resid_pre + block.hook_attn_out(attn_out))
-    mlp_in = block.hook_mlp_in(resid_mid.clone()) if block.cfg.use_hook_mlp_in else resid_mid
-    return block.hook_resid_post(resid_mid + block.apply_mlp(block.ln2(mlp_in)))
+    if _post_norm(cfg):
+        attn_out = block.ln1(attn_out)
+    added = resid_pre + block.hook_attn_out(attn_out)
+    mlp_in = resid_pre if cfg.parallel_attn_mlp else block.hook_resid_mid(added)
+    resid_mid = added if cfg.parallel_attn_mlp else mlp_in
+    mlp_in = block.hook_mlp_in(mlp_in.clone()) if cfg.use_hook_mlp_in else mlp_in
+    mlp_out = block.apply_mlp(mlp_in if _post_norm(cfg) else block.ln2(mlp_in))
+    return block.hook_resid_post(resid_mid + mlp_out)
+
+
+def _post_norm(cfg: Any) -> bool:
+    return cfg.original_architecture in POST_NORM
 
 
 def _attention(
@@ -103,9 +130,10 @@ def _attention(
 ) -> Float[Tensor, "batch new d_model"]:
     attention = block.attn
     q, k, v = _queries_keys_values(block, resid_pre)
-    if positions.rotation is not None:
-        q, k = attention.hook_rot_q(_rotated(q, *positions.rotation)), _rotated(k, *positions.rotation)
-    hooked_keys = positions.rotation is not None and attention.hook_rot_k.fwd_hooks
+    hooked_keys = positions.rotations and attention.hook_rot_k.fwd_hooks
+    if positions.rotations:
+        rotation, adjacent = positions.rotations[id(attention.rotary_cos)], attention.cfg.rotary_adjacent_pairs
+        q, k = attention.hook_rot_q(_rotated(q, *rotation, adjacent)), _rotated(k, *rotation, adjacent)
     q, values = q.transpose(1, 2), None
     if entry.times > 1 and not hooked_keys:
         entry.new = (k, v)
@@ -140,27 +168,45 @@ def _queries_keys_values(block: Any, resid_pre: Float[Tensor, "batch new d_model
     q, k, v = (hook(project(x, *pair)) for hook, x, pair in zip(hooks, inputs, weights, strict=True))
     if attention.cfg.use_qk_norm:
         q, k = attention._apply_qk_norm(q, attention.q_norm), attention._apply_qk_norm(k, attention.k_norm)
+    elif attention.q_norm is not None:  # OLMo 2 and 3: one norm over all heads together
+        q = attention.q_norm(q.flatten(2)).view_as(q)
+        k = attention.k_norm(k.flatten(2)).view_as(k)
+    if attention.cfg.clip_qkv is not None:
+        q, k, v = (x.clamp(-attention.cfg.clip_qkv, attention.cfg.clip_qkv) for x in (q, k, v))
     return q, k, v
 
 
 def _inputs(block: Any, resid_pre: Float[Tensor, "batch new d_model"], heads: list[int]) -> list[Tensor]:
     """What queries, keys and values are made from: the normalised stream, or where it is split, one for each head."""
+    norm = _unchanged if _post_norm(block.cfg) else block.ln1
     if block.cfg.use_split_qkv_input:
         hooks = (block.hook_q_input, block.hook_k_input, block.hook_v_input)
-        return [block.ln1(hook(_each_head(resid_pre, n))) for hook, n in zip(hooks, heads, strict=True)]
+        return [norm(hook(_each_head(resid_pre, n))) for hook, n in zip(hooks, heads, strict=True)]
     if block.cfg.use_attn_in:
-        return [block.ln1(block.hook_attn_in(_each_head(resid_pre, heads[0])))] * 3
-    return [block.ln1(resid_pre)] * 3
+        return [norm(block.hook_attn_in(_each_head(resid_pre, heads[0])))] * 3
+    return [norm(resid_pre)] * 3
 
 
 def _each_head(x: Float[Tensor, "batch new d_model"], heads: int) -> Float[Tensor, "batch new heads d_model"]:
     return x[:, :, None].repeat(1, 1, heads, 1)
 
 
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
 def _rotated(
     x: Float[Tensor, "batch new heads d_head"],
-    cos: Float[Tensor, "batch new 1 d_head"],
-    sin: Float[Tensor, "batch new 1 d_head"],
+    cos: Float[Tensor, "batch new 1 rotary"],
+    sin: Float[Tensor, "batch new 1 rotary"],
+    adjacent: bool,
 ) -> Float[Tensor, "batch new heads d_head"]:
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    """The first ``rotary`` dimensions turned: pairs of neighbours (GPT-J), or of the first half with the second."""
+    turned, kept = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    if adjacent:
+        across = torch.stack([-turned[..., 1::2], turned[..., ::2]], dim=-1).flatten(-2)
+    else:
+        first, second = turned.chunk(2, dim=-1)
+        across = torch.cat([-second, first], dim=-1)
+    turned = (turned * cos + across * sin).to(x.dtype)  # OLMo's tables are in float32 always
+    return torch.cat([turned, kept], dim=-1) if kept.shape[-1] else turned
