@@ -11,6 +11,7 @@ import mechsteer
 ORDER = [
     "errors",
     "files",
+    "stats",
     "prompts",
     "models",
     "directions",
