@@ -18,25 +18,21 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from mechsteer.decoding import Greedy, Sample, Strategy, generate
+from mechsteer.decoding import Strategy, generate
+from mechsteer.decoding.requested import check_options, new_tokens, requested_strategy, stop_texts
 from mechsteer.decoding.score import score_ids
 from mechsteer.errors import MechsteerError, positive_int
-from mechsteer.models import is_encoder_decoder, model_info
+from mechsteer.files import digest
+from mechsteer.models import is_encoder_decoder, model_info, provenance
 from mechsteer.prompts import Prompt
 from mechsteer.prompts import prompt as make_prompt
-from mechsteer.steering import Intervention, as_intervention
+from mechsteer.steering import Intervention, as_intervention, describe_edits
 
 try:
     from lm_eval.api.model import LM
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 except ImportError as error:
     raise MechsteerError(f"The bridge to lm-eval needs its package ({error}): pip install 'mechsteer[eval]'.") from None
-
-MAX_NEW_TOKENS = 256
-"""For generation tasks that do not say; lm-eval's own default."""
-
-_SAMPLING = {"do_sample", "temperature", "top_k", "top_p"}
-_LENGTH = ("max_gen_toks", "max_new_tokens", "max_tokens")
 
 
 class SteeredLM(LM):
@@ -72,8 +68,32 @@ class SteeredLM(LM):
 
     @property
     def tokenizer_name(self) -> str:
-        """For lm-eval's cache of templated requests."""
-        return model_info(self.model).name.replace("/", "__")
+        """For lm-eval's cache of templated requests (``cache_requests``): the model's name, a hash of its template."""
+        template = digest(self.model.tokenizer.chat_template or "")
+        return f"{model_info(self.model).name.replace('/', '__')}-{template}"
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What lm-eval's result files say of the model, the intervention and the decoding strategy."""
+        return {
+            **provenance(self.model),
+            "model_num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
+            "intervention": describe_edits(self.steer),
+            "strategy": "as each task asks" if self.strategy is None else repr(self.strategy),
+            "seed": self.seed,
+        }
+
+    def set_cache_hook(self, cache_hook: Any) -> None:
+        """Give the answers of this model, intervention and strategy a table of their own in lm-eval's request cache.
+
+        lm-eval (``use_cache``) finds an answer by the request alone, so that one file would give the answers of a
+        steered model to an unsteered one. The tables' names are hashes of :meth:`get_model_info` and of the template.
+        """
+        super().set_cache_hook(cache_hook)
+        answers = cache_hook.dbdict
+        if answers is not None:
+            answers.tablename = f"mechsteer-{digest([self.get_model_info(), self.tokenizer_name])}"
+            answers.conn.execute(f'CREATE TABLE IF NOT EXISTS "{answers.tablename}" (key TEXT PRIMARY KEY, value BLOB)')
+            answers.conn.commit()
 
     def chat_template(self, chat_template: bool | str = False) -> str:
         """The template that ``apply_chat_template`` uses."""
@@ -118,35 +138,34 @@ class SteeredLM(LM):
         return sums
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
-        """What follows each context, up to the first of the request's ``until`` texts."""
+        """What follows each context, up to the first of the request's ``until`` texts.
+
+        Raises:
+            MechsteerError: before anything is generated, for a generation option or value that
+                :func:`mechsteer.generate` does not have, with its name.
+        """
+        for request in requests:
+            check_options(request.args[1])
         groups: dict[str, list[int]] = {}
         for place, request in enumerate(requests):
             groups.setdefault(repr(sorted(request.args[1].items(), key=str)), []).append(place)
         texts = [""] * len(requests)
         for places in tqdm(groups.values(), desc="generating", disable=disable_tqdm or not self.progress):
-            options = dict(requests[places[0]].args[1])
-            length = next((int(options[name]) for name in _LENGTH if name in options), MAX_NEW_TOKENS)
-            stop = options.get("until") or []
+            options = requests[places[0]].args[1]
+            length = new_tokens(options)
             prompts = [self._prompt(requests[place].args[0], room=length) for place in places]
             out = generate(
                 self.model,
                 prompts,
                 steer=self.steer,
-                strategy=self.strategy or self._strategy(options),
+                strategy=self.strategy or requested_strategy(options, self.seed),
                 max_new_tokens=length,
-                stop=[stop] if isinstance(stop, str) else [text for text in stop if text],
+                stop=stop_texts(options),
                 batch_size=self.batch_size,
             )
             for place, text in zip(places, out.texts, strict=True):
                 texts[place] = text
         return texts
-
-    def _strategy(self, options: dict[str, Any]) -> Strategy:
-        sampling = {name: options[name] for name in _SAMPLING if options.get(name) is not None}
-        if not sampling.pop("do_sample", sampling.get("temperature", 0.0) > 0):
-            return Greedy()
-        sampling.setdefault("temperature", 1.0)
-        return Sample(**sampling, seed=self.seed)
 
     def _scores(
         self, name: str, pairs: Sequence[tuple[Prompt, list[int]]], disable_tqdm: bool

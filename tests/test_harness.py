@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -94,6 +95,35 @@ def test_a_task_that_samples_is_sampled_with_the_seed(tiny: Callable) -> None:
     assert drawn[0] == drawn[1] == wanted and drawn[2] != wanted
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("num_beams", 4),
+        ("repetition_penalty", 5.0),
+        ("no_repeat_ngram_size", 2),
+        ("max_length", 9),
+        ("temprature", 2.0),
+        ("max_gen_toks", 0),
+        ("until", [3]),
+        ("temperature", float("nan")),
+    ],
+)
+def test_an_option_that_generation_does_not_have_is_named(tiny: Callable, option: str, value: Any) -> None:
+    asked = requests("generate_until", [("the cat", {"max_gen_toks": 3}), ("a dog", {option: value})])
+    lm = bridge(tiny("llama-gqa"))
+    with mock.patch("mechsteer.harness.generate") as generated, pytest.raises(ms.MechsteerError, match=option):
+        lm.generate_until(asked)
+    assert not generated.called
+
+
+def test_options_that_change_nothing_are_accepted(tiny: Callable) -> None:
+    lm = bridge(tiny("llama-gqa"))
+    neutral = {"num_beams": 1, "repetition_penalty": 1.0, "top_p": None, "do_sample": False, "temperature": 0.7}
+    asked = [("the cat", {"max_completion_tokens": 3}), ("the cat", {"max_gen_toks": 3, **neutral})]
+    first, second = lm.generate_until(requests("generate_until", asked))
+    assert first == second == ms.generate(lm.model, "the cat", max_new_tokens=3).texts[0]
+
+
 def test_tags_in_a_template_say_what_is_steered(tiny: Callable) -> None:
     model = tiny("llama-gqa")
     tagged, plain = "<!!-> answer in capitals <-!!> the cat", "answer in capitals the cat"
@@ -155,6 +185,47 @@ def test_a_task_from_a_file_runs_under_an_intervention(tiny: Callable, tmp_path:
         assert accuracies[name] == pytest.approx(1 / 3) and out["samples"]["tiny_choice"][0]["filtered_resps"][0][
             0
         ] == pytest.approx(float(scores[0]), abs=1e-4)
+        assert [edit["strength"] for edit in out["config"]["intervention"]] == ([] if steer is None else [200.0])
+
+
+def test_results_say_what_made_them(tiny: Callable) -> None:
+    model = tiny("llama-gqa")
+    lm = bridge(model, steer=ms.add(ms.random_direction(model, layer=1, seed=0), 2.0), strategy=ms.DoLa())
+    said = json.loads(json.dumps(lm.get_model_info()))
+    assert said["model_fingerprint"] == ms.models.model_info(model).fingerprint and said["model_dtype"] == "float32"
+    assert said["model_num_parameters"] == sum(p.numel() for p in model.parameters())
+    assert said["intervention"][0]["method"] == "add" and said["intervention"][0]["strength"] == 2.0
+    assert "DoLa" in said["strategy"] and said["version_mechsteer"] == ms.__version__
+
+
+def test_the_request_cache_keeps_models_and_interventions_apart(
+    tiny: Callable, checkpoint: Callable, tmp_path: Path
+) -> None:
+    from lm_eval.api.model import CachingLM
+
+    model = tiny("llama-gqa")
+    direction = ms.random_direction(model, layer=1, seed=0)
+    lms = [
+        bridge(model, steer=ms.add(direction, 200.0)),
+        bridge(model, steer=ms.add(direction, 150.0)),
+        bridge(model),
+        bridge(tiny("gpt2")),
+        theirs(checkpoint("gpt2")),
+    ]
+    asked = requests("loglikelihood", [("the cat sat", " on")])
+    fresh = [lm.loglikelihood(asked)[0][0] for lm in lms]
+    assert len({round(score, 3) for score in fresh}) == 4  # the last two are the same model
+
+    def cached(lm: Any) -> float:
+        wrapped = CachingLM(lm, str(tmp_path / "answers.db"))
+        try:
+            return wrapped.loglikelihood(asked)[0][0]
+        finally:
+            wrapped.dbdict.close()
+
+    assert [cached(lm) for lm in lms] == pytest.approx(fresh, abs=1e-4)
+    with mock.patch("mechsteer.harness.score_ids", side_effect=AssertionError("computed again")):
+        assert [cached(lm) for lm in lms[:4]] == pytest.approx(fresh[:4], abs=1e-4)
 
 
 def test_what_cannot_be_asked_is_named(tiny: Callable) -> None:
