@@ -3,7 +3,7 @@
 import difflib
 import math
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -18,6 +18,28 @@ class MechsteerError(ValueError):
 
 class ParityError(MechsteerError):
     """The hooked model does not compute what the Hugging Face model computes."""
+
+
+def shown(value: Any, limit: int = 80) -> str:
+    """A value as an error shows it: what ``repr`` says where that is a line, shortened; else its type alone."""
+    if hasattr(value, "named_parameters"):  # a model's takes hundreds of lines
+        return f"a {type(value).__name__}"
+    text = repr(value)
+    if "\n" in text:
+        return f"a {type(value).__name__}"
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def not_a_model(value: Any) -> MechsteerError:
+    """The error for anything in the place of a loaded model, with the fix for the likely mistakes."""
+    if isinstance(value, str):
+        fix = f"the model comes first; ms.load({shown(value)}) loads one by its name"
+    elif hasattr(value, "named_parameters") and hasattr(value, "config"):
+        name = getattr(value.config, "_name_or_path", "") or "the folder of its checkpoint"
+        fix = f"Hugging Face's models have no hook points; use ms.load({name!r})"
+    else:
+        fix = "the model, which ms.load makes, comes first; are the arguments swapped?"
+    return MechsteerError(f"A loaded model was expected, got {shown(value)}: {fix}.".replace("?.", "?"))
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -43,7 +65,8 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 def unknown(kind: str, name: object, choices: Iterable[str]) -> MechsteerError:
     """The error for a name that is not one of the known ones."""
-    return MechsteerError(f"Unknown {kind} {name!r}.{nearest(str(name), choices)}")
+    hint = nearest(str(name) if isinstance(name, str | int) else "", choices)
+    return MechsteerError(f"Unknown {kind} {shown(name)}.{hint}")
 
 
 def finite(name: str, value: float) -> float:
@@ -55,7 +78,7 @@ def finite(name: str, value: float) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        raise MechsteerError(f"{name} must be a number, got {value!r}.") from None
+        raise MechsteerError(f"{name} must be a number, got {shown(value)}.") from None
     if not math.isfinite(number):
         raise MechsteerError(f"{name} must be finite, got {number}.")
     return number
@@ -68,7 +91,7 @@ def positive_int(name: str, value: int) -> int:
         MechsteerError: otherwise.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise MechsteerError(f"{name} must be an integer of at least 1, got {value!r}.")
+        raise MechsteerError(f"{name} must be an integer of at least 1, got {shown(value)}.")
     return value
 
 
@@ -79,7 +102,7 @@ def listed(name: str, value: Iterable[T]) -> list[T]:
         MechsteerError: otherwise.
     """
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise MechsteerError(f"{name} must be a list, got {value!r}.")
+        raise MechsteerError(f"{name} must be a list, got {shown(value)}.")
     return list(value)
 
 

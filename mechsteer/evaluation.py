@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mechsteer.decoding import Greedy, Strategy
-from mechsteer.errors import MechsteerError
-from mechsteer.models import provenance
+from mechsteer.errors import MechsteerError, shown
+from mechsteer.models import check_model, provenance
 from mechsteer.steering import Intervention
 
 if TYPE_CHECKING:
@@ -65,8 +65,9 @@ def evaluate(
     Raises:
         MechsteerError: for what is not a task or has no samples, or an intervention that does not fit or never fired.
     """
+    check_model(model)
     if not isinstance(task, Task):
-        raise MechsteerError(f"task must be a task, e.g. ms.tasks.memotrap(), got {task!r}.")
+        raise MechsteerError(f"task must be a task, e.g. ms.tasks.memotrap(), got {shown(task)}.")
     if not task.samples:
         raise MechsteerError(f"The task {task.name!r} has no samples.")
     table = task.run(model, steer=steer, strategy=strategy, batch_size=batch_size, progress=progress)

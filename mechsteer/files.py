@@ -100,7 +100,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         MechsteerError: if it is missing, cannot be read or is not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))  # with or without a byte order mark
     except FileNotFoundError:
         raise MechsteerError(f"No such file: {path}.") from None
     except OSError as error:

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int
 from jinja2 import TemplateError
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, one_of, unknown
+from mechsteer.errors import MechsteerError, not_a_model, one_of, shown, unknown
 
 PARTS = ("instruction", "context", "task")
 """The parts of a prompt, in their default order."""
@@ -100,9 +100,14 @@ def prompt(
         MechsteerError: for unbalanced or nested tags, an unknown part in ``order``, an empty text, a tokenizer without
             character offsets, ``chat=True`` or ``system`` without a template, a template that refuses the messages.
     """
+    if not hasattr(model, "tokenizer"):
+        raise not_a_model(model)
     for name in order:
         one_of("prompt part", name, PARTS)
     given = {"instruction": instruction, "context": context, "task": text}
+    for name, value in given.items():
+        if not isinstance(value, str | None):
+            raise MechsteerError(f"The {name} of a prompt is a text, got {shown(value)}.")
     parts = [(name, value) for name in order if (value := given[name])]
     missing = [name for name, value in given.items() if value and name not in order]
     if missing:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from mechsteer.errors import MechsteerError, unknown
+from mechsteer.errors import MechsteerError, shown, unknown
 from mechsteer.prompts import Prompt
 
 Where = str | tuple[int, ...]
@@ -30,10 +30,12 @@ def make_positions(positions: str | Sequence[int]) -> Where:
     try:
         chosen = tuple(positions)
     except TypeError:
-        raise MechsteerError(f'positions must be "last", "all", "span:NAME" or integers, got {positions!r}.') from None
+        raise MechsteerError(
+            f'positions must be "last", "all", "span:NAME" or integers, got {shown(positions)}.'
+        ) from None
     whole = [isinstance(p, int | np.integer) and not isinstance(p, bool) for p in chosen]
     if not chosen or not all(whole):
-        raise MechsteerError(f"positions must name integers, got {positions!r}.")
+        raise MechsteerError(f"positions must name integers, got {shown(positions)}.")
     return tuple(int(p) for p in chosen)
 
 

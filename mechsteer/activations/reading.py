@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from mechsteer.activations.shards import raw_dtype
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, shown
 
 RowChoice = int | slice | Sequence[int] | np.ndarray | Tensor
 
@@ -73,7 +73,7 @@ class SiteRows:
         if asked.size == 0:
             return np.zeros(0, dtype=np.int64)
         if asked.ndim != 1 or not np.issubdtype(asked.dtype, np.integer):
-            raise MechsteerError(f"Rows are integers, a slice or a mask of {len(self)}, got {rows!r}.")
+            raise MechsteerError(f"Rows are integers, a slice or a mask of {len(self)}, got {shown(rows)}.")
         outside = asked[(asked < -len(self)) | (asked >= len(self))]
         if outside.size:
             raise MechsteerError(f"Row {outside[0]} is not there: {self.site!r} has {len(self)} rows.")

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from mechsteer.errors import MechsteerError, nearest, unknown
+from mechsteer.errors import MechsteerError, nearest, shown, unknown
 from mechsteer.models import fires, is_encoder_decoder, predicting_stack, shape_of, site, stacks
 from mechsteer.models.sites import KINDS
 
@@ -31,14 +31,14 @@ def resolve(model: Any, sites: str | Sequence[str]) -> list[str]:
             hold one row a position.
     """
     if not isinstance(sites, str | Iterable):
-        raise MechsteerError(f"sites must be names, patterns or kinds, got {sites!r}.")
+        raise MechsteerError(f"sites must be names, patterns or kinds, got {shown(sites)}.")
     asked = [sites] if isinstance(sites, str) else list(sites)
     if not asked:
         raise MechsteerError('No sites were given, e.g. sites="resid_post".')
     found: dict[str, None] = {}
     for name in asked:
         if not isinstance(name, str):
-            raise MechsteerError(f"A site is a name, a pattern or a kind, got {name!r}.")
+            raise MechsteerError(f"A site is a name, a pattern or a kind, got {shown(name)}.")
         for full in _expand(model, name):
             _check(model, full, name)
             found[full] = None

@@ -16,7 +16,7 @@ from mechsteer.activations.sites import ENCODER, PREDICTING, READ_OUT, Stage, re
 from mechsteer.decoding.generate import Written, generate_batch
 from mechsteer.decoding.recorder import Recorder
 from mechsteer.decoding.strategies import Greedy, Strategy
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, shown
 from mechsteer.models import encode, is_encoder_decoder, model_device, position_stack, residual, unembed
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, begin, run_batches
@@ -84,13 +84,13 @@ def make_plan(
     for stack in set(stacks.values()):
         check_stack(where, stack)
     if isinstance(generate, bool) or not isinstance(generate, int) or generate < 0:
-        raise MechsteerError(f"generate must be a number of new tokens, 0 or more, got {generate!r}.")
+        raise MechsteerError(f"generate must be a number of new tokens, 0 or more, got {shown(generate)}.")
     if strategy is not None and not generate:
         raise MechsteerError("strategy= needs generate=, the number of new tokens.")
     if strategy is not None and not isinstance(strategy, Strategy):
-        raise MechsteerError(f"strategy must be a strategy, e.g. ms.Greedy(), got {strategy!r}.")
+        raise MechsteerError(f"strategy must be a strategy, e.g. ms.Greedy(), got {shown(strategy)}.")
     if dtype is not None and dtype not in DTYPES:
-        raise MechsteerError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {dtype!r}.")
+        raise MechsteerError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {shown(dtype)}.")
     reached = [*chosen, *(name for edit in steer.edits for name in names(edit.site, model, edit.method))]
     return Plan(
         stacks,

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, positive_int
+from mechsteer.errors import MechsteerError, positive_int, shown
 
 LEVEL = 0.95
 SAMPLES = 1000
@@ -19,7 +19,7 @@ def seeded(seed: int) -> torch.Generator:
     try:
         return torch.Generator().manual_seed(seed)
     except (TypeError, ValueError, RuntimeError):
-        raise MechsteerError(f"seed must be an integer, got {seed!r}.") from None
+        raise MechsteerError(f"seed must be an integer, got {shown(seed)}.") from None
 
 
 def resamples(n: int, *, samples: int = SAMPLES, seed: int = 0) -> Float[Tensor, "samples n"]:

@@ -21,6 +21,7 @@ import torch
 from mechsteer.analysis.states import last_states
 from mechsteer.directions.contrast import Pair, pair_prompts
 from mechsteer.errors import MechsteerError, positive_int
+from mechsteer.models import check_model
 from mechsteer.models import site as site_name
 from mechsteer.steering import Intervention
 from mechsteer.steering.saes import activations_of, as_sae, check_sae, decoder_rows, site_of
@@ -70,6 +71,7 @@ def instruction_features(
 
     if top is not None:
         positive_int("top", top)
+    check_model(model)
     made = as_sae(sae)
     at = site_name(model, site_of(made, site))
     check_sae(made, model, at, transfer=transfer)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mechsteer.analysis.flow_hooks import Weighing, track
 from mechsteer.analysis.streams import continuations
-from mechsteer.errors import MechsteerError, finite, listed, positive_int
+from mechsteer.errors import MechsteerError, finite, listed, positive_int, shown
 from mechsteer.models import as_prompts, first_tokens, hooked, is_encoder_decoder, model_device, residual, stacks, start
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, as_intervention, attention_bias, run_batches
@@ -79,7 +79,7 @@ def _subjects(model: Any, prompt: Any, continuation: str | Sequence[str] | None)
 def _spans(span: str | Sequence[str]) -> list[str]:
     names = [span] if isinstance(span, str) else listed("span", span)
     if not names or not all(isinstance(name, str) for name in names):
-        raise MechsteerError(f"span must be a name or a list of names, e.g. 'instruction', got {span!r}.")
+        raise MechsteerError(f"span must be a name or a list of names, e.g. 'instruction', got {shown(span)}.")
     return list(dict.fromkeys(names))
 
 

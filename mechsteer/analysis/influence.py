@@ -35,7 +35,7 @@ from torch import Tensor
 from mechsteer.analysis.flow import check_shapes, recursion, stream_share
 from mechsteer.analysis.flow_hooks import Weighing
 from mechsteer.analysis.flow_run import CHUNK, measure
-from mechsteer.errors import MechsteerError, one_of
+from mechsteer.errors import MechsteerError, one_of, shown
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention
 
@@ -124,5 +124,5 @@ def _norm(norm: float) -> float:
     except (TypeError, ValueError):
         p = math.nan
     if not p >= 1:
-        raise MechsteerError(f"norm must be a number from 1 to infinity (the p of a p-norm), got {norm!r}.")
+        raise MechsteerError(f"norm must be a number from 1 to infinity (the p of a p-norm), got {shown(norm)}.")
     return p

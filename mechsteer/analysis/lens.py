@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mechsteer.analysis.distributions import entropy, jsd, ranks
 from mechsteer.analysis.streams import Exits, Prompts, each_prompts_exits
-from mechsteer.errors import MechsteerError, listed, not_finite, positive_int
+from mechsteer.errors import MechsteerError, listed, not_finite, positive_int, shown
 from mechsteer.models import as_prompts, unembed, word_id
 from mechsteer.steering import Intervention
 
@@ -111,7 +111,9 @@ def target_id(model: Any, target: str | int) -> int:
     if isinstance(target, str):
         return word_id(model, target)
     if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < model.cfg.d_vocab:
-        raise MechsteerError(f"A target is a word or a token id from 0 to {model.cfg.d_vocab - 1}, got {target!r}.")
+        raise MechsteerError(
+            f"A target is a word or a token id from 0 to {model.cfg.d_vocab - 1}, got {shown(target)}."
+        )
     return target
 
 
@@ -124,7 +126,7 @@ def _token_ids(model: Any, targets: Targets, prompts: int) -> list[list[int]]:
     if len(rows) != prompts or not all(isinstance(row, Sequence) and len(row) for row in rows):
         raise MechsteerError(
             f"targets must be one list of words or token ids, or one such list for each of the {prompts} prompts, got "
-            f"{targets!r}."
+            f"{shown(targets)}."
         )
     return [list(dict.fromkeys(target_id(model, target) for target in row)) for row in rows]
 

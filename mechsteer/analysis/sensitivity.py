@@ -31,7 +31,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechsteer.analysis.key_scaling import KeyScalingDistances, check_key_scaling, key_scaling_distances
-from mechsteer.errors import MechsteerError, one_of
+from mechsteer.errors import MechsteerError, one_of, shown
 from mechsteer.models import as_prompts, residual
 from mechsteer.prompts import Batch, Prompt
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
@@ -82,7 +82,7 @@ def layer_sensitivity(
     one_of("aggregate", aggregate, AGGREGATES)
     check_key_scaling(alpha, distance)
     if not isinstance(span, str | Sequence):
-        raise MechsteerError(f"span must be a name or a list of names, got {span!r}.")
+        raise MechsteerError(f"span must be a name or a list of names, got {shown(span)}.")
     made = as_prompts(model, prompts)
     beyond = int(compat == "released")
     found: list[Tensor] = [torch.empty(0)] * len(made)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, listed, not_finite, one_of
+from mechsteer.errors import MechsteerError, listed, not_finite, one_of, shown
 from mechsteer.models import at_last, fires, parse, predicting_stack, residual, stacks
 from mechsteer.models import site as site_name
 from mechsteer.prompts import Prompt
@@ -21,7 +21,9 @@ def pair_sites(model: Any, kind: str, layers: Sequence[int] | None, stack: str |
         MechsteerError: for a full name in place of a kind, an unknown kind, stack or layer, or no layers.
     """
     if isinstance(kind, str) and "." in kind:
-        raise MechsteerError(f"site is a kind here, e.g. 'resid_post', and layers and stack say where; got {kind!r}.")
+        raise MechsteerError(
+            f"site is a kind here, e.g. 'resid_post', and layers and stack say where; got {shown(kind)}."
+        )
     sizes = stacks(model)
     count = sizes[predicting_stack(model)[0] if stack is None else one_of("stack", stack, sizes)]
     chosen = range(count) if layers is None else listed("layers", layers)

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, listed, not_finite, positive_int
+from mechsteer.errors import MechsteerError, listed, not_finite, positive_int, shown
 from mechsteer.models import as_prompts, continuation_ids, is_encoder_decoder, predicting_stack, residual, site
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
@@ -147,14 +147,16 @@ def padded(rows: Sequence[Sequence[int]], length: int) -> tuple[Int[Tensor, "row
 def _positions(positions: str | Sequence[int], length: int) -> list[int]:
     if isinstance(positions, str):
         if positions not in ("last", "all"):
-            raise MechsteerError(f"positions must be 'last', 'all' or a list of integers, got {positions!r}.")
+            raise MechsteerError(f"positions must be 'last', 'all' or a list of integers, got {shown(positions)}.")
         return [length - 1] if positions == "last" else list(range(length))
     found = []
     for position in listed("positions", positions):
         try:
             index = operator.index(position)  # NumPy's and PyTorch's integers too
         except TypeError:
-            raise MechsteerError(f"positions must be 'last', 'all' or a list of integers, got {positions!r}.") from None
+            raise MechsteerError(
+                f"positions must be 'last', 'all' or a list of integers, got {shown(positions)}."
+            ) from None
         index = index + length if index < 0 else index
         if not 0 <= index < length:
             raise MechsteerError(f"Position {position} is not there: this prompt has positions 0 to {length - 1}.")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from mechsteer.analysis.lens import target_id
-from mechsteer.errors import MechsteerError, listed
+from mechsteer.errors import MechsteerError, listed, shown
 
 
 @runtime_checkable
@@ -49,7 +49,7 @@ def target_pairs(model: Any, targets: TargetPairs, prompts: int, *, undecided: s
     for each in given:
         pair = (_word(each.target), _word(each.trap)) if isinstance(each, Decision) else each
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
-            raise MechsteerError(f"A target is a (target, trap) pair of words or token ids, got {each!r}.")
+            raise MechsteerError(f"A target is a (target, trap) pair of words or token ids, got {shown(each)}.")
         found.append((target_id(model, pair[0]), target_id(model, pair[1])))
     same = [place for place, (target, trap) in enumerate(found) if target == trap]
     if len(same) == len(found):

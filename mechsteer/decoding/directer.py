@@ -33,7 +33,7 @@ from mechsteer.analysis.sensitivity import layer_scores, ranking, span_columns
 from mechsteer.decoding.gate import checked_beta
 from mechsteer.decoding.strategies import Pass
 from mechsteer.decoding.trials import Copies, GatedChooser, Hooks
-from mechsteer.errors import MechsteerError, one_of, positive_int
+from mechsteer.errors import MechsteerError, one_of, positive_int, shown
 from mechsteer.models import State, predicting_stack
 from mechsteer.steering import Step
 
@@ -75,7 +75,7 @@ class Directer:
         one_of("compat", self.compat, ("paper", "released"))
         one_of("order", self.order, ORDERS)
         if not self.span or not isinstance(self.span, str | Sequence):
-            raise MechsteerError(f"Directer needs a span, e.g. 'instruction', got {self.span!r}.")
+            raise MechsteerError(f"Directer needs a span, e.g. 'instruction', got {shown(self.span)}.")
         if self.strength is not None:
             positive_int("strength", self.strength)
 

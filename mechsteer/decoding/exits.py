@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.decoding.strategies import Pass
-from mechsteer.errors import MechsteerError, one_of
+from mechsteer.errors import MechsteerError, one_of, shown
 from mechsteer.models import hooked, model_info, predicting_stack, residual, site
 
 NAMED = ("even", "low", "high")
@@ -30,7 +30,8 @@ def check_layers(layers: Any) -> str | tuple[int, ...]:
         numbers = []
     if not numbers or numbers[0] < 0 or any(isinstance(e, bool) for e in layers):
         raise MechsteerError(
-            f"layers must be one of {', '.join(NAMED)} or numbers of blocks passed, e.g. [0, 2, 4], got {layers!r}."
+            f"layers must be one of {', '.join(NAMED)} or numbers of blocks passed, e.g. [0, 2, 4], got "
+            f"{shown(layers)}."
         )
     return tuple(numbers)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from mechsteer.decoding.gate import checked_beta
 from mechsteer.decoding.strategies import Pass
 from mechsteer.decoding.trials import Copies, GatedChooser, Hooks
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, shown
 from mechsteer.models import State
 from mechsteer.steering import BoundEdit, Intervention, Step, attach, check_fired
 
@@ -37,10 +37,12 @@ class Gated:
     def __post_init__(self) -> None:
         checked_beta(self.beta)
         if not isinstance(self.schedule, Sequence) or not self.schedule:
-            raise MechsteerError(f"The schedule must be a list of interventions, at least one, got {self.schedule!r}.")
+            raise MechsteerError(
+                f"The schedule must be a list of interventions, at least one, got {shown(self.schedule)}."
+            )
         for item in self.schedule:
             if not isinstance(item, Intervention) or not item.edits:
-                raise MechsteerError(f"The schedule must be a list of interventions, got {item!r} in it.")
+                raise MechsteerError(f"The schedule must be a list of interventions, got {shown(item)} in it.")
 
     def chooser(self, model: Any) -> GatedChooser:
         """Begin a run.

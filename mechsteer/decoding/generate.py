@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mechsteer.decoding.recorder import Recorder
 from mechsteer.decoding.strategies import Chooser, Greedy, Pass, Strategy
-from mechsteer.errors import MechsteerError, positive_int
+from mechsteer.errors import MechsteerError, positive_int, shown
 from mechsteer.models import (
     as_prompts,
     is_encoder_decoder,
@@ -99,9 +99,9 @@ def generate(
     _check_context(model, made, max_new_tokens)
     strategy = strategy or Greedy()
     if not isinstance(strategy, Strategy):
-        raise MechsteerError(f"strategy must be a strategy, e.g. ms.Greedy(), got {strategy!r}.")
-    if isinstance(stop, str) or not all(isinstance(text, str) and text for text in stop):
-        raise MechsteerError(f"stop must be a list of texts, e.g. ['\\n'], got {stop!r}.")
+        raise MechsteerError(f"strategy must be a strategy, e.g. ms.Greedy(), got {shown(strategy)}.")
+    if not isinstance(stop, Sequence) or isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
+        raise MechsteerError(f"stop must be a list of texts, e.g. ['\\n'], got {shown(stop)}.")
     chooser = strategy.chooser(model)
     recorder = Recorder(model, record, len(made))
     rows = [Written() for _ in made]

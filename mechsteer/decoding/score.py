@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, listed
 from mechsteer.models import advance, as_prompts, continuation_ids, fork, is_encoder_decoder
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
@@ -16,8 +16,8 @@ from mechsteer.steering import Intervention, Step, as_intervention, begin, run_b
 @torch.no_grad()
 def score(
     model: Any,
-    prompts: Sequence[str | Prompt],
-    continuations: Sequence[str] | Sequence[Sequence[str]],
+    prompts: str | Prompt | Sequence[str | Prompt],
+    continuations: str | Sequence[str] | Sequence[Sequence[str]],
     *,
     steer: Intervention | None = None,
     batch_size: int = 64,
@@ -29,8 +29,8 @@ def score(
 
     Args:
         model: A loaded model.
-        prompts: Texts or prompts.
-        continuations: One text a prompt, or the same number of choices for each prompt.
+        prompts: Texts or prompts, one or many.
+        continuations: One text for all prompts, one text a prompt, or the same number of choices for each prompt.
         steer: An intervention; continuation tokens count as generated.
         batch_size: Prompts computed together.
 
@@ -39,11 +39,14 @@ def score(
             intervention does not fit or never fired.
     """
     made = as_prompts(model, prompts)
-    if isinstance(continuations, str) or len(continuations) != len(made):
-        count = 1 if isinstance(continuations, str) else len(continuations)
-        raise MechsteerError(f"{len(made)} prompts but {count} continuations were given.")
-    single = all(isinstance(c, str) for c in continuations)
-    choices = [[continuation_ids(model, text) for text in ([c] if isinstance(c, str) else c)] for c in continuations]
+    given = [continuations] * len(made) if isinstance(continuations, str) else listed("continuations", continuations)
+    if len(given) != len(made):
+        raise MechsteerError(
+            f"{len(made)} prompts but {len(given)} continuations were given; choices are lists, one for each prompt."
+        )
+    single = all(isinstance(c, str) for c in given)
+    texts = [[c] if isinstance(c, str) else listed("The choices of a prompt", c) for c in given]
+    choices = [[continuation_ids(model, text) for text in row] for row in texts]
     out, _ = score_ids(model, made, choices, steer=steer, batch_size=batch_size)
     return out[:, 0] if single else out
 

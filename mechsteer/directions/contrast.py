@@ -20,12 +20,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechsteer.directions.direction import Direction
-from mechsteer.errors import MechsteerError, listed, not_finite, positive_int
+from mechsteer.errors import MechsteerError, listed, not_finite, positive_int, shown
 from mechsteer.files import digest
 from mechsteer.models import (
     advance,
     as_prompts,
     at_last,
+    check_model,
     first_tokens,
     hooked,
     pad,
@@ -104,10 +105,11 @@ def pair_prompts(model: Any, pairs: Sequence[Pair], *, at_least: int = 1) -> tup
     Raises:
         MechsteerError: for fewer pairs than are needed, or what is no pair.
     """
+    check_model(model)
     given = listed("pairs", pairs)
     wrong = [pair for pair in given if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2]
     if wrong:
-        raise MechsteerError(f"A pair is (with instruction, without instruction), got {wrong[0]!r}.")
+        raise MechsteerError(f"A pair is (with instruction, without instruction), got {shown(wrong[0])}.")
     if not given:
         raise MechsteerError("No pairs of prompts were given.")
     if len(given) < at_least:

@@ -26,6 +26,7 @@ from mechsteer.files import digest
 from mechsteer.models import (
     advance,
     as_prompts,
+    check_model,
     first_tokens,
     hooked,
     model_device,
@@ -100,6 +101,7 @@ def gradient_direction(
     """
     one_of("compat", compat, ("paper", "released"))
     positive_int("batch_size", batch_size)
+    check_model(model)
     traps = listed("traps", traps)
     if not traps:
         raise MechsteerError("No trap examples were given to mine a direction from.")

@@ -23,7 +23,7 @@ from mechsteer.directions.proximal import largest_weight
 from mechsteer.directions.sparse_examples import Target
 from mechsteer.directions.sparse_fit import SparseFit, fit
 from mechsteer.directions.sparse_problem import Problem
-from mechsteer.errors import MechsteerError, finite, listed, positive_int
+from mechsteer.errors import MechsteerError, finite, listed, positive_int, shown
 from mechsteer.models import parse
 from mechsteer.prompts import Prompt
 
@@ -181,7 +181,7 @@ def sparse_path(
     fits: list[SparseFit] = []
     for pair in pairs:
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
-            raise MechsteerError(f"Weights are pairs (l1, group_l2), got {pair!r}.")
+            raise MechsteerError(f"Weights are pairs (l1, group_l2), got {shown(pair)}.")
         before = fits[-1].delta if fits else None
         fits.append(fit(problem, *pair, start=before, patience=patience, max_steps=max_steps))
     return fits

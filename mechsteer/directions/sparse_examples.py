@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, finite, listed, positive_int
+from mechsteer.errors import MechsteerError, finite, listed, positive_int, shown
 from mechsteer.models import as_prompts, continuation_ids
 from mechsteer.prompts import Prompt
 
@@ -25,7 +25,7 @@ def checked(model: Any, examples: Sequence[tuple[str | Prompt, Target]]) -> tupl
     given = listed("examples", examples)
     for example in given:
         if not isinstance(example, Sequence) or isinstance(example, str) or len(example) != 2:
-            raise MechsteerError(f"An example is (prompt, target), got {example!r}.")
+            raise MechsteerError(f"An example is (prompt, target), got {shown(example)}.")
     if not given:
         raise MechsteerError("No examples were given to learn from.")
     targets = [example[1] for example in given]

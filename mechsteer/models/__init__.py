@@ -3,7 +3,7 @@
 from mechsteer.models.batching import as_prompts, at_last, continuation_ids, first_tokens, pad, word_id
 from mechsteer.models.forward import advance, model_device, residual, start, unembed
 from mechsteer.models.hooking import hooked
-from mechsteer.models.info import ModelInfo, is_encoder_decoder, model_info, provenance
+from mechsteer.models.info import ModelInfo, check_model, is_encoder_decoder, model_info, provenance
 from mechsteer.models.load import load
 from mechsteer.models.parity import verify
 from mechsteer.models.resolve import organism_names
@@ -18,6 +18,7 @@ __all__ = [
     "advance",
     "as_prompts",
     "at_last",
+    "check_model",
     "continuation_ids",
     "encode",
     "fires",

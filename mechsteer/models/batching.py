@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, listed
-from mechsteer.models.info import is_encoder_decoder
+from mechsteer.errors import MechsteerError, listed, shown
+from mechsteer.models.info import check_model, is_encoder_decoder
 from mechsteer.models.sites import position_stack
 from mechsteer.prompts import Batch, Prompt, batch, prompt
 
@@ -19,12 +19,13 @@ def as_prompts(model: Any, prompts: str | Prompt | Sequence[str | Prompt]) -> li
     Raises:
         MechsteerError: if there are none, one is neither, or one was made for a model with a larger vocabulary.
     """
+    check_model(model)
     many = [prompts] if isinstance(prompts, str | Prompt) else listed("prompts", prompts)
     if not many:
         raise MechsteerError("No prompts were given.")
     for p in many:
         if not isinstance(p, str | Prompt):
-            raise MechsteerError(f"A prompt is a text or what mechsteer.prompt makes, got {p!r}.")
+            raise MechsteerError(f"A prompt is a text or what mechsteer.prompt makes, got {shown(p)}.")
     made = [p if isinstance(p, Prompt) else prompt(model, p) for p in many]
     for p in made:
         if int(p.tokens.max()) >= model.cfg.d_vocab:
@@ -42,7 +43,7 @@ def continuation_ids(model: Any, text: str) -> list[int]:
         MechsteerError: if it is no text, or has no tokens.
     """
     if not isinstance(text, str):
-        raise MechsteerError(f"A continuation must be a text, got {text!r}.")
+        raise MechsteerError(f"A continuation must be a text, got {shown(text)}.")
     ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
     if not ids:
         raise MechsteerError(f"The continuation {text!r} has no tokens.")
@@ -61,7 +62,7 @@ def word_id(model: Any, word: str, *, strip: str | None = None) -> int:
         MechsteerError: if it is no text, or has no tokens.
     """
     if not isinstance(word, str):
-        raise MechsteerError(f"A word must be a text, got {word!r}.")
+        raise MechsteerError(f"A word must be a text, got {shown(word)}.")
     stripped = word.strip(strip)
     ids = model.tokenizer(" " + stripped, add_special_tokens=False)["input_ids"] if stripped else []
     if not ids:

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mechsteer.errors import not_a_model
 from mechsteer.files import versions
 
 _ATTRIBUTE = "mechsteer_info"
@@ -36,8 +37,23 @@ def set_info(model: Any, info: ModelInfo) -> None:
     setattr(model, _ATTRIBUTE, info)
 
 
+def check_model(model: Any) -> None:
+    """Refuse what is no model with hook points, before anything is made of it.
+
+    Raises:
+        MechsteerError: for a Hugging Face model, a name, or another argument in the model's place.
+    """
+    if not hasattr(model, "hook_dict") or not hasattr(model, "cfg"):
+        raise not_a_model(model)
+
+
 def model_info(model: Any) -> ModelInfo:
-    """The provenance of a model. One that :func:`mechsteer.load` did not make has the fingerprint ``"unknown"``."""
+    """The provenance of a model. One that :func:`mechsteer.load` did not make has the fingerprint ``"unknown"``.
+
+    Raises:
+        MechsteerError: for what is no model.
+    """
+    check_model(model)
     found = getattr(model, _ATTRIBUTE, None)
     if isinstance(found, ModelInfo):
         return found

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mechsteer.errors import MechsteerError, ParityError
 from mechsteer.models.forward import advance, model_device, start
-from mechsteer.models.info import is_encoder_decoder, model_info
+from mechsteer.models.info import check_model, is_encoder_decoder, model_info
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,6 +55,7 @@ def verify(model: Any, hf_model: Any = None) -> "pd.DataFrame":
     """
     import pandas as pd
 
+    check_model(model)
     hf_model = hf_model if hf_model is not None else _reload(model)
     rows = []
     batches = {"unpadded": (12, 12, 12), "padded": (14, 9, 4)}

@@ -8,8 +8,8 @@ import operator
 import re
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.errors import MechsteerError, unknown
-from mechsteer.models.info import is_encoder_decoder
+from mechsteer.errors import MechsteerError, shown, unknown
+from mechsteer.models.info import check_model, is_encoder_decoder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,6 +54,7 @@ _NAME = re.compile(r"^(blocks|encoder|decoder)\.(\d+)\.(.+)$")
 
 def stacks(model: Any) -> dict[str, int]:
     """The model's stacks and how many layers each has."""
+    check_model(model)
     if is_encoder_decoder(model):
         return {"encoder": len(model.encoder), "decoder": len(model.decoder)}
     return {"blocks": len(model.blocks)}
@@ -77,8 +78,9 @@ def site(model: Any, kind: str, layer: int | None = None, stack: str | None = No
     Raises:
         MechsteerError: for an unknown kind, stack or layer, or a hook point that this model does not have.
     """
+    check_model(model)
     if not isinstance(kind, str):
-        raise MechsteerError(f"A site is a name, e.g. 'resid_post', got {kind!r}.")
+        raise MechsteerError(f"A site is a name, e.g. 'resid_post', got {shown(kind)}.")
     if kind in model.hook_dict:
         return kind
     short = kind.removeprefix("hook_")
@@ -94,7 +96,7 @@ def site(model: Any, kind: str, layer: int | None = None, stack: str | None = No
     try:
         layer = operator.index(layer)
     except TypeError:
-        raise MechsteerError(f"layer must be an integer, got {layer!r}.") from None
+        raise MechsteerError(f"layer must be an integer, got {shown(layer)}.") from None
     index = layer + sizes[stack] if layer < 0 else layer
     if not 0 <= index < sizes[stack]:
         raise MechsteerError(f"Layer {layer} is out of range: the {stack} has layers 0 to {sizes[stack] - 1}.")
@@ -150,6 +152,7 @@ def sites(model: Any) -> "pd.DataFrame":
     """All hook points of the model's layers that fire: columns site, stack, layer, kind, shape."""
     import pandas as pd
 
+    check_model(model)
     rows = []
     for name in model.hook_dict:
         parsed = parse(name)

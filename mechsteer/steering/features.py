@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, finite, unknown
+from mechsteer.errors import MechsteerError, finite, shown, unknown
 from mechsteer.steering.intervention import Edit, Intervention, Where
 from mechsteer.steering.saes import (
     FeatureEdit,
@@ -72,7 +72,7 @@ def features(
     """
     made = as_sae(sae)
     if not isinstance(edits, Mapping):
-        raise MechsteerError(f"edits map features to changes, e.g. {{3: ('add', 2.0)}}, got {edits!r}.")
+        raise MechsteerError(f"edits map features to changes, e.g. {{3: ('add', 2.0)}}, got {shown(edits)}.")
     checked = [(_index(made, index), *_change(index, change)) for index, change in edits.items()]
     edit = Edit(
         "features",
@@ -103,13 +103,17 @@ def _change(index: Any, change: Any) -> tuple[str, float | Tensor]:
     """An operation and its value."""
     parts = (change,) if isinstance(change, str) else change
     if not isinstance(parts, tuple | list) or len(parts) not in (1, 2) or not isinstance(parts[0], str):
-        raise MechsteerError(f"The change of feature {index} must be like ('add', 2.0) or 'ablate', got {change!r}.")
+        raise MechsteerError(
+            f"The change of feature {index} must be like ('add', 2.0) or 'ablate', got {shown(change)}."
+        )
     name, value = parts[0], parts[1] if len(parts) == 2 else None
     if name not in OPERATIONS:
         raise unknown("operation on a feature", name, OPERATIONS)
     if name == "ablate":
         if value is not None and _number(index, value) != 0:
-            raise MechsteerError(f"'ablate' sets feature {index} to 0 and takes no value, got {value!r}; use 'set'.")
+            raise MechsteerError(
+                f"'ablate' sets feature {index} to 0 and takes no value, got {shown(value)}; use 'set'."
+            )
         return name, 0.0
     if value is None:
         raise MechsteerError(f"{name!r} of feature {index} needs a value, e.g. ({name!r}, 2.0).")
@@ -120,7 +124,7 @@ def _number(index: Any, value: Any) -> float | Tensor:
     if not isinstance(value, Tensor):
         return finite(f"The value of feature {index}", value)
     if value.numel() != 1 or not value.is_floating_point() or not math.isfinite(value.item()):
-        raise MechsteerError(f"The value of feature {index} must be one finite number, got {value!r}.")
+        raise MechsteerError(f"The value of feature {index} must be one finite number, got {shown(value)}.")
     return value.reshape(()) if value.requires_grad else float(value)
 
 

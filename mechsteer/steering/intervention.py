@@ -12,8 +12,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mechsteer.directions import Direction
-from mechsteer.errors import MechsteerError
-from mechsteer.models import model_info, parse, position_stack, stacks
+from mechsteer.errors import MechsteerError, listed, shown
+from mechsteer.models import check_model, model_info, parse, position_stack, stacks
 from mechsteer.prompts import Batch, Prompt, batch
 from mechsteer.steering.saes import FeatureEdit
 from mechsteer.steering.scope import Scope, Selection, Step
@@ -168,6 +168,7 @@ class Intervention:
         Raises:
             MechsteerError: with the site, the model's family and the nearest valid names.
         """
+        check_model(model)
         for edit in self.edits:
             names(edit.site, model, edit.method)
             edit.check(edit, model)
@@ -193,7 +194,10 @@ class Intervention:
         if isinstance(prompt, Batch):
             prompts = prompt.prompts
         else:
-            prompts = (prompt,) if isinstance(prompt, Prompt) else tuple(prompt)
+            prompts = (prompt,) if isinstance(prompt, Prompt) else tuple(listed("prompt", prompt))
+            for one in prompts:
+                if not isinstance(one, Prompt):
+                    raise MechsteerError(f"Hooks need prompts that mechsteer.prompt makes, got {shown(one)}.")
         two_stacks = any(p.encoder_decoder for p in prompts)
         padded = prompt if isinstance(prompt, Batch) else batch(prompts, side="right" if two_stacks else "left")
         return Step(padded, decoder_prefix=int(two_stacks))

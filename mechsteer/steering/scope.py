@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, unknown
+from mechsteer.errors import MechsteerError, shown, unknown
 from mechsteer.prompts import Batch
 
 NAMED = ("all", "prompt", "generated", "last_prompt")
@@ -61,7 +61,7 @@ def _integers(name: str, values: Iterable[Any]) -> tuple[int, ...]:
     except TypeError:
         found = ()
     if not found or any(isinstance(v, bool) for v in values):
-        raise MechsteerError(f"{name} must name integers, e.g. [0, 3], got {values!r}.")
+        raise MechsteerError(f"{name} must name integers, e.g. [0, 3], got {shown(values)}.")
     return found
 
 

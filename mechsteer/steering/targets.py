@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mechsteer.errors import MechsteerError, unknown
+from mechsteer.errors import MechsteerError, shown, unknown
 from mechsteer.models import fires, model_info, parse, stacks
 
 SCORE_KINDS = frozenset({"attn_scores", "cross_attn_scores", "pattern", "cross_pattern"})
@@ -91,5 +91,5 @@ def checked_layers(layers: Sequence[int] | None) -> tuple[int, ...] | None:
     except TypeError:
         found = set()
     if not found or min(found) < 0:
-        raise MechsteerError(f"layers must name layers from 0, e.g. [0, 3], got {layers!r}.")
+        raise MechsteerError(f"layers must name layers from 0, e.g. [0, 3], got {shown(layers)}.")
     return tuple(sorted(found))

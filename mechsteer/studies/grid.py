@@ -119,7 +119,7 @@ def _read(path: Path) -> dict[str, Any]:
         content = read_json(path)
     elif path.suffix == ".toml":
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8"))
+            content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise MechsteerError(f"No such file: {path}.") from None
         except OSError as error:

@@ -111,3 +111,20 @@ def test_scoring_leaves_no_hooks(tiny: Callable) -> None:
     model = tiny("t5")
     ms.score(model, TEXTS, ["cat"] * 3, steer=ms.add(random_direction(model, seed=0, layer=0), 1.0))
     assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
+@pytest.mark.parametrize("family", BOTH)
+def test_one_text_is_scored_after_one_prompt_or_after_each(family: str, tiny: Callable) -> None:
+    model = tiny(family)
+    wanted = ms.score(model, TEXTS, [" cat"] * 3)
+    torch.testing.assert_close(ms.score(model, TEXTS, " cat"), wanted)
+    alone = ms.score(model, TEXTS[0], " cat")
+    assert alone.shape == (1,) and float(alone) == pytest.approx(float(wanted[0]), abs=1e-4)
+    made = ms.prompt(model, TEXTS[0])
+    assert float(ms.score(model, made, " cat")) == pytest.approx(float(alone), abs=1e-5)
+    assert ms.score(model, made, [[" cat", " red"]]).shape == (1, 2)
+
+
+def test_choices_of_one_prompt_are_a_list_in_a_list(tiny: Callable) -> None:
+    with pytest.raises(ms.MechsteerError, match=r"1 prompts but 2 continuations .* choices are lists, one for each"):
+        ms.score(tiny("llama-gqa"), "the cat", [" sat", " red"])

@@ -119,3 +119,11 @@ def test_bad_input_is_named(options: dict[str, Any], message: str, unchecked: No
     given: dict[str, Any] = {"name_or_path": "antonym"} | options
     with pytest.raises(ms.MechsteerError, match=message):
         rules(**given)
+
+
+def test_a_file_with_a_byte_order_mark_is_read(tmp_path: Path) -> None:
+    text = json.dumps([{"input": word, "output": word.upper()} for word in ("été", "b", "c", "d", "e", "f")])
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / f"{encoding}.json").write_text(text, encoding=encoding)
+    plain, marked = (ms.tasks.rules(tmp_path / f"{encoding}.json") for encoding in ("utf-8", "utf-8-sig"))
+    assert plain.samples == marked.samples and len(plain.samples)
