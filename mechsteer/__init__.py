@@ -46,6 +46,7 @@ _HOMES = {
     "decoding": ("Directer", "DoLa", "Gated", "Generation", "Greedy", "Sample", "generate", "score"),
     "activations": ("ActivationStore", "capture"),
     "evaluation": ("evaluate",),
+    "tasks": ("task",),
 }
 _MODULES = (
     "activations",
@@ -120,6 +121,7 @@ __all__ = [
     "spotlight",
     "steering",
     "studies",
+    "task",
     "tasks",
     "verify",
     "volatility",
@@ -166,6 +168,7 @@ if TYPE_CHECKING:
         scale_keys,
         spotlight,
     )
+    from mechsteer.tasks import task
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Intervals and tests that are right for few prompts.
 
-An experiment on one's own instruction has twenty prompts, not thousands: there an interval by the normal distribution is
-wrong at 0 and 100 %, and one of the bootstrap has no width there.
+An experiment on one's own instruction has twenty prompts, not thousands: there an interval by the normal distribution
+is wrong at 0 and 100 %, and one of the bootstrap has no width there.
 """
 
 import math

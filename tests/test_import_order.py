@@ -18,6 +18,7 @@ ORDER = [
     "steering",
     "analysis",
     "decoding",
+    "quality",
     "activations",
     "tasks",
     "evaluation",

@@ -17,7 +17,9 @@ from mechsteer.stats import holm, mean_interval, share_interval
 def test_a_share_is_covered_whatever_it_is(n: int) -> None:
     ends = [share_interval(k, n) for k in range(n + 1)]
     for true in [i / 100 + 0.003 for i in range(100)]:
-        covered = sum(p for p, (low, high) in zip(binom.pmf(range(n + 1), n, true), ends, strict=True) if low <= true <= high)
+        covered = sum(
+            p for p, (low, high) in zip(binom.pmf(range(n + 1), n, true), ends, strict=True) if low <= true <= high
+        )
         assert covered >= 0.94, (n, true, covered)
 
 

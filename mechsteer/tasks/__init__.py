@@ -7,6 +7,8 @@ from mechsteer.tasks.json_schema import JsonSchema, Structured, json_schema
 from mechsteer.tasks.memotrap import MemoTrap, Trap, memotrap
 from mechsteer.tasks.needle import Hidden, Needle, needle
 from mechsteer.tasks.opinion import Opinion, OpinionQuestion, opinion
+from mechsteer.tasks.own import OwnTask, task
+from mechsteer.tasks.own_samples import OwnSample
 from mechsteer.tasks.rules import Asked, Rules, bundled_rules, rules
 
 __all__ = [
@@ -22,6 +24,8 @@ __all__ = [
     "Needle",
     "Opinion",
     "OpinionQuestion",
+    "OwnSample",
+    "OwnTask",
     "Question",
     "Rules",
     "Structured",
@@ -36,4 +40,5 @@ __all__ = [
     "opinion",
     "recall",
     "rules",
+    "task",
 ]

@@ -1,0 +1,241 @@
+"""Checks by name: ``"lowercase"``, ``"max_words:30"``, ``"language:fr"``, or an id of IFEval.
+
+Each says of a text whether it does what was asked *and* is still an answer: an empty text, punctuation, one word over
+and over, a number that is not one (``NaN``) or an echo of the instruction pass none of them (``excludes`` and ``regex``
+included). They are stricter than the published checkers, which keep their behaviour under IFEval's ids.
+
+================== ============================================================================================
+lowercase          there are letters, and none is a capital
+uppercase          there are letters, and none is small
+json               the text (or one ```` ```json ```` block that is all of it) is a JSON object or array of RFC 8259,
+                   with named keys, none of them twice, and a value that says something
+max_words:N        at most N words, split at white space
+sentences:N        exactly N sentences, the last one ended
+language:CODE      ISO 639-1, e.g. fr; see :mod:`mechsteer.tasks.language`; extra ``eval``
+contains:TEXT      as a whole word or phrase, in whatever case, outside any repetition of the instruction
+excludes:TEXT      not as a whole word or phrase, in whatever case
+starts_with:TEXT   after white space, letter by letter, and more follows
+regex:PATTERN      Python's ``re.search``
+IFEval's ids       lm-eval's checkers; arguments from the sample; ``adherence`` is strict, ``loose`` beside it
+================== ============================================================================================
+
+A name that takes an argument and comes without it takes it from the sample, under its own name: ``check="contains"`` of
+``{"prompt": ..., "contains": "tea"}``.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from mechsteer.errors import MechsteerError, nearest
+from mechsteer.quality.texts import has_content, is_empty, is_loop
+from mechsteer.tasks.language import is_language, known_language
+from mechsteer.tasks.sentences import count_sentences
+
+Scores = bool | float | dict[str, bool | float]
+Test = Callable[[str, Any, str], bool]
+"""Whether a text passes, given the argument and the instruction."""
+
+_FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL | re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A check by name.
+
+    Attributes:
+        name: Its name.
+        argument: What follows the colon; None when samples have it.
+    """
+
+    name: str
+    argument: Any = None
+
+    def __str__(self) -> str:
+        return self.name if self.argument is None else f"{self.name}:{self.argument}"
+
+    def check(self, text: str, sample: Mapping[str, Any]) -> Scores:
+        """Score one text; the sample gives the argument where the name came without one."""
+        if self.name not in TESTS:
+            return _ifeval(self.name, text, sample)
+        test, read = TESTS[self.name]
+        argument = self._argument(sample) if read is not None else None
+        instruction = sample.get("instruction") or ""
+        says = self.name == "json" or has_content(without_echo(text, instruction))
+        return says and test(text, argument, instruction)
+
+    def look(self, sample: Mapping[str, Any]) -> None:
+        """See whether a sample has what the check needs.
+
+        Raises:
+            MechsteerError: for an argument that is missing or impossible.
+        """
+        if self.name not in TESTS:
+            _ifeval_arguments(self.name, sample)
+        elif TESTS[self.name][1] is not None:
+            self._argument(sample)
+
+    def _argument(self, sample: Mapping[str, Any]) -> Any:
+        if self.argument is not None:
+            return self.argument
+        if sample.get(self.name) is None:
+            raise MechsteerError(
+                f"The check {self.name!r} needs an argument: {self.name}:... for all samples, or {self.name!r} in each."
+            )
+        read = TESTS[self.name][1]
+        assert read is not None
+        return read(self.name, sample[self.name])
+
+
+def spec(text: str) -> Spec:
+    """Read the name of a check.
+
+    Raises:
+        MechsteerError: for an unknown name, naming the nearest, or an argument that is missing, impossible or too many.
+    """
+    if not isinstance(text, str):
+        raise MechsteerError(f"A check is named by a text, e.g. 'lowercase', got {text!r}.")
+    if text in _ifeval_names(text):
+        return Spec(text)
+    name, colon, argument = text.partition(":")
+    name = name.strip()
+    if name not in TESTS:
+        raise MechsteerError(f"Unknown check {text!r}.{nearest(text, [*TESTS, *_ifeval_names(text)])}")
+    read = TESTS[name][1]
+    if read is None:
+        if colon:
+            raise MechsteerError(f"The check {name!r} takes no argument, got {text!r}.")
+        return Spec(name)
+    return Spec(name, read(name, argument) if colon else None)
+
+
+# ------------------------------------------------------------------------------------------------ arguments
+
+
+def _count(name: str, value: Any) -> int:
+    try:
+        number = int(str(value).strip())
+    except ValueError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise MechsteerError(f"{name} needs a whole number of at least 1, e.g. {name}:3, got {value!r}.")
+    return number
+
+
+def _phrase(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise MechsteerError(f"{name} needs a text, e.g. {name}:tea, got {value!r}.")
+    return value.strip()
+
+
+def _pattern(name: str, value: Any) -> str:
+    try:
+        re.compile(_phrase(name, value))
+    except re.error as error:
+        raise MechsteerError(f"{name} needs a regular expression of Python, got {value!r}: {error}.") from None
+    return value
+
+
+def _language(name: str, value: Any) -> str:
+    return known_language(_phrase(name, value))
+
+
+# ------------------------------------------------------------------------------------------------ tests
+
+
+def is_json(text: str) -> bool:
+    """The text is a JSON object or array that says something; see the table above."""
+    block = _FENCE.fullmatch(text)
+    try:
+        value = json.loads(block[1] if block else text, parse_constant=_refuse, object_pairs_hook=_object)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(value, (dict, list)) and _says_something(value)
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if len(set(names)) != len(names) or not all(any(map(str.isalnum, name)) for name in names):
+        raise ValueError("a key is empty or there twice")
+    return dict(pairs)
+
+
+def _says_something(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_says_something, value.values()))
+    if isinstance(value, list):
+        return any(map(_says_something, value))
+    return not is_empty(value) and not is_loop(value) if isinstance(value, str) else value is not None
+
+
+def occurs(phrase: str, text: str) -> bool:
+    """A word or phrase occurs whole, in whatever case and with whatever white space."""
+    inner = r"\s+".join(map(re.escape, phrase.split()))
+    return re.search(rf"(?<!\w){inner}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def without_echo(text: str, instruction: str) -> str:
+    """The text without repetitions of the instruction, whatever their case and white space."""
+    inner = r"\s+".join(map(re.escape, instruction.strip(" .!:").split()))
+    return re.sub(inner, " ", text, flags=re.IGNORECASE) if inner else text
+
+
+def _contains(text: str, phrase: str, instruction: str) -> bool:
+    left = without_echo(text, instruction) if instruction.strip().lower() != phrase.lower() else text
+    return occurs(phrase, left)
+
+
+def _starts(text: str, start: str, instruction: str) -> bool:
+    return text.lstrip().startswith(start) and has_content(text.lstrip()[len(start) :])
+
+
+TESTS: Mapping[str, tuple[Test, Callable[[str, Any], Any] | None]] = {
+    "lowercase": (lambda text, _, __: text.islower(), None),
+    "uppercase": (lambda text, _, __: text.isupper(), None),
+    "json": (lambda text, _, __: is_json(text), None),
+    "max_words": (lambda text, most, _: len(text.split()) <= most, _count),
+    "sentences": (lambda text, count, _: count_sentences(text) == count, _count),
+    "language": (lambda text, code, _: is_language(text, code), _language),
+    "contains": (_contains, _phrase),
+    "excludes": (lambda text, phrase, _: not occurs(phrase, text), _phrase),
+    "starts_with": (_starts, _phrase),
+    "regex": (lambda text, pattern, _: re.search(pattern, text) is not None, _pattern),
+}
+"""For each name, its test and how its argument is read; None when it takes none."""
+
+
+# ------------------------------------------------------------------------------------------------ IFEval
+
+
+@cache
+def _ifeval_names(text: str) -> tuple[str, ...]:
+    """The ids that IFEval's checkers know, where the text may be one of them."""
+    if ":" not in text or text.partition(":")[0].strip() in TESTS:
+        return ()
+    from mechsteer.tasks.ifeval_arguments import ARGUMENTS
+
+    return tuple(ARGUMENTS)
+
+
+def _ifeval_arguments(name: str, sample: Mapping[str, Any]) -> dict[str, Any]:
+    from mechsteer.tasks.ifeval_arguments import ARGUMENTS, problem
+
+    found = {key: sample[key] for key in ARGUMENTS[name] if sample.get(key) is not None}
+    if wrong := problem(name, found):
+        raise MechsteerError(wrong)
+    return found
+
+
+def _ifeval(name: str, text: str, sample: Mapping[str, Any]) -> dict[str, bool | float]:
+    from mechsteer.tasks.ifeval import IFEvalPrompt, followed
+
+    asked = IFEvalPrompt(0, str(sample["prompt"]), (name,), (_ifeval_arguments(name, sample),))
+    (strict,), (loose,) = followed(asked, text)
+    return {"adherence": strict, "loose": loose}

@@ -1,0 +1,226 @@
+"""``ms.task``: one's own prompts and instruction, with a check of the answers.
+
+    task = ms.task([{"prompt": "Why is the sky blue?", "instruction": "Answer in one sentence."}], check="sentences:1")
+    rows = ms.evaluate(model, task, steer=ms.attention_bias(delta=1.0))
+
+A sample is a text (GUIDE's tags may mark its instruction), a list of messages, a :class:`mechsteer.Prompt`, or a dict
+(in a JSONL or CSV file: a line) with
+
+- ``prompt``: a text or messages. It may hold the instruction.
+- ``instruction``: where the prompt holds it, once, it is marked there; otherwise it goes before the prompt.
+- ``context``: a text between instruction and prompt.
+- ``base``: the prompt without its instruction. Default: what is left when the marked instruction is taken out. Where
+  there is no ``instruction``, it is what ``prompt`` says beyond ``base``.
+- ``kind``: a group, a column of the results.
+- ``check``: the name of a check, where :func:`task` is given none.
+- anything else: arguments of the check.
+
+Scores: ``adherence``, what the check gave; of a check that gives a dict, its names.
+"""
+
+import inspect
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from mechsteer.decoding import Strategy, generate
+from mechsteer.errors import MechsteerError, positive_int
+from mechsteer.files import digest
+from mechsteer.prompts import Prompt
+from mechsteer.steering import Intervention
+from mechsteer.tasks.checks import Scores, Spec, spec
+from mechsteer.tasks.own_samples import OwnSample, read_sample, read_samples
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Check = Callable[[str, dict[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class OwnTask:
+    """The task.
+
+    Attributes:
+        name: Its name in result tables.
+        samples: The prompts.
+        check: A :class:`mechsteer.tasks.checks.Spec` or a function; None where each sample has its own.
+        max_new_tokens: The most new tokens for an answer.
+    """
+
+    name: str
+    samples: tuple[OwnSample, ...] = field(repr=False)
+    check: Spec | Check | None
+    max_new_tokens: int = 128
+
+    @property
+    def data_hash(self) -> str:
+        """A hash of samples and check; of a function, of its name and compiled code."""
+        return digest([[s.described() for s in self.samples], _identity(self.check)])
+
+    def prompts(self, model: Any, *, with_instruction: bool = True) -> list[Prompt]:
+        """The prompt of every sample, with the spans ``instruction``, ``context`` and ``task`` where they are there.
+
+        Args:
+            model: A loaded model.
+            with_instruction: False for the same prompts without their instructions.
+
+        Raises:
+            MechsteerError: naming the first sample that cannot be made, or has no form without an instruction.
+        """
+        return [_named(s, lambda s=s: s.prompt(model, with_instruction=with_instruction)) for s in self.samples]
+
+    def pairs(self, model: Any) -> list[tuple[Prompt, Prompt]]:
+        """Each prompt with and without its instruction, for :func:`mechsteer.difference_in_means`.
+
+        Raises:
+            MechsteerError: as :meth:`prompts`.
+        """
+        return list(zip(self.prompts(model), self.prompts(model, with_instruction=False), strict=True))
+
+    def scores(self, sample: OwnSample, text: str) -> dict[str, bool | float]:
+        """What the check says of an answer, by name.
+
+        Raises:
+            MechsteerError: for a check that fails, or gives something else than a truth value, a number or a dict of
+                them; with the sample.
+        """
+        check = sample.check or self.check
+        try:
+            found = check.check(text, sample.given) if isinstance(check, Spec) else check(text, dict(sample.given))  # type: ignore[misc]
+        except MechsteerError:
+            raise
+        except Exception as error:
+            raise MechsteerError(f"{sample.where}: the check failed on {text!r}: {error!r}.") from error
+        return _scores(sample, found)
+
+    def run(
+        self,
+        model: Any,
+        *,
+        steer: Intervention | None = None,
+        strategy: Strategy | None = None,
+        batch_size: int = 64,
+        progress: bool = False,
+    ) -> "pd.DataFrame":
+        """Score every sample: sample, kind, prompt, output, and the scores."""
+        import pandas as pd
+
+        prompts = self.prompts(model)
+        outputs = generate(
+            model,
+            prompts,
+            steer=steer,
+            strategy=strategy,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=batch_size,
+            progress=progress,
+        ).texts
+        rows = [
+            {"sample": number, "kind": sample.kind, "prompt": made.text, "output": output} | self.scores(sample, output)
+            for number, (sample, made, output) in enumerate(zip(self.samples, prompts, outputs, strict=True))
+        ]
+        return pd.DataFrame(rows)
+
+
+def task(
+    samples: str | os.PathLike[str] | Iterable[Any],
+    check: str | Check | None = None,
+    *,
+    name: str | None = None,
+    max_new_tokens: int = 128,
+) -> OwnTask:
+    """A task of one's own; it goes wherever a bundled one goes.
+
+    Args:
+        samples: A JSONL or CSV file, or prompts, texts, messages or dicts; see the top of this module.
+        check: ``check(text, sample)`` gives a truth value, a number or a dict of them (``sample`` is the dict that was
+            given, or one with its ``prompt``); or the name of a check, see :mod:`mechsteer.tasks.checks`. None: each
+            sample names its own.
+        name: Its name in result tables. Default: the file's name, or the check's.
+        max_new_tokens: The most new tokens for an answer.
+
+    Raises:
+        MechsteerError: for a file or sample that cannot be read, with its line or number, no samples, or an unknown
+            check or one that lacks an argument; before anything is generated.
+    """
+    positive_int("max_new_tokens", max_new_tokens)
+    if isinstance(samples, str | os.PathLike):
+        read, default = read_samples(samples), os.path.basename(os.fspath(samples))  # noqa: PTH119
+    else:
+        if isinstance(samples, Prompt | Mapping | bytes) or not isinstance(samples, Iterable):
+            raise MechsteerError(f"samples must be a list of prompts or a file's name, got {type(samples).__name__}.")
+        read = [read_sample(one, f"Sample {number}") for number, one in enumerate(samples)]
+        default = ""
+    if not read:
+        raise MechsteerError("A task needs samples, got none.")
+    chosen = spec(check) if isinstance(check, str) else check
+    made = [_with_check(sample, chosen) for sample in read]
+    if callable(chosen):
+        _look(chosen, made[0])
+    if name is not None and (not isinstance(name, str) or not name.strip()):
+        raise MechsteerError(f"name must be a text, got {name!r}.")
+    named = name or default or (str(chosen) if isinstance(chosen, Spec) else getattr(chosen, "__name__", "own task"))
+    return OwnTask(named, tuple(made), chosen, max_new_tokens)
+
+
+def _with_check(sample: OwnSample, check: Any) -> OwnSample:
+    """The sample with the check of its own, where the task has none; its arguments are looked at."""
+    if check is None:
+        own = sample.given.get("check")
+        if not isinstance(own, str):
+            raise MechsteerError(f"{sample.where} names no check; give check=..., e.g. check='lowercase', for all.")
+        sample = replace(sample, check=_named(sample, lambda: spec(own)))
+    using = sample.check or check
+    if isinstance(using, Spec):
+        _named(sample, lambda: using.look(sample.given))
+    elif not callable(using):
+        raise MechsteerError(f"check must be a name or a function of (text, sample), got {using!r}.")
+    return sample
+
+
+def _look(check: Check, first: OwnSample) -> None:
+    """Refuse a function that cannot be called with a text and a sample."""
+    try:
+        inspect.signature(check).bind("", {})
+    except TypeError:
+        raise MechsteerError(
+            f"check must take an answer and its sample, e.g. lambda text, sample: text.islower(), got {check!r}."
+        ) from None
+    except ValueError:  # a builtin that does not say what it takes
+        pass
+
+
+def _named(sample: OwnSample, make: Callable[[], Any]) -> Any:
+    """What ``make`` gives; its error with the sample's name."""
+    try:
+        return make()
+    except MechsteerError as error:
+        raise MechsteerError(f"{sample.where}: {error}") from None
+
+
+def _scores(sample: OwnSample, found: Scores | Any) -> dict[str, bool | float]:
+    named: dict[Any, Any] = dict(found) if isinstance(found, Mapping) else {"adherence": found}
+    made: dict[str, bool | float] = {}
+    for name, value in named.items():
+        plain: Any = value.item() if getattr(value, "ndim", None) == 0 else value  # numpy's and torch's numbers
+        if not isinstance(name, str) or not isinstance(plain, bool | int | float) or math.isinf(plain):
+            raise MechsteerError(
+                f"{sample.where}: a check gives True or False, a number, or a dict of them by name, got {found!r}."
+            )
+        made[name] = plain if isinstance(plain, bool) else float(plain)
+    if not made or set(made) & {"sample", "kind", "prompt", "output"}:
+        raise MechsteerError(f"{sample.where}: the check's scores need names of their own, got {sorted(made)}.")
+    return made
+
+
+def _identity(check: Any) -> Any:
+    if check is None or isinstance(check, Spec):
+        return str(check)
+    code = getattr(check, "__code__", None)
+    if code is None:
+        return repr(type(check))
+    cells = [repr(cell.cell_contents) for cell in check.__closure__ or ()]
+    return [check.__qualname__, code.co_code.hex(), repr(code.co_consts), code.co_names, cells]

@@ -1,0 +1,249 @@
+"""Samples of one's own: from texts, messages, dicts and files to prompts with spans."""
+
+import csv
+import difflib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mechsteer.errors import MechsteerError
+from mechsteer.prompts import Prompt
+from mechsteer.prompts import prompt as make_prompt
+from mechsteer.tasks.checks import Spec
+from mechsteer.tasks.spans import added, is_tagged, mark, tagged, untagged, without_tagged
+
+TEXTS = ("instruction", "context", "base", "kind")
+KNOWN = ("prompt", *TEXTS)
+
+
+@dataclass(frozen=True)
+class OwnSample:
+    """One sample.
+
+    Attributes:
+        where: What it is called in errors: its number, or file and line.
+        asked: The prompt: a text (the instruction in tags where it holds it), messages, or a finished prompt.
+        instruction: An instruction that is not in the text; goes before it. Empty for none.
+        context: A text between the two.
+        base: The text without the instruction; None where nobody knows it.
+        kind: Its group.
+        given: What was given, for the check.
+        check: A check of its own.
+        marked: Whether the tags in the text are ours, not the user's.
+    """
+
+    where: str
+    asked: str | tuple[Mapping[str, Any], ...] | Prompt
+    instruction: str = ""
+    context: str = ""
+    base: str | tuple[Mapping[str, Any], ...] | None = None
+    kind: str = ""
+    given: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False, repr=False)
+    check: Spec | None = None
+    marked: bool = False
+
+    @property
+    def text(self) -> str:
+        """The prompt as text, as a file of responses would have it: without tags, messages by their contents."""
+        if isinstance(self.asked, Prompt):
+            return self.asked.text
+        if not isinstance(self.asked, str):
+            return "\n\n".join(str(message["content"]) for message in self.asked)
+        parts = (self.instruction, self.context, self.asked)
+        return "\n\n".join(untagged(part) for part in parts if part)
+
+    def described(self) -> list[Any]:
+        """All that decides its prompt and its scores, as JSON values."""
+        asked = self.asked
+        if isinstance(asked, Prompt):
+            asked = [asked.text, asked.tokens.tolist(), {k: list(v) for k, v in asked.spans.items()}]  # type: ignore[assignment]
+        arguments = {key: value for key, value in self.given.items() if key not in KNOWN}
+        return [asked, self.instruction, self.context, self.base, self.kind, arguments]
+
+    def prompt(self, model: Any, *, with_instruction: bool = True) -> Prompt:
+        """The prompt for a model, with its spans, or the same without its instruction.
+
+        Raises:
+            MechsteerError: if it cannot be made.
+        """
+        if with_instruction:
+            return self._asked(model)
+        if self.base is None:
+            raise MechsteerError(
+                "nobody knows this prompt without its instruction; give 'instruction' or 'base', or mark the "
+                "instruction with tags: <!!-> Answer in capitals. <-!!>."
+            )
+        return make_prompt(model, _messages(self.base), context=self.context or None)
+
+    def _asked(self, model: Any) -> Prompt:
+        if isinstance(self.asked, Prompt):
+            return self.asked
+        made = make_prompt(
+            model, _messages(self.asked), instruction=self.instruction or None, context=self.context or None
+        )
+        if self.marked:
+            made = replace(made, spans={name: at for name, at in made.spans.items() if name != "level2"})
+        return made
+
+
+def _messages(value: Any) -> Any:
+    return value if isinstance(value, str) else [dict(message) for message in value]
+
+
+def read_sample(value: Any, where: str) -> OwnSample:
+    """A sample of what was given.
+
+    Raises:
+        MechsteerError: for what is none; the message begins with ``where``.
+    """
+
+    def wrong(why: str) -> MechsteerError:
+        return MechsteerError(f"{where}: {why}")
+
+    row = dict(value) if isinstance(value, Mapping) else {"prompt": value}
+    if "prompt" not in row:
+        close = [name for name in map(str, row) if difflib.get_close_matches(name, KNOWN, 1, 0.75)]
+        hint = f" Is {close[0]!r} misspelt?" if close else f" It has {', '.join(map(str, row)) or 'nothing'}."
+        raise wrong(f"a sample needs 'prompt'.{hint}")
+    for name in row:
+        if isinstance(name, str) and name not in KNOWN and difflib.get_close_matches(name, KNOWN[:3], 1, 0.85):
+            raise wrong(f"unknown name {name!r}; did you mean {difflib.get_close_matches(name, KNOWN[:3], 1)[0]!r}?")
+    for name in TEXTS:
+        if row.get(name) is not None and not isinstance(row[name], str) and not (name == "base" and _turns(row[name])):
+            raise wrong(f"{name!r} must be a text, got {row[name]!r}.")
+    texts = {name: (row.get(name) or "") for name in TEXTS}
+    asked = row["prompt"]
+    if isinstance(asked, Prompt):
+        return OwnSample(where, asked, base=row.get("base"), kind=texts["kind"], given=MappingProxyType(row))
+    if not (isinstance(asked, str) and asked.strip()) and not _turns(asked):
+        raise wrong(f"'prompt' must be a text that is not empty, or messages with role and content, got {asked!r}.")
+    try:
+        made = _with_spans(where, asked if isinstance(asked, str) else tuple(asked), texts, row.get("base"))
+    except MechsteerError as error:
+        raise wrong(str(error)) from None
+    return replace(made, given=MappingProxyType(row))
+
+
+def _turns(value: Any) -> bool:
+    """Whether a value is a list of messages."""
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
+        return False
+    wanted = ("role", "content")
+    return all(isinstance(m, Mapping) and all(isinstance(m.get(key), str) for key in wanted) for m in value)
+
+
+def _with_spans(where: str, asked: Any, texts: Mapping[str, Any], base: Any) -> OwnSample:
+    """The sample with its instruction marked where it stands, and its form without."""
+    instruction, context, kind = texts["instruction"].strip(), texts["context"], texts["kind"]
+    base = tuple(base) if base is not None and not isinstance(base, str) else base
+    if not isinstance(asked, str):
+        return _of_messages(where, asked, instruction, context, base, kind)
+    outside, marked = instruction if instruction and instruction not in asked else "", False
+    if is_tagged(asked):
+        if instruction and not outside:
+            raise MechsteerError("the instruction is given and marked with tags too; do one of them.")
+        left = without_tagged(asked) if not outside else untagged(asked)
+    elif instruction and not outside:
+        asked = tagged(asked, instruction)
+        left, marked = without_tagged(asked), True
+    elif isinstance(base, str) and base.strip() and not instruction:
+        asked, left, marked = mark(asked, added(asked, base)), base, True
+    else:
+        left = asked if outside else ""
+    return OwnSample(where, asked, outside, context, base or left or None, kind, marked=marked)
+
+
+def _of_messages(where: str, asked: Any, instruction: str, context: str, base: Any, kind: str) -> OwnSample:
+    """Messages: the instruction is in one of them, or goes before the last one of the user."""
+    turns = [dict(turn) for turn in asked]
+    holding = [i for i, turn in enumerate(turns) if instruction and instruction in turn["content"]]
+    left = [dict(turn) for turn in turns]
+    marked = [i for i, turn in enumerate(turns) if is_tagged(turn["content"])]
+    for i in marked:
+        left[i]["content"] = without_tagged(turns[i]["content"])
+    if len(holding) > 1:
+        raise MechsteerError(f"the instruction {instruction!r} stands in {len(holding)} messages; mark one with tags.")
+    ours = bool(holding and not marked)
+    if ours:
+        (place,) = holding
+        turns[place]["content"] = tagged(turns[place]["content"], instruction)
+        left[place]["content"] = without_tagged(turns[place]["content"])
+        instruction = ""
+    known = bool(holding or marked or instruction)
+    kept = tuple(turn for turn in left if turn["content"].strip())
+    return OwnSample(where, tuple(turns), instruction, context, base or (kept if known else None), kind, marked=ours)
+
+
+# ------------------------------------------------------------------------------------------------ files
+
+
+def read_samples(path: str | os.PathLike[str]) -> list[OwnSample]:
+    """The samples of a JSONL file (one object or text a line) or a CSV file (its first line names the columns).
+
+    In a CSV file, an empty cell is an absent value, and a cell that is a JSON value (a number, a list, ``true``) is
+    that value where it is an argument of the check.
+
+    Raises:
+        MechsteerError: if the file is missing or cannot be read, with the line that is broken.
+    """
+    source = Path(path)
+    try:
+        text = source.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise MechsteerError(f"No such file: {source}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MechsteerError(f"{source} is not a readable text file: {error}.") from None
+    if source.suffix.lower() not in (".jsonl", ".csv", ".ndjson"):
+        raise MechsteerError(f"{source} must be a .jsonl or .csv file.")
+    rows = _csv(source, text) if source.suffix.lower() == ".csv" else _jsonl(source, text)
+    made = [read_sample(value, f"{source}, line {number}") for number, value in rows]
+    if not made:
+        raise MechsteerError(f"{source} has no prompts.")
+    return made
+
+
+def _jsonl(source: Path, text: str) -> list[tuple[int, Any]]:
+    rows = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                rows.append((number, json.loads(line)))
+            except (ValueError, RecursionError) as error:
+                raise MechsteerError(f"{source}, line {number}: not JSON ({error}).") from None
+    return rows
+
+
+def _csv(source: Path, text: str) -> list[tuple[int, Any]]:
+    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    header: list[str] = []
+    rows, line = [], 1
+    try:
+        for fields in reader:
+            if fields and not header:
+                header = [name.strip() for name in fields]
+            elif fields:
+                if len(fields) != len(header):
+                    raise MechsteerError(
+                        f"{source}, line {line}: {len(fields)} fields, but the header has {len(header)}."
+                    )
+                cells = zip(header, fields, strict=True)
+                rows.append((line, {name: _cell(name, cell) for name, cell in cells if cell.strip()}))
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise MechsteerError(f"{source}, line {line}: not readable as CSV ({error}).") from None
+    if "prompt" not in header:
+        raise MechsteerError(f"{source} lacks the column 'prompt'; it has {', '.join(header) or 'nothing'}.")
+    return rows
+
+
+def _cell(name: str, cell: str) -> Any:
+    if name in KNOWN or name == "check":
+        return cell
+    try:
+        return json.loads(cell)
+    except ValueError:
+        return cell

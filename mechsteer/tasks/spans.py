@@ -1,0 +1,83 @@
+"""Where a prompt's instruction stands, from what the prompt is without it.
+
+IFEval's prompts and many people's own come as one text and, at best, as the same text without the instruction. Here the
+instruction is marked with GUIDE's tags (see :mod:`mechsteer.prompts`), by the text itself or by the words that are in
+the one and not in the other.
+"""
+
+import difflib
+import re
+
+from mechsteer.errors import MechsteerError
+
+GAP = 2
+"""Stretches of the instruction with at most so many words between them are one."""
+
+_TAGS = re.compile(r"<(?:!{1,3}|\?)->|<-(?:!{1,3}|\?)>")
+_TAGGED = re.compile(r"<(!{1,3})->.*?<-\1>", re.DOTALL)
+_PIECE = re.compile(r"\S+")
+
+
+def is_tagged(text: str) -> bool:
+    """Whether a text has GUIDE's tags."""
+    return _TAGS.search(text) is not None
+
+
+def untagged(text: str) -> str:
+    """The text without tags, as a person would have written it."""
+    return re.sub(r"<(?:!{1,3}|\?)->\s?|\s?<-(?:!{1,3}|\?)>", "", text)
+
+
+def without_tagged(text: str) -> str:
+    """The text without what is tagged as instruction."""
+    return tidy(untagged(_TAGGED.sub(" ", text)))
+
+
+def tagged(text: str, instruction: str) -> str:
+    """The text with its instruction in tags.
+
+    Raises:
+        MechsteerError: if the instruction is not in it exactly once.
+    """
+    inner, count = instruction.strip(), text.count(instruction.strip())
+    if count != 1:
+        raise MechsteerError(
+            f"the instruction {inner!r} stands {count} times in the prompt; mark the one that is meant with tags, e.g. "
+            f"<!!-> {inner} <-!!>."
+        )
+    start = text.index(inner)
+    return mark(text, [(start, start + len(inner))])
+
+
+def mark(text: str, ranges: list[tuple[int, int]]) -> str:
+    """The text with those ranges of characters in tags."""
+    for start, end in sorted(ranges, reverse=True):
+        text = f"{text[:start]}<!!->{text[start:end]}<-!!>{text[end:]}"
+    return text
+
+
+def added(text: str, base: str) -> list[tuple[int, int]]:
+    """The ranges of characters in which a text says more than its base, word by word (difflib's matching blocks)."""
+    pieces = list(_PIECE.finditer(text))
+    matcher = difflib.SequenceMatcher(
+        None, [_plain(p[0]) for p in pieces], [_plain(p[0]) for p in _PIECE.finditer(base)], autojunk=False
+    )
+    kept = {a + i for a, _, size in matcher.get_matching_blocks() for i in range(size)}
+    new = [i for i in range(len(pieces)) if i not in kept]
+    groups: list[list[int]] = []
+    for i in new:
+        if groups and i - groups[-1][1] <= GAP + 1:
+            groups[-1][1] = i
+        else:
+            groups.append([i, i])
+    return [(pieces[first].start(), pieces[last].end()) for first, last in groups]
+
+
+def tidy(text: str) -> str:
+    """The text without the double spaces and empty lines that a removed stretch leaves."""
+    lines = [re.sub(r"[ \t]{2,}", " ", line).strip(" \t") for line in text.strip().split("\n")]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
+
+
+def _plain(word: str) -> str:
+    return word.lower().strip(".,;:!?\"'()")

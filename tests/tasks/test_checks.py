@@ -1,0 +1,218 @@
+"""Checks by name: garbage passes none of them, answers that do what was asked pass theirs."""
+
+import json
+import sys
+from typing import Any
+
+import pytest
+
+from mechsteer.errors import MechsteerError
+from mechsteer.tasks.checks import TESTS, spec
+
+ASKED = {"prompt": "Use the word tea. What do you drink?", "instruction": "Use the word tea."}
+
+NOTHING = [
+    "",
+    " ",
+    "\n\n",
+    ".",
+    "...",
+    "!!!",
+    "?",
+    "- -",
+    "-",
+    "* *",
+    "—",
+    "_",
+    "…",
+    "🙂",
+    '""',
+    "''",
+    "()",
+    "```\n```",
+]
+LOOPS = ["le le le", "LE LE LE", "tea tea tea tea", "l", "L", "a a a", "1 1 1 1", "la le la le la le", "Tea. Tea. Tea."]
+LOOPS += [
+    "It is tea and it is hot. " * 6,
+    "the cat sat down, " * 9,
+    "OK OK OK OK",
+    "tea, tea, tea",
+    "go go go go go\n" * 4,
+]
+EMPTY_JSON = [
+    "{}",
+    "[]",
+    '{"": ""}',
+    '{" ": 1}',
+    '{"a": NaN}',
+    '{"a": Infinity}',
+    '{"a": -Infinity}',
+    '{"a": null}',
+    '{"a": ""}',
+]
+EMPTY_JSON += [
+    '{"a": {}}',
+    "[[]]",
+    '[""]',
+    '["."]',
+    '{"a": "..."}',
+    '{"a": 1, "a": 2}',
+    "null",
+    "true",
+    "3",
+    '"text"',
+    "{",
+    "[1, 2",
+]
+EMPTY_JSON += [
+    '{"a": "le le le le"}',
+    "{'a': 1}",
+    '{"a": 1,}',
+    'Here it is: {"a": 1}',
+    '{"a": 1} and more',
+    "```json\n{}\n```",
+]
+NOT_FRENCH = [
+    "le",
+    "Bonjour",
+    "le la les un une",
+    "The capital of France is Paris.",
+    "El gato duerme en la casa grande.",
+]
+NOT_FRENCH += [
+    "Le chat dort, but the dog runs in the garden and plays all day.",
+    "asdf qwer zxcv",
+    "La capital de la Francia es la Paris.",
+]
+NOT_FRENCH += ["C'est un bon repas de la journée. This is an English sentence that goes on for a while."]
+ARGUMENTS = {
+    "max_words": "9",
+    "sentences": "1",
+    "language": "fr",
+    "contains": "tea",
+    "excludes": "x",
+    "starts_with": "t",
+}
+ARGUMENTS["regex"] = ".*"
+ALL = [name if TESTS[name][1] is None else f"{name}:{ARGUMENTS[name]}" for name in TESTS]
+
+
+def passes(check: str, text: str, **sample: Any) -> Any:
+    return spec(check).check(text, ASKED | sample)
+
+
+@pytest.mark.parametrize("check", ALL)
+def test_what_says_nothing_passes_no_check(check: str) -> None:
+    assert [text for text in (*NOTHING, *LOOPS) if passes(check, text)] == []
+
+
+@pytest.mark.parametrize("check", [name for name in ALL if name != "json"])
+def test_an_echo_of_the_instruction_passes_no_check(check: str) -> None:
+    echoes = ["Use the word tea.", "use the word tea", "USE THE WORD TEA!", "use  the\nword tea. use the word tea"]
+    assert [text for text in echoes if passes(check, text)] == []
+
+
+def test_json_that_is_none_or_says_nothing() -> None:
+    assert [text for text in EMPTY_JSON if passes("json", text)] == []
+    for value in ({"a": "x"}, [1, 2], {"a": False}, {"ok": {"b": [0]}}, ["red", "red", "blue"], {"name": "Jo", "n": 3}):
+        assert passes("json", json.dumps(value)) and passes("json", f"```json\n{json.dumps(value, indent=1)}\n```")
+
+
+def test_language() -> None:
+    assert [text for text in NOT_FRENCH if passes("language:fr", text)] == []
+    for text in (
+        "Paris est la capitale de la France.",
+        "Oui, bien sûr.",
+        "Le ciel est bleu parce que la lumière se diffuse. Il devient rouge le soir quand le soleil est bas.",
+    ):
+        assert passes("language:fr", text), text
+    assert passes("language:zh", "东京是日本的首都。") and passes("language:de", "Das ist ein schönes Haus am See.")
+    with pytest.raises(MechsteerError, match=r"Unknown language 'french'.*Did you mean 'fr'"):
+        spec("language:french")
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("Paris is the capital.", 1),
+        ("Dr. Smith lives in the U.S. and works until 3.5 p.m. every day.", 1),
+        ('He said "Go!" and left.', 1),
+        ("It was written in 1901 by J. K. Row.", 1),
+        ("Wait... what?", 1),
+        ("Yes.", 1),
+        ("Paris is the\ncapital of France.", 1),
+        ("東京は日本の首都です。", 1),
+        ("Yes! It is.", 2),
+        ("One (yes). Two.", 2),
+        ("- It is red.\n- It is blue.", 2),
+        ("A line without a mark\n\nAnd one with it.", 2),
+        ("It stops in the middle of", 0),
+        ("It is red. It stops in", 0),
+    ],
+)
+def test_sentences(text: str, count: int) -> None:
+    assert [n for n in (1, 2, 3) if passes(f"sentences:{n}", text)] == ([count] if count else [])
+
+
+@pytest.mark.parametrize(
+    ("check", "yes", "no"),
+    [
+        ("lowercase", ["it is 3 o'clock, ok?", "élan vital"], ["It is late", "42 17"]),
+        ("uppercase", ["IT IS LATE.", "ÉLAN 3 X"], ["IT IS Late", "42 17"]),
+        ("max_words:3", ["ok", "one two three", "42"], ["one two three four"]),
+        (
+            "contains:tea",
+            ["I drink Tea.", "Use the word tea. I like tea!", "tea"],
+            ["a teapot", "Use the word tea. No."],
+        ),
+        ("contains:C++", ["I like C++ most"], ["I like C most"]),
+        ("contains:green  tea", ["all Green\ntea here"], ["green herbal tea"]),
+        ("excludes:tea", ["I like teapots"], ["I like TEA."]),
+        ("starts_with:Sure", ["Sure, it is.", " Sure thing"], ["Sure", "Sure!", "sure, it is", "So sure"]),
+        (r"regex:^\d+ cats$", ["12 cats"], ["12 cats and dogs"]),
+    ],
+)
+def test_each_does_what_it_says(check: str, yes: list[str], no: list[str]) -> None:
+    assert [passes(check, text) for text in yes] == [True] * len(yes)
+    assert [passes(check, text) for text in no] == [False] * len(no)
+
+
+def test_an_argument_may_stand_in_the_sample() -> None:
+    assert passes("max_words", "one two", max_words=2) and not passes("max_words", "one two three", max_words="2")
+    with pytest.raises(MechsteerError, match="'contains' needs an argument"):
+        spec("contains").look(ASKED)
+    with pytest.raises(MechsteerError, match="got 0"):
+        spec("sentences").look(ASKED | {"sentences": 0})
+
+
+@pytest.mark.parametrize(
+    ("check", "said"),
+    [
+        ("lower", "Unknown check 'lower'. Did you mean 'lowercase'"),
+        ("max_words:many", "whole number of at least 1, e.g. max_words:3, got 'many'"),
+        ("max_words:-3", "got '-3'"),
+        ("contains: ", "needs a text"),
+        ("json:3", "takes no argument"),
+        ("regex:(", r"regular expression of Python, got '\('"),
+        ("length_constraints:number_wrds", "Did you mean 'length_constraints:number_words'"),
+    ],
+)
+def test_unknown_names_and_arguments(check: str, said: str) -> None:
+    with pytest.raises(MechsteerError, match=said):
+        spec(check)
+
+
+def test_ifevals_ids_take_their_arguments_from_the_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def followed(sample: Any, text: str) -> tuple[list[bool], list[bool]]:
+        seen.append((sample.instructions, sample.kwargs, text))
+        return [False], [True]
+
+    monkeypatch.setattr(sys.modules["mechsteer.tasks.ifeval"], "followed", followed)
+    given = {"num_words": 5, "relation": "at least", "other": 1}
+    assert passes("length_constraints:number_words", "one two", **given) == {"adherence": False, "loose": True}
+    wanted = {"num_words": 5, "relation": "at least"}
+    assert seen == [(("length_constraints:number_words",), (wanted,), "one two")]
+    with pytest.raises(MechsteerError, match="lacks the argument 'relation'"):
+        spec("length_constraints:number_words").look({"prompt": "x", "num_words": 5})

@@ -1,0 +1,188 @@
+"""``ms.task``: every form of sample, both files, what is refused before anything is generated, and use as a task."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mechsteer as ms
+from mechsteer.errors import MechsteerError
+from mechsteer.evaluation import Task
+
+SAID = "answer in capitals"
+FORMS: dict[str, Any] = {
+    "outside": {"prompt": "the cat sat", "instruction": SAID},
+    "inside": {"prompt": f"{SAID} the cat sat", "instruction": SAID},
+    "tags": f"<!!-> {SAID} <-!!> the cat sat",
+    "base": {"prompt": f"{SAID} the cat sat", "base": "the cat sat"},
+}
+
+
+def spoken(prompt: ms.Prompt, span: str) -> list[str]:
+    return [prompt.str_tokens[i] for i in prompt.positions(span)]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("family", "chat"), [("llama-gqa", False), ("llama-gqa", True), ("t5", False)])
+def test_every_form_has_the_spans_and_a_pair(form: str, family: str, chat: bool, tiny: Callable[..., Any]) -> None:
+    model = tiny(family, chat=chat)
+    ((with_it, without),) = ms.task([FORMS[form]], check="lowercase").pairs(model)
+    plain = ms.prompt(model, "the cat sat")
+    assert spoken(with_it, "instruction") == SAID.split() and spoken(with_it, "task") == "the cat sat".split()
+    assert torch.equal(without.tokens, plain.tokens) and "instruction" not in without.spans
+    assert ("level2" in with_it.spans) == (form == "tags")
+
+
+def test_the_middle_and_the_context(tiny: Callable[..., Any]) -> None:
+    model = tiny("llama-gqa")
+    said = {"prompt": "the cat , answer in capitals , sat on", "instruction": "answer in capitals ,"}
+    noted = {"prompt": "the cat", "instruction": SAID, "context": "a red house"}
+    (first, plain), (second, bare) = ms.task([said, noted], check="lowercase").pairs(model)
+    assert spoken(first, "instruction") == "answer in capitals ,".split()
+    assert plain.text == "the cat , sat on"
+    assert spoken(second, "context") == spoken(bare, "context") == "a red house".split()
+    assert torch.equal(bare.tokens, ms.prompt(model, "the cat", context="a red house").tokens)
+
+
+def test_base_may_differ_in_small_things(tiny: Callable[..., Any]) -> None:
+    text = "write a quote , in capitals , on the cat . answer in red , in blue ."
+    (made,) = ms.task([{"prompt": text, "base": "write a quote on the cat ."}], check="lowercase").prompts(tiny("gpt2"))
+    assert spoken(made, "instruction") == ", in capitals , answer in red , in blue .".split()
+
+
+def test_a_finished_prompt_and_one_without_an_instruction(tiny: Callable[..., Any]) -> None:
+    model = tiny("llama-gqa")
+    given = ms.prompt(model, "the cat", instruction=SAID)
+    assert ms.task([given], check="lowercase").prompts(model) == [given]
+    for sample in (given, "the cat"):
+        with pytest.raises(MechsteerError, match="Sample 0: nobody knows this prompt without its instruction"):
+            ms.task([sample], check="lowercase").pairs(model)
+
+
+def test_rows_of_evaluate(tiny: Callable[..., Any]) -> None:
+    model, seen = tiny("llama-gqa"), []
+
+    def check(text: str, sample: dict[str, Any]) -> dict[str, Any]:
+        seen.append(sample)
+        return {"long": len(text.split()) > 2, "share": torch.tensor(0.25), "word": 1}
+
+    task = ms.task([FORMS["outside"] | {"kind": "k", "word": "x"}, FORMS["tags"]], check, name="mine", max_new_tokens=4)
+    assert isinstance(task, Task)
+    rows = ms.evaluate(model, task, steer=ms.attention_bias(delta=1.0))
+    assert seen == [FORMS["outside"] | {"kind": "k", "word": "x"}, {"prompt": FORMS["tags"]}]
+    assert rows["kind"].tolist() == ["k", ""] and rows["task"].tolist() == ["mine"] * 2
+    assert rows["long"].dtype == bool and rows["share"].tolist() == [0.25, 0.25] and rows["word"].dtype == float
+    plain = ms.generate(model, task.prompts(model), max_new_tokens=4).texts
+    assert ms.evaluate(model, task)["output"].tolist() == plain
+
+
+def test_directions_come_from_its_pairs(tiny: Callable[..., Any]) -> None:
+    model = tiny("llama-gqa")
+    pairs = ms.task([FORMS["outside"], FORMS["tags"]], check="lowercase").pairs(model)
+    assert ms.difference_in_means(model, pairs, layer=1).norm > 0
+
+
+def test_files_read_the_same(tmp_path: Path, tiny: Callable[..., Any]) -> None:
+    rows = [
+        {"prompt": "the cat , sat", "instruction": SAID, "max_words": 3},
+        {"prompt": 'a "dog"', "base": "", "max_words": 2},
+    ]
+    listed, table = tmp_path / "own.jsonl", tmp_path / "own.csv"
+    listed.write_text("\ufeff" + "\n\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    table.write_text('prompt,instruction,max_words\n"the cat , sat",answer in capitals,3\n\n"a ""dog""",,2\n')
+    tasks = [ms.task(given, "max_words") for given in (rows, listed, str(table))]
+    model = tiny("llama-gqa")
+    assert [task.name for task in tasks] == ["max_words", "own.jsonl", "own.csv"]
+    for task in tasks[1:]:
+        assert [p.text for p in task.prompts(model)] == [p.text for p in tasks[0].prompts(model)]
+        assert [task.scores(s, "one two three") for s in task.samples] == [{"adherence": True}, {"adherence": False}]
+
+
+def test_each_line_may_name_its_check(tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text('{"prompt": "a", "check": "lowercase"}\n{"prompt": "b", "check": "uppercase"}\n')
+    task = ms.task(path)
+    assert [task.scores(s, "some words")["adherence"] for s in task.samples] == [True, False]
+    path.write_text('{"prompt": "a", "check": "lowercase"}\n\n"b"\n')
+    with pytest.raises(MechsteerError, match=r"own\.jsonl, line 3 names no check"):
+        ms.task(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "line 2: not JSON"),
+        ("3", "line 2: 'prompt' must be a text"),
+        ('{"promt": "x"}', "line 2: a sample needs 'prompt'. Is 'promt' misspelt"),
+        ('{"prompt": "x", "instrution": "y"}', "line 2: unknown name 'instrution'; did you mean 'instruction'"),
+        ('{"prompt": " "}', "line 2: 'prompt' must be a text"),
+        ('{"prompt": "x", "instruction": 3}', "line 2: 'instruction' must be a text, got 3"),
+        ('{"prompt": "ab ab", "instruction": "ab"}', "line 2: the instruction 'ab' stands 2 times"),
+        ('{"prompt": "x", "max_words": "few"}', "line 2: max_words needs a whole number"),
+        ('{"prompt": "x"}', "line 2: The check 'max_words' needs an argument"),
+    ],
+)
+def test_broken_lines_are_named_before_anything_is_generated(tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text(f'{{"prompt": "ok", "max_words": 3}}\n{line}\n')
+    with pytest.raises(MechsteerError, match=said):
+        ms.task(path, check="max_words")
+
+
+@pytest.mark.parametrize(
+    ("samples", "check", "said"),
+    [
+        ([], "lowercase", "needs samples"),
+        ("none.jsonl", "lowercase", "No such file"),
+        (["x"], "lowercas", "Did you mean 'lowercase'"),
+        (["x"], str.islower, "check must take an answer and its sample"),
+        ({"prompt": "x"}, "lowercase", "samples must be a list"),
+        ([{"role": "user", "content": "x"}], "lowercase", "Sample 0: a sample needs 'prompt'"),
+        (["x", None], "lowercase", "Sample 1: 'prompt' must be"),
+    ],
+)
+def test_what_makes_no_task(samples: Any, check: Any, said: str) -> None:
+    with pytest.raises(MechsteerError, match=said):
+        ms.task(samples, check)
+
+
+def test_broken_csv_files_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    for text, said in (
+        ("question\nx\n", "lacks the column 'prompt'"),
+        ('prompt,kind\n"a\nb",k\nc\n', "line 4: 1 fields, but the header has 2"),
+        ('prompt\n"open\n', "not readable as CSV"),
+        ("", "lacks the column"),
+    ):
+        path.write_text(text)
+        with pytest.raises(MechsteerError, match=said):
+            ms.task(path, check="lowercase")
+    (tmp_path / "own.txt").write_text("x")
+    with pytest.raises(MechsteerError, match=r"must be a \.jsonl or \.csv file"):
+        ms.task(tmp_path / "own.txt", check="lowercase")
+
+
+@pytest.mark.parametrize("value", [None, "yes", float("inf"), {}, {"prompt": True}, {3: True}, [True]])
+def test_what_is_no_score_is_refused(value: Any) -> None:
+    task = ms.task(["x"], lambda text, sample: value)
+    with pytest.raises(MechsteerError, match="Sample 0: "):
+        task.scores(task.samples[0], "text")
+
+
+def test_a_check_that_fails_is_named_with_its_sample() -> None:
+    task = ms.task(["x", {"prompt": "y", "word": "z"}], lambda text, sample: sample["word"] in text)
+    with pytest.raises(MechsteerError, match="Sample 0: the check failed on 'text': KeyError"):
+        task.scores(task.samples[0], "text")
+    assert task.scores(task.samples[1], "z") == {"adherence": True}
+
+
+def test_the_hash_is_of_prompts_arguments_and_check() -> None:
+    def made(check: Any = "max_words", **sample: Any) -> str:
+        return ms.task([{"prompt": "a", "max_words": 3} | sample], check).data_hash
+
+    others = [made(prompt="b"), made(max_words=4), made(instruction="c"), made(kind="k"), made("max_words:3")]
+    others += [made(lambda text, sample: True), made(lambda text, sample: False)]
+    assert made() == made() and len({made(), *others}) == 1 + len(others)
