@@ -37,7 +37,7 @@ def hooked_encoder_decoder(hf_model: Any) -> Any:
         decoder_start_token_id=c.decoder_start_token_id,
         attention_dir="bidirectional",
         use_attn_scale=False,
-        tie_word_embeddings=c.scale_decoder_outputs,
+        tie_word_embeddings=getattr(c, "scale_decoder_outputs", False),  # mT5 never scales
         model_name=c.model_type,
         original_architecture=type(hf_model).__name__,
         init_weights=False,

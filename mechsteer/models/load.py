@@ -50,7 +50,7 @@ def load(
     check_supported(config)
     tokenizer = load_tokenizer(directory)
     hf_model = load_hf(directory, dtype=torch_dtype, device=torch_device)
-    convert = hooked_encoder_decoder if config.model_type == "t5" else hooked_transformer
+    convert = hooked_encoder_decoder if config.is_encoder_decoder else hooked_transformer
     model = convert(hf_model)
     _set_tokenizer(model, tokenizer)
     info = ModelInfo(
@@ -71,7 +71,7 @@ def load(
 def _set_tokenizer(model: Any, tokenizer: Any) -> None:
     """Give the model Hugging Face's tokenizer unchanged; the library would load another one that adds a BOS."""
     bos = tokenizer.bos_token_id
-    prepends_bos = bos is not None and tokenizer("a")["input_ids"][0] == bos
+    prepends_bos = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
     model.tokenizer = tokenizer
     model.cfg.tokenizer_prepends_bos = prepends_bos
     model.cfg.default_prepend_bos = prepends_bos
