@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers.utils import logging
 
 import mechsteer as ms
+from mechsteer.decoding.score import score_ids
 from mechsteer.models import advance, is_encoder_decoder, start
 from tests.hub import CONFIGS, write
 
@@ -111,6 +112,8 @@ def theirs(hf: Any, tokens: Tensor, mask: Tensor) -> Tensor:
 def generation(model: Any, hf: Any, tokens: Tensor, mask: Tensor) -> tuple[int, bool]:
     """How many rows of the padded batch continue as Hugging Face's do, and whether a zero strength changes nothing."""
     options = {"max_new_tokens": NEW, "do_sample": False, "pad_token_id": model.tokenizer.pad_token_id}
+    if is_encoder_decoder(model):
+        options["use_cache"] = False  # transformers' own cache is as deep as the encoder
     made = hf.generate(input_ids=tokens, attention_mask=mask.long(), **options)
     made = made[:, 1:] if is_encoder_decoder(model) else made[:, tokens.shape[1] :]
     given = [as_prompt(model, row[real]) for row, real in zip(tokens, mask, strict=True)]
@@ -139,16 +142,18 @@ def guide(model: Any, hf: Any, tokens: Tensor) -> float:
         first = torch.tensor([[hf.config.decoder_start_token_id]])
         logits = hf(encoder_outputs=encoded, attention_mask=torch.ones_like(tokens), decoder_input_ids=first).logits
     else:
-        logits = hf(input_ids=tokens, attention_mask=masks(hf.config, length)).logits
-    steer = ms.attention_bias(delta=DELTA, at="encoder")
+        places = torch.arange(length)[None]
+        logits = hf(input_ids=tokens, attention_mask=masks(hf.config, length), position_ids=places).logits
     expected = logits[0, -1].log_softmax(-1)
-    token = int(expected.argmax())
-    ours = ms.generate(model, prompt, steer=steer, max_new_tokens=1)
-    wanted = expected[int(ours.tokens[0, 0])].item()
-    plain = ms.generate(model, prompt, max_new_tokens=1)
-    if torch.equal(plain.logprobs, ours.logprobs):
+    some = range(4, 36)
+    choices = [[[token] for token in some]]
+    steered, plain = (
+        score_ids(model, [prompt], choices, steer=steer)[0][0]
+        for steer in (ms.attention_bias(delta=DELTA, at="encoder"), None)
+    )
+    if torch.equal(steered, plain):
         return float("inf")  # steering did nothing, so the comparison would show nothing
-    return abs(ours.logprobs[0, 0].item() - wanted) if int(ours.tokens[0, 0]) == token else float("inf")
+    return (steered - expected[some.start : some.stop]).abs().max().item()
 
 
 def masks(config: Any, length: int) -> Tensor | dict[str, Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 VOCAB = 320
-_IDS = {"vocab_size": VOCAB, "bos_token_id": 2, "eos_token_id": 1}
+_IDS = {"vocab_size": VOCAB, "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0}
 _SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4, "num_attention_heads": 4}
 _LLAMA3_ROPE = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 _FACTORS = {"short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 3.0, 4.0, 5.0]}
@@ -48,7 +48,7 @@ def _t5(model_type: str = "t5", **changes: Any) -> dict[str, Any]:
 
 
 def _phi3(**changes: Any) -> dict[str, Any]:
-    return _llama("phi3", num_key_value_heads=4, pad_token_id=0, original_max_position_embeddings=512, **changes)
+    return _llama("phi3", num_key_value_heads=4, original_max_position_embeddings=512, **changes)
 
 
 def _stablelm(**changes: Any) -> dict[str, Any]:
@@ -190,7 +190,6 @@ _OTHERS = {
         "num_attention_heads": 4,
         "ffn_dim": 48,
         "max_position_embeddings": 256,
-        "pad_token_id": 0,
         "word_embed_proj_dim": 32,
         "do_layer_norm_before": True,
     },
@@ -202,7 +201,6 @@ _OTHERS = {
         "num_attention_heads": 4,
         "ffn_dim": 48,
         "max_position_embeddings": 256,
-        "pad_token_id": 0,
         "word_embed_proj_dim": 16,
         "do_layer_norm_before": False,
     },
@@ -214,7 +212,6 @@ _OTHERS = {
         "num_attention_heads": 4,
         "ffn_dim": 48,
         "max_position_embeddings": 256,
-        "pad_token_id": 0,
         "enable_bias": False,
         "activation_function": "gelu",
     },
@@ -236,8 +233,15 @@ _ENCODER_DECODERS = {
     "mT5": _t5("mt5", feed_forward_proj="gated-gelu", tie_word_embeddings=False),
     "UMT5": _t5("umt5", feed_forward_proj="gated-gelu"),
     "LongT5": _t5("longt5", encoder_attention_type="transient-global", local_radius=8),
-    "BART": {"model_type": "bart", "vocab_size": VOCAB, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2},
-    "Marian": {"model_type": "marian", "vocab_size": VOCAB, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2},
+    "BART": {"model_type": "bart", **_IDS, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2},
+    "Marian": {
+        "model_type": "marian",
+        **_IDS,
+        "decoder_start_token_id": 0,
+        "d_model": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+    },
 }
 
 CONFIGS: dict[str, dict[str, Any]] = _LLAMAS | _OTHERS | _ENCODER_DECODERS

@@ -17,7 +17,7 @@ from mechsteer.decoding.generate import Written, generate_batch
 from mechsteer.decoding.recorder import Recorder
 from mechsteer.decoding.strategies import Greedy, Strategy
 from mechsteer.errors import MechsteerError, shown
-from mechsteer.models import encode, is_encoder_decoder, model_device, position_stack, residual, unembed
+from mechsteer.models import context_of, encode, is_encoder_decoder, model_device, position_stack, residual, unembed
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, begin, run_batches
 from mechsteer.steering.targets import names
@@ -125,7 +125,7 @@ def _check_context(model: Any, prompts: Sequence[Prompt], new: int) -> None:
         with_new = f" and {new} new ones" if new else ""
         raise MechsteerError(
             f"{longest!r} is too long: its {len(longest)} tokens{with_new} exceed this model's context of "
-            f"{model.cfg.n_ctx}."
+            f"{context_of(model)}."
         )
 
 

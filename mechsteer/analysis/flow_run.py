@@ -11,7 +11,17 @@ from torch import Tensor
 from mechsteer.analysis.flow_hooks import Weighing, track
 from mechsteer.analysis.streams import continuations
 from mechsteer.errors import MechsteerError, finite, listed, positive_int, shown
-from mechsteer.models import as_prompts, first_tokens, hooked, is_encoder_decoder, model_device, residual, stacks, start
+from mechsteer.models import (
+    as_prompts,
+    context_of,
+    first_tokens,
+    hooked,
+    is_encoder_decoder,
+    model_device,
+    residual,
+    stacks,
+    start,
+)
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, as_intervention, attention_bias, run_batches
 
@@ -97,7 +107,7 @@ def _check(model: Any, subject: Subject, spans: Sequence[str]) -> None:
             raise MechsteerError(f"The span {name!r} has no tokens in {subject.prompt!r}.")
     length = len(subject.prompt) + len(subject.continuation)
     if not is_encoder_decoder(model) and length > model.cfg.n_ctx:
-        raise MechsteerError(f"{length} positions do not fit: this model's context has {model.cfg.n_ctx}.")
+        raise MechsteerError(f"{length} positions do not fit: this model's context has {context_of(model)}.")
 
 
 def _run(

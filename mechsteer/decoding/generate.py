@@ -14,6 +14,7 @@ from mechsteer.decoding.strategies import Chooser, Greedy, Pass, Strategy
 from mechsteer.errors import MechsteerError, positive_int, shown
 from mechsteer.models import (
     as_prompts,
+    context_of,
     is_encoder_decoder,
     model_device,
     model_info,
@@ -179,7 +180,7 @@ def _check_context(model: Any, prompts: Sequence[Prompt], max_new_tokens: int) -
     if not is_encoder_decoder(model) and longest + max_new_tokens > model.cfg.n_ctx:
         raise MechsteerError(
             f"The longest prompt has {longest} tokens; with max_new_tokens={max_new_tokens} that exceeds this model's "
-            f"context of {model.cfg.n_ctx}."
+            f"context of {context_of(model)}."
         )
 
 

@@ -3,7 +3,7 @@
 from mechsteer.models.batching import as_prompts, at_last, continuation_ids, first_tokens, pad, word_id
 from mechsteer.models.forward import advance, model_device, residual, start, unembed
 from mechsteer.models.hooking import hooked
-from mechsteer.models.info import ModelInfo, check_model, is_encoder_decoder, model_info, provenance
+from mechsteer.models.info import ModelInfo, check_model, context_of, is_encoder_decoder, model_info, provenance
 from mechsteer.models.load import load
 from mechsteer.models.parity import verify
 from mechsteer.models.resolve import organism_names
@@ -19,6 +19,7 @@ __all__ = [
     "as_prompts",
     "at_last",
     "check_model",
+    "context_of",
     "continuation_ids",
     "encode",
     "fires",

@@ -53,6 +53,7 @@ def blend(first: Any, second: Any, share: float) -> Any:
             fingerprint=digest([one.fingerprint, two.fingerprint, share]) if known else "unknown",
             dtype=one.dtype,
             eos_ids=one.eos_ids,
+            context_note=one.context_note,
         ),
     )
     return made

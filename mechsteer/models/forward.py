@@ -16,7 +16,7 @@ from torch import Tensor
 from mechsteer.errors import MechsteerError
 from mechsteer.models.causal import run_blocks
 from mechsteer.models.heads import linear
-from mechsteer.models.info import is_encoder_decoder
+from mechsteer.models.info import context_of, is_encoder_decoder
 from mechsteer.models.state import State, empty
 from mechsteer.models.t5 import additive_mask, decode, encode
 
@@ -101,7 +101,7 @@ def residual(
 
 def _check_context(model: Any, length: int) -> None:
     if length > model.cfg.n_ctx:
-        raise MechsteerError(f"{length} positions do not fit: this model's context has {model.cfg.n_ctx}.")
+        raise MechsteerError(f"{length} positions do not fit: this model's context has {context_of(model)}.")
 
 
 def unembed(

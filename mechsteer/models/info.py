@@ -21,6 +21,7 @@ class ModelInfo:
         fingerprint: A hash over the checkpoint's weight files, the same on every machine and in every dtype.
         dtype: The dtype the model computes in.
         eos_ids: The token ids that end a generation.
+        context_note: Why the context is shorter than the configuration says; empty where it is not.
     """
 
     name: str
@@ -30,6 +31,7 @@ class ModelInfo:
     fingerprint: str
     dtype: str
     eos_ids: tuple[int, ...] = ()
+    context_note: str = ""
 
 
 def set_info(model: Any, info: ModelInfo) -> None:
@@ -61,6 +63,12 @@ def model_info(model: Any) -> ModelInfo:
     eos = getattr(model.tokenizer, "eos_token_id", None)
     dtype = str(model.cfg.dtype).removeprefix("torch.")
     return ModelInfo(name, "", "unknown", "", "unknown", dtype, () if eos is None else (eos,))
+
+
+def context_of(model: Any) -> str:
+    """The model's context for an error message: its length, and what it is limited by."""
+    note = model_info(model).context_note
+    return f"{model.cfg.n_ctx}{note and f' ({note})'}"
 
 
 def provenance(model: Any) -> dict[str, str]:

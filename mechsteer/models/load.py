@@ -9,7 +9,7 @@ from mechsteer.errors import MechsteerError, unknown
 from mechsteer.models import parity, resolve
 from mechsteer.models.decoder_only import hooked_transformer
 from mechsteer.models.encoder_decoder import hooked_encoder_decoder
-from mechsteer.models.families import check_supported
+from mechsteer.models.families import check_supported, context_note
 from mechsteer.models.hf import load_hf, load_tokenizer
 from mechsteer.models.info import ModelInfo, set_info
 
@@ -61,6 +61,7 @@ def load(
         fingerprint=resolve.fingerprint(directory),
         dtype=str(torch_dtype).removeprefix("torch."),
         eos_ids=_eos_ids(hf_model, tokenizer),
+        context_note=context_note(hf_model.config),
     )
     set_info(model, info)
     if check:

@@ -7,8 +7,8 @@ feature that the hooked modules have no place for is refused before that, by its
 
 from typing import Any
 
-from mechsteer.errors import MechsteerError, unknown
-from mechsteer.models.families import gpt2, gpt_neo, gpt_neox, gptj, llama, opt, phi
+from mechsteer.errors import MechsteerError
+from mechsteer.models.families import gpt2, gpt_neo, gpt_neox, gptj, llama, opt, phi, rope
 from mechsteer.models.families.family import Family, Refusals, must_be, not_represented
 
 _LLAMA = Family(llama.state, fields=llama.FIELDS, refuses=llama.refuses)
@@ -74,9 +74,8 @@ def check_supported(config: Any) -> None:
     """
     family = str(config.model_type)
     if family not in FAMILIES:
-        raise unknown("model family", family, FAMILIES)
-    quantised = getattr(config, "quantization_config", None)
-    refused: Refusals = [("quantization_config", bool(quantised), "must be absent")]
+        raise MechsteerError(f"Unknown model family {family!r}. Supported: {', '.join(sorted(FAMILIES))}.")
+    refused: Refusals = [_quantised(config)]
     if family in TEXT_PARTS:
         check_supported(config.text_config)
     elif family in ENCODER_DECODERS:
@@ -87,3 +86,18 @@ def check_supported(config: Any) -> None:
     for feature, value, expected in refused:
         if value:
             raise MechsteerError(f"Unsupported configuration of {family}: {feature}={value}; {expected}.")
+
+
+def context_note(config: Any) -> str:
+    """Why a model's context is shorter than its configuration says; empty where it is not."""
+    row = DECODERS.get(config.model_type)
+    return rope.context(config)[1] if row is not None and row.like_llama else ""
+
+
+def _quantised(config: Any) -> tuple[str, object, str]:
+    """Quantised weights, by their method."""
+    found = getattr(config, "quantization_config", None)
+    found = found if isinstance(found, dict) or found is None else found.to_dict()
+    method = (found or {}).get("quant_method", "of an unnamed method")
+    expected = "must be absent: load the model's weights in 16 or 32 bits, or dequantise and save them first"
+    return "quantization_config", found and method, expected

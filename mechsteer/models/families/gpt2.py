@@ -50,7 +50,7 @@ def state(hf: Any, cfg: Any) -> StateDict:
     for layer, block in enumerate(base.h):
         weights = block.attn.c_attn.weight.split(cfg.d_model, dim=1)
         biases = block.attn.c_attn.bias.split(cfg.d_model)
-        projections = [(weight.T, bias) for weight, bias in zip(weights, biases, strict=True)]
+        q, k, v = ((weight.T, bias) for weight, bias in zip(weights, biases, strict=True))
         out = (block.attn.c_proj.weight.T.contiguous(), block.attn.c_proj.bias)
         mlp = {
             "mlp.W_in": block.mlp.c_fc.weight,
@@ -59,5 +59,5 @@ def state(hf: Any, cfg: Any) -> StateDict:
             "mlp.b_out": block.mlp.c_proj.bias,
         }
         norms = parts.norm(block.ln_1, "ln1") | parts.norm(block.ln_2, "ln2")
-        made |= parts.in_layer(layer, parts.attention(*projections, out, cfg), mlp, norms)
+        made |= parts.in_layer(layer, parts.attention(q, k, v, out, cfg), mlp, norms)
     return made

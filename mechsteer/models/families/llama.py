@@ -145,10 +145,10 @@ def _attention(attention: Any, cfg: Any, plus_one: bool) -> StateDict:
     if hasattr(attention, "qkv_proj"):  # Phi-3 fuses the three
         n_kv = cfg.n_key_value_heads or cfg.n_heads
         sizes = [cfg.n_heads * cfg.d_head, n_kv * cfg.d_head, n_kv * cfg.d_head]
-        projections: list[Any] = [(weight, None) for weight in attention.qkv_proj.weight.split(sizes, dim=0)]
+        q, k, v = ((weight, None) for weight in attention.qkv_proj.weight.split(sizes, dim=0))
     else:
-        projections = [attention.q_proj, attention.k_proj, attention.v_proj]
-    made = parts.attention(*projections, attention.o_proj, cfg)
+        q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
+    made = parts.attention(q, k, v, attention.o_proj, cfg)
     if hasattr(attention, "q_norm"):
         made |= parts.norm(attention.q_norm, "attn.q_norm", plus_one=plus_one)
         made |= parts.norm(attention.k_norm, "attn.k_norm", plus_one=plus_one)

@@ -28,6 +28,6 @@ def context(config: Any) -> tuple[int, str]:
             original = settings.get("original_max_position_embeddings") or limit
             if original < limit:
                 limit = original
-                reason = "longrope's factors" if kind == "longrope" else "the scale of the queries"
-    what = f"of {config.max_position_embeddings} positions {limit} are used: beyond, {reason} change with the length"
-    return limit, what if reason else ""
+                reason = "longrope's factors depend" if kind == "longrope" else "the scale of the queries depends"
+    note = f"the first {limit} of {config.max_position_embeddings} positions; beyond them {reason} on the text's length"
+    return limit, note if reason else ""
