@@ -96,7 +96,7 @@ def exit_logits(
     Raises:
         MechsteerError: if the logits are not finite, with the prompt's place.
     """
-    logits = unembed(model, states.to(model.cfg.dtype), normalise=normalise or last).float()
+    logits = unembed(model, states.float(), normalise=normalise or last).float()
     if not logits.isfinite().all():
         raise not_finite("unembed.hook_out", prompt)
     return logits

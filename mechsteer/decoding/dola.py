@@ -157,9 +157,9 @@ class Contrast:
         """
         model, settings = current.model, self.settings
         early, last = exit_streams(current, self.exits)
-        logits = unembed(model, last).float()
+        logits = current.checked(unembed(model, last).float())
         mature = _bare_head(model, last) if settings.compat == "released" else logits
-        divergences = self._divergences(model, mature, early)
+        divergences = self._divergences(current, mature, early)
         place = most_divergent(divergences)
         premature = self.exit_logits(model, early[place, torch.arange(len(place), device=place.device)])
         kept = likely(mature, settings.relative_top)
@@ -172,16 +172,17 @@ class Contrast:
         """The logits at an early exit."""
         if self.settings.compat == "paper":
             return unembed(model, stream, normalise=self.settings.normalise).float()
-        return model.unembed(stream).float()
+        return model.unembed(stream.to(model.cfg.dtype)).float()
 
     def _divergences(
-        self, model: Any, mature: Float[Tensor, "rows d_vocab"], early: Float[Tensor, "exits rows d_model"]
+        self, current: Pass, mature: Float[Tensor, "rows d_vocab"], early: Float[Tensor, "exits rows d_model"]
     ) -> Float[Tensor, "rows exits"]:
         """Of every candidate from the last layer; one after another, as a large vocabulary takes much memory."""
+        model, running = current.model, slice(None) if current.running is None else current.running
         log_p, divergence = mature.log_softmax(-1), jsd if self.settings.compat == "paper" else released_jsd
         found = [divergence(log_p, self.exit_logits(model, stream).log_softmax(-1)) for stream in early]
         for e, values in zip(self.exits, found, strict=True):
-            if not torch.isfinite(values).all():
+            if not torch.isfinite(values[running]).all():
                 raise MechsteerError(
                     f"DoLa cannot compare exit {e} with the last layer: logits are not finite in "
                     f"{model_info(model).dtype}. Without steering, load the model in float32 or bfloat16."

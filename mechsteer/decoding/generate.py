@@ -93,7 +93,8 @@ def generate(
 
     Raises:
         MechsteerError: for no prompts, prompts that do not fit the context, an intervention that does not fit the model
-            or that never fired, or a site that cannot be recorded.
+            or that never fired, a site that cannot be recorded, or logits that are NaN or infinite: with prompt, new
+            token, dtype and the edits that acted.
     """
     positive_int("max_new_tokens", max_new_tokens)
     made = as_prompts(model, prompts)
@@ -143,7 +144,7 @@ def generate_batch(
         step.begin(end, computed)
         places = [index[row] for row in computed]
         written = [rows[place].tokens for place in places]
-        choice = chooser.choose(Pass(model, state, tokens, mask, step, places, written))
+        choice = chooser.choose(Pass(model, state, tokens, mask, step, places, written, running))
         logprobs = choice.logits.log_softmax(-1).gather(1, choice.tokens[:, None])[:, 0].tolist()
         ids = choice.tokens.cpu()
         for row, (place, token, alive) in enumerate(zip(places, ids.tolist(), running.tolist(), strict=True)):

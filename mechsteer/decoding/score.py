@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechsteer.decoding.finite import check_finite
 from mechsteer.errors import MechsteerError, listed
 from mechsteer.models import advance, as_prompts, continuation_ids, fork, is_encoder_decoder
 from mechsteer.prompts import Prompt
@@ -36,7 +37,8 @@ def score(
 
     Raises:
         MechsteerError: if there is not one continuation (or list of choices) a prompt, or one has no tokens, or the
-            intervention does not fit or never fired.
+            intervention does not fit or never fired, or logits are NaN or infinite: with prompt, token, dtype and the
+            edits that acted.
     """
     made = as_prompts(model, prompts)
     given = [continuations] * len(made) if isinstance(continuations, str) else listed("continuations", continuations)
@@ -86,6 +88,7 @@ def _score_batch(
     model: Any, step: Step, choices: Sequence[Sequence[Sequence[int]]]
 ) -> tuple[Float[Tensor, "batch choices"], Bool[Tensor, "batch choices"]]:
     """Run the prompts once, then each choice from a fork of their state."""
+    index = list(step.index or range(len(step.batch)))
     state, tokens, mask = begin(model, step)
     first = advance(model, state, tokens, mask)
     columns, greedy = [], []
@@ -96,6 +99,7 @@ def _score_batch(
             step.begin(tokens.shape[1] + target.shape[1] - 1)
             more = advance(model, fork(state), target[:, :-1], real[:, :-1], logits_at="all")
             logits = torch.cat([first, more], dim=1)
+        check_finite(model, logits.float(), index, edits=step.edits, new=0, counted=real)
         logprobs = logits.float().log_softmax(-1).cpu()
         columns.append(logprobs.gather(2, target[..., None])[..., 0].masked_fill(~real, 0.0).sum(1))
         greedy.append(((logprobs.argmax(-1) == target) | ~real).all(1))

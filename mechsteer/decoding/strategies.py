@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechsteer.decoding.finite import check_finite
 from mechsteer.decoding.repetition import checked_penalty, penalised, read_so_far
 from mechsteer.errors import MechsteerError, finite
 from mechsteer.models import State, advance
@@ -30,6 +31,7 @@ class Pass:
         step: The pass, announced, for hooks that need it.
         places: For each row, the place of its prompt in the list given to ``generate``.
         written: For each row, the tokens chosen so far.
+        running: Which rows have not ended; None for all.
     """
 
     model: Any
@@ -39,10 +41,26 @@ class Pass:
     step: Step
     places: Sequence[int]
     written: Sequence[Sequence[int]]
+    running: Bool[Tensor, "rows"] | None = None
 
     def logits(self) -> Float[Tensor, "rows d_vocab"]:
-        """Run the tokens and update the state: the model's logits for the next token, float32."""
-        return advance(self.model, self.state, self.tokens, self.mask)[:, -1].float()
+        """Run the tokens and update the state: the model's logits for the next token, float32.
+
+        Raises:
+            MechsteerError: if they are not finite (see :meth:`checked`).
+        """
+        return self.checked(advance(self.model, self.state, self.tokens, self.mask)[:, -1].float())
+
+    def checked(self, logits: Float[Tensor, "rows d_vocab"]) -> Float[Tensor, "rows d_vocab"]:
+        """The model's logits, if they are finite; in rows that have ended, whose tokens are dropped, 0 if not.
+
+        Raises:
+            MechsteerError: with row, step, dtype and the edits that acted.
+        """
+        new = max(map(len, self.written))
+        edits, running = self.step.edits, self.running
+        fine = check_finite(self.model, logits, self.places, edits=edits, new=new, counted=running)
+        return logits if fine.all() else torch.where(fine[:, None], logits, 0.0)
 
 
 @dataclass

@@ -21,9 +21,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechsteer.decoding.finite import check_finite
 from mechsteer.decoding.gate import plausible, settled
 from mechsteer.decoding.strategies import Choice, Pass
-from mechsteer.errors import MechsteerError
 from mechsteer.models import State, adopt, advance, fork, hooked, model_device, repeat_rows, residual, select_rows
 from mechsteer.steering import Step
 
@@ -151,7 +151,6 @@ class GatedChooser:
         before.cross = current.state.cross
         if first:
             self.trials.begin(current, before)
-        _check_finite(logits, current)
         steered = logits.argmax(-1, keepdim=True).repeat(1, count)
         rows = (~self._settled(logits.softmax(-1))).nonzero()[:, 0].cpu()
         if len(rows):
@@ -178,9 +177,9 @@ class GatedChooser:
         tokens, mask = (x[list(copies.rows)].repeat_interleave(copies.times, 0) for x in (current.tokens, current.mask))
         with hooked(model, before, first=True), hooked(model, after):
             logits = advance(model, repeated, tokens, mask)[:, -1].float()
-        step.begin(end, alive)
         self.trials.check()
-        _check_finite(logits, current)
+        _check_copies(current, logits, copies)
+        step.begin(end, alive)
         return logits, repeated
 
     def _chosen(self, logits: Float[Tensor, "rows d_vocab"], steered: Int[Tensor, "rows trials"]) -> Choice:
@@ -207,9 +206,11 @@ def _at(p: Float[Tensor, "rows d_vocab"], tokens: Int[Tensor, "rows"]) -> Float[
     return p.gather(1, tokens[:, None])[:, 0]
 
 
-def _check_finite(logits: Float[Tensor, "rows d_vocab"], current: Pass) -> None:
-    if not torch.isfinite(logits).all():
-        raise MechsteerError(
-            f"The logits after {len(current.written[0])} new tokens are not finite, so nothing can be said of what is "
-            "plausible."
-        )
+def _check_copies(current: Pass, logits: Float[Tensor, "copies d_vocab"], copies: Copies) -> None:
+    """Each copy apart, so that the message names the trial."""
+    rows = list(copies.rows)
+    places, edits, new = [current.places[row] for row in rows], current.step.edits, max(map(len, current.written))
+    running = None if current.running is None else current.running[rows]
+    for copy, own in enumerate(logits.unflatten(0, (-1, copies.times)).unbind(1)):
+        trial = f" (trial {copy - copies.raw + 1} of its strategy)" if copy >= copies.raw else ""
+        check_finite(current.model, own, places, edits=edits, new=new, counted=running, trial=trial)

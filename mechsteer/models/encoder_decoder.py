@@ -4,10 +4,15 @@ The library's own converter knows only v1.0 (tied, ReLU). Here the gated feed-fo
 and unequal depths of the two stacks are converted too. Whether the decoder's output is multiplied by ``d_model **
 -0.5`` before the unembedding is what ``scale_decoder_outputs`` says; ``tie_word_embeddings`` is true in transformers 5
 always.
+
+In half precision Hugging Face computes the last product of a feed-forward layer in float32 where its model says so
+(``wo`` in float16), so that the stream is float32 from there on, and clamps a float16 stream to finite numbers after
+each sublayer. :func:`_keep_wide` makes the hooked modules do the same, in the library's own forward too.
 """
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mechsteer.models.views import build, heads_in, heads_out
@@ -50,9 +55,40 @@ def hooked_encoder_decoder(hf_model: Any) -> Any:
         del model.encoder[c.num_layers :]
         del model.decoder[c.num_decoder_layers :]
         model.setup()  # rebuild hook_dict without the blocks that were cut
+        _keep_wide(model, hf_model.encoder.block[0].layer[-1].DenseReluDense.wo.weight.dtype)
         return model
 
     return build(make, _state(hf_model), parameter.device)
+
+
+def _keep_wide(model: Any, wide: torch.dtype) -> None:
+    """Compute the feed-forward layers' outputs in ``wide``, and keep a float16 stream finite.
+
+    PyTorch's own hooks on the hook points' inputs do it, so that hook functions see what Hugging Face's modules see.
+    """
+    for block in (*model.encoder, *model.decoder):
+        if wide != model.cfg.dtype:
+            for weights in (block.mlp.W_out, block.mlp.b_out):
+                weights.data = weights.data.to(wide)
+            block.mlp.hook_post.register_forward_pre_hook(_as_float32)
+        if model.cfg.dtype == torch.float16:
+            for name in ("hook_resid_mid", "hook_resid_mid_cross", "hook_resid_post"):
+                if hasattr(block, name):
+                    getattr(block, name).register_forward_pre_hook(_clamped)
+
+
+def _as_float32(point: Any, inputs: tuple[Tensor]) -> Tensor:
+    return inputs[0].float()
+
+
+def _clamped(point: Any, inputs: tuple[Tensor]) -> Tensor:
+    """Hugging Face's clamp: float16 alone, and 1,000 below its largest number where something has overflowed."""
+    (x,) = inputs
+    if x.dtype != torch.float16:
+        return x
+    largest = torch.finfo(x.dtype).max
+    limit = torch.where(x.isinf().any(), largest - 1000, largest)
+    return x.clamp(-limit, limit)
 
 
 def _state(hf: Any) -> dict[str, Tensor]:

@@ -127,4 +127,5 @@ def unembed(
 def _head(model: Any, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_vocab"]:
     """The unembedding, hook points included."""
     head = model.unembed
+    x = x.to(head.W_U.dtype)  # the stream of a T5 in float16 is float32
     return head.hook_out(linear(head.hook_in(x), head.W_U.T, head.b_U))

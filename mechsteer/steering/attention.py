@@ -227,7 +227,7 @@ def _spotlight_released(
 
 def _biased(x: Scores, where: Where, columns: Bool[Tensor, "rows keys"], bias: float) -> Scores:
     """Add a number to the scores of some keys, for the queries that are meant."""
-    added = columns[:, None, None, :].to(x.dtype) * bias
+    meant = columns[:, None, None, :]
     if not isinstance(where.queries, bool):
-        added = added * where.queries[:, None, :, None]
-    return x + added
+        meant = meant & where.queries[:, None, :, None]
+    return torch.where(meant, x + bias, x)

@@ -10,6 +10,7 @@ last token of the prompt, and ``scope="generated"`` (or a sum of both) expresses
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -70,7 +71,9 @@ def apply_heads(edit: Edit, x: Float[Tensor, "rows positions heads d_head"], whe
     direction = direction_of(edit)
     check_width(direction, x.shape[-2] * x.shape[-1])
     change = (direction.vector * edit.strength).to(x.device, x.dtype).unflatten(0, tuple(x.shape[-2:]))
-    return x + (change if isinstance(where.queries, bool) else where.queries[..., None, None] * change)
+    if not isinstance(where.queries, bool):
+        change = torch.where(where.queries[..., None, None], change, 0.0)
+    return x + change
 
 
 def check_heads(edit: Edit, model: Any) -> None:

@@ -15,6 +15,7 @@ from mechsteer.directions import Direction
 from mechsteer.errors import MechsteerError, listed, shown
 from mechsteer.models import check_model, model_info, parse, position_stack, stacks
 from mechsteer.prompts import Batch, Prompt, batch
+from mechsteer.steering.passes import Follower, followed
 from mechsteer.steering.saes import FeatureEdit
 from mechsteer.steering.scope import Scope, Selection, Step
 from mechsteer.steering.targets import SCORE_KINDS, Target, names
@@ -183,12 +184,19 @@ class Intervention:
                 than ``"all"`` need it, and so does any padded batch (padding is never steered): give the
                 :class:`mechsteer.Batch` whose tokens are run, or prompts, which are taken as padded by
                 :func:`mechsteer.batch` on the model's own side (left for decoder-only models, right for encoders).
+                What is run after it counts as generated, also in the library's own ``generate``, with its cache or
+                without, and in several calls of it: the first of the pairs is a function that follows its passes (see
+                :mod:`mechsteer.steering.passes`).
 
         Raises:
-            MechsteerError: if an edit needs the prompt and none is given.
+            MechsteerError: if an edit needs the prompt and none is given; when run, for other numbers of rows, for
+                padding that is not masked, and for a pass whose place comes to light too late.
         """
         step = None if prompt is None else self._step(prompt)
-        return [(bound.edit.site, bound) for bound in self.bind(step)]
+        edits: list[Hook] = [(bound.edit.site, bound) for bound in self.bind(step)]
+        if step is None or step.decoder_prefix or not edits:
+            return edits  # an encoder-decoder has no cached forward in the library
+        return [(followed, Follower(step)), *edits]
 
     def _step(self, prompt: Prompt | Sequence[Prompt] | Batch) -> Step:
         if isinstance(prompt, Batch):

@@ -91,8 +91,8 @@ def apply_scale_keys(edit: Edit, x: Tensor, where: Where) -> Tensor | None:
 def _rows(edit: Edit, where: Where, rows: int, keys: int) -> Bool[Tensor, "rows"]:
     """The rows whose queries are meant; keys are shared by all queries of a pass, so it must be all of a row's or none.
 
-    Which positions a pass has as queries, its keys do not tell: a loop that announces its passes has prompts and what
-    follows them in passes of their own, and a forward of its own has all positions as both.
+    Which positions a pass has as queries, its keys do not tell. Where the step does not say it either, prompts and what
+    follows them are in passes of their own, and a forward without a step's end has all positions as both.
 
     Raises:
         MechsteerError: if a scope splits a row's queries.
@@ -101,7 +101,7 @@ def _rows(edit: Edit, where: Where, rows: int, keys: int) -> Bool[Tensor, "rows"
     if step is None:
         return torch.ones(rows, dtype=torch.bool)
     later = stack == "blocks" and step.end is not None and step.end > step.batch.length
-    queries = keys - step.batch.length if later else keys
+    queries = step.new or (keys - step.batch.length if later else keys)
     meant, real = (_mask(step.select(scope, stack, queries), rows, queries) for scope in (edit.scope, Scope()))
     chosen = meant.any(1)
     if bool((meant != real)[chosen].any()):

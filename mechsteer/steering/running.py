@@ -51,7 +51,7 @@ def run_batches(
     bound: list[BoundEdit] = []
     with tqdm(total=len(prompts), desc=progress, unit="prompt", disable=not progress) as bar:
         for step in steps(model, prompts, batch_size):
-            edits = steer.bind(step)
+            step.edits = edits = steer.bind(step)
             bound += edits
             with hooked(model, [*attach(edits, model), *hooks]):
                 run(step)

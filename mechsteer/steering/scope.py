@@ -76,7 +76,9 @@ class Step:
         index: For each row of the batch, its place in the list of prompts that the caller gave.
         alive: The rows of the batch that are still being computed, in the order of the tensors' rows.
         end: How many positions the predicting stack will have seen after this pass; None: as many as a tensor has.
+        new: How many of them are this pass's own; None where the loop does not say.
         own: Which of the tensors' rows are the run's own, and not trials whose results may be dropped; None for all.
+        edits: The bound edits that are on the model, for messages.
     """
 
     batch: Batch
@@ -84,13 +86,35 @@ class Step:
     index: Sequence[int] | None = None
     alive: Sequence[int] | None = None
     end: int | None = None
+    new: int | None = None
     own: Sequence[bool] | None = None
+    edits: Sequence[Any] = ()
     _masks: dict[tuple[Scope, str, int], Selection] = field(default_factory=dict, repr=False)
 
-    def begin(self, end: int, alive: Sequence[int] | None = None, own: Sequence[bool] | None = None) -> None:
+    def begin(
+        self,
+        end: int,
+        alive: Sequence[int] | None = None,
+        own: Sequence[bool] | None = None,
+        *,
+        new: int | None = None,
+    ) -> None:
         """Announce the next forward pass."""
-        self.end, self.alive, self.own = end, alive, own
+        self.end, self.alive, self.own, self.new = end, alive, own, new
         self._masks.clear()
+
+    def moved(self, end: int, new: int) -> bool:
+        """Correct where the present pass ends.
+
+        Returns:
+            False, with nothing corrected, if that comes too late: if what was selected would have been something else.
+        """
+        asked, before = dict(self._masks), self.end
+        self.begin(end, self.alive, self.own, new=new)
+        if all(_same(self.select(*key), found) for key, found in asked.items()):
+            return True
+        self.end = before
+        return False
 
     def select(self, scope: Scope, stack: str, count: int) -> Selection:
         """Which of the last ``count`` positions of this pass the scope means.
@@ -152,3 +176,7 @@ class Step:
         else:
             wanted = [p + length if p < 0 else p for p in scope.where]
         return [first + p for p in wanted if first + p in seen]
+
+
+def _same(a: Selection, b: Selection) -> bool:
+    return a is b if isinstance(a, bool) or isinstance(b, bool) else torch.equal(a, b)

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -112,7 +113,8 @@ def apply_project(edit: Edit, x: Float[Tensor, "rows positions width"], where: W
 
 
 def _masked(change: Tensor, queries: Selection) -> Tensor:
-    return change if isinstance(queries, bool) else queries[..., None] * change
+    """The change where it is meant; not a product, in which a change that overflows would be NaN everywhere else."""
+    return change if isinstance(queries, bool) else torch.where(queries[..., None], change, 0.0)
 
 
 def direction_of(edit: Edit) -> Direction:
