@@ -1,5 +1,6 @@
 """Models with every activation hooked, equal to Hugging Face's. The only folder that imports TransformerLens."""
 
+from mechsteer.models.attention import Fused
 from mechsteer.models.batching import as_prompts, at_last, continuation_ids, first_tokens, pad, word_id
 from mechsteer.models.forward import advance, model_device, residual, start, unembed
 from mechsteer.models.hooking import hooked
@@ -12,6 +13,7 @@ from mechsteer.models.state import State, adopt, fork, repeat_rows, select_rows
 from mechsteer.models.t5 import encode
 
 __all__ = [
+    "Fused",
     "ModelInfo",
     "State",
     "adopt",

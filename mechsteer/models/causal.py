@@ -16,29 +16,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechsteer.models.heads import against, output, project
+from mechsteer.models.attention import Mask, attend
+from mechsteer.models.heads import output, post_norm, queries_keys_values
 from mechsteer.models.state import KeyValues, State
 
-Heads = Float[Tensor, "batch pos n_heads d_head"]
-KvHeads = Float[Tensor, "batch pos n_kv_heads d_head"]
 Rotation = tuple[Float[Tensor, "batch new 1 rotary"], Float[Tensor, "batch new 1 rotary"]]
-
-
-POST_NORM = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
-"""The architectures whose norms stand after attention and MLP, as the library's own block has it."""
-
-
-@dataclass(frozen=True)
-class Mask:
-    """What attention leaves out.
-
-    Attributes:
-        hidden: The keys that a query does not see; None where all see all.
-        blind: The queries that see none, which are padding; None where there are none.
-    """
-
-    hidden: Bool[Tensor, "batch 1 new total"] | None
-    blind: Bool[Tensor, "batch 1 new 1"] | None
 
 
 @dataclass(frozen=True)
@@ -72,15 +54,9 @@ def run_blocks(
 
 
 def _positions(model: Any, real: Bool[Tensor, "batch total"], past: int) -> Positions:
-    device = model.W_E.device
-    total = real.shape[1]
-    query, key = torch.arange(past, total)[:, None], torch.arange(total)[None]
-    seen = (key <= query) & real[:, None]
-    kinds = {"global": seen}
-    if "local" in (model.cfg.attn_types or ()):
-        kinds["local"] = seen & (key > query - model.cfg.window_size)
+    kinds = {"global": 0} | ({"local": model.cfg.window_size} if "local" in (model.cfg.attn_types or ()) else {})
     rotations = _rotations(model, real, past) if model.cfg.positional_embedding_type == "rotary" else {}
-    return Positions(rotations, {kind: _mask(keys, device) for kind, keys in kinds.items()})
+    return Positions(rotations, {kind: _mask(real, past, window, model.W_E) for kind, window in kinds.items()})
 
 
 def _rotations(model: Any, real: Bool[Tensor, "batch total"], past: int) -> dict[int, Rotation]:
@@ -96,11 +72,20 @@ def _rotations(model: Any, real: Bool[Tensor, "batch total"], past: int) -> dict
     return rotations
 
 
-def _mask(seen: Bool[Tensor, "batch new total"], device: torch.device) -> Mask:
-    if seen.all():
-        return Mask(None, None)
-    blind = ~seen.any(-1)
-    return Mask(~seen[:, None].to(device), blind[:, None, :, None].to(device) if blind.any() else None)
+def _mask(real: Bool[Tensor, "batch total"], past: int, window: int, like: Tensor) -> Mask:
+    """What the new positions see: real ones, up to themselves, within a window if there is one."""
+    total = real.shape[1]
+    new, windowed, padded = total - past, bool(window) and total > window, not bool(real.all())
+    if not (windowed or padded) and (new == 1 or not past):
+        return Mask(causal=new if new > 1 else 0, like=like)
+    device = like.device
+    query, key = torch.arange(past, total, device=device)[:, None], torch.arange(total, device=device)[None]
+    seen = (key <= query)[None]
+    seen = seen & (key > query - window) if windowed else seen
+    seen = seen & real[:, None].to(device) if padded else seen
+    blind = None if bool(real[:, past:].all()) else ~seen.any(-1)[:, None, :, None]
+    hidden = ~seen[:, None] if blind is None else ~(seen[:, None] | blind)
+    return Mask(added=like.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf), blind=blind)
 
 
 def _block(
@@ -111,88 +96,33 @@ def _block(
     attn_out = _attention(block, resid_pre, entry, positions)
     if cfg.use_normalization_before_and_after:
         attn_out = block.ln1_post(attn_out)
-    if _post_norm(cfg):
+    if post_norm(cfg):
         attn_out = block.ln1(attn_out)
     added = resid_pre + block.hook_attn_out(attn_out)
     mlp_in = resid_pre if cfg.parallel_attn_mlp else block.hook_resid_mid(added)
     resid_mid = added if cfg.parallel_attn_mlp else mlp_in
     mlp_in = block.hook_mlp_in(mlp_in.clone()) if cfg.use_hook_mlp_in else mlp_in
-    mlp_out = block.apply_mlp(mlp_in if _post_norm(cfg) else block.ln2(mlp_in))
+    mlp_out = block.apply_mlp(mlp_in if post_norm(cfg) else block.ln2(mlp_in))
     return block.hook_resid_post(resid_mid + mlp_out)
-
-
-def _post_norm(cfg: Any) -> bool:
-    return cfg.original_architecture in POST_NORM
 
 
 def _attention(
     block: Any, resid_pre: Float[Tensor, "batch new d_model"], entry: KeyValues, positions: Positions
 ) -> Float[Tensor, "batch new d_model"]:
     attention = block.attn
-    q, k, v = _queries_keys_values(block, resid_pre)
+    q, k, v = queries_keys_values(block, resid_pre)
     hooked_keys = positions.rotations and attention.hook_rot_k.fwd_hooks
     if positions.rotations:
         rotation, adjacent = positions.rotations[id(attention.rotary_cos)], attention.cfg.rotary_adjacent_pairs
         q, k = attention.hook_rot_q(_rotated(q, *rotation, adjacent)), _rotated(k, *rotation, adjacent)
-    q, values = q.transpose(1, 2), None
-    if entry.times > 1 and not hooked_keys:
-        entry.new = (k, v)
-        raw = torch.cat([against(q, entry.keys.mT), against(q, k.permute(0, 2, 3, 1))], dim=-1)
-    else:
+    if hooked_keys:
         keys, values = entry.append(k, v)
-        keys = attention.hook_rot_k(keys.clone()) if hooked_keys else keys  # a hook may write in place
-        raw = against(q, keys.permute(0, 2, 3, 1))
-    scores = raw / attention.attn_scale
-    if attention.cfg.attn_scores_soft_cap > 0:
-        scores = attention.cfg.attn_scores_soft_cap * torch.tanh(scores / attention.cfg.attn_scores_soft_cap)
-    mask = positions.masks[attention.attn_type]
-    scores = scores if mask.hidden is None else scores.masked_fill(mask.hidden, -torch.inf)
-    pattern = attention.hook_attn_scores(scores).softmax(-1)
-    pattern = pattern if mask.blind is None else pattern.masked_fill(mask.blind, 0.0)
-    pattern = attention.hook_pattern(pattern).to(v.dtype)
-    if values is None:
-        z = against(pattern[..., :-1], entry.values) + against(pattern[..., -1:], v.transpose(1, 2))
+        keys = attention.hook_rot_k(keys.clone())  # a hook may write in place
+        parts = [(keys.transpose(1, 2), values.transpose(1, 2))]
     else:
-        z = against(pattern, values.transpose(1, 2))
-    return output(attention, attention.hook_z(z.transpose(1, 2)))
-
-
-def _queries_keys_values(block: Any, resid_pre: Float[Tensor, "batch new d_model"]) -> tuple[Heads, KvHeads, KvHeads]:
-    attention = block.attn
-    grouped = "_" if hasattr(attention, "_W_K") else ""
-    weights = [(attention.W_Q, attention.b_Q)] + [
-        (getattr(attention, f"{grouped}W_{letter}"), getattr(attention, f"{grouped}b_{letter}")) for letter in "KV"
-    ]
-    inputs = _inputs(block, resid_pre, [weight.shape[0] for weight, _ in weights])
-    hooks = (attention.hook_q, attention.hook_k, attention.hook_v)
-    q, k, v = (hook(project(x, *pair)) for hook, x, pair in zip(hooks, inputs, weights, strict=True))
-    if attention.cfg.use_qk_norm:
-        q, k = attention._apply_qk_norm(q, attention.q_norm), attention._apply_qk_norm(k, attention.k_norm)
-    elif attention.q_norm is not None:  # OLMo 2 and 3: one norm over all heads together
-        q = attention.q_norm(q.flatten(2)).view_as(q)
-        k = attention.k_norm(k.flatten(2)).view_as(k)
-    if attention.cfg.clip_qkv is not None:
-        q, k, v = (x.clamp(-attention.cfg.clip_qkv, attention.cfg.clip_qkv) for x in (q, k, v))
-    return q, k, v
-
-
-def _inputs(block: Any, resid_pre: Float[Tensor, "batch new d_model"], heads: list[int]) -> list[Tensor]:
-    """What queries, keys and values are made from: the normalised stream, or where it is split, one for each head."""
-    norm = _unchanged if _post_norm(block.cfg) else block.ln1
-    if block.cfg.use_split_qkv_input:
-        hooks = (block.hook_q_input, block.hook_k_input, block.hook_v_input)
-        return [norm(hook(_each_head(resid_pre, n))) for hook, n in zip(hooks, heads, strict=True)]
-    if block.cfg.use_attn_in:
-        return [norm(block.hook_attn_in(_each_head(resid_pre, heads[0])))] * 3
-    return [norm(resid_pre)] * 3
-
-
-def _each_head(x: Float[Tensor, "batch new d_model"], heads: int) -> Float[Tensor, "batch new heads d_model"]:
-    return x[:, :, None].repeat(1, 1, heads, 1)
-
-
-def _unchanged(x: Tensor) -> Tensor:
-    return x
+        parts = entry.extended(k, v)
+    z = attend(attention, q.transpose(1, 2), parts, positions.masks[attention.attn_type])
+    return output(attention, attention.hook_z(z))
 
 
 def _rotated(

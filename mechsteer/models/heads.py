@@ -11,8 +11,15 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+POST_NORM = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
+"""The architectures whose norms stand after attention and MLP, as the library's own block has it."""
+
 FEW = range(2, 9)
 """How many rows PyTorch's linear function is slow for on CPUs."""
+
+
+Heads = Float[Tensor, "batch pos n_heads d_head"]
+KvHeads = Float[Tensor, "batch pos n_kv_heads d_head"]
 
 
 def linear(
@@ -40,6 +47,50 @@ def project(
         return torch.einsum("bphm,hmd->bphd", x, weight) + bias
     flat = linear(x, weight.transpose(1, 2).flatten(0, 1), bias.flatten())
     return flat.unflatten(-1, tuple(bias.shape))
+
+
+def queries_keys_values(block: Any, resid_pre: Float[Tensor, "batch new d_model"]) -> tuple[Heads, KvHeads, KvHeads]:
+    """What a block's self-attention works with, before a rotary embedding; hooks and norms included."""
+    attention = block.attn
+    grouped = "_" if hasattr(attention, "_W_K") else ""
+    weights = [(attention.W_Q, attention.b_Q)] + [
+        (getattr(attention, f"{grouped}W_{letter}"), getattr(attention, f"{grouped}b_{letter}")) for letter in "KV"
+    ]
+    inputs = _inputs(block, resid_pre, [weight.shape[0] for weight, _ in weights])
+    hooks = (attention.hook_q, attention.hook_k, attention.hook_v)
+    q, k, v = (hook(project(x, *pair)) for hook, x, pair in zip(hooks, inputs, weights, strict=True))
+    if attention.cfg.use_qk_norm:
+        q, k = attention._apply_qk_norm(q, attention.q_norm), attention._apply_qk_norm(k, attention.k_norm)
+    elif attention.q_norm is not None:  # OLMo 2 and 3: one norm over all heads together
+        q = attention.q_norm(q.flatten(2)).view_as(q)
+        k = attention.k_norm(k.flatten(2)).view_as(k)
+    if attention.cfg.clip_qkv is not None:
+        q, k, v = (x.clamp(-attention.cfg.clip_qkv, attention.cfg.clip_qkv) for x in (q, k, v))
+    return q, k, v
+
+
+def _inputs(block: Any, resid_pre: Float[Tensor, "batch new d_model"], heads: list[int]) -> list[Tensor]:
+    """What queries, keys and values are made from: the normalised stream, or where it is split, one for each head."""
+    norm = _unchanged if post_norm(block.cfg) else block.ln1
+    if block.cfg.use_split_qkv_input:
+        hooks = (block.hook_q_input, block.hook_k_input, block.hook_v_input)
+        return [norm(hook(_each_head(resid_pre, n))) for hook, n in zip(hooks, heads, strict=True)]
+    if block.cfg.use_attn_in:
+        return [norm(block.hook_attn_in(_each_head(resid_pre, heads[0])))] * 3
+    return [norm(resid_pre)] * 3
+
+
+def _each_head(x: Float[Tensor, "batch new d_model"], heads: int) -> Float[Tensor, "batch new heads d_model"]:
+    return x[:, :, None].repeat(1, 1, heads, 1)
+
+
+def _unchanged(x: Tensor) -> Tensor:
+    return x
+
+
+def post_norm(cfg: Any) -> bool:
+    """Whether the norms stand after attention and MLP."""
+    return cfg.original_architecture in POST_NORM
 
 
 def output(attention: Any, z: Float[Tensor, "batch pos heads d_head"]) -> Float[Tensor, "batch pos d_model"]:

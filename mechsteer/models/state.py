@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+Part = tuple[Float[Tensor, "_ kv_heads _ d_head"], Float[Tensor, "_ kv_heads _ d_head"]]
+"""Keys and values of some positions; rows that are repeated share them."""
+
 
 @dataclass
 class KeyValues:
@@ -46,6 +49,16 @@ class KeyValues:
             self.keys, self.values = keys, values
         return keys.transpose(1, 2), values.transpose(1, 2)
 
+    def extended(
+        self, new_keys: Float[Tensor, "copies new heads d_head"], new_values: Float[Tensor, "copies new heads d_head"]
+    ) -> list[Part]:
+        """Add the new positions and return all in parts; copies of a row share the part that they had before."""
+        if self.times == 1:
+            self.append(new_keys, new_values)
+            return [(self.keys, self.values)]
+        self.new = (new_keys, new_values)
+        return [(self.keys, self.values), (new_keys.transpose(1, 2), new_values.transpose(1, 2))]
+
 
 def _joined(
     past: Float[Tensor, "batch heads pos d_head"], new: Float[Tensor, "batch new heads d_head"]
@@ -55,9 +68,9 @@ def _joined(
 
 @dataclass
 class CrossEntry:
-    """One decoder layer's keys and values of the encoder's output, in the layout that the matrix products want."""
+    """One decoder layer's keys and values of the encoder's output."""
 
-    keys: Float[Tensor, "batch heads d_head encoder_pos"]
+    keys: Float[Tensor, "batch heads encoder_pos d_head"]
     values: Float[Tensor, "batch heads encoder_pos d_head"]
 
 

@@ -6,20 +6,23 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechsteer.models.heads import against, output, project
-from mechsteer.models.state import CrossEntry, State
+from mechsteer.models.attention import Mask, attend
+from mechsteer.models.heads import output, project, queries_keys_values
+from mechsteer.models.state import CrossEntry, KeyValues, State
 
 
 def encode(
     model: Any, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"], layers: int | None = None
 ) -> Float[Tensor, "batch pos d_model"]:
     """The encoder's residual stream after its first ``layers`` blocks (default: all), before the final norm."""
-    additive = additive_mask(model, mask)
     resid = model.hook_embed(model.embed(tokens))
     length = tokens.shape[1]
     bias = model.encoder[0].attn.compute_relative_attention_bias(length, length, device=tokens.device)
+    seen = Mask(added=bias.contiguous() if bool(mask.all()) else bias + additive_mask(model, mask))
     for block in model.encoder[:layers]:
-        resid = block(resid, additive_attention_mask=additive, position_bias=bias)
+        resid_mid = _self_attention(block, resid, seen, None)
+        mlp_in = block.hook_mlp_in(resid_mid.clone()) if block.cfg.use_hook_mlp_in else resid_mid
+        resid = block.hook_resid_post(mlp_in + block.hook_mlp_out(block.mlp(block.ln2(mlp_in))))
     return resid
 
 
@@ -34,14 +37,18 @@ def decode(
 ) -> Float[Tensor, "batch new d_model"]:
     """The decoder's residual stream after its first ``layers`` blocks, before the final norm."""
     resid = model.embed(tokens)
-    bias = _decoder_bias(model.decoder[0].attn, state.length, tokens.shape[1], tokens.device)
+    seen = Mask(added=_decoder_bias(model.decoder[0].attn, state.length, tokens.shape[1], tokens.device))
     for layer, block in enumerate(model.decoder[:layers]):
-        resid = _decoder_block(block, resid, state, layer, bias)
+        resid_mid = _self_attention(block, resid, seen, state.cache[layer])
+        cross_out = block.hook_cross_attn_out(_cross_attention(block.cross_attn, block.ln2(resid_mid), state, layer))
+        resid_mid_cross = block.hook_resid_mid_cross(resid_mid + cross_out)
+        mlp_out = block.hook_mlp_out(block.mlp(block.ln3(resid_mid_cross)))
+        resid = block.hook_resid_post(resid_mid_cross + mlp_out)
     return resid
 
 
 def _decoder_bias(attention: Any, past: int, new: int, device: torch.device) -> Float[Tensor, "1 heads new total"]:
-    """T5's relative position bias of the new queries on all keys so far."""
+    """T5's relative position bias of the new queries on all keys so far, -inf on those that come later."""
     queries = torch.arange(past, past + new, device=device)[:, None]
     keys = torch.arange(past + new, device=device)[None, :]
     buckets = attention._relative_position_bucket(
@@ -50,23 +57,20 @@ def _decoder_bias(attention: Any, past: int, new: int, device: torch.device) -> 
         num_buckets=attention.relative_attention_num_buckets,
         max_distance=attention.relative_attention_max_distance,
     )
-    return attention.rel_pos_bias(buckets).permute(2, 0, 1)[None]
+    bias = attention.rel_pos_bias(buckets).permute(2, 0, 1)[None].contiguous()
+    return bias if new == 1 else bias.masked_fill(keys > queries, -torch.inf)
 
 
-def _decoder_block(
-    block: Any, resid_pre: Float[Tensor, "batch new d_model"], state: State, layer: int, bias: Tensor
+def _self_attention(
+    block: Any, resid_pre: Float[Tensor, "batch new d_model"], seen: Mask, entry: KeyValues | None
 ) -> Float[Tensor, "batch new d_model"]:
-    """One T5 decoder block, as in the library, with the cross-attention's keys and values kept."""
+    """The stream after a block's self-attention; in the decoder, with cached keys and values."""
     resid_pre = block.hook_resid_pre(resid_pre)
-    normalised = block.ln1(resid_pre)
-    attn_out = block.attn(
-        normalised, normalised, normalised, past_kv_cache_entry=state.cache[layer], position_bias=bias
-    )
-    resid_mid = block.hook_resid_mid(resid_pre + block.hook_attn_out(attn_out))
-    cross_out = block.hook_cross_attn_out(_cross_attention(block.cross_attn, block.ln2(resid_mid), state, layer))
-    resid_mid_cross = block.hook_resid_mid_cross(resid_mid + cross_out)
-    mlp_out = block.hook_mlp_out(block.mlp(block.ln3(resid_mid_cross)))
-    return block.hook_resid_post(resid_mid_cross + mlp_out)
+    q, k, v = queries_keys_values(block, resid_pre)
+    parts = [(k.transpose(1, 2), v.transpose(1, 2))] if entry is None else entry.extended(k, v)
+    z = attend(block.attn, q.transpose(1, 2), parts, seen)
+    attn_out = output(block.attn, block.attn.hook_z(z))
+    return block.hook_resid_mid(resid_pre + block.hook_attn_out(attn_out))
 
 
 def _cross_attention(
@@ -76,10 +80,7 @@ def _cross_attention(
     if layer == len(state.cross) and state.encoded is not None:
         k = attention.hook_k(project(state.encoded, attention.W_K, attention.b_K))
         v = attention.hook_v(project(state.encoded, attention.W_V, attention.b_V))
-        state.cross.append(CrossEntry(k.permute(0, 2, 3, 1).contiguous(), v.transpose(1, 2).contiguous()))
+        state.cross.append(CrossEntry(k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()))
     entry = state.cross[layer]
-    scores = against(q.transpose(1, 2), entry.keys)
-    scores = attention.hook_attn_scores(scores if state.cross_mask is None else scores + state.cross_mask)
-    pattern = attention.hook_pattern(torch.softmax(scores, dim=-1))
-    z = attention.hook_z(against(pattern.to(entry.values.dtype), entry.values).transpose(1, 2))
-    return output(attention, z)
+    z = attend(attention, q.transpose(1, 2), [(entry.keys, entry.values)], Mask(added=state.cross_mask))
+    return output(attention, attention.hook_z(z))

@@ -29,8 +29,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechsteer.errors import MechsteerError, finite, one_of
-from mechsteer.models import parse
-from mechsteer.steering.intervention import Edit, Intervention, Where
+from mechsteer.models import Fused, parse
+from mechsteer.steering.intervention import Edit, Intervention, Where, fused_by
 from mechsteer.steering.scope import Scope, make_scope
 from mechsteer.steering.targets import Sites, checked_layers
 
@@ -173,11 +173,27 @@ def check_attention(edit: Edit, model: Any) -> None:
             )
 
 
+def fuse_bias(edit: Edit, fused: Fused, where: Where) -> bool:
+    """s_ij + Delta for j in G, in the inputs of the fused kernel."""
+    columns = where.columns(edit.span_scopes(), fused.keys, fused.like.device)
+    if not edit.strength:
+        return True  # so that it is the unsteered pass to the last bit
+    queries = None if isinstance(where.queries, bool) else where.queries.to(fused.like)
+    return fused.bias(queries, columns.to(fused.like) * edit.strength)
+
+
+@fused_by(fuse_bias)
 def apply_bias(edit: Edit, x: Scores, where: Where) -> Scores:
     """s_ij + Delta for j in G."""
     return _biased(x, where, where.columns(edit.span_scopes(), x.shape[-1], x.device), edit.strength)
 
 
+def fuse_nothing(edit: Edit, fused: Fused, where: Where) -> bool:
+    """Without the scores only a strength that changes nothing can be had."""
+    return edit.strength == (1.0 if edit.method == "pasta" else 0.0)
+
+
+@fused_by(fuse_nothing)
 def apply_pasta(edit: Edit, x: Scores, where: Where) -> Scores:
     """s_ij + ln alpha for j outside G, in the chosen heads."""
     inside = where.columns(edit.span_scopes(), x.shape[-1], x.device)
@@ -193,6 +209,7 @@ def apply_pasta(edit: Edit, x: Scores, where: Where) -> Scores:
     return torch.where(mask[None, :, None, None], biased, x)
 
 
+@fused_by(fuse_nothing)
 def apply_spotlight(edit: Edit, x: Scores, where: Where) -> Scores:
     """s_ij + ln(tau / psi_i) for j in G, where psi_i < tau."""
     inside = where.columns(edit.span_scopes(), x.shape[-1], x.device)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mechsteer.directions import Direction
 from mechsteer.errors import MechsteerError, listed, shown
-from mechsteer.models import check_model, model_info, parse, position_stack, stacks
+from mechsteer.models import Fused, check_model, model_info, parse, position_stack, stacks
 from mechsteer.prompts import Batch, Prompt, batch
 from mechsteer.steering.passes import Follower, followed
 from mechsteer.steering.saes import FeatureEdit
@@ -80,6 +80,22 @@ class Where:
 
 
 Apply = Callable[["Edit", Tensor, Where], Tensor | None]
+Fuse = Callable[["Edit", Fused, Where], bool]
+
+
+def fused_by(fuse: Fuse) -> Callable[[Apply], Apply]:
+    """Say how an edit of attention scores is done without them.
+
+    Args:
+        fuse: ``fuse(edit, fused, where)`` puts what the edit does into the inputs of the fused kernel, or gives False
+            where it needs the scores.
+    """
+
+    def mark(apply: Apply) -> Apply:
+        apply.__dict__["fuse"] = fuse
+        return apply
+
+    return mark
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,21 +143,39 @@ class BoundEdit:
 
     def __call__(self, x: Tensor, hook: Any) -> Tensor | None:
         """The hook function."""
-        site = hook.name
+        where = self._where(x.shape, x.device, hook.name)
+        if where is None:
+            return None
+        edited = self.edit.apply(self.edit, x, where)
+        self.fired += edited is not None
+        return edited
+
+    def fuse(self, fused: Fused, hook: Any) -> bool:
+        """Do the same without the scores; see :mod:`mechsteer.models.attention`. False where that cannot be."""
+        fuse: Fuse | None = getattr(self.edit.apply, "fuse", None)
+        if fuse is None:
+            return False
+        shape = torch.Size((fused.rows, 0, fused.queries, fused.keys))
+        where = self._where(shape, fused.like.device, hook.name)
+        if where is None:
+            return True
+        done = fuse(self.edit, fused, where)
+        self.fired += done
+        return done
+
+    def _where(self, shape: torch.Size, device: torch.device, site: str) -> Where | None:
+        """Where the edit acts in an activation; None if nowhere."""
         self.reached.add(site)
         chosen: Selection = True
         if self.step is not None:
             parsed = parse(site)
             is_scores = parsed is not None and parsed[2] in SCORE_KINDS
             stack = position_stack(site, two_stacks=self.two_stacks)
-            chosen = self.step.select(self.edit.scope, stack, x.shape[2] if is_scores else x.shape[1])
+            chosen = self.step.select(self.edit.scope, stack, shape[2] if is_scores else shape[1])
         if chosen is False:
             return None
-        queries = chosen if chosen is True else chosen.to(x.device)
-        where = Where(queries, site, self.step, self.two_stacks, frozenset(self.reached))
-        edited = self.edit.apply(self.edit, x, where)
-        self.fired += edited is not None
-        return edited
+        queries = chosen if chosen is True else chosen.to(device)
+        return Where(queries, site, self.step, self.two_stacks, frozenset(self.reached))
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,8 +23,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mechsteer.errors import MechsteerError, finite, one_of
-from mechsteer.models import parse
-from mechsteer.steering.intervention import Edit, Intervention, Where
+from mechsteer.models import Fused, parse
+from mechsteer.steering.intervention import Edit, Intervention, Where, fused_by
 from mechsteer.steering.scope import Scope, Selection, make_scope
 from mechsteer.steering.targets import Sites, checked_layers
 
@@ -71,6 +71,18 @@ def scale_keys(
     return Intervention((edit,))
 
 
+def fuse_scale_keys(edit: Edit, fused: Fused, where: Where) -> bool:
+    """Scale the keys where :func:`apply_scale_keys` would scale the scores; not if some queries are not meant."""
+    if where.site.replace("hook_attn_scores", "hook_rot_k") in where.reached:
+        return True  # done before the scores were made
+    chosen = where.query_mask(fused.rows, fused.queries, fused.like.device)
+    if not bool((chosen.any(1) == chosen.all(1)).all()):
+        return False
+    columns = where.columns(edit.span_scopes(), fused.keys, fused.like.device) & chosen[:, :1]
+    return fused.scale(torch.where(columns, edit.strength, 1.0).to(fused.like))
+
+
+@fused_by(fuse_scale_keys)
 def apply_scale_keys(edit: Edit, x: Tensor, where: Where) -> Tensor | None:
     """Scale the span's keys, or where there is no place for that, their scores."""
     parsed = parse(where.site)
