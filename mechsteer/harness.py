@@ -24,7 +24,7 @@ from mechsteer.decoding.score import score_ids
 from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.files import digest
 from mechsteer.models import is_encoder_decoder, model_info, provenance
-from mechsteer.prompts import Prompt
+from mechsteer.prompts import Prompt, token_names
 from mechsteer.prompts import prompt as make_prompt
 from mechsteer.steering import Intervention, as_intervention, describe_edits
 
@@ -226,8 +226,6 @@ class SteeredLM(LM):
     def _prompt(self, context: str, room: int = 0) -> Prompt:
         """A context as a prompt; one that does not fit, with ``room`` after it, loses its beginning."""
         made = make_prompt(self.model, context, chat=False) if context else self._of_ids([self._prefix()])
-        if self._has_start(made.text) and made.tokens[:2].tolist() == [self.model.tokenizer.bos_token_id] * 2:
-            made = _without_first(made, 1)  # the chat template has put one there already
         return self._cropped(made, room)
 
     def _cropped(self, made: Prompt, room: int) -> Prompt:
@@ -237,13 +235,16 @@ class SteeredLM(LM):
 
     def _of_ids(self, ids: Iterable[int]) -> Prompt:
         tokens = torch.tensor(list(ids), dtype=torch.long)
-        strings = tuple(self.model.tokenizer.convert_ids_to_tokens(tokens.tolist()))
+        strings = tuple(token_names(self.model.tokenizer, tokens.tolist()))
         return Prompt("", tokens, {"task": [(0, len(tokens))]}, strings, is_encoder_decoder(self.model))
 
     def _prefix(self) -> int:
         """What stands before a text that has no context."""
         tokenizer = self.model.tokenizer
-        return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        found = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        if found is None:
+            raise MechsteerError("A text without a context needs a token before it; this tokenizer has no BOS or EOS.")
+        return found
 
 
 def _without_first(made: Prompt, count: int) -> Prompt:
@@ -254,4 +255,5 @@ def _without_first(made: Prompt, count: int) -> Prompt:
         name: [(max(a - count, 0), b - count) for a, b in ranges if b > count] for name, ranges in made.spans.items()
     }
     kept = {name: ranges for name, ranges in spans.items() if ranges}
-    return replace(made, tokens=made.tokens[count:], spans=kept, str_tokens=made.str_tokens[count:])
+    after = {"tokens": made.tokens[count:], "str_tokens": made.str_tokens[count:], "offsets": made.offsets[count:]}
+    return replace(made, spans=kept, **after)

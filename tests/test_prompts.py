@@ -59,6 +59,7 @@ def test_an_unknown_part_is_refused() -> None:
         ms.prompt(PLAIN, "the task", order=("tsk",))
 
 
+@pytest.mark.filterwarnings("ignore:The instruction .* is in the text as well")
 def test_repeated_text_is_marked_in_its_own_place_only() -> None:
     p = ms.prompt(PLAIN, "quote : answer in capitals , answer in capitals", instruction="answer in capitals")
     assert p.spans == {"instruction": [(1, 4)], "task": [(4, 13)]}
@@ -202,6 +203,7 @@ def test_positions_are_ascending_and_counted_once() -> None:
 phrase = st.lists(st.sampled_from(KNOWN), min_size=1, max_size=6).map(" ".join)
 
 
+@pytest.mark.filterwarnings("ignore:The instruction .* is in the text as well")
 @settings(max_examples=60, deadline=None)
 @given(
     model=st.sampled_from([PLAIN, SEQ2SEQ, CHAT, BYTES]),

@@ -117,11 +117,13 @@ def _config(family: str) -> Any:
     return made[family]()
 
 
-def hf_model(family: str, seed: int = 0) -> Any:
-    """A random Hugging Face model whose next-token distributions are far from uniform."""
+def hf_model(family: str, seed: int = 0, **changes: Any) -> Any:
+    """A random Hugging Face model whose next-token distributions are far from uniform; changes are of its config."""
     import transformers as t
 
     config = _config(family)
+    for name, value in changes.items():
+        setattr(config, name, value)
     auto = t.AutoModelForSeq2SeqLM if config.is_encoder_decoder else t.AutoModelForCausalLM
     model = auto.from_config(config, attn_implementation="eager").eval()
     generator = torch.Generator().manual_seed(seed)

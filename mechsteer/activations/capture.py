@@ -16,13 +16,12 @@ from mechsteer.activations.writing import fill
 from mechsteer.decoding.strategies import Strategy
 from mechsteer.errors import MechsteerError, one_of
 from mechsteer.models import as_prompts
-from mechsteer.prompts import Prompt
+from mechsteer.prompts import Prompts, token_names
 from mechsteer.steering import Intervention, as_intervention
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Prompts = str | Prompt | Sequence[str | Prompt]
 StoreLike = ActivationStore | str | os.PathLike[str]
 
 
@@ -68,7 +67,7 @@ class Activations(Mapping[str, Tensor]):
                 "prompt": rows.prompt,
                 "position": rows.position,
                 "token": rows.token,
-                "text": self.tokenizer.convert_ids_to_tokens(rows.token),
+                "text": token_names(self.tokenizer, rows.token),
                 "generated": rows.generated,
             }
         )

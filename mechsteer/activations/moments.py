@@ -19,7 +19,7 @@ from torch import Tensor
 from mechsteer.activations.streaming import Chunk, make_plan, stream
 from mechsteer.errors import MechsteerError
 from mechsteer.models import as_prompts
-from mechsteer.prompts import Prompt
+from mechsteer.prompts import Prompts
 from mechsteer.steering import Intervention, as_intervention
 
 
@@ -81,7 +81,7 @@ class Moments:
 @torch.no_grad()
 def moments(
     model: Any,
-    prompts: str | Prompt | Sequence[str | Prompt],
+    prompts: Prompts,
     *,
     sites: str | Sequence[str],
     positions: str | Sequence[int] = "all",

@@ -17,7 +17,7 @@ from mechsteer.decoding.strategies import Sample
 from mechsteer.errors import MechsteerError
 from mechsteer.files import digest, versions
 from mechsteer.models import model_info
-from mechsteer.prompts import Prompt
+from mechsteer.prompts import Prompt, token_names
 from mechsteer.steering import describe_edits
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ def _table(chunk: Chunk, ids: Sequence[str], texts: Sequence[str], tokenizer: An
                 "text_hash": [texts[place] for place in rows.prompt],
                 "position": rows.position,
                 "token": rows.token,
-                "text": tokenizer.convert_ids_to_tokens(rows.token),
+                "text": token_names(tokenizer, rows.token),
                 "generated": rows.generated,
             }
         )

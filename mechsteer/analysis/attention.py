@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mechsteer.errors import MechsteerError, not_finite, one_of
 from mechsteer.models import as_prompts, continuation_ids, is_encoder_decoder, residual, site, stacks
-from mechsteer.prompts import Prompt
+from mechsteer.prompts import Prompt, PromptLike, token_names
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 
 Labelled = tuple[Float[Tensor, "heads queries keys"], list[str], list[str]]
@@ -19,7 +19,7 @@ Labelled = tuple[Float[Tensor, "heads queries keys"], list[str], list[str]]
 @torch.no_grad()
 def attention(
     model: Any,
-    prompt: str | Prompt,
+    prompt: PromptLike,
     layer: int,
     *,
     kind: str = "self",
@@ -89,7 +89,7 @@ def _labels(model: Any, prompt: Prompt, after: list[int], name: str) -> tuple[li
     """The tokens of the queries and of the keys at a site."""
 
     def strings(ids: list[int]) -> list[str]:
-        return [str(token) for token in model.tokenizer.convert_ids_to_tokens(ids)]
+        return token_names(model.tokenizer, ids)
 
     read = strings(prompt.tokens.tolist())
     if not is_encoder_decoder(model):

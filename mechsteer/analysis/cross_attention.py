@@ -32,7 +32,7 @@ from mechsteer.analysis.streams import continuations, padded
 from mechsteer.analysis.targets import TargetPairs, target_pairs
 from mechsteer.errors import MechsteerError, not_finite
 from mechsteer.models import as_prompts, is_encoder_decoder, model_info, residual, site, stacks
-from mechsteer.prompts import Prompt
+from mechsteer.prompts import Prompt, Prompts
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ SUBLAYERS = {"self_attn": "resid_mid", "cross_attn": "resid_mid_cross", "mlp": "
 @torch.no_grad()
 def cross_attention_shift(
     model: Any,
-    prompts: str | Prompt | Sequence[str | Prompt],
+    prompts: Prompts,
     targets: TargetPairs | None = None,
     *,
     span: str | None = None,

@@ -22,7 +22,7 @@ from mechsteer.models import (
     stacks,
     start,
 )
-from mechsteer.prompts import Prompt
+from mechsteer.prompts import Prompt, Prompts, token_names
 from mechsteer.steering import Intervention, Step, as_intervention, attention_bias, run_batches
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Subject:
 
 def measure(
     model: Any,
-    prompt: str | Prompt | Sequence[str | Prompt],
+    prompt: Prompts,
     span: str | Sequence[str],
     weighing: Weighing,
     *,
@@ -204,4 +204,4 @@ def _tokens(model: Any, subject: Subject, stack: str) -> list[str]:
         ids = [model.cfg.decoder_start_token_id]
     if stack != "encoder":
         ids += subject.continuation
-    return model.tokenizer.convert_ids_to_tokens(ids)
+    return token_names(model.tokenizer, ids)

@@ -20,7 +20,7 @@ from mechsteer.analysis.states import last_states
 from mechsteer.analysis.targets import TargetPairs, target_pairs
 from mechsteer.errors import MechsteerError, listed, not_finite, positive_int, unknown
 from mechsteer.models import advance, as_prompts, site, stacks
-from mechsteer.prompts import Prompt
+from mechsteer.prompts import Prompt, Prompts
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ WHICH: dict[str, Callable[[int, int], bool]] = {
 @torch.no_grad()
 def frozen_cross_attention(
     model: Any,
-    prompts: Sequence[str | Prompt],
+    prompts: Prompts,
     targets: TargetPairs,
     *,
     which: str | Sequence[str] = "one",

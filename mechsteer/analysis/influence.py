@@ -36,7 +36,7 @@ from mechsteer.analysis.flow import check_shapes, recursion, stream_share
 from mechsteer.analysis.flow_hooks import Weighing
 from mechsteer.analysis.flow_run import CHUNK, measure
 from mechsteer.errors import MechsteerError, one_of, shown
-from mechsteer.prompts import Prompt
+from mechsteer.prompts import Prompts
 from mechsteer.steering import Intervention
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def influence_of(
 @torch.no_grad()
 def influence(
     model: Any,
-    prompt: str | Prompt | Sequence[str | Prompt],
+    prompt: Prompts,
     span: str | Sequence[str] = "instruction",
     *,
     norm: float = 1,

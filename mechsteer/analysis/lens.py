@@ -17,6 +17,7 @@ from mechsteer.analysis.distributions import entropy, jsd, ranks
 from mechsteer.analysis.streams import Exits, Prompts, each_prompts_exits
 from mechsteer.errors import MechsteerError, listed, not_finite, positive_int, shown
 from mechsteer.models import as_prompts, unembed, word_id
+from mechsteer.prompts import token_names
 from mechsteer.steering import Intervention
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _table(model: Any, found: Exits, ids: list[int] | None, normalise: bool, top
     own = exit_logits(model, found.states[-1], last=True, normalise=normalise, prompt=found.place)
     named = _named(own, ids, top_k)
     final = own.log_softmax(-1)
-    tokens = [model.tokenizer.convert_ids_to_tokens(row) for row in named.tolist()]
+    tokens = [token_names(model.tokenizer, row) for row in named.tolist()]
     frames = []
     for exit in range(exits):
         last = exit == exits - 1
@@ -157,7 +158,7 @@ def _table(model: Any, found: Exits, ids: list[int] | None, normalise: bool, top
             "rank": ranks(logits, named).flatten().tolist(),
             "logit": logits.gather(1, named).flatten().tolist(),
             "probability": logprobs.gather(1, named).exp().flatten().tolist(),
-            "top1": _repeat(model.tokenizer.convert_ids_to_tokens(logits.argmax(-1).tolist()), each),
+            "top1": _repeat(token_names(model.tokenizer, logits.argmax(-1).tolist()), each),
             "entropy": _repeat(entropy(logprobs).tolist(), each),
             "jsd": _repeat((torch.zeros(count) if last else jsd(logprobs, final)).tolist(), each),
         }

@@ -15,7 +15,7 @@ import torch
 from mechsteer.analysis.influence import influence
 from mechsteer.errors import MechsteerError, finite, positive_int
 from mechsteer.models import as_prompts
-from mechsteer.prompts import Prompt
+from mechsteer.prompts import Prompt, Prompts
 from mechsteer.steering import Intervention
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ STEPS = 60  # halvings; the last of them are below the resolution of a float
 @torch.no_grad()
 def match_influence(
     model: Any,
-    prompts: str | Prompt | Sequence[str | Prompt],
+    prompts: Prompts,
     target: float | Sequence[float] | Sequence[Prompt],
     span: str = "instruction",
     *,
@@ -97,7 +97,7 @@ def match_influence(
 @torch.no_grad()
 def influences(
     model: Any,
-    prompts: str | Prompt | Sequence[str | Prompt],
+    prompts: Prompts,
     span: str = "instruction",
     *,
     last: int = 10,

@@ -20,7 +20,7 @@ from mechsteer.analysis.flow import recursion
 from mechsteer.analysis.flow_hooks import Weighing
 from mechsteer.analysis.flow_run import CHUNK, measure
 from mechsteer.errors import MechsteerError, finite
-from mechsteer.prompts import Prompt
+from mechsteer.prompts import Prompts
 from mechsteer.steering import Intervention
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def rollout_of(
 @torch.no_grad()
 def rollout(
     model: Any,
-    prompt: str | Prompt | Sequence[str | Prompt],
+    prompt: Prompts,
     span: str | Sequence[str] = "instruction",
     *,
     residual: float = 0.5,

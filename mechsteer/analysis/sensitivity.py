@@ -33,7 +33,7 @@ from torch import Tensor
 from mechsteer.analysis.key_scaling import KeyScalingDistances, check_key_scaling, key_scaling_distances
 from mechsteer.errors import MechsteerError, one_of, shown
 from mechsteer.models import as_prompts, residual
-from mechsteer.prompts import Batch, Prompt
+from mechsteer.prompts import Batch, Prompt, Prompts
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ AGGREGATES = ("receiving", "released")
 @torch.no_grad()
 def layer_sensitivity(
     model: Any,
-    prompts: str | Prompt | Sequence[str | Prompt],
+    prompts: Prompts,
     span: str | Sequence[str] = "instruction",
     *,
     alpha: float = 100.0,

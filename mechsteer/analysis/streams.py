@@ -16,10 +16,8 @@ from torch import Tensor
 
 from mechsteer.errors import MechsteerError, listed, not_finite, positive_int, shown
 from mechsteer.models import as_prompts, continuation_ids, is_encoder_decoder, predicting_stack, residual, site
-from mechsteer.prompts import Prompt
+from mechsteer.prompts import Prompt, Prompts
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
-
-Prompts = str | Prompt | Sequence[str | Prompt]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from mechsteer.models import (
     model_info,
     select_rows,
 )
-from mechsteer.prompts import Prompt
+from mechsteer.prompts import Prompt, Prompts
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 
 _COMPACT_BELOW = 0.75  # drop finished rows when fewer than this share of the computed ones is still running
@@ -62,7 +62,7 @@ class Written:
 @torch.no_grad()
 def generate(
     model: Any,
-    prompts: str | Prompt | Sequence[str | Prompt],
+    prompts: Prompts,
     *,
     steer: Intervention | None = None,
     strategy: Strategy | None = None,

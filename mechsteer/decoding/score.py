@@ -10,14 +10,14 @@ from torch import Tensor
 from mechsteer.decoding.finite import check_finite
 from mechsteer.errors import MechsteerError, listed
 from mechsteer.models import advance, as_prompts, continuation_ids, fork, is_encoder_decoder
-from mechsteer.prompts import Prompt
+from mechsteer.prompts import Prompt, Prompts
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 
 
 @torch.no_grad()
 def score(
     model: Any,
-    prompts: str | Prompt | Sequence[str | Prompt],
+    prompts: Prompts,
     continuations: str | Sequence[str] | Sequence[Sequence[str]],
     *,
     steer: Intervention | None = None,

@@ -11,7 +11,7 @@ length and words. In encoder-decoders, which the paper does not have, the state 
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,9 +35,9 @@ from mechsteer.models import (
     site,
     start,
 )
-from mechsteer.prompts import Batch, Prompt
+from mechsteer.prompts import Batch, Prompt, PromptLike
 
-Pair = tuple[str | Prompt, str | Prompt]
+Pair = tuple[PromptLike, PromptLike]
 
 
 def difference_in_means(
@@ -107,7 +107,11 @@ def pair_prompts(model: Any, pairs: Sequence[Pair], *, at_least: int = 1) -> tup
     """
     check_model(model)
     given = listed("pairs", pairs)
-    wrong = [pair for pair in given if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2]
+    wrong = [
+        pair
+        for pair in given
+        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2 or isinstance(pair[0], Mapping)
+    ]
     if wrong:
         raise MechsteerError(f"A pair is (with instruction, without instruction), got {shown(wrong[0])}.")
     if not given:

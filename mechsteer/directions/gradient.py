@@ -36,7 +36,7 @@ from mechsteer.models import (
     start,
     word_id,
 )
-from mechsteer.prompts import Batch, Prompt
+from mechsteer.prompts import Batch, Prompt, PromptLike
 
 
 @runtime_checkable
@@ -44,7 +44,7 @@ class TrapExample(Protocol):
     """What an example must have: a prompt, the word that obeys it, and the word that memory suggests."""
 
     @property
-    def prompt(self) -> str | Prompt:
+    def prompt(self) -> PromptLike:
         """What the model is given."""
         ...
 
@@ -151,8 +151,8 @@ def _token(model: Any, word: str | int) -> int:
     return word
 
 
-def _text(value: str | Prompt) -> str:
-    return value if isinstance(value, str) else value.text
+def _text(value: PromptLike) -> Any:
+    return value.text if isinstance(value, Prompt) else value
 
 
 def _batches(

@@ -25,7 +25,7 @@ from mechsteer.directions.sparse_fit import SparseFit, fit
 from mechsteer.directions.sparse_problem import Problem
 from mechsteer.errors import MechsteerError, finite, listed, positive_int, shown
 from mechsteer.models import parse
-from mechsteer.prompts import Prompt
+from mechsteer.prompts import PromptLike
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 def sparse_direction(
     model: Any,
-    examples: Sequence[tuple[str | Prompt, Target]],
+    examples: Sequence[tuple[PromptLike, Target]],
     *,
     layer: int,
     l1: float = 0.0,
@@ -82,7 +82,7 @@ def sparse_direction(
 
 def sparse_directions(
     model: Any,
-    examples: Sequence[tuple[str | Prompt, Target]],
+    examples: Sequence[tuple[PromptLike, Target]],
     *,
     layers: Sequence[int] | None = None,
     l1: float = 0.0,
@@ -132,7 +132,7 @@ def sparse_directions(
 
 def sparse_path(
     model: Any,
-    examples: Sequence[tuple[str | Prompt, Target]],
+    examples: Sequence[tuple[PromptLike, Target]],
     *,
     layer: int | Sequence[int],
     weights: Sequence[tuple[float, float]] | None = None,

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from mechsteer.errors import MechsteerError, finite, listed, positive_int, shown
 from mechsteer.models import as_prompts, continuation_ids
-from mechsteer.prompts import Prompt
+from mechsteer.prompts import Prompt, PromptLike
 
 Target = str | Mapping[str, float]
 """A continuation, as it follows the prompt (its leading space included); or the probabilities of first words."""
 
 
-def checked(model: Any, examples: Sequence[tuple[str | Prompt, Target]]) -> tuple[list[Prompt], list[Target]]:
+def checked(model: Any, examples: Sequence[tuple[PromptLike, Target]]) -> tuple[list[Prompt], list[Target]]:
     """The prompts and the targets.
 
     Raises:
@@ -24,7 +24,8 @@ def checked(model: Any, examples: Sequence[tuple[str | Prompt, Target]]) -> tupl
     """
     given = listed("examples", examples)
     for example in given:
-        if not isinstance(example, Sequence) or isinstance(example, str) or len(example) != 2:
+        is_pair = isinstance(example, Sequence) and not isinstance(example, str) and len(example) == 2
+        if not is_pair or isinstance(example[0], Mapping):
             raise MechsteerError(f"An example is (prompt, target), got {shown(example)}.")
     if not given:
         raise MechsteerError("No examples were given to learn from.")

@@ -31,7 +31,7 @@ from mechsteer.models import (
     site,
     start,
 )
-from mechsteer.prompts import Prompt
+from mechsteer.prompts import Prompt, PromptLike
 
 _STREAMS = ("resid_pre", "resid_mid", "resid_mid_cross", "resid_post", "attn_out", "cross_attn_out", "mlp_out")
 _HEADS = ("z", "cross_z")
@@ -82,7 +82,7 @@ class Problem:
     def of(
         cls,
         model: Any,
-        examples: Sequence[tuple[str | Prompt, Target]],
+        examples: Sequence[tuple[PromptLike, Target]],
         *,
         layers: Sequence[int] | None,
         site: str,

@@ -1,6 +1,6 @@
 """Prompts in, batches out: what everything that runs a model over prompts shares."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,23 +10,23 @@ from torch import Tensor
 from mechsteer.errors import MechsteerError, listed, shown
 from mechsteer.models.info import check_model, is_encoder_decoder
 from mechsteer.models.sites import position_stack
-from mechsteer.prompts import Batch, Prompt, batch, prompt
+from mechsteer.prompts import Batch, Prompt, Prompts, batch, prompt
 
 
-def as_prompts(model: Any, prompts: str | Prompt | Sequence[str | Prompt]) -> list[Prompt]:
-    """Make a list of prompts from one or many, texts or prompts.
+def as_prompts(model: Any, prompts: Prompts) -> list[Prompt]:
+    """Make a list of prompts from one or many: texts, prompts, or messages (a list of mappings is one conversation).
 
     Raises:
         MechsteerError: if there are none, one is neither, or one was made for a model with a larger vocabulary.
     """
     check_model(model)
-    many = [prompts] if isinstance(prompts, str | Prompt) else listed("prompts", prompts)
+    many = [prompts] if isinstance(prompts, str | Prompt) or _are_messages(prompts) else listed("prompts", prompts)
     if not many:
         raise MechsteerError("No prompts were given.")
     for p in many:
-        if not isinstance(p, str | Prompt):
+        if not isinstance(p, str | Prompt) and not _are_messages(p):
             raise MechsteerError(f"A prompt is a text or what mechsteer.prompt makes, got {shown(p)}.")
-    made = [p if isinstance(p, Prompt) else prompt(model, p) for p in many]
+    made: list[Prompt] = [p if isinstance(p, Prompt) else prompt(model, p) for p in many]  # pyright: ignore[reportArgumentType]
     for p in made:
         if int(p.tokens.max()) >= model.cfg.d_vocab:
             raise MechsteerError(
@@ -34,6 +34,11 @@ def as_prompts(model: Any, prompts: str | Prompt | Sequence[str | Prompt]) -> li
                 f"{model.cfg.d_vocab}."
             )
     return made
+
+
+def _are_messages(value: Any) -> bool:
+    """Whether a value is the turns of one conversation."""
+    return isinstance(value, Sequence) and len(value) > 0 and all(isinstance(turn, Mapping) for turn in value)
 
 
 def continuation_ids(model: Any, text: str) -> list[int]:
@@ -73,7 +78,10 @@ def word_id(model: Any, word: str, *, strip: str | None = None) -> int:
 def pad(model: Any, prompts: Sequence[Prompt]) -> Batch:
     """Pad prompts to one length on the side that the model wants: left for decoder-only models, right for encoders."""
     side = "right" if is_encoder_decoder(model) else "left"
-    return batch(prompts, side=side, pad_id=model.tokenizer.pad_token_id or 0)
+    pad_id = model.tokenizer.pad_token_id
+    if pad_id is None or pad_id >= model.cfg.d_vocab:  # added to the tokenizer and not to the embeddings
+        pad_id = 0
+    return batch(prompts, side=side, pad_id=pad_id)
 
 
 def at_last(

@@ -1,6 +1,7 @@
 """The Hugging Face side of loading: model and tokenizer, read from safetensors in a local directory."""
 
 import contextlib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ def load_hf(directory: Path, *, dtype: torch.dtype, device: torch.device) -> Any
     from mechsteer.models.resolve import read_config, weight_files
 
     config = read_config(directory)
+    if (getattr(config, "pad_token_id", None) or 0) >= getattr(config, "vocab_size", math.inf):
+        config.pad_token_id = None  # a row that the embeddings lack; padding is masked
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
         with _progress_bar(weight_files(directory)):

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.models import advance, hooked, is_encoder_decoder, pad, parse, position_stack
-from mechsteer.prompts import Prompt
-from mechsteer.prompts import prompt as make_prompt
+from mechsteer.models import advance, as_prompts, hooked, is_encoder_decoder, pad, parse, position_stack
+from mechsteer.prompts import Prompt, PromptLike
+from mechsteer.prompts.vocabulary import token_text
 from mechsteer.steering.intervention import BoundEdit, Intervention, attach, check_fired
 from mechsteer.steering.running import begin
 from mechsteer.steering.scope import Scope, Step
@@ -55,7 +55,7 @@ def _rows(x: Tensor, site: str) -> Tensor:
     return x if parsed is not None and parsed[2] in SCORE_KINDS else x.flatten(2)
 
 
-def explain(intervention: Intervention, model: Any, prompt: str | Prompt) -> "pd.DataFrame":
+def explain(intervention: Intervention, model: Any, prompt: PromptLike) -> "pd.DataFrame":
     """Run one prompt without, with each edit alone, and with all of them, up to its first new token.
 
     An edit in the scope ``"generated"`` has nothing to do yet there, so it shows as not fired.
@@ -74,7 +74,7 @@ def explain(intervention: Intervention, model: Any, prompt: str | Prompt) -> "pd
     import pandas as pd
 
     intervention.check(model)
-    made = prompt if isinstance(prompt, Prompt) else make_prompt(model, prompt)
+    (made,) = as_prompts(model, [prompt])
     before, _ = _run(model, made, Intervention())
     rows = []
     for edit in intervention.edits:
@@ -130,6 +130,6 @@ def _tokens(model: Any, bound: BoundEdit, made: Prompt) -> str:
 def _difference(model: Any, before: Float[Tensor, "d_vocab"], after: Float[Tensor, "d_vocab"]) -> dict[str, Any]:
     return {
         "kl": float((after.exp() * (after - before)).sum()),
-        "top1_before": model.tokenizer.decode([int(before.argmax())]),
-        "top1_after": model.tokenizer.decode([int(after.argmax())]),
+        "top1_before": token_text(model.tokenizer, int(before.argmax())),
+        "top1_after": token_text(model.tokenizer, int(after.argmax())),
     }

@@ -14,7 +14,7 @@ from torch import Tensor
 from mechsteer.directions import Direction
 from mechsteer.errors import MechsteerError, listed, shown
 from mechsteer.models import Fused, check_model, model_info, parse, position_stack, stacks
-from mechsteer.prompts import Batch, Prompt, batch
+from mechsteer.prompts import Batch, Prompt, PromptLike, batch
 from mechsteer.steering.passes import Follower, followed
 from mechsteer.steering.saes import FeatureEdit
 from mechsteer.steering.scope import Scope, Selection, Step
@@ -260,7 +260,7 @@ class Intervention:
         two_stacks = step is not None and step.decoder_prefix > 0
         return [BoundEdit(edit, step, two_stacks) for edit in self.edits]
 
-    def explain(self, model: Any, prompt: str | Prompt) -> "pd.DataFrame":
+    def explain(self, model: Any, prompt: PromptLike) -> "pd.DataFrame":
         """What each edit does to one prompt; see :func:`mechsteer.steering.explain.explain`."""
         from mechsteer.steering.explain import explain
 

@@ -18,7 +18,7 @@ from mechsteer.decoding.dola import Contrast
 from mechsteer.decoding.repetition import penalised, read_so_far
 from mechsteer.errors import MechsteerError
 from mechsteer.models import predicting_stack
-from mechsteer.prompts import Prompt, prompt
+from mechsteer.prompts import Prompt, PromptLike, prompt, token_names
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 from mechsteer.tasks import IFEval, MemoTrap
 
@@ -32,7 +32,7 @@ FIGURE_5 = ("Explain Generative Adversarial Networks", ("lacking", "generally", 
 @torch.no_grad()
 def track(
     model: Any,
-    text: str | Prompt,
+    text: PromptLike,
     words: Sequence[str],
     *,
     strategy: DoLa | None = None,
@@ -80,7 +80,7 @@ def track(
     import pandas as pd
 
     table = pd.DataFrame(rows).astype({"rank": "Int64"})
-    texts = {word: model.tokenizer.convert_ids_to_tokens([token])[0] for word, token in tokens.items()}
+    texts = {word: token_names(model.tokenizer, [token])[0] for word, token in tokens.items()}
     table["token"] = table["word"].map(texts)
     leading = {"prompt": made.text, "step": step, "written": model.tokenizer.decode(written)}
     return table.assign(**leading)[[*leading, "distribution", "layer", "word", "token", "rank", "jsd", "chosen"]]

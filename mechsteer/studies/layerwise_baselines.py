@@ -11,7 +11,7 @@ from mechsteer.decoding import score
 from mechsteer.directions import Direction, differences_in_means, gradient_direction
 from mechsteer.files import versions
 from mechsteer.models import model_info, predicting_stack
-from mechsteer.prompts import Prompt
+from mechsteer.prompts import PromptLike
 from mechsteer.steering import Intervention, add
 from mechsteer.studies.cells import cell
 from mechsteer.studies.layerwise_cells import Bench, with_shots
@@ -30,7 +30,7 @@ PARTS = (0.25, 0.5, 1.0, 2.0)
 class Example:
     """A training word whose plain answer is wrong, for :func:`mechsteer.gradient_direction`."""
 
-    prompt: str | Prompt
+    prompt: PromptLike
     target: str
     trap: str
 

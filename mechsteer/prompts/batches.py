@@ -1,0 +1,63 @@
+"""Prompts padded to one length."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from mechsteer.errors import MechsteerError, one_of
+from mechsteer.prompts.record import Prompt
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts padded to one length.
+
+    Attributes:
+        prompts: The prompts, in order.
+        tokens: ``[batch, pos]`` token ids.
+        mask: ``[batch, pos]``, True where a token is real.
+        starts: For each row, the index of its first real token (0 when padded on the right).
+    """
+
+    prompts: tuple[Prompt, ...]
+    tokens: Int[Tensor, "batch pos"]
+    mask: Bool[Tensor, "batch pos"]
+    starts: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def length(self) -> int:
+        """The padded length."""
+        return int(self.tokens.shape[1])
+
+
+def batch(prompts: Sequence[Prompt], *, side: str, pad_id: int = 0) -> Batch:
+    """Pad prompts to the longest one.
+
+    Args:
+        prompts: At least one.
+        side: ``"left"`` for decoder-only models, so that the last position is the last token of every row; ``"right"``
+            for the encoder of encoder-decoders.
+        pad_id: The id at padded positions. It is never seen: the mask goes with it everywhere.
+
+    Raises:
+        MechsteerError: if there are no prompts.
+    """
+    if not prompts:
+        raise MechsteerError("No prompts were given.")
+    one_of("padding side", side, ("left", "right"))
+    length = max(len(p) for p in prompts)
+    tokens = torch.full((len(prompts), length), pad_id, dtype=torch.long)
+    mask = torch.zeros((len(prompts), length), dtype=torch.bool)
+    starts = []
+    for row, p in enumerate(prompts):
+        start = length - len(p) if side == "left" else 0
+        tokens[row, start : start + len(p)] = p.tokens
+        mask[row, start : start + len(p)] = True
+        starts.append(start)
+    return Batch(tuple(prompts), tokens, mask, tuple(starts))

@@ -1,0 +1,92 @@
+"""What a prompt is once it is made."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Int
+from torch import Tensor
+
+from mechsteer.errors import MechsteerError, unknown
+
+Messages = Sequence[Mapping[str, Any]]
+"""Turns of a conversation, each ``{"role": ..., "content": ...}``."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt, ready for a model.
+
+    Attributes:
+        text: The whole text as tokenised, chat template included.
+        tokens: ``[pos]`` token ids, special tokens included, no padding, on the CPU.
+        spans: For each name, token ranges ``[start, end)``. A text's always has ``task``; ``instruction``, ``context``,
+            ``level1`` to ``level3`` and ``influence`` where the prompt has them.
+        str_tokens: The name of each token, for tables and figures.
+        encoder_decoder: Whether it was made for an encoder-decoder, whose encoder reads it.
+        offsets: Where each token's text is in ``text``: characters ``[start, end)``, as the tokenizer says.
+        template: The arguments that the chat template was given; None where no template was used.
+        answer_lead: What the template puts between this prompt and an answer (``""``, or a space, as Llama 2's does),
+            if the prompt ends in the template's header of an answer; else None.
+    """
+
+    text: str
+    tokens: Int[Tensor, "pos"]
+    spans: dict[str, list[tuple[int, int]]]
+    str_tokens: tuple[str, ...] = field(default=(), repr=False)
+    encoder_decoder: bool = False
+    offsets: tuple[tuple[int, int], ...] = field(default=(), repr=False)
+    template: Mapping[str, Any] | None = None
+    answer_lead: str | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return int(self.tokens.shape[0])
+
+    def positions(self, span: str) -> list[int]:
+        """The token positions of a span, ascending.
+
+        Raises:
+            MechsteerError: if the prompt has no such span, or it is not within the prompt.
+        """
+        if not isinstance(span, str) or span not in self.spans:
+            raise unknown(f"span (in the prompt {_short(self.text)!r})", span, self.spans)
+        found = sorted({i for start, end in self.spans[span] for i in range(start, end)})
+        if found and not 0 <= found[0] <= found[-1] < len(self):
+            raise MechsteerError(f"The span {span!r} of {self!r} is not within its {len(self)} tokens.")
+        return found
+
+    def span_text(self, span: str) -> str:
+        """The text that a span's tokens cover; its ranges joined by ``" … "``.
+
+        Raises:
+            MechsteerError: if the prompt has no such span.
+        """
+        if span not in self.spans:
+            raise unknown(f"span (in the prompt {_short(self.text)!r})", span, self.spans)
+        return " … ".join(self._covered(start, end) for start, end in self.spans[span])
+
+    def _covered(self, start: int, end: int) -> str:
+        if self.offsets:
+            inside = self.offsets[start:end]
+            return self.text[inside[0][0] : inside[-1][1]].strip() if inside else ""
+        return " ".join(self.str_tokens[start:end])
+
+    def __repr__(self) -> str:
+        spans = [f"{name} {ranges} {_short(self.span_text(name), 40)!r}" for name, ranges in self.spans.items()]
+        parts = [repr(_short(self.text)), f"{len(self)} tokens", *spans]
+        if self.template is not None:
+            parts.append(f"chat template with {dict(self.template)}" if self.template else "chat template")
+        return f"Prompt({', '.join(parts)})"
+
+
+PromptLike = str | Prompt | Messages
+"""What can be made into one prompt."""
+
+Prompts = PromptLike | Sequence[PromptLike]
+"""One or many. A list of mappings is one conversation."""
+
+
+def _short(text: str, limit: int = 60) -> str:
+    """A text with its middle left out where it is long: both ends say what a prompt is."""
+    half = limit // 2
+    return text if len(text) <= limit else f"{text[:half]}…{text[len(text) - limit + half + 1 :]}"
