@@ -36,6 +36,7 @@ from mechsteer.analysis.flow import check_shapes, recursion, stream_share
 from mechsteer.analysis.flow_hooks import Weighing
 from mechsteer.analysis.flow_run import CHUNK, measure
 from mechsteer.errors import MechsteerError, one_of, shown
+from mechsteer.models import refuse_folded
 from mechsteer.prompts import Prompts
 from mechsteer.steering import Intervention
 
@@ -105,6 +106,8 @@ def influence(
     weighing = Weighing(
         norm=_norm(norm), source=one_of("source", source, SOURCES), values=values, heads=one_of("heads", heads, HEADS)
     )
+    if values or (source, heads) != ("residual", "mean"):
+        refuse_folded(model, "source, values and heads read inputs, values and outputs of heads as they were trained")
     return measure(
         model,
         prompt,

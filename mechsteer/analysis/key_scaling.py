@@ -16,7 +16,16 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from mechsteer.errors import MechsteerError, finite, not_finite, one_of
-from mechsteer.models import State, fork, hooked, is_encoder_decoder, predicting_stack, repeat_rows, residual
+from mechsteer.models import (
+    State,
+    fork,
+    hooked,
+    is_encoder_decoder,
+    predicting_stack,
+    refuse_folded,
+    repeat_rows,
+    residual,
+)
 from mechsteer.steering import Step
 
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -78,8 +87,10 @@ def key_scaling_distances(
         step: The pass, announced, when interventions are on the model; it is announced again afterwards.
 
     Raises:
-        MechsteerError: for an alpha that is not above 0, another distance, or activations that are not finite.
+        MechsteerError: for an alpha that is not above 0, another distance, a model whose norms are folded, or
+            activations that are not finite.
     """
+    refuse_folded(model, "The input of attention is compared as its norm makes it")
     alpha = check_key_scaling(alpha, distance)
     copies = predicting_stack(model)[1] + 1
     if is_encoder_decoder(model) and not state.cross:

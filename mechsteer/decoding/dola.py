@@ -51,7 +51,7 @@ from mechsteer.decoding.exits import check_layers, early_exits, exit_streams
 from mechsteer.decoding.repetition import checked_penalty, penalised, read_so_far
 from mechsteer.decoding.strategies import Choice, Pass
 from mechsteer.errors import MechsteerError, finite, one_of
-from mechsteer.models import is_encoder_decoder, model_info, unembed
+from mechsteer.models import is_encoder_decoder, model_info, refuse_folded, unembed
 
 COMPAT = ("paper", "released", "huggingface")
 _SAME = 1e-5  # relative; divergences closer than this to the largest are equal to it
@@ -99,8 +99,10 @@ class DoLa:
         """Find the candidates in a model.
 
         Raises:
-            MechsteerError: for layers that the model does not have, or ``"huggingface"`` on an encoder-decoder.
+            MechsteerError: for layers that the model does not have, ``"huggingface"`` on an encoder-decoder, or a model
+                whose norms are folded.
         """
+        refuse_folded(model, "DoLa reads early exits without the final norm, and asks whether the embeddings are tied")
         if self.compat == "huggingface" and is_encoder_decoder(model):
             raise MechsteerError(
                 'compat="huggingface" is for decoder-only models: transformers has no DoLa for '

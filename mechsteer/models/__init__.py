@@ -2,6 +2,7 @@
 
 from mechsteer.models.attention import Fused
 from mechsteer.models.batching import as_prompts, at_last, continuation_ids, first_tokens, pad, word_id
+from mechsteer.models.folding import refuse_folded
 from mechsteer.models.forward import advance, model_device, residual, start, unembed
 from mechsteer.models.hooking import hooked
 from mechsteer.models.info import ModelInfo, check_model, context_of, is_encoder_decoder, model_info, provenance
@@ -38,6 +39,7 @@ __all__ = [
     "position_stack",
     "predicting_stack",
     "provenance",
+    "refuse_folded",
     "repeat_rows",
     "residual",
     "select_rows",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mechsteer.errors import MechsteerError
 from mechsteer.models.causal import run_blocks
+from mechsteer.models.folding import refuse_folded
 from mechsteer.models.heads import linear
 from mechsteer.models.info import context_of, is_encoder_decoder
 from mechsteer.models.state import State, empty
@@ -113,7 +114,12 @@ def unembed(
         model: A loaded model.
         resid: The residual stream after any block; of T5, of its decoder.
         normalise: Apply the final norm, as the logit lens does; without it the raw stream is read out.
+
+    Raises:
+        MechsteerError: without ``normalise`` where the norm is folded into the unembedding.
     """
+    if not normalise:
+        refuse_folded(model, "The stream cannot be read out without the final norm (normalise=False)")
     if is_encoder_decoder(model):
         resid = model.decoder_final_ln(resid) if normalise else resid
         if model.cfg.tie_word_embeddings:  # the library's name for scale_decoder_outputs

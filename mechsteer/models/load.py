@@ -10,6 +10,8 @@ from mechsteer.models import parity, resolve
 from mechsteer.models.decoder_only import hooked_transformer
 from mechsteer.models.encoder_decoder import hooked_encoder_decoder
 from mechsteer.models.families import check_supported, context_note
+from mechsteer.models.folding import check_foldable
+from mechsteer.models.folding import fold as fold_weights
 from mechsteer.models.hf import load_hf, load_tokenizer
 from mechsteer.models.info import ModelInfo, set_info
 
@@ -23,6 +25,7 @@ def load(
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
     check: bool = True,
+    fold: bool = False,
 ) -> Any:
     """Load a model with every activation hooked.
 
@@ -34,13 +37,19 @@ def load(
         dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``.
         revision: Branch, tag or commit of a hub model.
         check: Run two prompts (one padded) through both models and refuse the hooked one if its probabilities differ.
+        fold: Process the weights as TransformerLens' ``from_pretrained`` does by default: norms folded into the layers
+            after them, biases of values into those of outputs, writing weights (of models with LayerNorm) and logits
+            (where they are not capped) centred. For decoder-only models; probabilities stay Hugging Face's, and
+            ``ActivationCache.logit_attrs`` becomes exact. The weights are copied once, and the fingerprint ends in
+            ``-folded``: what was made on the model as it is does not fit without ``transfer=True``.
 
     Returns:
         A TransformerLens HookedTransformer or, for T5, HookedEncoderDecoder: evaluation mode, no gradients on the
         weights, weights unprocessed and shared with no second copy, ``tokenizer`` set.
 
     Raises:
-        MechsteerError: for names, files, families and configuration features that cannot be loaded.
+        MechsteerError: for names, files, families and configuration features that cannot be loaded; with ``fold``, for
+            T5, models whose norms come after their sublayers (OLMo 2), and norms with biases before gates (StableLM).
         ParityError: if the hooked model is not Hugging Face's.
     """
     torch_dtype, torch_device = _dtype(dtype), _device(device)
@@ -52,13 +61,16 @@ def load(
     hf_model = load_hf(directory, dtype=torch_dtype, device=torch_device)
     convert = hooked_encoder_decoder if config.is_encoder_decoder else hooked_transformer
     model = convert(hf_model)
+    if fold:
+        check_foldable(model)
+        fold_weights(model)
     _set_tokenizer(model, tokenizer)
     info = ModelInfo(
         name=name,
         path=str(directory),
         family=config.model_type,
         revision=commit,
-        fingerprint=resolve.fingerprint(directory),
+        fingerprint=resolve.fingerprint(directory) + ("-folded" if fold else ""),
         dtype=str(torch_dtype).removeprefix("torch."),
         eos_ids=_eos_ids(hf_model, tokenizer),
         context_note=context_note(hf_model.config),

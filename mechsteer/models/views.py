@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.errors import MechsteerError
+from mechsteer.models.folding import make_processing_exact
 
 
 def heads_in(weight: Float[Tensor, "heads_x_d_head d_model"], heads: int) -> Float[Tensor, "heads d_model d_head"]:
@@ -50,4 +51,5 @@ def build(make: Callable[[], Any], state: dict[str, Tensor], device: torch.devic
     if missing or unexpected:
         raise MechsteerError(f"Weight conversion is incomplete: missing {missing[:5]}, unexpected {unexpected[:5]}.")
     model.load_state_dict(full, strict=True, assign=True)
+    make_processing_exact(model)
     return model.eval().requires_grad_(False)
