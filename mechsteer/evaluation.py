@@ -1,9 +1,11 @@
 """``evaluate``: one row a sample, with everything needed to make it again."""
 
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mechsteer.decoding import Greedy, Strategy
+from mechsteer.decoding.processors import processors
 from mechsteer.errors import MechsteerError, shown
 from mechsteer.models import check_model, provenance
 from mechsteer.steering import Intervention
@@ -32,9 +34,16 @@ class Task(Protocol):
         ...
 
     def run(
-        self, model: Any, *, steer: Intervention | None, strategy: Strategy | None, batch_size: int, progress: bool
+        self,
+        model: Any,
+        *,
+        steer: Intervention | None,
+        strategy: Strategy | None,
+        batch_size: int,
+        progress: bool,
+        **options: Any,
     ) -> "pd.DataFrame":
-        """Score every sample; one row each."""
+        """Score every sample; one row each. ``options`` are further arguments of ``generate``, where they are given."""
         ...
 
 
@@ -45,6 +54,7 @@ def evaluate(
     steer: Intervention | None = None,
     strategy: Strategy | None = None,
     batch_size: int = 64,
+    generation_config: bool = True,
     progress: bool = False,
 ) -> "pd.DataFrame":
     """Run a task under an intervention and a decoding strategy.
@@ -55,12 +65,15 @@ def evaluate(
         steer: An intervention; None for the unsteered model.
         strategy: ``Greedy()`` (default) or ``Sample(...)``.
         batch_size: Prompts computed together; does not change the result.
+        generation_config: Apply the checkpoint's ``generation_config.json`` where tokens are generated (see
+            :func:`mechsteer.generate`); log-probabilities of given texts are always the model's own.
         progress: Show a bar.
 
     Returns:
         One row a sample. First task, method, site, scope, strength, strategy and seed (of several edits, method, site
         and scope are joined by `` + `` and there is no one strength); then the task's own columns (prompt, output,
-        scores); then data_hash, the model's name, family, revision, fingerprint and dtype, and package versions.
+        scores); then data_hash, generation_config (what of it was applied, as JSON), the model's name, family,
+        revision, fingerprint and dtype, and package versions.
 
     Raises:
         MechsteerError: for what is not a task or has no samples, or an intervention that does not fit or never fired.
@@ -70,12 +83,15 @@ def evaluate(
         raise MechsteerError(f"task must be a task, e.g. ms.tasks.memotrap(), got {shown(task)}.")
     if not task.samples:
         raise MechsteerError(f"The task {task.name!r} has no samples.")
-    table = task.run(model, steer=steer, strategy=strategy, batch_size=batch_size, progress=progress)
+    applied = processors(model, strategy, 1, use=generation_config)
+    options = {} if generation_config is True else {"generation_config": generation_config}
+    table = task.run(model, steer=steer, strategy=strategy, batch_size=batch_size, progress=progress, **options)
     leading = {"task": task.name, **describe(steer), "strategy": repr(strategy or Greedy())}
     leading["seed"] = getattr(strategy, "seed", None)
     for place, (name, value) in enumerate(leading.items()):
         table.insert(place, name, value)
-    return table.assign(data_hash=task.data_hash, **provenance(model))
+    settings = json.dumps({} if applied is None else applied.settings)
+    return table.assign(data_hash=task.data_hash, generation_config=settings, **provenance(model))
 
 
 def describe(steer: Intervention | None) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """``evaluate``: one row a sample, with everything needed to make it again."""
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from pandas.testing import assert_frame_equal
 
 import mechsteer as ms
 from mechsteer.evaluation import Task, describe
+from mechsteer.models.info import set_info
 from mechsteer.tasks import MemoTrap, copying, memotrap
 
 LEADING = ["task", "method", "site", "scope", "strength", "strategy", "seed"]
@@ -128,3 +130,20 @@ def test_a_task_of_ones_own_needs_no_base_class(trap_t5: Any) -> None:
 def test_the_function_stays_reachable_after_the_studies_are_imported() -> None:
     code = "import mechsteer as ms; ms.studies; import mechsteer.evaluation; assert callable(ms.evaluate), ms.evaluate"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_was_applied_of_the_generation_config_stands_in_every_row(trap_t5: Any, task: MemoTrap) -> None:
+    info = ms.model_info(trap_t5)
+    plain = ms.evaluate(trap_t5, task)
+    forbidden = sorted(
+        {id for text in plain["output"] for id in trap_t5.tokenizer(text)["input_ids"]} - {*info.eos_ids}
+    )
+    set_info(trap_t5, replace(info, generation_config={"suppress_tokens": forbidden}))
+    try:
+        applied = ms.evaluate(trap_t5, task)
+        without = ms.evaluate(trap_t5, task, generation_config=False)
+    finally:
+        set_info(trap_t5, info)
+    assert set(plain["generation_config"]) == set(without["generation_config"]) == {"{}"}
+    assert json.loads(applied["generation_config"][0]) == {"suppress_tokens": forbidden}
+    assert without["output"].equals(plain["output"]) and not applied["output"].equals(plain["output"])

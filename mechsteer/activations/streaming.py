@@ -14,6 +14,7 @@ from torch import Tensor
 from mechsteer.activations.positions import Rows, Where, check_stack, fed, make_positions, no_rows, positions_of
 from mechsteer.activations.sites import ENCODER, PREDICTING, READ_OUT, Stage, resolve, stage, width_of
 from mechsteer.decoding.generate import Written, generate_batch
+from mechsteer.decoding.processors import processors
 from mechsteer.decoding.recorder import Recorder
 from mechsteer.decoding.strategies import Greedy, Strategy
 from mechsteer.errors import MechsteerError, shown
@@ -208,6 +209,7 @@ class _Generating:
         self.model, self.plan = model, plan
         self.recorder = Recorder(model, list(plan.stacks), prompts)
         self.chooser = plan.strategy.chooser(model)
+        self.applied = processors(model, plan.strategy, plan.generate)
 
     def hooks(self) -> list[tuple[str, Any]]:
         return self.recorder.hooks()
@@ -216,7 +218,7 @@ class _Generating:
         self.recorder.step = step
         places = [_place(step, row) for row in range(len(step.batch))]
         written = {place: Written() for place in places}
-        generate_batch(self.model, step, self.chooser, self.plan.generate, written)
+        generate_batch(self.model, step, self.chooser, self.plan.generate, written, applied=self.applied)
         rows = {stack: no_rows() for stack in self.plan.stacks.values()}
         picks: dict[str, list[list[int]]] = {stack: [] for stack in rows}
         for stack, found in rows.items():

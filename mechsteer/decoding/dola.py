@@ -8,7 +8,7 @@ l_e the logits at exit e, for every new token
     M = argmax over candidates j of JSD(q_N, q_j)             (1)
     l = l_N + lambda (l_N - l_M)                              (2)
 
-then the repetition penalty on l, then the largest.
+then the repetition penalty and the checkpoint's other processors on l, then the largest.
 
 What the paper leaves open, and what stands here (``compat="paper"``, the default):
 
@@ -48,7 +48,7 @@ from torch import Tensor
 
 from mechsteer.analysis.distributions import jsd
 from mechsteer.decoding.exits import check_layers, early_exits, exit_streams
-from mechsteer.decoding.repetition import checked_penalty, penalised, read_so_far
+from mechsteer.decoding.repetition import checked_penalty
 from mechsteer.decoding.strategies import Choice, Pass
 from mechsteer.errors import MechsteerError, finite, one_of
 from mechsteer.models import is_encoder_decoder, model_info, refuse_folded, unembed
@@ -72,7 +72,7 @@ class DoLa:
         compat: ``"paper"``, ``"released"`` or ``"huggingface"`` (decoder-only models); see the module.
         contrast: The paper's lambda, which it gives no value; 0 leaves the model's own logits. Of ``"paper"`` only.
         relative_top: Keep tokens with at least this share of the largest probability; 0 keeps all.
-        repetition_penalty: The paper's is 1.2; 1 is none.
+        repetition_penalty: The paper's is 1.2; 1 is none but what the checkpoint's ``generation_config.json`` says.
         normalise: Apply the final norm at early exits. Of ``"paper"`` only.
     """
 
@@ -166,9 +166,19 @@ class Contrast:
         premature = self.exit_logits(model, early[place, torch.arange(len(place), device=place.device)])
         kept = likely(mature, settings.relative_top)
         scores = self._scores(mature, premature).masked_fill(~kept, -torch.inf)
-        seen = read_so_far(model, current.step, current.written)
-        scores = penalised(scores, seen, settings.repetition_penalty)
+        scores = self._processed(current, scores, logits)
         return Contrasted(logits, scores, place, divergences, kept.sum(-1), early)
+
+    def _processed(
+        self, current: Pass, scores: Float[Tensor, "rows d_vocab"], logits: Float[Tensor, "rows d_vocab"]
+    ) -> Float[Tensor, "rows d_vocab"]:
+        """The scores after the processors; the model's own, where these leave none of the likely tokens."""
+        penalty = self.settings.repetition_penalty
+        made = current.processed(scores, repetition_penalty=penalty)
+        nothing = made.isneginf().all(-1, keepdim=True)
+        return (
+            torch.where(nothing, current.processed(logits, repetition_penalty=penalty), made) if nothing.any() else made
+        )
 
     def exit_logits(self, model: Any, stream: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_vocab"]:
         """The logits at an early exit."""

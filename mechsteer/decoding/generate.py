@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechsteer.decoding.processors import Processors, processors
 from mechsteer.decoding.recorder import Recorder
+from mechsteer.decoding.repetition import read_so_far
 from mechsteer.decoding.strategies import Chooser, Greedy, Pass, Strategy
 from mechsteer.errors import MechsteerError, positive_int, shown
 from mechsteer.models import (
@@ -33,13 +35,14 @@ class Generation:
     Attributes:
         texts: One text a prompt, without special tokens.
         tokens: ``[prompts, new]`` the new tokens, end-of-sequence token included, then padding.
-        logprobs: ``[prompts, new]`` natural log-probability of each token under the (steered) model, before the
-            strategy's temperature or truncation; 0 at padding.
+        logprobs: ``[prompts, new]`` natural log-probability of each token under the (steered) model, before
+            processors, temperature and truncation; 0 at padding.
         lengths: How many of each row's tokens are real.
         activations: For each recorded site, one ``[positions, ...]`` tensor a prompt: prompt tokens, then each
             generated token that was fed back (the last one is not).
         trace: What the strategy chose and why: one row a prompt and new token, with the columns ``prompt``, ``step``,
             ``token`` and the strategy's own. Without rows for greedy decoding and sampling.
+        generation_config: What was applied of the checkpoint's ``generation_config.json``.
     """
 
     texts: list[str]
@@ -48,6 +51,7 @@ class Generation:
     lengths: list[int]
     activations: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
     trace: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
+    generation_config: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -70,6 +74,7 @@ def generate(
     stop: Sequence[str] = (),
     batch_size: int = 32,
     record: Sequence[str] = (),
+    generation_config: bool = True,
     progress: bool = False,
 ) -> Generation:
     """Generate a continuation (decoder-only) or an answer (encoder-decoder) for each prompt.
@@ -86,6 +91,11 @@ def generate(
         stop: Texts that end a row as soon as it has one of them. ``texts`` end before it; the tokens have it.
         batch_size: Prompts computed together.
         record: Full names of sites whose activations to keep, as edited.
+        generation_config: Apply what the checkpoint's ``generation_config.json`` does to scores (repetition penalty,
+            forbidden n-grams, suppressed and forced tokens, least lengths and so on) and its ``stop_strings``, by
+            transformers' own processors, as Hugging Face's ``generate`` does. Its ``do_sample``, ``temperature``,
+            ``num_beams`` and the like are not read: the strategy says how tokens are chosen. False: leave the file out
+            but for the end tokens and the decoder's start token.
         progress: Show a bar.
 
     Returns:
@@ -93,8 +103,8 @@ def generate(
 
     Raises:
         MechsteerError: for no prompts, prompts that do not fit the context, an intervention that does not fit the model
-            or that never fired, a site that cannot be recorded, or logits that are NaN or infinite: with prompt, new
-            token, dtype and the edits that acted.
+            or that never fired, a site that cannot be recorded, a ``generation_config.json`` that cannot be applied, or
+            logits that are NaN or infinite: with prompt, new token, dtype and the edits that acted.
     """
     positive_int("max_new_tokens", max_new_tokens)
     made = as_prompts(model, prompts)
@@ -105,12 +115,13 @@ def generate(
     if not isinstance(stop, Sequence) or isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
         raise MechsteerError(f"stop must be a list of texts, e.g. ['\\n'], got {shown(stop)}.")
     chooser = strategy.chooser(model)
+    applied = processors(model, strategy, max_new_tokens, use=generation_config)
     recorder = Recorder(model, record, len(made))
     rows = [Written() for _ in made]
 
     def run(step: Step) -> None:
         recorder.step = step
-        generate_batch(model, step, chooser, max_new_tokens, rows, stop)
+        generate_batch(model, step, chooser, max_new_tokens, rows, stop, applied)
 
     run_batches(
         model,
@@ -121,7 +132,7 @@ def generate(
         hooks=recorder.hooks(),
         progress="generating" if progress else "",
     )
-    return _collect(model, rows, recorder, stop)
+    return _collect(model, rows, recorder, stop, {} if applied is None else applied.settings)
 
 
 def generate_batch(
@@ -131,6 +142,7 @@ def generate_batch(
     max_new_tokens: int,
     rows: "list[Written] | dict[int, Written]",
     stop: Sequence[str] = (),
+    applied: Processors | None = None,
 ) -> None:
     """Generate for one batch, appending to ``rows`` at the places that ``step.index`` names."""
     eos = torch.tensor(model_info(model).eos_ids, dtype=torch.long)
@@ -144,7 +156,7 @@ def generate_batch(
         step.begin(end, computed)
         places = [index[row] for row in computed]
         written = [rows[place].tokens for place in places]
-        choice = chooser.choose(Pass(model, state, tokens, mask, step, places, written, running))
+        choice = chooser.choose(Pass(model, state, tokens, mask, step, places, written, running, applied))
         logprobs = choice.logits.log_softmax(-1).gather(1, choice.tokens[:, None])[:, 0].tolist()
         ids = choice.tokens.cpu()
         for row, (place, token, alive) in enumerate(zip(places, ids.tolist(), running.tolist(), strict=True)):
@@ -156,6 +168,8 @@ def generate_batch(
         running &= ~torch.isin(ids, eos)
         if stop:
             running &= torch.tensor([not _stopped(model, rows[place].tokens, stop) for place in places])
+        if applied is not None and "stop_strings" in applied.settings:
+            running &= ~torch.tensor([applied.stopped(read) for read in read_so_far(model, step, written)])
         if new + 1 == max_new_tokens or not running.any():
             return
         if running.sum() <= _COMPACT_BELOW * len(computed):
@@ -185,7 +199,9 @@ def _check_context(model: Any, prompts: Sequence[Prompt], max_new_tokens: int) -
         )
 
 
-def _collect(model: Any, rows: list[Written], recorder: Recorder, stop: Sequence[str]) -> Generation:
+def _collect(
+    model: Any, rows: list[Written], recorder: Recorder, stop: Sequence[str], applied: dict[str, Any]
+) -> Generation:
     lengths = [len(row.tokens) for row in rows]
     shape = (len(rows), max(lengths))
     tokens = torch.full(shape, model.tokenizer.pad_token_id or 0, dtype=torch.long)
@@ -196,4 +212,4 @@ def _collect(model: Any, rows: list[Written], recorder: Recorder, stop: Sequence
     whole = model.tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
     texts = [_cut(text, stop) for text in whole]
     trace = pd.DataFrame([line for row in rows for line in row.trace])
-    return Generation(texts, tokens, logprobs, lengths, recorder.result(lengths), trace)
+    return Generation(texts, tokens, logprobs, lengths, recorder.result(lengths), trace, applied)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.errors import MechsteerError, finite
-from mechsteer.models import first_tokens
+from mechsteer.models import is_encoder_decoder
 from mechsteer.steering import Step
 
 
@@ -36,9 +36,12 @@ def read_so_far(model: Any, step: Step, written: Sequence[Sequence[int]]) -> lis
         step: The pass.
         written: For each of its rows, the tokens chosen so far.
     """
-    tokens, mask = first_tokens(model, step.batch)
+    start = [model.cfg.decoder_start_token_id] if is_encoder_decoder(model) else None
     rows = range(len(step.batch)) if step.alive is None else step.alive
-    return [tokens[row][mask[row]].tolist() + list(ids) for row, ids in zip(rows, written, strict=True)]
+    return [
+        (step.batch.prompts[row].tokens.tolist() if start is None else start) + list(ids)
+        for row, ids in zip(rows, written, strict=True)
+    ]
 
 
 def penalised(

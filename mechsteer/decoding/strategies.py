@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechsteer.decoding.finite import check_finite
+from mechsteer.decoding.processors import Processors
 from mechsteer.decoding.repetition import checked_penalty, penalised, read_so_far
 from mechsteer.errors import MechsteerError, finite
 from mechsteer.models import State, advance
@@ -32,6 +33,7 @@ class Pass:
         places: For each row, the place of its prompt in the list given to ``generate``.
         written: For each row, the tokens chosen so far.
         running: Which rows have not ended; None for all.
+        processors: What the checkpoint's ``generation_config.json`` does to scores; None for nothing.
     """
 
     model: Any
@@ -42,6 +44,7 @@ class Pass:
     places: Sequence[int]
     written: Sequence[Sequence[int]]
     running: Bool[Tensor, "rows"] | None = None
+    processors: Processors | None = None
 
     def logits(self) -> Float[Tensor, "rows d_vocab"]:
         """Run the tokens and update the state: the model's logits for the next token, float32.
@@ -61,6 +64,30 @@ class Pass:
         edits, running = self.step.edits, self.running
         fine = check_finite(self.model, logits, self.places, edits=edits, new=new, counted=running)
         return logits if fine.all() else torch.where(fine[:, None], logits, 0.0)
+
+    def processed(
+        self,
+        scores: Float[Tensor, "scored d_vocab"],
+        *,
+        rows: Sequence[int] | None = None,
+        repetition_penalty: float = 1.0,
+    ) -> Float[Tensor, "scored d_vocab"]:
+        """Scores as the checkpoint's processors leave them.
+
+        Args:
+            scores: Logits, or what was made of them.
+            rows: For each of them, which row of the pass it is for; None for one a row.
+            repetition_penalty: The strategy's own. Where it is not 1, the processors have it in the checkpoint's place.
+        """
+        if self.processors is None and repetition_penalty == 1:
+            return scores
+        read = read_so_far(self.model, self.step, self.written)
+        if self.processors is None:
+            return penalised(scores, read, repetition_penalty)
+        chosen = range(len(read)) if rows is None else rows
+        alive = range(len(self.step.batch)) if self.step.alive is None else self.step.alive
+        prompts = [self.step.batch.prompts[alive[row]] for row in chosen]
+        return self.processors(scores, [self.places[row] for row in chosen], prompts, [read[row] for row in chosen])
 
 
 @dataclass
@@ -106,7 +133,7 @@ class Greedy:
 
     Attributes:
         repetition_penalty: Makes tokens that were read or written before less likely to be chosen (see
-            :mod:`mechsteer.decoding.repetition`); 1 is none.
+            :mod:`mechsteer.decoding.repetition`); 1 is none but what the checkpoint's ``generation_config.json`` says.
     """
 
     repetition_penalty: float = 1.0
@@ -120,10 +147,8 @@ class Greedy:
 
     def choose(self, current: Pass) -> Choice:
         """Choose the largest logit of each row."""
-        scores = logits = current.logits()
-        if self.repetition_penalty != 1:
-            seen = read_so_far(current.model, current.step, current.written)
-            scores = penalised(logits, seen, self.repetition_penalty)
+        logits = current.logits()
+        scores = current.processed(logits, repetition_penalty=self.repetition_penalty)
         return Choice(scores.argmax(-1), logits)
 
 
@@ -131,6 +156,7 @@ class Greedy:
 class Sample:
     """Sampling with temperature, top-k and nucleus (top-p) truncation.
 
+    The checkpoint's processors come first, as in Hugging Face; its ``temperature``, ``top_k`` and so on are not read.
     Each prompt draws from a generator of its own, seeded by ``seed`` and its place in the list, so that a row's text
     does not depend on its batch mates.
 
@@ -184,7 +210,7 @@ class _Sampler:
     def choose(self, current: Pass) -> Choice:
         """Draw one token a row."""
         logits = current.logits()
-        return Choice(self.draw(logits, current.places), logits)
+        return Choice(self.draw(current.processed(logits), current.places), logits)
 
     def draw(self, logits: Float[Tensor, "rows d_vocab"], places: Sequence[int]) -> Int[Tensor, "rows"]:
         """Draw one token a row from its own generator."""

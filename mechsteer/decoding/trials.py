@@ -8,6 +8,10 @@ One loop for DIRECTER and for any other schedule of interventions under its gate
 3. Otherwise the trials, from the strongest on: the most likely token of the first that is plausible is taken; if none
    is, p's.
 
+What a checkpoint's ``generation_config.json`` does to scores is part of the model here: the processors come before
+p, and before a trial's most likely token, alike. What they forbid is not plausible, and a trial that changes nothing
+is plain greedy decoding.
+
 Trials differ from the raw pass in hooks alone, so all of them are copies of the row in one batch, sharing its cached
 keys and values. While a batch is small, the raw pass is one of the copies, and a step costs one pass; else it comes
 first, and only the rows that need trials have them.
@@ -28,6 +32,8 @@ from mechsteer.models import State, adopt, advance, fork, hooked, model_device, 
 from mechsteer.steering import Step
 
 Hooks = Sequence[tuple[str, Callable[..., Any]]]
+_Looked = tuple[Float[Tensor, "rows d_vocab"], Float[Tensor, "rows d_vocab"], Int[Tensor, "rows trials"]]
+"""Unsteered logits, the same after the checkpoint's processors, and the most likely tokens of the trials."""
 
 TOGETHER = {"cpu": 8}
 """Up to how many rows the raw pass and the trials are one pass, by type of device."""
@@ -52,6 +58,11 @@ class Copies:
     def times(self) -> int:
         """How often each row stands."""
         return self.raw + self.trials
+
+    @property
+    def each(self) -> list[int]:
+        """For each copy, whose it is."""
+        return [row for row in self.rows for _ in range(self.times)]
 
 
 @runtime_checkable
@@ -106,8 +117,10 @@ class GatedChooser:
         count = self.trials.count()
         most = TOGETHER.get(model_device(current.model).type, _TOGETHER_ELSEWHERE)
         if not first and len(current.places) * (1 + count) <= most:
-            return self._chosen(*self._together(current, count))
-        return self._chosen(*self._raw_first(current, count, first))
+            logits, scores, steered = self._together(current, count)
+        else:
+            logits, scores, steered = self._raw_first(current, count, first)
+        return self._chosen(logits, scores, steered)
 
     @torch.no_grad()
     def first_logits(self, current: Pass) -> Float[Tensor, "rows d_vocab"]:
@@ -120,7 +133,7 @@ class GatedChooser:
         count, rows = self.trials.count(), len(logits)
         found, _ = self._run(current, before, Copies(tuple(range(rows)), 0, count))
         steered = found.unflatten(0, (-1, count))
-        choice = self._chosen(logits, steered.argmax(-1))
+        choice = self._chosen(logits, logits, steered.argmax(-1))
         accepted = torch.tensor([line["accepted"] for line in choice.trace], device=logits.device)
         taken = steered[torch.arange(rows, device=logits.device), (accepted - 1).clamp(min=0)]
         return torch.where(accepted[:, None] > 0, taken, logits)
@@ -134,30 +147,31 @@ class GatedChooser:
             current.step.begin(end, current.step.alive)
             current.tokens, current.mask = current.tokens[:, -1:], current.mask[:, -1:]
 
-    def _together(self, current: Pass, count: int) -> tuple[Float[Tensor, "rows d_vocab"], Int[Tensor, "rows trials"]]:
+    def _together(self, current: Pass, count: int) -> _Looked:
         copies = Copies(tuple(range(len(current.places))), 1, count)
         logits, repeated = self._run(current, current.state, copies)
         adopted = adopt(current.state, repeated)
         current.state.cache, current.state.length = adopted.cache, adopted.length
         current.state.seen = adopted.seen
-        split = logits.unflatten(0, (-1, copies.times))
-        return split[:, 0], split[:, 1:].argmax(-1)
+        scores = current.processed(logits, rows=copies.each).unflatten(0, (-1, copies.times))
+        return logits[:: copies.times], scores[:, 0], scores[:, 1:].argmax(-1)
 
-    def _raw_first(
-        self, current: Pass, count: int, first: bool
-    ) -> tuple[Float[Tensor, "rows d_vocab"], Int[Tensor, "rows trials"]]:
+    def _raw_first(self, current: Pass, count: int, first: bool) -> _Looked:
         before = fork(current.state)
         logits = current.logits()
         before.cross = current.state.cross
         if first:
             self.trials.begin(current, before)
-        steered = logits.argmax(-1, keepdim=True).repeat(1, count)
-        rows = (~self._settled(logits.softmax(-1))).nonzero()[:, 0].cpu()
+        scores = current.processed(logits)
+        steered = scores.argmax(-1, keepdim=True).repeat(1, count)
+        rows = (~self._settled(scores.softmax(-1))).nonzero()[:, 0].cpu()
         if len(rows):
             kept = before if len(rows) == len(logits) else select_rows(before, rows.to(logits.device))
-            found, _ = self._run(current, kept, Copies(tuple(rows.tolist()), 0, count))
+            copies = Copies(tuple(rows.tolist()), 0, count)
+            found, _ = self._run(current, kept, copies)
+            found = current.processed(found, rows=copies.each)
             steered[rows.to(logits.device)] = found.unflatten(0, (-1, count)).argmax(-1)
-        return logits, steered
+        return logits, scores, steered
 
     def _settled(self, p: Float[Tensor, "rows d_vocab"]) -> Bool[Tensor, "rows"]:
         if self.beta is None:
@@ -182,8 +196,13 @@ class GatedChooser:
         step.begin(end, alive)
         return logits, repeated
 
-    def _chosen(self, logits: Float[Tensor, "rows d_vocab"], steered: Int[Tensor, "rows trials"]) -> Choice:
-        p = logits.softmax(-1)
+    def _chosen(
+        self,
+        logits: Float[Tensor, "rows d_vocab"],
+        scores: Float[Tensor, "rows d_vocab"],
+        steered: Int[Tensor, "rows trials"],
+    ) -> Choice:
+        p = scores.softmax(-1)
         raw = p.argmax(-1)
         skipped = self._settled(p)
         if self.beta is None:

@@ -4,6 +4,7 @@ from mechsteer.models.attention import Fused
 from mechsteer.models.batching import as_prompts, at_last, continuation_ids, first_tokens, pad, word_id
 from mechsteer.models.folding import refuse_folded
 from mechsteer.models.forward import advance, model_device, residual, start, unembed
+from mechsteer.models.generation_config import check_settings, logits_processors, stopping_criterion, unusable
 from mechsteer.models.hooking import hooked
 from mechsteer.models.info import ModelInfo, check_model, context_of, is_encoder_decoder, model_info, provenance
 from mechsteer.models.load import load
@@ -22,6 +23,7 @@ __all__ = [
     "as_prompts",
     "at_last",
     "check_model",
+    "check_settings",
     "context_of",
     "continuation_ids",
     "encode",
@@ -31,6 +33,7 @@ __all__ = [
     "hooked",
     "is_encoder_decoder",
     "load",
+    "logits_processors",
     "model_device",
     "model_info",
     "organism_names",
@@ -48,7 +51,9 @@ __all__ = [
     "sites",
     "stacks",
     "start",
+    "stopping_criterion",
     "unembed",
+    "unusable",
     "verify",
     "width",
     "word_id",

@@ -54,6 +54,7 @@ def blend(first: Any, second: Any, share: float) -> Any:
             dtype=one.dtype,
             eos_ids=one.eos_ids,
             context_note=one.context_note,
+            generation_config=one.generation_config,
         ),
     )
     return made

@@ -1,6 +1,6 @@
 """What a loaded model is: its provenance, kept on the model and copied into every artefact made with it."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mechsteer.errors import not_a_model
@@ -22,6 +22,8 @@ class ModelInfo:
         dtype: The dtype the model computes in.
         eos_ids: The token ids that end a generation.
         context_note: Why the context is shorter than the configuration says; empty where it is not.
+        generation_config: What of the checkpoint's ``generation_config.json`` changes the scores of tokens or ends a
+            row, by transformers' names; JSON values, without those that change nothing.
     """
 
     name: str
@@ -32,6 +34,7 @@ class ModelInfo:
     dtype: str
     eos_ids: tuple[int, ...] = ()
     context_note: str = ""
+    generation_config: dict[str, Any] = field(default_factory=dict, hash=False)
 
 
 def set_info(model: Any, info: ModelInfo) -> None:

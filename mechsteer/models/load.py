@@ -1,6 +1,7 @@
 """``load``: a hooked model from a name, equal to Hugging Face's."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from mechsteer.models.encoder_decoder import hooked_encoder_decoder
 from mechsteer.models.families import check_supported, context_note
 from mechsteer.models.folding import check_foldable
 from mechsteer.models.folding import fold as fold_weights
+from mechsteer.models.generation_config import read_settings
 from mechsteer.models.hf import load_hf, load_tokenizer
-from mechsteer.models.info import ModelInfo, set_info
+from mechsteer.models.info import ModelInfo, is_encoder_decoder, set_info
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -65,6 +67,7 @@ def load(
         check_foldable(model)
         fold_weights(model)
     _set_tokenizer(model, tokenizer)
+    _set_decoder_start(model, hf_model.generation_config)
     info = ModelInfo(
         name=name,
         path=str(directory),
@@ -72,8 +75,9 @@ def load(
         revision=commit,
         fingerprint=resolve.fingerprint(directory) + ("-folded" if fold else ""),
         dtype=str(torch_dtype).removeprefix("torch."),
-        eos_ids=_eos_ids(hf_model, tokenizer),
         context_note=context_note(hf_model.config),
+        eos_ids=_eos_ids(hf_model, tokenizer, directory),
+        generation_config=read_settings(hf_model.generation_config),
     )
     set_info(model, info)
     if check:
@@ -90,14 +94,26 @@ def _set_tokenizer(model: Any, tokenizer: Any) -> None:
     model.cfg.default_prepend_bos = prepends_bos
 
 
-def _eos_ids(hf_model: Any, tokenizer: Any) -> tuple[int, ...]:
-    """The ids that end a generation, as Hugging Face's ``generate`` would use them."""
-    generation = getattr(hf_model, "generation_config", None)
-    for source in (generation, hf_model.config, tokenizer):
-        found = getattr(source, "eos_token_id", None)
-        if found is not None:
-            return tuple(found) if isinstance(found, list) else (int(found),)
-    return ()
+def _eos_ids(hf_model: Any, tokenizer: Any, directory: Path) -> tuple[int, ...]:
+    """The ids that end a generation, as Hugging Face's ``generate`` uses them.
+
+    A ``generation_config.json`` without one lets Hugging Face write on to the last new token, and so it is here. Where
+    there is no such file and the configuration names none either, the tokenizer's end token is taken.
+    """
+    found = hf_model.generation_config.eos_token_id
+    if found is None and not (directory / "generation_config.json").exists():
+        found = tokenizer.eos_token_id
+    if found is None:
+        return ()
+    return tuple(found) if isinstance(found, list) else (int(found),)
+
+
+def _set_decoder_start(model: Any, generation_config: Any) -> None:
+    """What Hugging Face's ``generate`` starts a decoder with: the generation configuration's say comes first."""
+    for start in (generation_config.decoder_start_token_id, generation_config.bos_token_id):
+        if start is not None and is_encoder_decoder(model):
+            model.cfg.decoder_start_token_id = int(start)
+            return
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:

@@ -73,6 +73,7 @@ class Summaries:
         strategy: Strategy | None = None,
         batch_size: int = 64,
         progress: bool = False,
+        **options: Any,
     ) -> "pd.DataFrame":
         """Score every sample: sample, length, prompt, output and french."""
         import pandas as pd
@@ -86,6 +87,7 @@ class Summaries:
             max_new_tokens=self.max_new_tokens,
             batch_size=batch_size,
             progress=progress,
+            **options,
         ).texts
         return pd.DataFrame(
             {

@@ -51,6 +51,7 @@ class Answers:
         strategy: Strategy | None = None,
         batch_size: int = 64,
         progress: bool = False,
+        **options: Any,
     ) -> "pd.DataFrame":
         """Score every sample by exact match, case and spaces ignored: sample, prompt, answer, output, correct."""
         import pandas as pd
@@ -63,6 +64,7 @@ class Answers:
             max_new_tokens=self.max_new_tokens,
             batch_size=batch_size,
             progress=progress,
+            **options,
         ).texts
         return pd.DataFrame(
             {

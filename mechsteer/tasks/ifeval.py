@@ -82,6 +82,7 @@ class IFEval:
         strategy: Strategy | None = None,
         batch_size: int = 64,
         progress: bool = False,
+        **options: Any,
     ) -> "pd.DataFrame":
         """Score every sample: sample, key, kind (the ids), prompt, output, and the five scores.
 
@@ -99,6 +100,7 @@ class IFEval:
             max_new_tokens=self.max_new_tokens,
             batch_size=batch_size,
             progress=progress,
+            **options,
         ).texts
         rows = [
             {

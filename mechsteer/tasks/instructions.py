@@ -121,6 +121,7 @@ class Instructions:
         strategy: Strategy | None = None,
         batch_size: int = 64,
         progress: bool = False,
+        **options: Any,
     ) -> "pd.DataFrame":
         """Score every sample: sample, kind, topic, notes, with_instruction, prompt, output, adherence, fidelity."""
         import pandas as pd
@@ -134,6 +135,7 @@ class Instructions:
             max_new_tokens=self.max_new_tokens,
             batch_size=batch_size,
             progress=progress,
+            **options,
         ).texts
         rows = [
             {

@@ -118,6 +118,7 @@ class JsonSchema:
         strategy: Strategy | None = None,
         batch_size: int = 64,
         progress: bool = False,
+        **options: Any,
     ) -> "pd.DataFrame":
         """Score every sample: sample, length, words, tokens, prompt, output, parsed and score."""
         import pandas as pd
@@ -131,6 +132,7 @@ class JsonSchema:
             max_new_tokens=self.max_new_tokens,
             batch_size=batch_size,
             progress=progress,
+            **options,
         ).texts
         rows = [
             {

@@ -108,6 +108,7 @@ class MemoTrap:
         strategy: Strategy | None = None,
         batch_size: int = 64,
         progress: bool = False,
+        **options: Any,
     ) -> "pd.DataFrame":
         """Score every sample: sample, prompt, target, trap, output, the four scores, and the log-probabilities."""
         import pandas as pd
@@ -122,6 +123,7 @@ class MemoTrap:
             max_new_tokens=self.max_new_tokens,
             batch_size=batch_size,
             progress=progress,
+            **options,
         ).texts
         rows = []
         for sample, (trap, output, row) in enumerate(zip(self.samples, outputs, logprobs.tolist(), strict=True)):

@@ -116,6 +116,7 @@ class Needle:
         strategy: Strategy | None = None,
         batch_size: int = 64,
         progress: bool = False,
+        **options: Any,
     ) -> "pd.DataFrame":
         """Score every sample: sample, length, depth, words, tokens, prompt, answer, output and found."""
         import pandas as pd
@@ -129,6 +130,7 @@ class Needle:
             max_new_tokens=self.max_new_tokens,
             batch_size=batch_size,
             progress=progress,
+            **options,
         ).texts
         rows = [
             {

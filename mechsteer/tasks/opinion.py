@@ -86,6 +86,7 @@ class Opinion:
         strategy: Strategy | None = None,
         batch_size: int = 64,
         progress: bool = False,
+        **options: Any,
     ) -> "pd.DataFrame":
         """Score every sample: sample, group, prompt, answers, shares, model_shares (lists), mass, kl and tv.
 

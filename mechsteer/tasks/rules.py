@@ -94,6 +94,7 @@ class Rules:
         strategy: Strategy | None = None,
         batch_size: int = 64,
         progress: bool = False,
+        **options: Any,
     ) -> "pd.DataFrame":
         """Score every sample by exact match: sample, rule, shots, question, prompt, answer, output, correct.
 
@@ -111,6 +112,7 @@ class Rules:
             max_new_tokens=longest + 1,
             batch_size=batch_size,
             progress=progress,
+            **options,
         ).texts
         rows = [
             {
