@@ -1,7 +1,8 @@
 """The recursion of :mod:`mechsteer.analysis.flow` while a model runs, one attention sublayer at a time.
 
 Each sublayer reads what its keys have of the spans and writes what its queries then have, from hooks that see one
-pattern at a time and keep none. Passes may bring the positions in pieces, as the key-value cache allows.
+pattern at a time and keep none; in single precision they need only its product with what the keys have, so that none is
+made. Passes may bring the positions in pieces, as the key-value cache allows.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from mechsteer.analysis.flow import mix, p_norm, stream_share
 from mechsteer.errors import not_finite
-from mechsteer.models import stacks
+from mechsteer.models import Fused, stacks
 
 Hook = tuple[str, Callable[[Tensor, Any], None]]
 
@@ -74,8 +75,8 @@ class Sublayer:
         """What to put on the model."""
         attention = f"{self.layer}.{'cross_attn' if self.cross else 'attn'}"
         found: list[Hook] = [
-            (f"{attention}.hook_attn_scores", self.check_scores),
-            (f"{attention}.hook_pattern", self.gather),
+            (f"{attention}.hook_attn_scores", _Scores(self)),
+            (f"{attention}.hook_pattern", _Weights(self)),
         ]
         if self.weighing.values:
             found.append((f"{attention}.hook_v", self.keep_values))
@@ -105,34 +106,32 @@ class Sublayer:
         if self.weighing.source != "residual":
             norm = getattr(self.block, self._norm_name())
             x = x * norm.w + getattr(norm, "b", 0.0)
-        self._stream = self._finite(p_norm(x[0], self.weighing.norm), hook)
+        self._stream = self.finite(p_norm(x[0], self.weighing.norm), hook.name)
 
     def keep_values(self, x: Float[Tensor, "1 new kv_heads d_head"], hook: Any) -> None:
         """||v_i|| of each key-value head."""
-        self._values.append(self._finite(p_norm(x[0], self.weighing.norm), hook))
+        self._values.append(self.finite(p_norm(x[0], self.weighing.norm), hook.name))
 
-    def check_scores(self, x: Float[Tensor, "1 heads new keys"], hook: Any) -> None:
-        """Refuse NaN here: the library turns them into weights of 0."""
-        self._finite(x.amax(), hook)
-
-    def gather(self, x: Float[Tensor, "1 heads new keys"], hook: Any) -> None:
-        """J_k of each head."""
-        seen = self.keys[: x.shape[3]]
-        weights = x[0].to(seen.dtype)
+    def columns(self, count: int) -> Float[Tensor, "kv_heads keys columns"]:
+        """What the weights are multiplied with, of the first ``count`` keys; one for all heads where they share it."""
+        seen = self.keys[:count]
         if not self.weighing.values:
-            self._arriving = weights @ seen
-            return
-        sizes = torch.cat(self._values).T
-        sizes = sizes.repeat_interleave(len(weights) // len(sizes), dim=0)[:, :, None]
-        sums = weights @ torch.cat([sizes * seen, sizes], dim=2)
-        self._arriving = sums[..., :-1] / sums[..., -1:].clamp(min=torch.finfo(sums.dtype).tiny)
+            return seen[None]
+        sizes = torch.cat(self._values).T[:, :, None]
+        return torch.cat([sizes * seen, sizes], dim=2)
+
+    def gather(self, sums: Float[Tensor, "heads new columns"]) -> None:
+        """J_k of each head, from the weights' product with the columns."""
+        if self.weighing.values:
+            sums = sums[..., :-1] / sums[..., -1:].clamp(min=torch.finfo(sums.dtype).tiny)
+        self._arriving = sums
 
     def weigh_heads(self, z: Float[Tensor, "1 new heads d_head"], hook: Any) -> None:
         """The mean of J_k over heads, weighed by ||o_k||_2 of the head's output."""
         assert self._arriving is not None
         attention = self.block.cross_attn if self.cross else self.block.attn
         outputs = (z[0, :, head] @ attention.W_O[head] for head in range(z.shape[2]))
-        sizes = self._finite(torch.stack([p_norm(o, 2.0) for o in outputs]), hook)[..., None]
+        sizes = self.finite(torch.stack([p_norm(o, 2.0) for o in outputs]), hook.name)[..., None]
         total = sizes.sum(0)
         equal = torch.full_like(sizes, 1 / len(sizes))
         shares = torch.where(total > 0, sizes / total, equal)
@@ -149,7 +148,7 @@ class Sublayer:
         if self.weighing.residual is None:
             stream = (self.lag or self)._stream
             assert stream is not None
-            share = stream_share(stream, self._finite(p_norm((x * self._scale)[0], self.weighing.norm), hook))
+            share = stream_share(stream, self.finite(p_norm((x * self._scale)[0], self.weighing.norm), hook.name))
         else:
             share = self.weighing.residual
         rows = slice(self.done, self.done + x.shape[1])
@@ -157,10 +156,49 @@ class Sublayer:
         self.done = rows.stop
         self._arriving = None
 
-    def _finite(self, values: Tensor, hook: Any) -> Tensor:
+    def finite(self, values: Tensor, site: str) -> Tensor:
+        """The values.
+
+        Raises:
+            MechsteerError: if there is NaN or infinity among them, with the site.
+        """
         if not bool(torch.isfinite(values).all()):
-            raise not_finite(hook.name, self.prompt)
+            raise not_finite(site, self.prompt)
         return values
+
+
+@dataclass(eq=False, repr=False)
+class _Scores:
+    """Refuses NaN in the scores: the library turns them into weights of 0."""
+
+    sublayer: Sublayer
+
+    def __call__(self, x: Float[Tensor, "1 heads new keys"], hook: Any) -> None:
+        self.sublayer.finite(x.amax(), hook.name)
+
+    def fuse(self, fused: Fused, hook: Any) -> bool:
+        """Without scores NaN shows in what is gathered."""
+        return True
+
+
+@dataclass(eq=False, repr=False)
+class _Weights:
+    """Gathers what the weights bring, which is their product with a few columns."""
+
+    sublayer: Sublayer
+
+    def __call__(self, x: Float[Tensor, "1 heads new keys"], hook: Any) -> None:
+        columns = self.sublayer.columns(x.shape[3])
+        columns = columns.repeat_interleave(x.shape[1] // len(columns), dim=0)
+        self.sublayer.gather(x[0].to(columns.dtype) @ columns)
+
+    def fuse(self, fused: Fused, hook: Any) -> bool:
+        """In half precision the weights are wanted: their sums would be rounded."""
+        columns = self.sublayer.columns(fused.keys)
+        if fused.like.dtype != columns.dtype:
+            return False
+        scores = hook.name.replace("hook_pattern", "hook_attn_scores")
+        return fused.read(columns[None], lambda sums: self.sublayer.gather(self.sublayer.finite(sums[0], scores)))
 
 
 def track(

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import mechsteer as ms
 from mechsteer.analysis.flow import recursion
 from mechsteer.analysis.rollout import rollout, rollout_of
-from mechsteer.models import hooked
+from mechsteer.models import hooked, is_encoder_decoder
 from tests.analysis.flow_reference import assert_equal, naive
 from tests.steering.steers import direction
 
@@ -146,3 +147,26 @@ def test_bad_input(tiny: Callable) -> None:
     for options, message in cases:
         with pytest.raises(ms.MechsteerError, match=message):
             rollout(model, **({"prompt": prompt} | options))
+
+
+@pytest.mark.parametrize("steer", [None, "bias", "weights"])
+@pytest.mark.parametrize("family", BOTH)
+def test_weights_are_made_only_for_those_who_need_them(
+    family: str, steer: str | None, tiny: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny(family)
+    prompt = prompt_of(model)
+    chosen = {"bias": ms.attention_bias(delta=1.0), "weights": ms.spotlight(target=0.6)}.get(steer or "")
+    calls: list[int] = []
+    kernel = F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda *args, **options: calls.append(1) or kernel(*args, **options)
+    )
+    alone, count = rollout(model, prompt, steer=chosen), len(calls)
+    with hooked(model, [(name, lambda x, hook: None) for name in model.hook_dict if name.endswith("hook_pattern")]):
+        looked_at = rollout(model, prompt, steer=chosen)
+    assert len(calls) == count
+    self_attention_of_t5s_decoder = len(model.decoder) if is_encoder_decoder(model) else 0
+    assert count == self_attention_of_t5s_decoder if steer == "weights" else count > self_attention_of_t5s_decoder
+    numbers = torch.tensor([table["rollout"].tolist() for table in (alone, looked_at)])
+    torch.testing.assert_close(numbers[0], numbers[1], atol=1e-5, rtol=0)
