@@ -5,14 +5,21 @@ Paper: GUIDE, "Pay Attention to What Matters" (arXiv 2409.19001). For a span U, 
     J_k     = sum_i A_ki^(l) I_i^(l-1)                                          A the mean over heads
     I_k^(l) = (||e_k|| I_k^(l-1) + ||a_k|| J_k) / (||e_k|| + ||a_k||)
 
-with a_k what the attention adds to the residual stream and e_k the stream it adds it to (``source="residual"``).
+with a_k what the attention adds to the residual stream and e_k the stream it adds it to (``source="residual"``). That
+e_k is the stream itself is our reading: the paper's text could not be obtained in full, and asks for the ratio of
+"the residual stream and the attention output".
 
 Released code (pay-attention-pipeline): e_k is the attention's input, after the norm (``source="ln_input"``), taken one
 layer too early, so that layers 0 and 1 both have layer 0's (``source="ln_input_lagged"``, which reproduces it); a_k is
-the attention block's output, in Gemma 2 before the norm that follows it. Norms are 1-norms there. Its options, off by
-default: ``values`` weighs keys by their values' norms in each head, J_k = sum_i A_ki ||v_i|| I_i / sum_i A_ki ||v_i||
-(0 where all are 0; heads that share values share norms); ``heads="weighted"`` weighs the heads' J_k by ||o_k||_2 of
-their outputs.
+the attention block's output, in Gemma 2 before the norm that follows it. Norms are 1-norms there.
+
+Two options that are off there by default are ours in the details, and do not reproduce its numbers:
+
+- ``values`` weighs keys by their values' norms in each head, J_k = sum_i A_ki ||v_i|| I_i / sum_i A_ki ||v_i|| (0 where
+  all are 0; heads that share values share norms). The released code takes one norm a position, over the values of all
+  heads together, after a reshape that mixes heads and positions.
+- ``heads="weighted"`` weighs the heads' J_k by ||o_k||_2 of what they add to the stream, z_k W_O. The released code
+  takes the norms of z_k, before W_O.
 
 Encoder-decoders (ours; the paper has decoders only): the encoder's self-attention as above. The decoder starts at 0,
 for no decoder token is in U. In each of its blocks
@@ -85,9 +92,9 @@ def influence(
         prompt: One prompt or several; each is run alone.
         span: One span of the prompts or several, measured in one forward pass.
         norm: p of the norms, from 1 to infinity.
-        source: ``"residual"`` (paper), ``"ln_input"`` or ``"ln_input_lagged"`` (released code).
-        values: Weigh keys by the norms of their values.
-        heads: ``"mean"``, or ``"weighted"`` by the norms of the heads' outputs.
+        source: ``"residual"`` (the paper's, as we read it), ``"ln_input"`` or ``"ln_input_lagged"`` (released code).
+        values: Weigh keys by the norms of their values, in each head; not as the released code does.
+        heads: ``"mean"``, or ``"weighted"`` by the norms of the heads' outputs; not as the released code does.
         delta: GUIDE's bias on the span's keys, in nats, put on after ``steer``; several for a sweep. Each span is
             biased alone.
         steer: An intervention to measure under.

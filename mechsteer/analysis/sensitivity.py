@@ -13,12 +13,13 @@ projection gives, before a norm that follows it (Gemma 2) and before it is added
 
 The released code differs in three ways. It leaves out the subtracted terms; it takes the mean over the scaled layers l
 for each receiving layer j (``aggregate="receiving"`` is the paper's, ``"released"`` is this one, clamped at 0), so that
-it ranks the layers whose attention's input and output differ most; and its span ends one token late. With
-``compat="released"`` all three hold, and ``aggregate="released"`` is the first two.
+it ranks the layers whose attention's input and output differ most; and its span ends one token late, but the key of the
+last prompt token, which is not in its cache yet, is never scaled here. With ``compat="released"`` all three hold, and
+``aggregate="released"`` is the first two.
 
 Ours: for an encoder-decoder, the layers are the decoder's, the attention is cross-attention, and the token is the
 decoder's start token; the encoder's own attention is left alone. And where the last prompt token is in the span, its
-key is scaled with the others, as :func:`mechsteer.steering.scale_keys` does; the released code scales those before it.
+key is scaled with the others, as :func:`mechsteer.steering.scale_keys` does, except under ``compat="released"``.
 
 All runs are one forward pass of that one token: :mod:`mechsteer.analysis.key_scaling`.
 """
@@ -32,7 +33,7 @@ from torch import Tensor
 
 from mechsteer.analysis.key_scaling import KeyScalingDistances, check_key_scaling, key_scaling_distances
 from mechsteer.errors import MechsteerError, one_of, shown
-from mechsteer.models import as_prompts, residual
+from mechsteer.models import as_prompts, is_encoder_decoder, residual
 from mechsteer.prompts import Batch, Prompt, Prompts
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 
@@ -89,6 +90,7 @@ def layer_sensitivity(
 
     def run(step: Step) -> None:
         columns = span_columns(step.batch, span, beyond=beyond)
+        columns = cached_columns(model, columns) if beyond else columns
         state, tokens, mask = begin(model, step)
         if tokens.shape[1] > 1:
             step.begin(tokens.shape[1] - 1)
@@ -170,6 +172,16 @@ def span_columns(prompts: Batch, span: str | Sequence[str], *, beyond: int = 0) 
     for row, (p, start) in enumerate(zip(prompts.prompts, prompts.starts, strict=True)):
         columns[row, [start + position for position in _positions(p, span, beyond)]] = True
     return columns
+
+
+def cached_columns(model: Any, columns: Bool[Tensor, "rows keys"]) -> Bool[Tensor, "rows keys"]:
+    """The columns whose keys the released code has in its cache at the last prompt token: all but that token's own.
+
+    The keys of cross-attention are there in full.
+    """
+    if is_encoder_decoder(model):
+        return columns
+    return torch.cat([columns[:, :-1], torch.zeros_like(columns[:, -1:])], dim=1)
 
 
 def _positions(p: Prompt, span: str | Sequence[str], beyond: int) -> list[int]:

@@ -13,11 +13,12 @@ where the gate says that nothing could change, which changes nothing.
 
 Scaling a key multiplies its attention scores, before a soft cap (Gemma 2). Here this is done to the scores, so that all
 trials of a token are rows of one pass over one cache (:mod:`mechsteer.decoding.trials`); the released code copies the
-cache for each trial, and runs them, and the ranking's passes, one by one.
+cache for each trial, and runs them, and the ranking's passes, one by one. The last prompt token's key comes into that
+cache with the first new token: ``compat="released"`` does not scale it in the ranking and the first token's trials.
 
 Ours: in an encoder-decoder the keys are those of cross-attention, whose cache is the only one that holds the
 instruction; the encoder has run before there is a token to reject, and is left alone. And where the last prompt token
-is in the span, its key is scaled with the others.
+is in the span, its key is scaled with the others from the ranking on, except under ``compat="released"``.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechsteer.analysis.key_scaling import check_key_scaling, key_scaling_distances, scaled_sites
-from mechsteer.analysis.sensitivity import layer_scores, ranking, span_columns
+from mechsteer.analysis.sensitivity import cached_columns, layer_scores, ranking, span_columns
 from mechsteer.decoding.gate import checked_beta
 from mechsteer.decoding.strategies import Pass
 from mechsteer.decoding.trials import Copies, GatedChooser, Hooks
@@ -111,7 +112,8 @@ class ScaledKeys:
         sizes: In how many layers each trial steers.
         ranked: For each prompt of the batch, its layers, the one to keep longest first.
         columns: Of each row of the batch, the keys to scale.
-        made: The hooks of the passes of this batch.
+        first: The same for the ranking and the trials of the first token.
+        made: The hooks of the passes of this batch, after the first token.
     """
 
     settings: Directer
@@ -119,6 +121,7 @@ class ScaledKeys:
     sizes: tuple[int, ...]
     ranked: dict[int, list[int]] = field(default_factory=dict)
     columns: Bool[Tensor, "rows keys"] = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
+    first: Bool[Tensor, "rows keys"] = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
     made: dict[Copies, Hooks] = field(default_factory=dict)
 
     def count(self) -> int:
@@ -128,7 +131,9 @@ class ScaledKeys:
     def begin(self, current: Pass, before: State) -> None:
         """Find the span's keys, and rank the layers."""
         settings, step = self.settings, current.step
-        self.columns = span_columns(step.batch, settings.span, beyond=int(settings.compat == "released"))
+        released = settings.compat == "released"
+        self.columns = span_columns(step.batch, settings.span, beyond=int(released))
+        self.first = cached_columns(self.model, self.columns) if released else self.columns
         self.ranked = dict(enumerate(self._ranked(current, before)))
         self.made.clear()
 
@@ -139,7 +144,7 @@ class ScaledKeys:
         if settings.order == "random":
             return [_shuffled(layers, settings.seed, place) for place in current.places]
         distances = key_scaling_distances(
-            self.model, before, current.tokens, current.mask, self.columns, alpha=settings.alpha, step=current.step
+            self.model, before, current.tokens, current.mask, self.first, alpha=settings.alpha, step=current.step
         )
         aggregate = "released" if settings.compat == "released" else "receiving"
         found = ranking(layer_scores(distances, aggregate)[..., 0])
@@ -147,12 +152,14 @@ class ScaledKeys:
 
     def hooks(self, step: Step, copies: Copies) -> tuple[Hooks, Hooks]:
         """Scale the scores of each copy in its layers, before other edits of them."""
+        if step.end == step.batch.length:
+            return self._hooks(copies, self.first), ()
         if copies not in self.made:
-            self.made[copies] = self._hooks(copies)
+            self.made[copies] = self._hooks(copies, self.columns)
         return self.made[copies], ()
 
-    def _hooks(self, copies: Copies) -> Hooks:
-        columns = self.columns[list(copies.rows)]
+    def _hooks(self, copies: Copies, columns: Bool[Tensor, "rows keys"]) -> Hooks:
+        columns = columns[list(copies.rows)]
         scaled = []
         for layer, name in enumerate(scaled_sites(self.model)):
             in_trials = [[layer in self.ranked[row][:size] for size in self.sizes] for row in copies.rows]

@@ -1,6 +1,7 @@
 """Layer sensitivity equals one plain forward a layer, and both ways to average are the paper's and the code's."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -203,6 +204,19 @@ def test_the_released_span_stops_at_the_end_of_the_prompt(tiny: Callable) -> Non
     prompt = ms.prompt(model, "the cat", instruction="sat", order=("task", "instruction"))
     columns = [span_columns(pad(model, [prompt]), "instruction", beyond=beyond) for beyond in (0, 1)]
     assert columns[0].equal(columns[1]) and columns[0].sum() == 1 and columns[0][0, -1]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama-gqa", "gemma2"])
+@pytest.mark.parametrize("end", ["", " ."])
+def test_the_released_code_has_no_key_of_the_last_token_yet(family: str, end: str, tiny: Callable) -> None:
+    model = tiny(family)
+    prompt = ms.prompt(model, f"the cat sat <!!-> answer in house <-!!>{end}")
+    positions = [p for p in prompt.positions("instruction") if p < len(prompt) - 1]
+    before = replace(prompt, spans={"instruction": [(positions[0], positions[-1] + 1)]})
+    released = layer_sensitivity(model, prompt, compat="released")
+    assert released.equals(layer_sensitivity(model, before, aggregate="released"))
+    within = layer_sensitivity(model, prompt, aggregate="released")
+    assert released.equals(within) == (end != "")  # where the instruction itself ends the prompt, its last key counts
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama-gqa", "t5"])

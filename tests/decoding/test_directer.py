@@ -41,10 +41,13 @@ class Naive:
     beta: float = BETA
     ranked: Sequence[int] = ()
 
-    def span(self) -> list[int]:
+    def span(self, queries: int) -> list[int]:
         inside = self.prompt.positions("instruction")
         after = [self.prompt.positions("instruction")[-1] + 1] if self.released else []
-        return [position for position in inside + after if position < len(self.prompt)]
+        size = len(self.prompt)
+        if self.released and not is_encoder_decoder(self.model):
+            size = min(size, queries - 1)  # their cache has the keys of the tokens before the one that is run
+        return [position for position in inside + after if position < size]
 
     def p(self, written: list[int], layers: Sequence[int]) -> Tensor:
         """The next-token distribution when these layers are steered."""
@@ -70,7 +73,7 @@ class Naive:
 
         def scale(x: Tensor, hook: Any) -> Tensor:
             x = x.clone()
-            x[:, :, -1, self.span()] *= self.alpha
+            x[:, :, -1, self.span(x.shape[2])] *= self.alpha
             return x
 
         def scale_below_the_cap(x: Tensor, hook: Any) -> Tensor:
@@ -78,7 +81,7 @@ class Naive:
             raw = self.alpha * torch.einsum("hd,khd->hk", q, k) / cfg.attn_scale
             capped = cfg.attn_scores_soft_cap * (raw / cfg.attn_scores_soft_cap).tanh()
             x = x.clone()
-            seen = [place for place in self.span() if x[0, 0, -1, place] > -torch.inf]
+            seen = [place for place in self.span(x.shape[2]) if x[0, 0, -1, place] > -torch.inf]
             x[0, :, -1, seen] = capped[:, seen]
             return x
 
