@@ -36,7 +36,7 @@ def attention(
         kind: ``"self"``, or ``"cross"`` for what an encoder-decoder's decoder reads of the encoder.
         stack: Encoder-decoders: ``"encoder"`` or ``"decoder"`` (default).
         steer: An intervention.
-        continuation: Text after the prompt, tokenised on its own; of an encoder-decoder, after the decoder's start
+        continuation: Text after the prompt; of an encoder-decoder, after the decoder's start
             token.
 
     Returns:
@@ -50,7 +50,7 @@ def attention(
     made = as_prompts(model, prompt)
     if len(made) != 1:
         raise MechsteerError(f"attention shows one prompt, got {len(made)}.")
-    after = [] if continuation is None else continuation_ids(model, continuation)
+    after = [] if continuation is None else continuation_ids(model, continuation, made[0])
     kept: list[Tensor] = []
 
     def keep(x: Tensor, hook: Any) -> None:

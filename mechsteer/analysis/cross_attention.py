@@ -60,7 +60,8 @@ def cross_attention_shift(
         model: A loaded encoder-decoder.
         prompts: One or many.
         targets: For each prompt, the word that obeys and the one that memory suggests, as a pair or as a trap example
-            of a task; each counts by the first token of ``" " + word``. Without them there is no ``logit_difference``.
+            of a task; each counts by the first of its tokens at the beginning of the answer. Without them there is no
+            ``logit_difference``.
         span: Where to measure the attention mass; default: ``"instruction"`` in the prompts that have it.
         continuation: Text that the decoder has written, one for all or one each: then every position of it is measured
             as well, the last of which predicts what comes after it.
@@ -87,7 +88,7 @@ def cross_attention_shift(
     check_encoder_decoder(model, "cross_attention_shift")
     made = as_prompts(model, prompts)
     undecided = "their logit_difference is 0 whatever the model does"
-    pairs = None if targets is None else target_pairs(model, targets, len(made), undecided=undecided)
+    pairs = None if targets is None else target_pairs(model, targets, made, undecided=undecided)
     for p in made:
         if span is not None and not p.positions(span):
             raise MechsteerError(f"The span {span!r} of {p!r} is empty.")

@@ -82,7 +82,7 @@ def frozen_cross_attention(
     if len(made) < 2:
         raise MechsteerError("The mean of one prompt is that prompt itself: give at least two.")
     positive_int("n_boot", n_boot)
-    pairs = torch.tensor(target_pairs(model, targets, len(made), undecided="these prompts are not measured"))
+    pairs = torch.tensor(target_pairs(model, targets, made, undecided="these prompts are not measured"))
     decided = pairs[:, 0] != pairs[:, 1]
     kinds = [which] if isinstance(which, str) else listed("which", which)
     if not kinds:

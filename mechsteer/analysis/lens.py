@@ -6,6 +6,7 @@ for T5 (arXiv 2512.03803) reads its early exits; there the numbers are those of 
 by layer. T5 v1.0 scales what goes into the unembedding by d_model^-0.5 and so does the lens, at every exit.
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechsteer.analysis.distributions import entropy, jsd, ranks
-from mechsteer.analysis.streams import Exits, Prompts, each_prompts_exits
+from mechsteer.analysis.streams import Exits, each_prompts_exits, written
 from mechsteer.errors import MechsteerError, listed, not_finite, positive_int, shown
-from mechsteer.models import as_prompts, unembed, word_id
-from mechsteer.prompts import token_names
+from mechsteer.models import as_prompts, unembed, word_id, word_ids
+from mechsteer.prompts import Prompt, Prompts, token_names
 from mechsteer.steering import Intervention
 
 if TYPE_CHECKING:
@@ -45,8 +46,9 @@ def logit_lens(
     Args:
         model: A loaded model.
         prompts: One or many.
-        targets: What to follow: words (each by the first token of ``" " + word``) or token ids; one list for all
-            prompts, or one list a prompt. None: the ``top_k`` most likely tokens of the model's own distribution.
+        targets: What to follow: words or token ids; one list for all prompts, or one list a prompt. A word is followed
+            by the first of its tokens behind the prompt and the continuation (:mod:`mechsteer.models.following`).
+            None: the ``top_k`` most likely tokens of the model's own distribution.
         normalise: Apply the final norm at every exit; without it at the last alone.
         positions: ``"last"``, ``"all"`` or positions of the stack that predicts; see ``continuation``.
         top_k: How many tokens to follow where there are no targets.
@@ -58,23 +60,29 @@ def logit_lens(
 
     Returns:
         One row a prompt, position, exit and token. Columns: prompt (its place), position, exit (blocks passed: 0 the
-        embeddings), layer (exit - 1, whose ``resid_post`` it is), token, token_id, rank (from 1, in the whole
-        vocabulary), logit, probability, then of the whole distribution there: top1 (its most likely token), entropy and
-        jsd (Jensen-Shannon divergence from the last exit's), in nats.
+        embeddings), layer (exit - 1, whose ``resid_post`` it is), token, token_id, word (the target that begins with
+        it; empty for token ids), word_tokens (how many tokens that word has: with more than 1, the token is only its
+        beginning), rank (from 1, in the whole vocabulary), logit, probability, then of the whole distribution there:
+        top1 (its most likely token), entropy and jsd (Jensen-Shannon divergence from the last exit's), in nats.
 
     Raises:
         MechsteerError: for targets without tokens or of a wrong number, positions that are not there, activations that
             are not finite, or an intervention that does not fit.
+
+    Warns:
+        UserWarning: if words begin with the same token, which has one row for all of them.
     """
     import pandas as pd
 
     positive_int("top_k", top_k)
     made = as_prompts(model, prompts)
-    ids = None if targets is None else _token_ids(model, targets, len(made))
+    followed = None if targets is None else _followed(model, targets, made, written(made, continuation))
     frames: list[pd.DataFrame | None] = [None] * len(made)
 
     def take(found: Exits) -> None:
-        frames[found.place] = _table(model, found, None if ids is None else ids[found.place], normalise, top_k)
+        frames[found.place] = _table(
+            model, found, None if followed is None else followed[found.place], normalise, top_k
+        )
 
     each_prompts_exits(
         model,
@@ -103,14 +111,14 @@ def exit_logits(
     return logits
 
 
-def target_id(model: Any, target: str | int) -> int:
-    """The token that a target stands for: itself, or the first one of ``" " + word``.
+def target_id(model: Any, target: str | int, prompt: Prompt) -> int:
+    """The token that a target stands for: itself, or the first one of a word behind the prompt.
 
     Raises:
         MechsteerError: for a word without tokens, or an id outside the vocabulary.
     """
     if isinstance(target, str):
-        return word_id(model, target)
+        return word_id(model, target, prompt)
     if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < model.cfg.d_vocab:
         raise MechsteerError(
             f"A target is a word or a token id from 0 to {model.cfg.d_vocab - 1}, got {shown(target)}."
@@ -118,27 +126,55 @@ def target_id(model: Any, target: str | int) -> int:
     return target
 
 
-def _token_ids(model: Any, targets: Targets, prompts: int) -> list[list[int]]:
+Followed = dict[int, list[tuple[str, int]]]
+"""Token id -> the words that begin with it, and how many tokens each has; no words where the id was given."""
+
+
+def _followed(model: Any, targets: Targets, prompts: Sequence[Prompt], before: Sequence[str]) -> list[Followed]:
+    """The tokens to follow, prompt by prompt.
+
+    Raises:
+        MechsteerError: for targets of a wrong number, words without tokens, or ids outside the vocabulary.
+    """
+    count = len(prompts)
     rows: list[Any] = listed("targets", targets) if not isinstance(targets, str) else [targets]
     if not rows:
         raise MechsteerError("No targets were given; None follows the most likely tokens.")
     if all(isinstance(row, str | int) for row in rows):
-        rows = [rows] * prompts
-    if len(rows) != prompts or not all(isinstance(row, Sequence) and len(row) for row in rows):
+        rows = [rows] * count
+    if len(rows) != count or not all(isinstance(row, Sequence) and len(row) for row in rows):
         raise MechsteerError(
-            f"targets must be one list of words or token ids, or one such list for each of the {prompts} prompts, got "
+            f"targets must be one list of words or token ids, or one such list for each of the {count} prompts, got "
             f"{shown(targets)}."
         )
-    return [list(dict.fromkeys(target_id(model, target) for target in row)) for row in rows]
+    found: list[Followed] = [{} for _ in prompts]
+    for row, made, text, followed in zip(rows, prompts, before, found, strict=True):
+        for target in dict.fromkeys(row):
+            if isinstance(target, str):
+                first, *rest = word_ids(model, target, made, written=text)
+                word = (target.strip(), 1 + len(rest))
+                words = followed.setdefault(first, [])
+                words += [word] * (word not in words)
+            else:
+                followed.setdefault(target_id(model, target, made), [])
+    shared = [[word for word, _ in words] for followed in found for words in followed.values() if len(words) > 1]
+    if shared:
+        warnings.warn(
+            f"{' and '.join(map(repr, shared[0]))} begin with the same token ({len(shared)} such tokens in "
+            f"{count} prompts); it is followed once for all of them. ms.score tells whole words apart.",
+            stacklevel=4,
+        )
+    return found
 
 
-def _table(model: Any, found: Exits, ids: list[int] | None, normalise: bool, top_k: int) -> "pd.DataFrame":
+def _table(model: Any, found: Exits, followed: Followed | None, normalise: bool, top_k: int) -> "pd.DataFrame":
     """All rows of one prompt; one exit's logits in memory at a time, beside the last one's."""
     import pandas as pd
 
     exits, count, _ = found.states.shape
     own = exit_logits(model, found.states[-1], last=True, normalise=normalise, prompt=found.place)
-    named = _named(own, ids, top_k)
+    named = _named(own, None if followed is None else list(followed), top_k)
+    words = [(followed or {}).get(token, []) for token in named.flatten().tolist()]
     final = own.log_softmax(-1)
     tokens = [token_names(model.tokenizer, row) for row in named.tolist()]
     frames = []
@@ -155,6 +191,8 @@ def _table(model: Any, found: Exits, ids: list[int] | None, normalise: bool, top
             "layer": exit - 1,
             "token": [token for row in tokens for token in row],
             "token_id": named.flatten().tolist(),
+            "word": [" / ".join(word for word, _ in some) for some in words],
+            "word_tokens": [max((tokens for _, tokens in some), default=1) for some in words],
             "rank": ranks(logits, named).flatten().tolist(),
             "logit": logits.gather(1, named).flatten().tolist(),
             "probability": logprobs.gather(1, named).exp().flatten().tolist(),

@@ -41,18 +41,30 @@ def exit_sites(model: Any) -> list[str]:
     return [site(model, "resid_pre", 0), *(site(model, "resid_post", layer) for layer in range(layers))]
 
 
+def written(prompts: Sequence[Prompt], continuation: str | Sequence[str] | None) -> list[str]:
+    """The text that follows each prompt; one for all, or one each.
+
+    Raises:
+        MechsteerError: if there are not as many texts as prompts.
+    """
+    if continuation is None or isinstance(continuation, str):
+        return [continuation or ""] * len(prompts)
+    texts = listed("continuation", continuation)
+    if len(texts) != len(prompts):
+        raise MechsteerError(f"{len(prompts)} prompts but {len(texts)} continuations were given.")
+    return texts
+
+
 def continuations(model: Any, prompts: Sequence[Prompt], continuation: str | Sequence[str] | None) -> list[list[int]]:
     """The token ids that follow each prompt; one text for all, or one each.
 
     Raises:
-        MechsteerError: if there are not as many texts as prompts, or one has no tokens.
+        MechsteerError: if there are not as many texts as prompts, or one has no tokens behind its prompt.
     """
     if continuation is None:
         return [[] for _ in prompts]
-    texts = [continuation] * len(prompts) if isinstance(continuation, str) else listed("continuation", continuation)
-    if len(texts) != len(prompts):
-        raise MechsteerError(f"{len(prompts)} prompts but {len(texts)} continuations were given.")
-    return [continuation_ids(model, text) for text in texts]
+    texts = written(prompts, continuation)
+    return [continuation_ids(model, text, p) for text, p in zip(texts, prompts, strict=True)]
 
 
 def each_prompts_exits(

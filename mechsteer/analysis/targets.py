@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from mechsteer.analysis.lens import target_id
 from mechsteer.errors import MechsteerError, listed, shown
+from mechsteer.prompts import Prompt
 
 
 @runtime_checkable
@@ -26,13 +27,15 @@ class Decision(Protocol):
 TargetPairs = Sequence[Decision | Sequence[str | int]]
 
 
-def target_pairs(model: Any, targets: TargetPairs, prompts: int, *, undecided: str) -> list[tuple[int, int]]:
+def target_pairs(
+    model: Any, targets: TargetPairs, prompts: Sequence[Prompt], *, undecided: str
+) -> list[tuple[int, int]]:
     """The token ids of (target, trap), one pair a prompt.
 
     Args:
         model: A loaded model.
         targets: The pairs.
-        prompts: How many there must be.
+        prompts: What they follow.
         undecided: What becomes of pairs that start with the same token, for the warning.
 
     Raises:
@@ -43,14 +46,14 @@ def target_pairs(model: Any, targets: TargetPairs, prompts: int, *, undecided: s
         UserWarning: if some of the pairs start with the same token, with their number.
     """
     given = listed("targets", targets)
-    if len(given) != prompts:
-        raise MechsteerError(f"{prompts} prompts need as many (target, trap) pairs, got {len(given)}.")
+    if len(given) != len(prompts):
+        raise MechsteerError(f"{len(prompts)} prompts need as many (target, trap) pairs, got {len(given)}.")
     found = []
-    for each in given:
+    for each, made in zip(given, prompts, strict=True):
         pair = (_word(each.target), _word(each.trap)) if isinstance(each, Decision) else each
         if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2:
             raise MechsteerError(f"A target is a (target, trap) pair of words or token ids, got {shown(each)}.")
-        found.append((target_id(model, pair[0]), target_id(model, pair[1])))
+        found.append((target_id(model, pair[0], made), target_id(model, pair[1], made)))
     same = [place for place, (target, trap) in enumerate(found) if target == trap]
     if len(same) == len(found):
         raise MechsteerError("Target and trap start with the same token in every pair, so there is no decision.")

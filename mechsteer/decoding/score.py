@@ -25,8 +25,9 @@ def score(
 ) -> Float[Tensor, "prompts"] | Float[Tensor, "prompts choices"]:
     """Natural log-probability of continuations given their prompts, summed over tokens.
 
-    A continuation is tokenised on its own, without special tokens; its leading space matters to the tokenizers to which
-    it matters. The prompts are computed once for all of their choices.
+    Prompt and continuation are tokenised together (see :mod:`mechsteer.models.following`), so that the tokens are those
+    that follow; a leading space matters wherever it matters to the tokenizer. Of an encoder-decoder the continuation is
+    the decoder's text, tokenised on its own. The prompts are computed once for all of their choices.
 
     Args:
         model: A loaded model.
@@ -36,9 +37,9 @@ def score(
         batch_size: Prompts computed together.
 
     Raises:
-        MechsteerError: if there is not one continuation (or list of choices) a prompt, or one has no tokens, or the
-            intervention does not fit or never fired, or logits are NaN or infinite: with prompt, token, dtype and the
-            edits that acted.
+        MechsteerError: if there is not one continuation (or list of choices) a prompt, or one has no tokens, or would
+            change those at its prompt's end, or the intervention does not fit or never fired, or logits are NaN or
+            infinite: with prompt, token, dtype and the edits that acted.
     """
     made = as_prompts(model, prompts)
     given = [continuations] * len(made) if isinstance(continuations, str) else listed("continuations", continuations)
@@ -48,7 +49,7 @@ def score(
         )
     single = all(isinstance(c, str) for c in given)
     texts = [[c] if isinstance(c, str) else listed("The choices of a prompt", c) for c in given]
-    choices = [[continuation_ids(model, text) for text in row] for row in texts]
+    choices = [[continuation_ids(model, text, p) for text in row] for row, p in zip(texts, made, strict=True)]
     out, _ = score_ids(model, made, choices, steer=steer, batch_size=batch_size)
     return out[:, 0] if single else out
 

@@ -11,6 +11,7 @@ The normaliser of the softmax cancels in L. The authors' notebook (``steering.ip
 the gradient at the *input* of block l and adds the vector to the *output* of block l. ``compat="released"`` does that.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -81,8 +82,8 @@ def gradient_direction(
 
     Args:
         model: A loaded model, of either type.
-        traps: The mining examples. A word counts by the first token of ``" " + word``, full stop stripped; where
-            answers do not begin with a space, give token ids.
+        traps: The mining examples. A word counts by the first of its tokens behind the prompt, full stop stripped (see
+            :mod:`mechsteer.models.following`). Examples whose words start with the same token are left out.
         layer: The layer, from 0. Encoder-decoders: of the decoder.
         site: The kind of site in that layer.
         compat: ``"paper"``: gradient and injection at the same site. ``"released"``: gradient at the layer's
@@ -98,6 +99,9 @@ def gradient_direction(
         MechsteerError: for no examples, an unknown site, layer or compat, a site outside the predicting stack, token
             ids that are not in the vocabulary, or examples whose target and trap always start with the same token,
             states or gradients that are not finite (with site and example).
+
+    Warns:
+        UserWarning: if examples are left out, with their number.
     """
     one_of("compat", compat, ("paper", "released"))
     positive_int("batch_size", batch_size)
@@ -113,12 +117,16 @@ def gradient_direction(
         mined = _site(model, "resid_pre", layer)
     if injected.startswith("encoder"):
         raise MechsteerError(f"{injected!r} is in the encoder; the gradient is taken at the first decoding position.")
-    ids = torch.tensor([[_token(model, word) for word in (t.target, t.trap)] for t in traps])
-    if (ids[:, 0] == ids[:, 1]).all():
-        raise MechsteerError("Target and trap start with the same token in every example, so there is no gradient.")
+    prompts = as_prompts(model, [trap.prompt for trap in traps])
+    ids = torch.tensor(
+        [[_token(model, word, p) for word in (t.target, t.trap)] for t, p in zip(traps, prompts, strict=True)]
+    )
+    differ = _different(traps, ids)
     sums = _Sums(torch.zeros(0), torch.zeros(0), 0.0, 0)
     for chunk, pairs in tqdm(
-        list(_batches(model, traps, ids, batch_size)), desc=f"gradients at {mined}", disable=not progress
+        list(_batches(model, [prompts[i] for i in differ], ids[differ], batch_size)),
+        desc=f"gradients at {mined}",
+        disable=not progress,
     ):
         _accumulate(model, chunk, pairs, mined, injected, sums)
     vector = sums.gradient / sums.count
@@ -133,9 +141,9 @@ def gradient_direction(
         | {
             "compat": compat,
             "mined_at": mined,
-            "examples": str(sums.count),
+            "examples": str(len(traps)),
             "examples_hash": digest([(_text(t.prompt), t.target, t.trap) for t in traps]),
-            "same_first_token": str(int((ids[:, 0] == ids[:, 1]).sum())),
+            "same_first_token": str(len(traps) - len(differ)),
         },
     )
 
@@ -143,9 +151,24 @@ def gradient_direction(
 _site = site  # the parameter of the same name hides the function
 
 
-def _token(model: Any, word: str | int) -> int:
+def _different(traps: Sequence[TrapExample], ids: Int[Tensor, "n 2"]) -> list[int]:
+    """The places of the examples whose words start with different tokens: the others have no gradient."""
+    same = (ids[:, 0] == ids[:, 1]).nonzero()[:, 0].tolist()
+    if len(same) == len(traps):
+        raise MechsteerError("Target and trap start with the same token in every example, so there is no gradient.")
+    if same:
+        first = traps[same[0]]
+        warnings.warn(
+            f"Target and trap start with the same token in {len(same)} of {len(traps)} examples, e.g. {first.target!r} "
+            f"and {first.trap!r}; they are left out.",
+            stacklevel=3,
+        )
+    return [place for place in range(len(traps)) if place not in set(same)]
+
+
+def _token(model: Any, word: str | int, prompt: Prompt) -> int:
     if not isinstance(word, int) or isinstance(word, bool):
-        return word_id(model, word, strip=" .")  # pyright: ignore[reportArgumentType]  # refuses what is no text
+        return word_id(model, word, prompt, strip=" .")  # pyright: ignore[reportArgumentType]  # refuses what is no text
     if not 0 <= word < model.cfg.d_vocab:
         raise MechsteerError(f"There is no token {word}: the vocabulary has ids 0 to {model.cfg.d_vocab - 1}.")
     return word
@@ -156,10 +179,9 @@ def _text(value: PromptLike) -> Any:
 
 
 def _batches(
-    model: Any, traps: Sequence[TrapExample], ids: Int[Tensor, "n 2"], size: int
+    model: Any, prompts: Sequence[Prompt], ids: Int[Tensor, "n 2"], size: int
 ) -> Iterator[tuple[Batch, Int[Tensor, "batch 2"]]]:
-    prompts = as_prompts(model, [trap.prompt for trap in traps])
-    for first in range(0, len(traps), size):
+    for first in range(0, len(prompts), size):
         yield pad(model, prompts[first : first + size]), ids[first : first + size]
 
 

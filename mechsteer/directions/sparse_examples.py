@@ -58,10 +58,10 @@ def split(count: int, n: int | None, validation: float, seed: int) -> tuple[list
 
 
 def continuations(
-    model: Any, targets: Sequence[str]
+    model: Any, prompts: Sequence[Prompt], targets: Sequence[str]
 ) -> tuple[Int[Tensor, "batch longest"], Bool[Tensor, "batch longest"]]:
-    """The tokens of the targets, padded on the right, and which of them are real."""
-    rows = [continuation_ids(model, target) for target in targets]
+    """The tokens of the targets behind their prompts, padded on the right, and which of them are real."""
+    rows = [continuation_ids(model, target, p) for target, p in zip(targets, prompts, strict=True)]
     ids = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.long)
     real = torch.zeros_like(ids, dtype=torch.bool)
     for row, some in enumerate(rows):
@@ -70,8 +70,8 @@ def continuations(
     return ids, real
 
 
-def distribution(model: Any, target: Mapping[str, float]) -> Float[Tensor, "d_vocab"]:
-    """The target's probabilities over the vocabulary, by the first token of each text.
+def distribution(model: Any, prompt: Prompt, target: Mapping[str, float]) -> Float[Tensor, "d_vocab"]:
+    """The target's probabilities over the vocabulary, by the first token of each text behind the prompt.
 
     Raises:
         MechsteerError: for two texts with the same first token, or probabilities that are none.
@@ -79,7 +79,7 @@ def distribution(model: Any, target: Mapping[str, float]) -> Float[Tensor, "d_vo
     made = torch.zeros(model.cfg.d_vocab)
     taken: dict[int, str] = {}
     for text, share in target.items():
-        token = continuation_ids(model, text)[0]
+        token = continuation_ids(model, text, prompt)[0]
         if token in taken:
             raise MechsteerError(f"The answers {taken[token]!r} and {text!r} begin with the same token.")
         if not 0 <= finite(f"The probability of {text!r}", share) <= 1:

@@ -206,10 +206,11 @@ def _chunks(
         wanted = [targets[i] for i in index]
         said = [target for target in wanted if isinstance(target, str)]
         if said:
-            ids, real = continuations(model, said)
+            ids, real = continuations(model, padded.prompts, said)
             tail = torch.cat([tokens[:, -1:], ids[:, :-1]], dim=1)
             seen = torch.cat([mask[:, -1:], real[:, :-1]], dim=1)
             yield Chunk(state, tail, seen, index, (ids.to(device), real.to(device)))
         else:
-            shares = torch.stack([distribution(model, target) for target in wanted if not isinstance(target, str)])
+            pairs = zip(padded.prompts, wanted, strict=True)
+            shares = torch.stack([distribution(model, p, target) for p, target in pairs if not isinstance(target, str)])
             yield Chunk(state, tokens[:, -1:], mask[:, -1:], index, shares.to(device))

@@ -1,8 +1,9 @@
 """Models with every activation hooked, equal to Hugging Face's. The only folder that imports TransformerLens."""
 
 from mechsteer.models.attention import Fused
-from mechsteer.models.batching import as_prompts, at_last, continuation_ids, first_tokens, pad, word_id
+from mechsteer.models.batching import as_prompts, at_last, first_tokens, pad
 from mechsteer.models.folding import refuse_folded
+from mechsteer.models.following import continuation_ids, word_id, word_ids
 from mechsteer.models.forward import advance, model_device, residual, start, unembed
 from mechsteer.models.generation_config import check_settings, logits_processors, stopping_criterion, unusable
 from mechsteer.models.hooking import hooked
@@ -57,4 +58,5 @@ __all__ = [
     "verify",
     "width",
     "word_id",
+    "word_ids",
 ]

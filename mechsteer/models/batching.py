@@ -41,40 +41,6 @@ def _are_messages(value: Any) -> bool:
     return isinstance(value, Sequence) and len(value) > 0 and all(isinstance(turn, Mapping) for turn in value)
 
 
-def continuation_ids(model: Any, text: str) -> list[int]:
-    """The tokens of a text that follows a prompt: tokenised on its own, without special tokens.
-
-    Raises:
-        MechsteerError: if it is no text, or has no tokens.
-    """
-    if not isinstance(text, str):
-        raise MechsteerError(f"A continuation must be a text, got {shown(text)}.")
-    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise MechsteerError(f"The continuation {text!r} has no tokens.")
-    return ids
-
-
-def word_id(model: Any, word: str, *, strip: str | None = None) -> int:
-    """The token that a word counts by: the first one of ``" " + word``.
-
-    Args:
-        model: A loaded model; only its ``tokenizer`` is used.
-        word: The word.
-        strip: Characters at its ends that do not count; default: white space.
-
-    Raises:
-        MechsteerError: if it is no text, or has no tokens.
-    """
-    if not isinstance(word, str):
-        raise MechsteerError(f"A word must be a text, got {shown(word)}.")
-    stripped = word.strip(strip)
-    ids = model.tokenizer(" " + stripped, add_special_tokens=False)["input_ids"] if stripped else []
-    if not ids:
-        raise MechsteerError(f"The word {word!r} has no tokens.")
-    return ids[0]
-
-
 def pad(model: Any, prompts: Sequence[Prompt]) -> Batch:
     """Pad prompts to one length on the side that the model wants: left for decoder-only models, right for encoders."""
     side = "right" if is_encoder_decoder(model) else "left"

@@ -28,7 +28,7 @@ def quality(model: Any, path: Any, site: str, examples: Sequence[Any], *, new_to
     acts = torch.cat([sae.encode(part) for part in x.split(4096)])
     remains = x - torch.cat([sae.decode(part) for part in acts.split(4096)])
     variance = (x - x.mean(0)).double().square().sum()
-    answers = [continuation_ids(model, e.answer) for e in examples]
+    answers = [continuation_ids(model, e.answer, p) for e, p in zip(examples, prompts, strict=True)]
     clean = cross_entropy(model, prompts, answers, Intervention())
     replaced = cross_entropy(model, prompts, answers, replace(site, lambda x: sae.decode(sae.encode(x))))
     zero = cross_entropy(model, prompts, answers, replace(site, torch.zeros_like))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mechsteer.errors import MechsteerError, nearest, shown
+from mechsteer.prompts.vocabulary import specials
 
 CharSpans = dict[str, list[tuple[int, int]]]
 """Name -> character ranges ``[start, end)``."""
@@ -179,9 +180,7 @@ def _check_unmarked(tokenizer: Any, turns: Sequence[Turn], literals: Sequence[st
         MechsteerError: with the mark and the fix.
     """
     around = "\n".join(literals)
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    special |= {tokenizer.bos_token, tokenizer.eos_token} - {None}
-    marks = {token for token in special if token in around} | set(_MARK.findall(around))
+    marks = {token for token in specials(tokenizer) if token in around} | set(_MARK.findall(around))
     ends = [lines[-1] if (lines := literals[0].split("\n")) else "", literals[-1]]
     before, after = (re.escape(end.strip()) for end in ends)
     plain = re.compile(f"{before}.*{after}", re.DOTALL) if before and after else None

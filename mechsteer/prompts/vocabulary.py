@@ -19,10 +19,10 @@ def token_text(tokenizer: Any, token: int) -> str:
     return tokenizer.decode([token]) if tokenizer.convert_ids_to_tokens(token) is not None else f"<{token}>"
 
 
-def is_special(tokenizer: Any, token: int) -> bool:
-    """Whether a token is one of the tokenizer's marks, such as the start of a text, and no text."""
-    added = tokenizer.added_tokens_decoder.get(token)
-    return token in tokenizer.all_special_ids or (added is not None and added.special)
+def specials(tokenizer: Any) -> tuple[str, ...]:
+    """The texts of the tokenizer's marks, such as the start of a text or of a turn, which are no words."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return tuple(dict.fromkeys((*added, *tokenizer.all_special_tokens)))
 
 
 def once(ids: list[int], start: int | None) -> list[int]:

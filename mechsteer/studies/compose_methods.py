@@ -226,7 +226,10 @@ def gradients(work: Work, told: Lesson, kind: str, layers: Sequence[int]) -> dic
     Raises:
         MechsteerError: if answers with and without the instruction never begin differently.
     """
-    begins = [[continuation_ids(work.model, text)[0] for text in texts] for texts in (told.answers, told.plain)]
+    begins = [
+        [continuation_ids(work.model, text, p)[0] for text, p in zip(texts, told.noted, strict=True)]
+        for texts in (told.answers, told.plain)
+    ]
     cases = [Decision(*case) for case in zip(told.noted, *begins, strict=True) if case[1] != case[2]]
     if not cases:
         raise MechsteerError(f"With and without {kind!r} answers begin with the same token, so there is no gradient.")

@@ -17,7 +17,7 @@ from mechsteer.decoding import DoLa, Pass, Strategy, generate
 from mechsteer.decoding.dola import Contrast
 from mechsteer.decoding.repetition import penalised, read_so_far
 from mechsteer.errors import MechsteerError
-from mechsteer.models import predicting_stack
+from mechsteer.models import predicting_stack, word_id
 from mechsteer.prompts import Prompt, PromptLike, prompt, token_names
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 from mechsteer.tasks import IFEval, MemoTrap
@@ -44,7 +44,7 @@ def track(
     Args:
         model: A loaded model.
         text: The prompt.
-        words: Each stands for its first token, with the space before it that the tokenizer gives it.
+        words: Each stands for its first token behind the text that is written.
         strategy: Default: ``DoLa()``. Its candidates are the exits that are shown.
         step: Which new token, from 0.
         steer: An intervention.
@@ -65,7 +65,8 @@ def track(
         written = out.tokens[0, : out.lengths[0]].tolist()
         if len(written) < step or out.trace["token"].tolist() != written:
             raise MechsteerError(f"DoLa writes {len(written)} tokens after this prompt; there is no step {step}.")
-    tokens = {word: first_token(model, word) for word in words}
+    before = model.tokenizer.decode(written)
+    tokens = {word: word_id(model, word, made, written=before) for word in words}
     rows: list[dict[str, Any]] = []
 
     def look(at: Step) -> None:
@@ -82,7 +83,7 @@ def track(
     table = pd.DataFrame(rows).astype({"rank": "Int64"})
     texts = {word: token_names(model.tokenizer, [token])[0] for word, token in tokens.items()}
     table["token"] = table["word"].map(texts)
-    leading = {"prompt": made.text, "step": step, "written": model.tokenizer.decode(written)}
+    leading = {"prompt": made.text, "step": step, "written": before}
     return table.assign(**leading)[[*leading, "distribution", "layer", "word", "token", "rank", "jsd", "chosen"]]
 
 
@@ -114,15 +115,12 @@ def _rows(chooser: Contrast, current: Pass, tokens: Mapping[str, int]) -> list[d
 
 
 def first_token(model: Any, word: str) -> int:
-    """The first token of a word with a space before it.
+    """The first token of a word behind another word.
 
     Raises:
         MechsteerError: if there is none.
     """
-    ids = model.tokenizer(" " + word, add_special_tokens=False)["input_ids"]
-    if not ids:
-        raise MechsteerError(f"The word {word!r} has no token.")
-    return ids[0]
+    return word_id(model, word, written="a")
 
 
 def tracked(model: Any, tasks: Sequence[Any], methods: Mapping[str, Strategy], samples: Any) -> "pd.DataFrame | None":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.decoding import score
 from mechsteer.directions import Direction, differences_in_means, gradient_direction
 from mechsteer.files import versions
-from mechsteer.models import model_info, predicting_stack
+from mechsteer.models import as_prompts, model_info, predicting_stack, word_id
 from mechsteer.prompts import PromptLike
 from mechsteer.steering import Intervention, add
 from mechsteer.studies.cells import cell
@@ -76,9 +76,8 @@ def _first_line(output: str) -> str:
 
 
 def _first_ids(model: Any, example: Example) -> tuple[int, int]:
-    first, second = (
-        model.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][0] for word in (example.target, example.trap)
-    )
+    (made,) = as_prompts(model, [example.prompt])
+    first, second = (word_id(model, word, made, strip=" .") for word in (example.target, example.trap))
     return first, second
 
 

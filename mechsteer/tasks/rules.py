@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.decoding import Strategy, generate
 from mechsteer.errors import MechsteerError, one_of, positive_int
 from mechsteer.files import data_path, digest, read_json
-from mechsteer.models import continuation_ids
+from mechsteer.models import word_ids
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.steering import Intervention
 
@@ -103,7 +103,8 @@ class Rules:
         import pandas as pd
 
         prompts = self.prompts(model)
-        longest = max(len(continuation_ids(model, f" {a}")) for s in self.samples for a in s.answers)
+        asked = zip(self.samples, prompts, strict=True)
+        longest = max(len(word_ids(model, a, made)) for s, made in asked for a in s.answers)
         outputs = generate(
             model,
             prompts,

@@ -165,6 +165,7 @@ def test_prompts_with_spans_are_accepted(tiny: Callable) -> None:
     assert ms.gradient_direction(model, made, layer=1).vector.equal(texts.vector)
 
 
+@pytest.mark.filterwarnings("ignore:Target and trap start with the same token in 1 of 6 examples")
 def test_the_examples_are_recorded(tiny: Callable) -> None:
     model = tiny("t5")
     same = Trap("the cat", "red", "red.")
@@ -219,6 +220,7 @@ def test_what_is_not_finite_is_named_by_site_and_example(family: str, checkpoint
 
 
 @pytest.mark.usefixtures("unchecked")
+@pytest.mark.filterwarnings("ignore:Target and trap start with the same token in 1 of 5 examples")
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
 def test_token_ids_stand_for_the_words_that_begin_with_them(family: str, tiny: Callable) -> None:
     model = tiny(family)
