@@ -19,6 +19,7 @@ _HOMES = {
         "sparse_path",
     ),
     "steering": (
+        "SinkWarning",
         "Intervention",
         "add",
         "attention_bias",
@@ -41,6 +42,7 @@ _HOMES = {
         "rollout",
         "separability",
         "similarity",
+        "sinks",
         "volatility",
     ),
     "decoding": ("Directer", "DoLa", "Gated", "Generation", "Greedy", "Sample", "generate", "score"),
@@ -78,6 +80,7 @@ __all__ = [
     "ParityError",
     "Prompt",
     "Sample",
+    "SinkWarning",
     "activations",
     "add",
     "analysis",
@@ -114,6 +117,7 @@ __all__ = [
     "score",
     "separability",
     "similarity",
+    "sinks",
     "site",
     "sites",
     "sparse_direction",
@@ -141,6 +145,7 @@ if TYPE_CHECKING:
         rollout,
         separability,
         similarity,
+        sinks,
         volatility,
     )
     from mechsteer.decoding import Directer, DoLa, Gated, Generation, Greedy, Sample, generate, score
@@ -158,6 +163,7 @@ if TYPE_CHECKING:
     from mechsteer.prompts import Batch, Prompt, batch, prompt
     from mechsteer.steering import (
         Intervention,
+        SinkWarning,
         add,
         attention_bias,
         features,

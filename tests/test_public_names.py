@@ -15,6 +15,7 @@ ActivationStore Directer DoLa Gated capture cross_attention_shift influence laye
 features instruction_features load_sae sparse_direction sparse_path
 task
 rollout separability frozen_cross_attention similarity volatility
+sinks SinkWarning
 activations analysis directions models organisms plots steering studies tasks
 """.split()
 

@@ -12,6 +12,7 @@ from mechsteer.analysis.rollout import rollout, rollout_of
 from mechsteer.analysis.sensitivity import layer_sensitivity
 from mechsteer.analysis.separability import separability
 from mechsteer.analysis.similarity import similarity
+from mechsteer.analysis.sinks import sinks
 from mechsteer.analysis.volatility import volatility
 
 __all__ = [
@@ -29,5 +30,6 @@ __all__ = [
     "rollout_of",
     "separability",
     "similarity",
+    "sinks",
     "volatility",
 ]

@@ -30,6 +30,7 @@ class Weighing:
         source: What the stream's norm is taken of: ``"residual"``, ``"ln_input"`` or ``"ln_input_lagged"``.
         values: Weigh keys by the norms of their values.
         heads: ``"mean"``, or ``"weighted"`` by the norms of the heads' outputs.
+        skip_first: Weigh the keys but the first alone; rollout only.
     """
 
     residual: float | None = None
@@ -37,6 +38,7 @@ class Weighing:
     source: str = "residual"
     values: bool = False
     heads: str = "mean"
+    skip_first: bool = False
 
 
 @dataclass(eq=False, repr=False)  # TransformerLens writes out the repr of every hook that it is given
@@ -115,6 +117,10 @@ class Sublayer:
     def columns(self, count: int) -> Float[Tensor, "kv_heads keys columns"]:
         """What the weights are multiplied with, of the first ``count`` keys; one for all heads where they share it."""
         seen = self.keys[:count]
+        if self.weighing.skip_first:
+            others = torch.ones_like(seen[:, :1])
+            others[0] = 0.0
+            return torch.cat([others * seen, others], dim=1)[None]
         if not self.weighing.values:
             return seen[None]
         sizes = torch.cat(self._values).T[:, :, None]
@@ -124,6 +130,9 @@ class Sublayer:
         """J_k of each head, from the weights' product with the columns."""
         if self.weighing.values:
             sums = sums[..., :-1] / sums[..., -1:].clamp(min=torch.finfo(sums.dtype).tiny)
+        if self.weighing.skip_first:  # of the mean over heads; a query that sees the first key alone reads that
+            sums = sums.mean(0, keepdim=True)
+            sums = torch.where(sums[..., -1:] > 0, sums[..., :-1] / sums[..., -1:], self.keys[0])
         self._arriving = sums
 
     def weigh_heads(self, z: Float[Tensor, "1 new heads d_head"], hook: Any) -> None:

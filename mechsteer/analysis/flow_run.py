@@ -74,6 +74,8 @@ def measure(
             curves = _run(model, subjects, group, weighing, steered, chunk)
             for place, (subject, found) in enumerate(zip(subjects, curves, strict=True)):
                 frames += _frames(model, place, subject, group, number, found, quantity)
+    if weighing.skip_first:
+        frames = [frame[frame["position"] > 0].assign(skip_first=True) for frame in frames]
     order = {name: place for place, name in enumerate(spans)}
     table = pd.concat(frames, ignore_index=True)
     keys = table["prompt"] * len(order) + table["span"].map(order)

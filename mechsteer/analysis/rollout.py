@@ -45,6 +45,7 @@ def rollout(
     span: str | Sequence[str] = "instruction",
     *,
     residual: float = 0.5,
+    skip_first: bool = False,
     delta: float | Iterable[float] = 0.0,
     steer: Intervention | None = None,
     continuation: str | Sequence[str] | None = None,
@@ -57,6 +58,9 @@ def rollout(
         prompt: One prompt or several; each is run alone.
         span: One span of the prompts or several, measured in one forward pass.
         residual: The share of the residual stream, 0 to 1.
+        skip_first: Leave the first position out, where a model has its attention sink: of each layer's mean over heads,
+            the weights of the other keys alone, renormalised. The table lacks that position and has the column
+            ``skip_first``, from which :func:`mechsteer.plots.token_map` says it in its title.
         delta: GUIDE's bias on the span's keys, in nats, put on after ``steer``; several for a sweep. Each span is
             biased alone.
         steer: An intervention to measure under.
@@ -76,7 +80,7 @@ def rollout(
         model,
         prompt,
         span,
-        Weighing(residual=_share(residual)),
+        Weighing(residual=_share(residual), skip_first=skip_first),
         quantity="rollout",
         delta=delta,
         steer=steer,

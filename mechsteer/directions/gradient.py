@@ -68,6 +68,7 @@ class _Sums:
     count: int
 
 
+@torch.inference_mode(False)  # there are no gradients in inference mode, which the caller may be in
 def gradient_direction(
     model: Any,
     traps: Sequence[TrapExample],

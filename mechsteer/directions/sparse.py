@@ -18,6 +18,8 @@ are one group a layer.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from mechsteer.directions.direction import Direction
 from mechsteer.directions.proximal import largest_weight
 from mechsteer.directions.sparse_examples import Target
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@torch.inference_mode(False)
 def sparse_direction(
     model: Any,
     examples: Sequence[tuple[PromptLike, Target]],
@@ -80,6 +83,7 @@ def sparse_direction(
     return fit(problem, l1, group_l2, patience=patience, max_steps=max_steps).direction
 
 
+@torch.inference_mode(False)
 def sparse_directions(
     model: Any,
     examples: Sequence[tuple[PromptLike, Target]],
@@ -130,6 +134,7 @@ def sparse_directions(
     return {parsed[1]: d for name, d in found.items() if (parsed := parse(name))}
 
 
+@torch.inference_mode(False)
 def sparse_path(
     model: Any,
     examples: Sequence[tuple[PromptLike, Target]],

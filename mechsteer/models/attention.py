@@ -124,7 +124,7 @@ def attend(
 def _fused(attention: Any, q: Float[Tensor, "batch heads new d_head"], parts: Sequence[Part]) -> Fused | None:
     """What the hooks ask for; None if one of them needs scores or weights, or the kernel cannot do this attention."""
     keys = parts[0][0]
-    if len(parts) > 1 or len(keys) != len(q) or attention.cfg.attn_scores_soft_cap > 0:
+    if len(parts) > 1 or len(keys) != len(q) or attention.cfg.attn_scores_soft_cap > 0 or _sharp_in_half(attention):
         return None
     fused = Fused(len(q), q.shape[2], keys.shape[2], parts[0][1])
     for point in (attention.hook_attn_scores, attention.hook_pattern):
@@ -135,6 +135,12 @@ def _fused(attention: Any, q: Float[Tensor, "batch heads new d_head"], parts: Se
             if fuse is None or not fuse(fused, point):
                 return None
     return fused
+
+
+def _sharp_in_half(attention: Any) -> bool:
+    """T5's scores are not divided, so in half precision their rounding decides: done as Hugging Face's eager does."""
+    cfg = attention.cfg
+    return cfg.positional_embedding_type == "relative_positional_bias" and cfg.dtype != torch.float32
 
 
 _OTHER_HOOKS = ("_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

@@ -20,6 +20,7 @@ from mechsteer.models.info import ModelInfo, is_encoder_decoder, set_info
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+@torch.inference_mode(False)  # weights made in inference mode could never take part in a backward pass
 def load(
     name_or_path: str | os.PathLike[str],
     *,

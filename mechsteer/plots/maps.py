@@ -62,7 +62,7 @@ def token_map(
     image = axes.imshow(shown, aspect="auto", origin="lower", interpolation="nearest", cmap=_colours(), **scale)
     step, size = pitch(_points(axes, "height"), len(grid))
     axes.set_yticks(range(0, len(grid), step), [str(layer) for layer in grid.index[::step]], fontsize=size)
-    _bare(axes, title)
+    _bare(axes, first_left_out(title) if "skip_first" in table and table["skip_first"].all() else title)
     axes.set_ylabel("Layer")
     marked = [place for place, position in enumerate(grid.columns) if position in set(span)]
     _tokens_below(axes, [str(t) for t in tokens], [int(p) for p in grid.columns], marked)
@@ -78,6 +78,7 @@ def attention_map(
     *,
     head: int | None = None,
     span: Sequence[int] = (),
+    skip_first: bool = False,
     title: str = "",
 ) -> Any:
     """Attention weights: a row a query, from the first on top, and a column a key; as many of each as there are.
@@ -89,6 +90,8 @@ def attention_map(
         key_tokens: The tokens of the keys; default: those of the queries.
         head: The head to show; default: the mean over heads.
         span: Key positions to mark below the map.
+        skip_first: Leave out the first key, where an attention sink draws all of the colour, and where the keys are
+            the queries, the first query, which sees only itself. The other weights stay as they are; the title says it.
         title: Title of the panel.
 
     Returns:
@@ -106,19 +109,32 @@ def attention_map(
     if outside:
         raise MechsteerError(f"The span's positions {outside} are not among the {len(keys)} keys.")
     shown = weights.mean(0) if head is None else weights[head]
+    positions, queries = list(range(len(keys))), list(range(len(query_tokens)))
+    if skip_first:
+        positions, queries = positions[1:], queries[1 if key_tokens is None else 0 :]
+        title = first_left_out(title)
+        if not positions or not queries:
+            raise MechsteerError("Without the first token nothing is left to show.")
+        shown = shown[queries[0] :, 1:]
     image = axes.imshow(shown, aspect="auto", interpolation="nearest", cmap=_colours(), vmin=0.0)
     _bare(axes, title)
-    step, size = pitch(_points(axes, "height"), len(query_tokens))
-    places = range(0, len(query_tokens), step)
-    labels = [token_label(query_tokens[place]) if step == 1 else str(place) for place in places]
+    step, size = pitch(_points(axes, "height"), len(queries))
+    places = range(0, len(queries), step)
+    labels = [token_label(query_tokens[queries[p]]) if step == 1 else str(queries[p]) for p in places]
     axes.set_yticks(list(places), labels, fontsize=size, parse_math=False)
     axes.set_ylabel("Query" if step == 1 else "Query position")
-    _tokens_below(axes, [str(token) for token in keys], list(range(len(keys))), sorted(set(span)))
+    marked = [place for place, position in enumerate(positions) if position in set(span)]
+    _tokens_below(axes, [str(keys[position]) for position in positions], positions, marked)
     axes.set_xlabel(axes.get_xlabel().replace("Token", "Key").replace("Position", "Key position"))
     several = len(weights) > 1
     which = f", mean of {len(weights)} heads" if several and head is None else f", head {head}" if several else ""
     _bar(axes, image, f"Attention weight{which}", "neither")
     return image
+
+
+def first_left_out(title: str) -> str:
+    """A title that says so."""
+    return f"{title} (first token left out)" if title else "First token left out"
 
 
 def checked_pattern(pattern: Any, queries: int, keys: int) -> Any:

@@ -43,11 +43,13 @@ class Prompt:
         return int(self.tokens.shape[0])
 
     def positions(self, span: str) -> list[int]:
-        """The token positions of a span, ascending.
+        """The token positions of a span, ascending. Every prompt has ``"content"``: all its tokens but the first.
 
         Raises:
             MechsteerError: if the prompt has no such span, or it is not within the prompt.
         """
+        if span == "content" and span not in self.spans:
+            return list(range(1, len(self)))
         if not isinstance(span, str) or span not in self.spans:
             raise unknown(f"span (in the prompt {_short(self.text)!r})", span, self.spans)
         found = sorted({i for start, end in self.spans[span] for i in range(start, end)})

@@ -17,6 +17,7 @@ from mechsteer.steering.keys import scale_keys
 from mechsteer.steering.running import begin, run_batches, steps
 from mechsteer.steering.saes import bundled_saes, load_sae
 from mechsteer.steering.scope import Scope, Step, make_scope
+from mechsteer.steering.sinks import SinkWarning
 from mechsteer.steering.store import describe_edits
 from mechsteer.steering.targets import Sites
 from mechsteer.steering.vector import add, project
@@ -26,6 +27,7 @@ __all__ = [
     "Edit",
     "Intervention",
     "Scope",
+    "SinkWarning",
     "Sites",
     "Step",
     "Where",

@@ -32,7 +32,7 @@ from mechsteer.errors import MechsteerError, finite, one_of
 from mechsteer.models import Fused, parse
 from mechsteer.steering.intervention import Edit, Intervention, Where, fused_by
 from mechsteer.steering.scope import Scope, make_scope
-from mechsteer.steering.targets import Sites, checked_layers
+from mechsteer.steering.targets import Sites, checked_layers, checked_spans
 
 PLACES = {
     "encoder": (("encoder", "attn_scores"),),
@@ -42,6 +42,8 @@ PLACES = {
 """Where attention is steered in an encoder-decoder; a decoder-only model has its self-attention alone."""
 
 _MASKED = -1e30  # a score at or below this is a mask, and stays one
+
+_STRENGTHS = {"attention_bias": "delta", "pasta": "alpha", "spotlight": "target"}
 
 Scores = Float[Tensor, "rows heads queries keys"]
 
@@ -152,9 +154,7 @@ def _edit(
     options: dict[str, Any],
 ) -> Intervention:
     kinds = (("blocks", "attn_scores"), *PLACES[one_of("at", at, PLACES)])
-    spans = (span,) if isinstance(span, str) else tuple(span)
-    if not spans:
-        raise MechsteerError(f"{method} needs a span, e.g. 'instruction'.")
+    spans = checked_spans(span, method, _STRENGTHS[method])
     sites = Sites(kinds, checked_layers(layers))
     edit = Edit(method, sites, make_scope(scope, rows), strength, apply, spans, options, check=check_attention)
     return Intervention((edit,))

@@ -17,7 +17,8 @@ from mechsteer.models import Fused, check_model, model_info, parse, position_sta
 from mechsteer.prompts import Batch, Prompt, PromptLike, batch
 from mechsteer.steering.passes import Follower, followed
 from mechsteer.steering.saes import FeatureEdit
-from mechsteer.steering.scope import Scope, Selection, Step
+from mechsteer.steering.scope import MAYBE_NOWHERE, Scope, Selection, Step
+from mechsteer.steering.sinks import watch_sinks
 from mechsteer.steering.targets import SCORE_KINDS, Target, names
 
 if TYPE_CHECKING:
@@ -127,8 +128,8 @@ class Edit:
     features: FeatureEdit | None = None
 
     def span_scopes(self) -> tuple[Scope, ...]:
-        """:attr:`spans` as scopes over the keys."""
-        return tuple(Scope(f"span:{span}") for span in self.spans)
+        """:attr:`spans` as scopes over the keys, in the rows that are meant: others need not have them."""
+        return tuple(Scope(f"span:{span}", self.scope.rows) for span in self.spans)
 
 
 @dataclass(eq=False, repr=False)
@@ -146,6 +147,7 @@ class BoundEdit:
         where = self._where(x.shape, x.device, hook.name)
         if where is None:
             return None
+        watch_sinks(self.edit, x, where, hook)
         edited = self.edit.apply(self.edit, x, where)
         self.fired += edited is not None
         return edited
@@ -301,7 +303,8 @@ def attach(bound: Sequence[BoundEdit], model: Any) -> list[tuple[str, BoundEdit]
 def check_fired(bound: Sequence[BoundEdit], model: Any) -> None:
     """Raise if an edit never acted: the run would silently have been an unsteered one.
 
-    An edit in the scope ``"generated"`` may find nothing to do (one new token only); every other one must have acted.
+    An edit in the scope ``"generated"`` or ``"content"`` may find nothing to do (one new token only); every other one
+    must have acted.
 
     Raises:
         MechsteerError: with the site, the family, and layers that are there.
@@ -316,7 +319,7 @@ def check_fired(bound: Sequence[BoundEdit], model: Any) -> None:
                 f"{edit.method} at {str(edit.site)!r} never fired: this {model_info(model).family} model did not pass "
                 f"that hook point. Stacks: {stacks(model)}."
             )
-        if fired == 0 and edit.scope.where != "generated":
+        if fired == 0 and edit.scope.where not in MAYBE_NOWHERE:
             raise MechsteerError(
                 f"{edit.method} at {str(edit.site)!r} never fired: its scope {str(edit.scope)!r} met no position of "
                 "the prompts."

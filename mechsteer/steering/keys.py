@@ -26,7 +26,7 @@ from mechsteer.errors import MechsteerError, finite, one_of
 from mechsteer.models import Fused, parse
 from mechsteer.steering.intervention import Edit, Intervention, Where, fused_by
 from mechsteer.steering.scope import Scope, Selection, make_scope
-from mechsteer.steering.targets import Sites, checked_layers
+from mechsteer.steering.targets import Sites, checked_layers, checked_spans
 
 PLACES = {
     "encoder": (("encoder", "k"),),
@@ -63,9 +63,7 @@ def scale_keys(
     one_of("at", at, PLACES)
     if not finite("alpha", alpha) > 0:
         raise MechsteerError(f"alpha must be above 0, got {alpha}.")
-    spans = (span,) if isinstance(span, str) else tuple(span)
-    if not spans:
-        raise MechsteerError("scale_keys needs a span, e.g. 'instruction'.")
+    spans = checked_spans(span, "scale_keys", "alpha")
     sites = Sites((("blocks", "rot_k"), ("blocks", "attn_scores"), *PLACES[at]), checked_layers(layers))
     edit = Edit("scale_keys", sites, make_scope(scope, rows), float(alpha), apply_scale_keys, spans, {"at": at})
     return Intervention((edit,))

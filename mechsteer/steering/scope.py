@@ -16,8 +16,11 @@ from torch import Tensor
 from mechsteer.errors import MechsteerError, shown, unknown
 from mechsteer.prompts import Batch
 
-NAMED = ("all", "prompt", "generated", "last_prompt")
+NAMED = ("all", "content", "prompt", "generated", "last_prompt")
 """Scopes by name; ``"span:NAME"`` and a list of positions are the others."""
+
+MAYBE_NOWHERE = ("generated", "content")
+"""Scopes that may meet no position of a run, of one new token say, without that being an error."""
 
 Selection = Bool[Tensor, "rows positions"] | bool
 """Which positions are meant: all (True), none (False), or a mask."""
@@ -28,8 +31,10 @@ class Scope:
     """Where to act.
 
     Attributes:
-        where: ``"all"``, ``"prompt"``, ``"generated"``, ``"last_prompt"``, ``"span:NAME"``, or positions; a negative
-            position counts back from the end of the prompt (-1 is its last token).
+        where: ``"all"``; ``"content"``, all but the sequence's first position, whatever token that is (where an
+            attention sink is, if the model has one); ``"prompt"``, ``"generated"``, ``"last_prompt"``,
+            ``"span:NAME"``, or positions; a negative position counts back from the end of the prompt (-1 is its last
+            token). Every prompt has the span ``"content"``: its tokens but the first.
         rows: Prompts (by their place in the list given) to act on; None for all.
     """
 
@@ -163,6 +168,8 @@ class Step:
         boundary = first + length
         if scope.where == "all":
             return seen
+        if scope.where == "content":
+            return range(max(seen.start, first + 1), seen.stop)
         if scope.where == "prompt":
             return range(seen.start, min(seen.stop, boundary))
         if scope.where == "generated":

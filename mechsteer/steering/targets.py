@@ -78,6 +78,25 @@ def _ranges(sizes: Mapping[str, int]) -> str:
     return ", ".join(f"{stack} has layers 0 to {count - 1}" for stack, count in sizes.items())
 
 
+def checked_spans(spans: Any, method: str, strength: str) -> tuple[str, ...]:
+    """Freeze a choice of spans.
+
+    Args:
+        spans: One name or several.
+        method: The method, for errors.
+        strength: The name of its strength, which is easily given in the place of the span.
+
+    Raises:
+        MechsteerError: for what is no name, or no names.
+    """
+    names = (spans,) if isinstance(spans, str) else tuple(spans) if isinstance(spans, Sequence) else ()
+    if not names or not all(isinstance(name, str) and name for name in names):
+        raise MechsteerError(
+            f"{method} needs a span, e.g. 'instruction', got {shown(spans)}; the strength is {strength}=."
+        )
+    return names
+
+
 def checked_layers(layers: Sequence[int] | None) -> tuple[int, ...] | None:
     """Freeze a choice of layers.
 

@@ -37,7 +37,8 @@ def add(
         direction: The direction; it acts at its own site.
         scale: c, in units of the residual stream. Negative values subtract. For a strength relative to the stream,
             multiply by ``direction.activation_norm``.
-        scope: ``"all"``, ``"prompt"``, ``"generated"``, ``"last_prompt"``, ``"span:NAME"`` or a list of positions.
+        scope: ``"all"``, ``"content"`` (all but the sequence's first token), ``"prompt"``, ``"generated"``,
+            ``"last_prompt"``, ``"span:NAME"`` or a list of positions.
         rows: Prompts to act on, by their place in the list; None for all.
         transfer: Allow a direction that was made on another model.
 

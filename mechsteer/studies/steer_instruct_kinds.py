@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.analysis.mcnemar import exact_p, mcnemar
+from mechsteer.analysis.sinks import sinks
 from mechsteer.studies.steer_instruct_cells import FORMATS, WITH, WITHOUT, Bench, Prompts, Setting
 from mechsteer.studies.steer_instruct_choice import Choice, choose, percentages
 from mechsteer.studies.steer_instruct_vectors import Steering
@@ -132,13 +133,19 @@ def geometric_mean(values: Any) -> float:
 def scopes(bench: Bench, prompts: Prompts, steering: Steering, kinds: Sequence[str]) -> "pd.DataFrame":
     """Formats without their instruction, steered at all positions or at the prompt's last one only.
 
+    And where the model has an attention sink at the first position, which the paper's projection moves too, at all
+    positions but that.
+
     One row a kind and scope, each with its own layer from validation.
     """
     import pandas as pd
 
     rows: Rows = []
-    for kind in [kind for kind in kinds if kind in FORMATS]:
-        for scope in ("all", "last_prompt"):
+    formats = [kind for kind in kinds if kind in FORMATS]
+    found = sinks(bench.model, prompts.validated(formats[0]).prompts(bench.model)) if formats else None
+    beside = ["content"] if found is not None and (found["position"] == 0).any() else []
+    for kind in formats:
+        for scope in ("all", *beside, "last_prompt"):
             there = Steering(steering.source, prompts, steering.layers, scope)
             rows.append({"kind": kind, "scope": scope, **_at_best(bench, prompts, there, kind, WITHOUT)})
     return pd.DataFrame(rows)

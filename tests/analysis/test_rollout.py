@@ -13,6 +13,7 @@ from mechsteer.analysis.flow import recursion
 from mechsteer.analysis.rollout import rollout, rollout_of
 from mechsteer.models import hooked, is_encoder_decoder
 from tests.analysis.flow_reference import assert_equal, naive
+from tests.steering.naive import prompts_of
 from tests.steering.steers import direction
 
 FAMILIES = ["gpt2", "llama-gqa", "gemma2", "mistral", "t5", "t5-gated", "t5-uneven"]
@@ -170,3 +171,23 @@ def test_weights_are_made_only_for_those_who_need_them(
     assert count == self_attention_of_t5s_decoder if steer == "weights" else count > self_attention_of_t5s_decoder
     numbers = torch.tensor([table["rollout"].tolist() for table in (alone, looked_at)])
     torch.testing.assert_close(numbers[0], numbers[1], atol=1e-5, rtol=0)
+
+
+def test_without_the_first_position_the_other_keys_weights_add_up_to_one(tiny: Callable) -> None:
+    model = tiny("llama-gqa")
+    prompt = prompts_of(model)[0]
+    table = ms.rollout(model, prompt, skip_first=True, chunk=3)
+    assert table["position"].min() == 1 and table["skip_first"].all()
+    _, cache = model.run_with_cache(prompt.tokens[None])
+    now = torch.zeros(len(prompt))
+    now[prompt.positions("instruction")] = 1.0
+    for layer in range(model.cfg.n_layers):
+        weights = cache[f"blocks.{layer}.attn.hook_pattern"][0].mean(0)
+        arriving = now.clone()
+        for query in range(1, len(prompt)):
+            rest = weights[query, 1:] / weights[query, 1:].sum()
+            arriving[query] = sum(rest[key - 1] * now[key] for key in range(1, len(prompt)))
+        now = 0.5 * now + 0.5 * arriving
+        mine = table[table["layer"] == layer].sort_values("position")["rollout"]
+        assert mine.tolist() == pytest.approx(now[1:].tolist(), abs=1e-5)
+    assert "skip_first" not in ms.rollout(model, prompt)

@@ -232,3 +232,15 @@ def test_token_ids_stand_for_the_words_that_begin_with_them(family: str, tiny: C
     for wrong in (-1, model.cfg.d_vocab, True, 1.0):
         with pytest.raises(ms.MechsteerError, match=r"token|text"):
             ms.gradient_direction(model, [replace(by_id[0], target=wrong)], layer=1)
+
+
+def test_inference_mode_around_it_changes_nothing(checkpoint: Callable[..., Path]) -> None:
+    traps = [Trap("the cat sat on", "mat", "house"), Trap("write a", "quote", "word")]
+    with torch.inference_mode():
+        model = ms.load(checkpoint("llama-gqa"))
+        prompts = [ms.prompt(model, trap.prompt) for trap in traps]
+        inside = ms.gradient_direction(
+            model, [Trap(p, t.target, t.trap) for p, t in zip(prompts, traps, strict=True)], layer=1
+        )
+    assert inside.vector.equal(ms.gradient_direction(model, traps, layer=1).vector)
+    assert not inside.vector.is_inference()

@@ -154,3 +154,26 @@ def test_maps_have_the_same_bytes_each_time(tmp_path: Path) -> None:
             return [path.read_bytes() for path in plots.save(made, tmp_path / name)]
 
     assert written("a") == written("b")
+
+
+def test_the_first_token_can_be_left_out_and_the_title_says_so() -> None:
+    weights = torch.tensor([[1.0, 0.0, 0.0], [0.9, 0.1, 0.0], [0.8, 0.05, 0.15]])
+    ax = axes(width=4)
+    image = plots.attention_map(ax, weights, ["<s>", "a", "b"], span=[0, 2], skip_first=True, title="Layer 3")
+    assert np.allclose(image.get_array(), [[0.1, 0.0], [0.05, 0.15]]) and image.get_clim()[1] == pytest.approx(0.15)
+    assert texts(ax.get_xticklabels()) == texts(ax.get_yticklabels()) == ["a", "b"]
+    assert [list(line.get_xdata()) for line in ax.lines] == [[0.5, 1.5]]
+    assert ax.get_title() == "Layer 3 (first token left out)"
+    ax = axes(width=4)
+    image = plots.attention_map(ax, CROSS[0], ["<pad>", "x"], ["<s>", "a", "b"], skip_first=True)
+    assert image.get_array().tolist() == [[0.25, 0.0], [0.5, 0.5]]
+    assert texts(ax.get_yticklabels()) == ["<pad>", "x"] and ax.get_title() == "First token left out"
+    with pytest.raises(MechsteerError, match="nothing is left"):
+        plots.attention_map(axes(), torch.ones(1, 1), ["a"], skip_first=True)
+
+
+def test_a_map_of_a_table_without_the_first_position_says_so() -> None:
+    for title, wanted in (("Rollout", "Rollout (first token left out)"), ("", "First token left out")):
+        ax = axes(width=4)
+        plots.token_map(ax, long_table(4).query("position > 0").assign(skip_first=True), value="rollout", title=title)
+        assert ax.get_title() == wanted

@@ -426,3 +426,35 @@ def test_explain_shows_each_edit_of_a_composition_and_all_together(family: str, 
     assert table["fired"].iloc[3] == table["fired"].iloc[:3].sum()
     whole = ms.generate(model, prompt, steer=parts[0] + parts[1] + parts[2], max_new_tokens=1)
     assert table["top1_after"].iloc[3] == model.tokenizer.decode(whole.tokens[0].tolist())
+
+
+@pytest.mark.parametrize(
+    "make", [ms.attention_bias, ms.pasta, ms.spotlight, ms.scale_keys], ids=lambda make: make.__name__
+)
+@pytest.mark.parametrize("family", BOTH)
+def test_only_the_rows_that_are_meant_need_the_span(family: str, make: Any, tiny: Callable) -> None:
+    model = tiny(family)
+    with_span, without = prompts_of(model)[0], ms.prompt(model, "one dog sat on mat")
+    options = {"target": 0.9} if make is ms.spotlight else {}
+    for prompts, row in (([with_span, without, with_span], 0), ([without, with_span, without], 1)):
+        both = ms.generate(model, prompts, steer=make(**options, rows=[row]), max_new_tokens=5)
+        alone = ms.generate(model, with_span, steer=make(**options), max_new_tokens=5)
+        plain = ms.generate(model, prompts, max_new_tokens=5)
+        for place in range(3):
+            expected, at = (alone, 0) if place == row else (plain, place)
+            assert both.lengths[place] == expected.lengths[at]
+            length = both.lengths[place]
+            assert both.tokens[place, :length].equal(expected.tokens[at, :length])
+    with pytest.raises(ms.MechsteerError, match="span"):
+        ms.generate(model, [with_span, without], steer=make(**options, rows=[1]), max_new_tokens=2)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("make", "strength"),
+    [(ms.attention_bias, "delta"), (ms.pasta, "alpha"), (ms.spotlight, "target"), (ms.scale_keys, "alpha")],
+)
+@pytest.mark.parametrize("span", [2.0, 2, None, ["instruction", 3], [], ""])
+def test_what_is_no_span_is_one_line_that_names_the_strength(make: Any, strength: str, span: Any) -> None:
+    with pytest.raises(ms.MechsteerError, match=rf"^{make.__name__} needs a span, .* the strength is {strength}=\.$"):
+        make(span)
