@@ -71,8 +71,23 @@ def word_id(model: Any, word: str, prompt: Prompt | None = None, *, written: str
 
 
 def _before(model: Any, prompt: Prompt | None, written: str) -> str:
-    """The text that the predicting stack has in front of it."""
-    return written if prompt is None or is_encoder_decoder(model) else prompt.text + written
+    """The text that the predicting stack has in front of it.
+
+    Raises:
+        MechsteerError: for a prompt whose tokens are not those that this model's tokenizer makes of its text.
+    """
+    if prompt is None or is_encoder_decoder(model):
+        return written
+    own, known = _encode(model.tokenizer, prompt.text), prompt.tokens.tolist()
+    marks = set(model.tokenizer.all_special_ids)
+    while known and known != own and known[-len(own) :] != own and known[-1] in marks:
+        known.pop()  # some tokenizers end every text with a token of theirs
+    if prompt.text and own[-len(known) :] != known[-len(own) :]:
+        raise MechsteerError(
+            f"The tokens of {prompt!r} are not this tokenizer's of its text, so that nothing can be put behind it: "
+            "make it with ms.prompt and the model that reads it."
+        )
+    return prompt.text + written
 
 
 def _lead(model: Any, prompt: Prompt | None, before: str, written: str) -> str:

@@ -63,7 +63,8 @@ def render(tokenizer: Any, turns: Sequence[Turn], arguments: Mapping[str, Any]) 
         MechsteerError: for a template that fails, leaves out or rewrites a turn, for arguments that it does not have,
             or for turns that hold the template's own marks.
     """
-    check_arguments(tokenizer, arguments)
+    if arguments:
+        check_arguments(tokenizer, arguments)
     continued = turns[-1].role == "assistant"
     slots = [f"{_OPEN}{place}{_CLOSE}" for place in range(len(turns))]
     frame = _apply(tokenizer, turns, slots, arguments, continued=continued)

@@ -161,6 +161,8 @@ def _of_messages(where: str, asked: Any, instruction: str, context: str, base: A
     """Messages: the instruction is in one of them, or goes before the last one of the user."""
     turns = [dict(turn) for turn in asked]
     holding = [i for i, turn in enumerate(turns) if instruction and instruction in turn["content"]]
+    if context and not any(context in turn["content"] for turn in turns):
+        _before(turns, context)
     left = [dict(turn) for turn in turns]
     marked = [i for i, turn in enumerate(turns) if is_tagged(turn["content"])]
     for i in marked:
@@ -172,10 +174,21 @@ def _of_messages(where: str, asked: Any, instruction: str, context: str, base: A
         (place,) = holding
         turns[place]["content"] = tagged(turns[place]["content"], instruction)
         left[place]["content"] = without_tagged(turns[place]["content"])
-        instruction = ""
+    elif instruction and not holding:
+        ours = not marked
+        _before(turns, tagged(instruction, instruction))
     known = bool(holding or marked or instruction)
+    instruction = ""
     kept = tuple(turn for turn in left if turn["content"].strip())
     return OwnSample(where, tuple(turns), instruction, context, base or (kept if known else None), kind, marked=ours)
+
+
+def _before(turns: list[dict[str, Any]], text: str) -> None:
+    """Put a part before the last message of the user."""
+    place = max((i for i, turn in enumerate(turns) if turn["role"] == "user"), default=None)
+    if place is None:
+        raise MechsteerError(f"no message of the user could hold {text!r}.")
+    turns[place]["content"] = f"{text}\n\n{turns[place]['content']}"
 
 
 # ------------------------------------------------------------------------------------------------ files

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 import mechsteer as ms
+from mechsteer.directions import sparse_examples
 from mechsteer.models import continuation_ids, word_id, word_ids
 from tests.tokenizers import CHATML, LLAMA2, byte_level, prepending, write
 
@@ -187,3 +189,31 @@ def test_a_tokenizer_that_drops_spaces_needs_none(tiny: Callable) -> None:
     model = tiny("llama-gqa")
     prompt = ms.prompt(model, "the cat")
     assert continuation_ids(model, "sat", prompt) == continuation_ids(model, " sat", prompt)
+
+
+def test_a_prompt_of_another_tokenizer_is_refused(models: dict[str, Any]) -> None:
+    model, _ = models["▁ first"]
+    for foreign in (
+        ms.prompt(models["bytes"][0], "The capital of France is"),
+        replace(ms.prompt(model, "The capital of France is"), text="The capital of Italy"),
+    ):
+        with pytest.raises(ms.MechsteerError, match="are not this tokenizer's of its text"):
+            ms.score(model, foreign, " Paris")
+    cropped = ms.prompt(model, "The capital of France is")
+    cropped = replace(cropped, tokens=cropped.tokens[1:])
+    assert ms.score(model, cropped, " Paris").isfinite().all()
+
+
+def test_continuations_of_measurements_and_learned_vectors_are_what_follows(models: dict[str, Any]) -> None:
+    model, _ = models["▁ by the normalizer"]
+    text, said = "The capital of France is", " Paris"
+    prompt = ms.prompt(model, text)
+    after = model.tokenizer.convert_ids_to_tokens(continuation_ids(model, said, prompt))
+    assert after[0].startswith("▁P")
+    influence = ms.influence(model, prompt, "task", continuation=said)
+    assert influence[influence["layer"] == 0]["token"].tolist() == [*prompt.str_tokens, *after]
+    assert ms.analysis.attention(model, prompt, 0, continuation=said)[1] == [*prompt.str_tokens, *after]
+    ids, real = sparse_examples.continuations(model, [prompt], [said])
+    assert ids[real].tolist() == continuation_ids(model, said, prompt)
+    shares = sparse_examples.distribution(model, prompt, {" Paris": 0.75, " Rome": 0.25})
+    assert shares.nonzero()[:, 0].tolist() == sorted(word_id(model, word, prompt) for word in ("Paris", "Rome"))

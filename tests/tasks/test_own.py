@@ -36,6 +36,19 @@ def test_every_form_has_the_spans_and_a_pair(form: str, family: str, chat: bool,
     assert ("level2" in with_it.spans) == (form == "tags")
 
 
+def test_messages_hold_the_instruction_or_get_it_before_the_last_of_the_user(tiny: Callable[..., Any]) -> None:
+    model = tiny("llama-gqa", chat=True)
+    turns = [{"role": "system", "content": "the dog ."}, {"role": "user", "content": "the cat sat"}]
+    outside = {"prompt": turns, "instruction": SAID, "context": "a red house"}
+    inside = {"prompt": [turns[0] | {"content": f"the dog . {SAID}"}, turns[1]], "instruction": SAID}
+    for sample in (outside, inside):
+        ((with_it, without),) = ms.task([sample], check="lowercase").pairs(model)
+        assert spoken(with_it, "instruction") == SAID.split() and spoken(with_it, "task") == "the cat sat".split()
+        assert "instruction" not in without.spans and "level2" not in with_it.spans
+        assert without.text.count("capitals") == 0 and with_it.text.count("capitals") == 1
+        assert ("context" in with_it.spans) == ("context" in without.spans) == ("context" in sample)
+
+
 def test_the_middle_and_the_context(tiny: Callable[..., Any]) -> None:
     model = tiny("llama-gqa")
     said = {"prompt": "the cat , answer in capitals , sat on", "instruction": "answer in capitals ,"}
