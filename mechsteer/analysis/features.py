@@ -24,6 +24,7 @@ from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.models import check_model
 from mechsteer.models import site as site_name
 from mechsteer.steering import Intervention
+from mechsteer.steering.sae_conventions import as_trained, check_prompts
 from mechsteer.steering.saes import activations_of, as_sae, check_sae, decoder_rows, site_of
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def instruction_features(
         pairs: ``(with instruction, without instruction)``; at least two.
         top: How many features; None for all.
         site: The full name of the hook point; default: the SAE's own.
-        transfer: Allow an SAE of another site or model of the same width.
+        transfer: Allow an SAE of another site or model of the same width, or of other texts.
         steer: An intervention, in both prompts of every pair.
         batch_size: Prompts in one pass; does not change the result.
         progress: Show a bar.
@@ -76,7 +77,9 @@ def instruction_features(
     at = site_name(model, site_of(made, site))
     check_sae(made, model, at, transfer=transfer)
     first, second = pair_prompts(model, pairs, at_least=2)
+    check_prompts(made, model, [*first, *second], transfer=transfer)
     states = last_states(model, [*first, *second], [at], steer=steer, batch_size=batch_size, progress=progress)[at]
+    states = as_trained(made, states, at)
     acts = torch.cat([activations_of(made, part[:, None])[:, 0].float().cpu() for part in states.split(CHUNK)])
     if not acts.isfinite().all():
         raise MechsteerError(f"The SAE of {at!r} makes NaN or infinite features of finite activations.")

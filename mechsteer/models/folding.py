@@ -11,7 +11,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mechsteer.errors import MechsteerError
 from mechsteer.models.heads import post_norm
@@ -94,10 +94,12 @@ def load_and_process_state_dict(
             "center_unembed=True would change the probabilities of this model, whose logits are capped; pass "
             "center_unembed=False."
         )
+    state = dict(state_dict)
+    _untie(model, state, "", {})
     with torch.no_grad():
         type(model).load_and_process_state_dict(
             model,
-            state_dict,
+            state,
             fold_ln=fold_ln,
             center_writing_weights=center_writing_weights,
             center_unembed=center_unembed,
@@ -111,11 +113,17 @@ def _capped(model: Any) -> bool:
     return model.cfg.output_logits_soft_cap > 0
 
 
-def _untie(model: Any, state: Any, prefix: str, metadata: dict[str, Any], *_: Any) -> None:
-    """Before weights are written in place, give the unembedding memory of its own."""
+def _untie(model: Any, state: dict[str, Tensor], prefix: str, metadata: dict[str, Any], *_: Any) -> None:
+    """Before weights are written in place, give the unembedding memory of its own, and what is written as well.
+
+    What is written may be the model's own state, whose unembedding would follow the embedding that is written first.
+    """
     if metadata.get("assign_to_params_buffers"):
         return
     embedding, unembedding = model.embed.W_E, model.unembed.W_U
-    if embedding.untyped_storage().data_ptr() == unembedding.untyped_storage().data_ptr():
-        own = unembedding.detach().clone()
-        model.unembed.W_U = nn.Parameter(own, requires_grad=unembedding.requires_grad)
+    if embedding.untyped_storage().data_ptr() != unembedding.untyped_storage().data_ptr():
+        return
+    model.unembed.W_U = nn.Parameter(unembedding.detach().clone(), requires_grad=unembedding.requires_grad)
+    for name in (f"{prefix}embed.W_E", f"{prefix}unembed.W_U"):
+        if name in state:
+            state[name] = state[name].clone()

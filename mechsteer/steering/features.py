@@ -16,6 +16,7 @@ no normalisation commute with vectors. Nothing is clipped: ``add`` of a negative
 
 import math
 import operator
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from mechsteer.errors import MechsteerError, finite, shown, unknown
 from mechsteer.steering.intervention import Edit, Intervention, Where
+from mechsteer.steering.sae_conventions import as_trained
 from mechsteer.steering.saes import (
     FeatureEdit,
     activations_of,
@@ -63,12 +65,16 @@ def features(
         site: The full name of the hook point; default: the SAE's own.
         scope: As in :func:`mechsteer.add`.
         rows: As in :func:`mechsteer.add`.
-        transfer: Allow an SAE that was trained at another site or on another model of the same width.
+        transfer: Allow an SAE that was trained at another site, on another model of the same width, or on other texts.
+
+    What the SAE's metadata says of its training is followed or refused: the processing of the model's weights
+    (:mod:`mechsteer.steering.sae_conventions`), the start token, and the length of the texts. That generated tokens go
+    beyond that length is a warning.
 
     Raises:
         MechsteerError: for what is no SAE or one whose features cannot be edited, a feature that it does not have, an
             unknown operation, a value that is not finite; when run, for an SAE of another width or, without
-            ``transfer``, of another site or model.
+            ``transfer``, of another site or model, or prompts unlike those that it was trained on.
     """
     made = as_sae(sae)
     if not isinstance(edits, Mapping):
@@ -138,12 +144,25 @@ def apply_features(edit: Edit, x: Float[Tensor, "rows positions *width"], where:
         )
     if not made.index:
         return x
-    change = feature_change(made, x) @ decoder_rows(made.sae, made.index)
-    scale = output_scale(made.sae, flat)
+    _say_length(edit, where)
+    read = as_trained(made.sae, x, where.site)
+    change = feature_change(made, read) @ decoder_rows(made.sae, made.index)
+    scale = output_scale(made.sae, read.flatten(2))
     change = edit.strength * (change if scale is None else scale * change)
     if not isinstance(where.queries, bool):
         change = torch.where(where.queries[..., None].to(change.device), change, 0.0)
     return x + change.to(x.device, x.dtype).expand_as(flat).reshape(x.shape)
+
+
+def _say_length(edit: Edit, where: Where) -> None:
+    size = _features_of(edit).sae.cfg.metadata.context_size
+    end = where.step.end if where.step is not None else None
+    if size and end is not None and not where.two_stacks and end > size and not edit.options.get("transfer"):
+        warnings.warn(
+            f"The SAE of {where.site} was trained on texts of at most {size} tokens (context_size); what is generated "
+            "goes beyond.",
+            stacklevel=2,
+        )
 
 
 def feature_change(made: FeatureEdit, x: Float[Tensor, "rows positions *width"]) -> Float[Tensor, "_ _ features"]:

@@ -10,6 +10,7 @@ from mechsteer.errors import positive_int
 from mechsteer.models import State, first_tokens, hooked, is_encoder_decoder, pad, start
 from mechsteer.prompts import Prompt
 from mechsteer.steering.intervention import BoundEdit, Intervention, attach, check_fired
+from mechsteer.steering.sae_conventions import check_prompts
 from mechsteer.steering.scope import Step
 
 
@@ -48,6 +49,9 @@ def run_batches(
         MechsteerError: if the intervention does not fit the model, or never fired.
     """
     steer.check(model)
+    for edit in steer.edits:
+        if edit.features is not None:
+            check_prompts(edit.features.sae, model, prompts, transfer=bool(edit.options.get("transfer")))
     bound: list[BoundEdit] = []
     with tqdm(total=len(prompts), desc=progress, unit="prompt", disable=not progress) as bar:
         for step in steps(model, prompts, batch_size):

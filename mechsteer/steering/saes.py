@@ -6,8 +6,11 @@ s(x) * (sum_i f_i w_i + b), where w_i is row i of ``W_dec`` (divided by its norm
 features changes the output by s(x) times their changes times their rows, whatever the other features are.
 """
 
+import contextlib
 import hashlib
 import os
+import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from torch import Tensor
 from mechsteer.errors import MechsteerError, nearest, unknown
 from mechsteer.files import data_path, read_json
 from mechsteer.models import model_info, shape_of
+from mechsteer.steering.sae_conventions import check_processing
 
 ARCHITECTURES = ("standard", "topk", "abstopk", "jumprelu", "gated", "matching_pursuit")
 """Those of which features can be edited: position by position, with a linear decoder."""
@@ -111,7 +115,8 @@ def _from_disk(path: Path, device: str, dtype: str | None) -> Any:
     if not isinstance(config, dict) or "d_in" not in config:
         raise MechsteerError(f"{path / _CONFIG} is no configuration of an SAE: it has no d_in.")
     try:
-        return SAE.load_from_disk(path, device=device, dtype=dtype)
+        with _without_advice():
+            return SAE.load_from_disk(path, device=device, dtype=dtype)
     except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise MechsteerError(f"SAELens cannot load the SAE in {str(path)!r}: {_first_line(error)}") from error
 
@@ -137,9 +142,18 @@ def _from_hub(release: str, sae_id: str | None, device: str, dtype: str | None) 
             f"are loaded: {', '.join(_NO_PICKLE)}."
         )
     try:
-        return SAE.from_pretrained(release, sae_id, device=device, dtype=dtype or "float32")
+        with _without_advice():
+            return SAE.from_pretrained(release, sae_id, device=device, dtype=dtype or "float32")
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         raise MechsteerError(f"Cannot get the SAE {sae_id!r} of {release!r}: {_first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """SAELens advises to process the model as in training; that is followed here without it, or refused."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"\s*This SAE has non-empty model_from_pretrained_kwargs")
+        yield
 
 
 def _first_line(error: Exception) -> str:
@@ -188,7 +202,8 @@ def build_sae(config: dict[str, Any], state: dict[str, Tensor]) -> Any:
     """An SAE from its configuration and its tensors, as SAELens saves both."""
     from sae_lens import SAE
 
-    made = SAE.from_dict(config)
+    with _without_advice():
+        made = SAE.from_dict(config)
     made.process_state_dict_for_loading(state)
     made.load_state_dict(state, assign=True)
     return made
@@ -207,7 +222,7 @@ def site_of(sae: Any, site: str | None) -> str:
 
 
 def check_sae(sae: Any, model: Any, site: str, *, transfer: bool) -> None:
-    """Raise unless the SAE's width, hook point and model fit.
+    """Raise unless the SAE's width, hook point and model fit, and the way that the model's weights are processed.
 
     The model is compared by the fingerprint, where the SAE has one (those trained here do), else by its public name.
 
@@ -222,8 +237,9 @@ def check_sae(sae: Any, model: Any, site: str, *, transfer: bool) -> None:
         size *= int(dim.split("=")[1])
     if sae.cfg.reshape_activations == "hook_z" and len(dims) != 2:
         raise MechsteerError(f"This SAE reads the outputs of heads (hook_z); {site!r} has no heads.")
-    if sae.cfg.d_in != size:
+    if sae.cfg.d_in != size and sae.cfg.metadata.hook_head_index is None:
         raise MechsteerError(f"The SAE has width {sae.cfg.d_in}, but the activations at {site!r} have {size}.")
+    check_processing(sae, model, site, transfer=transfer)
     if transfer:
         return
     data = sae.cfg.metadata

@@ -74,8 +74,13 @@ def test_norms_that_have_no_place_to_go_are_not_folded(name: str, why: str, tmp_
 
 @pytest.mark.parametrize(
     "options",
-    [{"fold_ln": True, "center_writing_weights": False, "center_unembed": False}, {}, {"fold_ln": False}],
-    ids=["fold_ln", "all", "centre"],
+    [
+        {"fold_ln": True, "center_writing_weights": False, "center_unembed": False},
+        {"fold_ln": False, "center_writing_weights": True, "center_unembed": False},
+        {"fold_ln": False, "center_writing_weights": False, "center_unembed": True},
+        {},
+    ],
+    ids=["fold_ln", "center_writing_weights", "center_unembed", "all"],
 )
 @pytest.mark.parametrize("family", [*TIED, "gemma2-uncapped"])
 def test_processing_a_tied_model_changes_no_probability(family: str, options: dict[str, bool], load: Callable) -> None:
@@ -94,6 +99,10 @@ def test_weights_that_are_loaded_into_a_tied_model_stay_apart(family: str, load:
     embedding, wanted = model.W_E.clone(), 2 * model.unembed.W_U
     model.load_state_dict({"unembed.W_U": wanted}, strict=False)
     assert torch.equal(model.W_E, embedding) and torch.equal(model.unembed.W_U, wanted)
+    model = load(family)
+    head = model.unembed.W_U.clone()
+    model.load_state_dict(model.state_dict() | {"embed.W_E": 2 * embedding})
+    assert torch.equal(model.W_E, 2 * embedding) and torch.equal(model.unembed.W_U, head)
 
 
 def test_centred_logits_of_a_model_with_a_cap_are_refused(load: Callable) -> None:
