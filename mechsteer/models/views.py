@@ -38,7 +38,9 @@ def build(make: Callable[[], Any], state: dict[str, Tensor], device: torch.devic
         model = make()
     expected = model.state_dict()
     buffers = {name for name, _ in model.named_buffers()}
-    full = {name: tensor.detach().to(expected[name].dtype) for name, tensor in state.items() if name in expected}
+    full = {
+        name: tensor.detach().to(_dtype(name, tensor, expected)) for name, tensor in state.items() if name in expected
+    }
     unexpected = sorted(set(state) - set(expected))
     for name, tensor in expected.items():
         if name in full:
@@ -53,3 +55,8 @@ def build(make: Callable[[], Any], state: dict[str, Tensor], device: torch.devic
     model.load_state_dict(full, strict=True, assign=True)
     make_processing_exact(model)
     return model.eval().requires_grad_(False)
+
+
+def _dtype(name: str, tensor: Tensor, expected: dict[str, Tensor]) -> torch.dtype:
+    """The dtype that the hooked module made; the library makes the layers of experts in float32 always."""
+    return tensor.dtype if ".mlp." in name and name.endswith(".weight") else expected[name].dtype
