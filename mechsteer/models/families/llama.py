@@ -10,7 +10,7 @@ import torch
 
 from mechsteer.models.families import parts
 from mechsteer.models.families.family import ACTIVATIONS, Refusals, StateDict, must_be
-from mechsteer.models.families.rope import context
+from mechsteer.models.families.rope import context, rotary_base
 
 FIELDS = frozenset(
     "num_key_value_heads head_dim hidden_act hidden_activation rms_norm_eps layer_norm_eps rope_parameters "
@@ -46,6 +46,7 @@ def settings(c: Any) -> dict[str, Any]:
         "normalization_type": "LN" if layer_norm else "RMS",
         "final_rms": not layer_norm,
         "positional_embedding_type": "rotary",
+        "rotary_base": rotary_base(c) or 10000.0,
         "rotary_adjacent_pairs": False,
     }
     return made | windows(c)

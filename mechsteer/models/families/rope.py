@@ -15,6 +15,12 @@ def by_kind(config: Any) -> dict[str, dict[str, Any]]:
     return kinds or {"": found}
 
 
+def rotary_base(config: Any) -> float | None:
+    """Theta; that of the layers with full attention where kinds of layers have their own."""
+    kinds = by_kind(config)
+    return kinds.get("full_attention", next(iter(kinds.values()))).get("rope_theta")
+
+
 def context(config: Any) -> tuple[int, str]:
     """The longest context that is computed as Hugging Face does, and why if it is shorter than the configuration says.
 
