@@ -1,14 +1,19 @@
 """``evaluate``: one row a sample, with everything needed to make it again."""
 
 import json
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mechsteer.decoding import Greedy, Strategy
 from mechsteer.decoding.processors import processors
 from mechsteer.errors import MechsteerError, shown
+from mechsteer.files import write_json, write_table
+from mechsteer.measured import RECORD, Run, measured
 from mechsteer.models import check_model, provenance
-from mechsteer.steering import Intervention
+from mechsteer.quality.columns import changed_column, collapse_columns
+from mechsteer.steering import Intervention, as_intervention
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,6 +61,9 @@ def evaluate(
     batch_size: int = 64,
     generation_config: bool = True,
     progress: bool = False,
+    out: str | os.PathLike[str] | None = None,
+    quality: bool = False,
+    against: "pd.DataFrame | Sequence[str] | None" = None,
 ) -> "pd.DataFrame":
     """Run a task under an intervention and a decoding strategy.
 
@@ -68,30 +76,78 @@ def evaluate(
         generation_config: Apply the checkpoint's ``generation_config.json`` where tokens are generated (see
             :func:`mechsteer.generate`); log-probabilities of given texts are always the model's own.
         progress: Show a bar.
+        out: A folder. Rows are written there as they come, ``batch_size`` samples at a time, and a run that was killed
+            goes on from them and gives the same table, ``rows.parquet`` and ``rows.csv``. An edit of some rows alone,
+            or a task whose limit depends on all samples, is one part.
+        quality: Measure ``surprise`` too, by one more pass of the unsteered model, and mark rows that collapsed.
+        against: Rows of the same task, or its outputs, to compare with; usually the unsteered model's.
 
     Returns:
         One row a sample. First task, method, site, scope, strength, strategy and seed (of several edits, method, site
         and scope are joined by `` + `` and there is no one strength); then the task's own columns (prompt, output,
         scores); then data_hash, generation_config (what of it was applied, as JSON), the model's name, family,
-        revision, fingerprint and dtype, and package versions.
+        revision, fingerprint and dtype, and package versions; then, of tasks that generate, n_tokens, truncated, empty,
+        repetition, compressibility, copied, with ``against`` changed, and with ``quality`` surprise, surprise_p95 and
+        surprise_excess (nats), collapsed and collapse_reason: see :mod:`mechsteer.quality.columns`.
 
     Raises:
-        MechsteerError: for what is not a task or has no samples, or an intervention that does not fit or never fired.
+        MechsteerError: for what is not a task or has no samples, an intervention that does not fit or never fired, a
+            folder that cannot be written to, or ``against`` of other prompts.
     """
+    return timed(
+        model,
+        task,
+        steer=steer,
+        strategy=strategy,
+        batch_size=batch_size,
+        generation_config=generation_config,
+        progress=progress,
+        out=out,
+        quality=quality,
+        against=against,
+    )[0]
+
+
+def timed(
+    model: Any,
+    task: Task,
+    *,
+    steer: Intervention | None = None,
+    strategy: Strategy | None = None,
+    batch_size: int = 64,
+    generation_config: bool = True,
+    progress: bool = False,
+    out: str | os.PathLike[str] | None = None,
+    quality: bool = False,
+    against: "pd.DataFrame | Sequence[str] | None" = None,
+) -> "tuple[pd.DataFrame, float]":
+    """The table of :func:`evaluate`, and the seconds that the task took, without the measures of quality."""
     check_model(model)
     if not isinstance(task, Task):
         raise MechsteerError(f"task must be a task, e.g. ms.tasks.memotrap(), got {shown(task)}.")
     if not task.samples:
         raise MechsteerError(f"The task {task.name!r} has no samples.")
     applied = processors(model, strategy, 1, use=generation_config)
-    options = {} if generation_config is True else {"generation_config": generation_config}
-    table = task.run(model, steer=steer, strategy=strategy, batch_size=batch_size, progress=progress, **options)
+    as_intervention(steer)
+    folder = None if out is None else Path(out)
+    run = Run(model, task, steer, strategy, batch_size, quality, progress, generation_config)
+    table, extra, seconds = measured(run, folder)
     leading = {"task": task.name, **describe(steer), "strategy": repr(strategy or Greedy())}
     leading["seed"] = getattr(strategy, "seed", None)
+    more = table[extra]
+    table = table.drop(columns=extra)
     for place, (name, value) in enumerate(leading.items()):
         table.insert(place, name, value)
     settings = json.dumps({} if applied is None else applied.settings)
-    return table.assign(data_hash=task.data_hash, generation_config=settings, **provenance(model))
+    table = table.assign(data_hash=task.data_hash, generation_config=settings, **provenance(model), **more)
+    if quality and "output" in table:
+        table = table.assign(**collapse_columns(table))
+    if against is not None:
+        table = table.assign(changed=changed_column(table, against))
+    if folder is not None:
+        write_table(table, folder / "rows")
+        write_json(folder / RECORD, {"key": run.key(), "complete": True, "rows": len(table)})
+    return table, seconds
 
 
 def describe(steer: Intervention | None) -> dict[str, Any]:

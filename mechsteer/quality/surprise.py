@@ -5,7 +5,13 @@ For the tokens y_1 .. y_n of an answer to a prompt x, the negative log-likelihoo
     s_t = -log p(y_t | x, y_<t)    (nats, natural logarithm, no intervention)
 
 in one pass. Their mean is high for word salad and low for what anybody could go on with, such as a loop, so neither end
-is better: a good answer lies in a band.
+is better: a good answer lies in a band. Where the band lies depends on the model and on how tokens were chosen: a
+sample at temperature 1 has the model's own entropy. Hence also the ``excess`` over it,
+
+    e_t = s_t - H(p(. | x, y_<t)),
+
+whose mean is below 0 for greedy text, about 0 for samples and above it for what the model would not say (the local
+typicality of arXiv 2202.00666).
 """
 
 import math
@@ -14,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechsteer.errors import MechsteerError
@@ -28,10 +34,17 @@ LOGITS = 2**25
 
 @dataclass(frozen=True)
 class Surprise:
-    """The mean and the 95th percentile of one answer's negative log-likelihoods, in nats; NaN without tokens."""
+    """Of one answer's negative log-likelihoods, in nats; NaN without tokens.
+
+    Attributes:
+        mean: Their mean.
+        p95: Their 95th percentile.
+        excess: The mean of what they are over the model's entropy.
+    """
 
     mean: float
     p95: float
+    excess: float
 
 
 @torch.no_grad()
@@ -51,7 +64,7 @@ def surprises(
     """
     if len(prompts) != len(answers):
         raise MechsteerError(f"There are {len(prompts)} prompts, but {len(answers)} answers.")
-    found = [Surprise(math.nan, math.nan)] * len(prompts)
+    found = [Surprise(math.nan, math.nan, math.nan)] * len(prompts)
     places = [place for place, ids in enumerate(answers) if len(ids)]
     if not places:
         return found
@@ -62,15 +75,17 @@ def surprises(
 
     def run(step: Step) -> None:
         mine = [places[i] for i in (step.index or range(len(step.batch)))]
-        for place, losses in zip(mine, _losses(model, step, [answers[p] for p in mine]), strict=True):
-            found[place] = Surprise(float(losses.mean()), float(losses.quantile(0.95)))
+        for place, (losses, over) in zip(mine, _losses(model, step, [answers[p] for p in mine]), strict=True):
+            found[place] = Surprise(float(losses.mean()), float(losses.quantile(0.95)), float(over.mean()))
 
     run_batches(model, [prompts[place] for place in places], run, steer=Intervention(), batch_size=rows)
     return found
 
 
-def _losses(model: Any, step: Step, answers: Sequence[Sequence[int]]) -> list[Float[Tensor, "tokens"]]:
-    """The negative log-likelihood of each token of each answer of a batch."""
+def _losses(
+    model: Any, step: Step, answers: Sequence[Sequence[int]]
+) -> list[tuple[Float[Tensor, "tokens"], Float[Tensor, "tokens"]]]:
+    """The negative log-likelihood of each token of each answer of a batch, and its excess over the entropy."""
     longest = max(map(len, answers))
     target = torch.zeros((len(answers), longest), dtype=torch.long)
     real = torch.zeros_like(target, dtype=torch.bool)
@@ -83,5 +98,13 @@ def _losses(model: Any, step: Step, answers: Sequence[Sequence[int]]) -> list[Fl
         step.begin(tokens.shape[1] + longest - 1)
         more = advance(model, state, target[:, :-1], real[:, :-1], logits_at="all")
         logits = torch.cat([logits, more], dim=1)
-    losses = -logits.float().log_softmax(-1).cpu().gather(2, target[..., None])[..., 0]
-    return [losses[row, : len(ids)] for row, ids in enumerate(answers)]
+    return [_row(logits[row, : len(ids)], target[row, : len(ids)]) for row, ids in enumerate(answers)]
+
+
+def _row(
+    logits: Float[Tensor, "tokens d_vocab"], target: Int[Tensor, "tokens"]
+) -> tuple[Float[Tensor, "tokens"], Float[Tensor, "tokens"]]:
+    logprobs = logits.float().log_softmax(-1)
+    losses = -logprobs.gather(1, target[:, None].to(logprobs.device))[:, 0]
+    entropy = -(logprobs.exp() * logprobs).nansum(-1)  # 0 * -inf counts nothing
+    return losses.cpu(), (losses - entropy).cpu()

@@ -19,6 +19,7 @@ SHORT, FEW = 60, 0.4
 """Runs say little about so few words; there, two words in five must be new ones."""
 
 _WORD = re.compile(r"\w+", re.UNICODE)
+_SENTENCE = re.compile(r"(?<=[.!?。！？])\s*|\n+")
 _WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]")  # scripts without spaces between words
 
 
@@ -52,9 +53,9 @@ def compressibility(text: str) -> float:
 
 
 def copied(text: str, prompt: str) -> float:
-    """The share of an answer's runs of four words that stand in the prompt; 0 for answers of fewer words."""
-    mine = runs(words(text))
+    """The share of an answer's runs of four words, within its sentences, that stand in the prompt; 0 without any."""
     theirs = set(runs(words(prompt)))
+    mine = [run for sentence in _SENTENCE.split(text) for run in runs(words(sentence))]
     return sum(run in theirs for run in mine) / len(mine) if mine else 0.0
 
 

@@ -104,6 +104,7 @@ class OwnTask:
         strategy: Strategy | None = None,
         batch_size: int = 64,
         progress: bool = False,
+        **options: Any,
     ) -> "pd.DataFrame":
         """Score every sample: sample, kind, prompt, output, and the scores."""
         import pandas as pd
@@ -117,6 +118,7 @@ class OwnTask:
             max_new_tokens=self.max_new_tokens,
             batch_size=batch_size,
             progress=progress,
+            **options,
         ).texts
         rows = [
             {"sample": number, "kind": sample.kind, "prompt": made.text, "output": output} | self.scores(sample, output)

@@ -52,7 +52,7 @@ class OwnSample:
         if isinstance(self.asked, Prompt):
             return self.asked.text
         if not isinstance(self.asked, str):
-            return "\n\n".join(str(message["content"]) for message in self.asked)
+            return "\n\n".join(untagged(str(message["content"])) for message in self.asked)
         parts = (self.instruction, self.context, self.asked)
         return "\n\n".join(untagged(part) for part in parts if part)
 

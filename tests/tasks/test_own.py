@@ -60,6 +60,34 @@ def test_the_middle_and_the_context(tiny: Callable[..., Any]) -> None:
     assert torch.equal(bare.tokens, ms.prompt(model, "the cat", context="a red house").tokens)
 
 
+TURNS = {
+    "in the system's": [{"role": "system", "content": SAID}, {"role": "user", "content": "the cat sat"}],
+    "in the user's": [{"role": "user", "content": f"{SAID} the cat sat"}],
+    "in none": [{"role": "user", "content": "the cat sat"}],
+    "in an earlier one": [
+        {"role": "user", "content": f"a dog , {SAID}"},
+        {"role": "assistant", "content": "a dog"},
+        {"role": "user", "content": "the cat sat"},
+    ],
+}
+
+
+@pytest.mark.parametrize("where", TURNS)
+def test_messages(where: str, tiny: Callable[..., Any]) -> None:
+    model, turns = tiny("llama-gqa", chat=True), TURNS[where]
+    task = ms.task([{"prompt": turns, "instruction": SAID}], check="lowercase")
+    ((with_it, without),) = task.pairs(model)
+    assert spoken(with_it, "instruction") == SAID.split() and "level2" not in with_it.spans
+    assert "capitals" not in without.text and without.text.count("the cat sat") == 1
+    assert SAID in task.samples[0].text and "<!!->" not in task.samples[0].text
+    bare = [turn for turn in turns if turn["content"] != SAID]
+    assert len(without.text.split("<s>")) == len(ms.prompt(model, bare).text.split("<s>"))
+    tags = [turn | {"content": turn["content"].replace(SAID, f"<!!-> {SAID} <-!!>")} for turn in turns]
+    if where != "in none":
+        ((marked, plain),) = ms.task([tags], check="lowercase").pairs(model)
+        assert torch.equal(marked.tokens, with_it.tokens) and torch.equal(plain.tokens, without.tokens)
+
+
 def test_base_may_differ_in_small_things(tiny: Callable[..., Any]) -> None:
     text = "write a quote , in capitals , on the cat . answer in red , in blue ."
     (made,) = ms.task([{"prompt": text, "base": "write a quote on the cat ."}], check="lowercase").prompts(tiny("gpt2"))

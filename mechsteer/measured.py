@@ -1,0 +1,154 @@
+"""A task's rows with the columns of quality, computed at once or in parts that a killed run continues from."""
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from mechsteer.decoding import Greedy, Strategy
+from mechsteer.decoding.watched import Watched
+from mechsteer.errors import positive_int
+from mechsteer.files import digest, versions, writable_dir, write_json
+from mechsteer.models import model_info
+from mechsteer.parts import Parts
+from mechsteer.quality.columns import asked_of, surprise_columns, text_columns, token_columns
+from mechsteer.steering import Intervention, describe_edits
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SECONDS = "seconds_of_part"
+RECORD = "evaluation.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is computed.
+
+    Attributes:
+        model: A loaded model.
+        task: The task.
+        steer: The intervention.
+        strategy: The strategy; None for greedy.
+        batch_size: Prompts computed together.
+        quality: Whether surprise is measured.
+        progress: Show a bar.
+        generation_config: Whether the checkpoint's generation configuration is applied.
+    """
+
+    model: Any
+    task: Any
+    steer: Intervention | None
+    strategy: Strategy | None
+    batch_size: int
+    quality: bool
+    progress: bool
+    generation_config: bool = True
+
+    def key(self) -> str:
+        """What decides the rows; the check of an own task does not: scores are made again from outputs."""
+        info = model_info(self.model)
+        return digest(
+            {
+                "task": [self.task.name, self.task.data_hash, getattr(self.task, "max_new_tokens", None)],
+                "model": [info.name if info.fingerprint == "unknown" else "", info.fingerprint, info.dtype],
+                "steer": describe_edits(self.steer) if self.steer is not None else [],
+                "strategy": repr(self.strategy or Greedy()),
+                "quality": self.quality,
+                "generation_config": self.generation_config,
+                "versions": versions(),
+            }
+        )
+
+    def divisible(self) -> bool:
+        """Whether a part of the samples gives the rows that it has among all of them.
+
+        Not where the length of answers depends on all samples, nor where an edit means rows by number.
+        """
+        rows = self.steer is not None and any(edit.scope.rows is not None for edit in self.steer.edits)
+        return is_dataclass(self.task) and hasattr(self.task, "max_new_tokens") and not rows
+
+    def rows(self, first: int, end: int) -> "pd.DataFrame":
+        """The rows of some samples: the task's columns, then those of quality."""
+        whole = (first, end) == (0, len(self.task.samples))
+        task = self.task if whole else replace(self.task, samples=self.task.samples[first:end])
+        generates = hasattr(task, "max_new_tokens")
+        watched = Watched(self.strategy or Greedy(), first)
+        began = time.perf_counter()
+        table = task.run(
+            self.model,
+            steer=self.steer,
+            strategy=watched if generates else self.strategy,
+            batch_size=self.batch_size,
+            progress=self.progress and whole,
+            **({} if self.generation_config is True else {"generation_config": self.generation_config}),
+        )
+        seconds = time.perf_counter() - began
+        if "sample" in table and first:
+            table["sample"] += first
+        extra = self._quality(table, watched, task)
+        new = {name: values for name, values in extra.items() if name not in table}
+        return table.assign(**new, **{SECONDS: seconds / max(1, len(table))})
+
+    def _quality(self, table: "pd.DataFrame", watched: Watched, task: Any) -> dict[str, list[Any]]:
+        if "output" not in table:
+            return {}
+        outputs, count = list(table["output"]), len(table)
+        if len(watched.runs) != 1 or sorted(watched.runs[0].written) != list(range(count)):
+            return text_columns(outputs, list(table["prompt"]) if "prompt" in table else [""] * count)
+        (run,) = watched.runs
+        made = text_columns(outputs, [asked_of(self.model, run.prompts[place]) for place in range(count)])
+        made = token_columns(self.model, run, count, task.max_new_tokens) | made
+        return made | (surprise_columns(self.model, run, count, self.batch_size) if self.quality else {})
+
+
+def measured(run: Run, out: Path | None) -> "tuple[pd.DataFrame, list[str], float]":
+    """All rows; the names of the columns that the task itself did not make; the seconds that generating took."""
+    total = len(run.task.samples)
+    if out is None:
+        table = run.rows(0, total)
+    else:
+        table = _kept(run, out, total)
+    seconds = float(table[SECONDS].sum())
+    columns = list(table.columns)
+    own = columns.index(next((name for name in ("n_tokens", "empty") if name in columns), SECONDS))
+    return table.drop(columns=SECONDS), [name for name in columns[own:] if name != SECONDS], seconds
+
+
+def _kept(run: Run, out: Path, total: int) -> "pd.DataFrame":
+    """The rows, from the folder where they are there."""
+    key, size = run.key(), positive_int("batch_size", run.batch_size) if run.divisible() else total
+    begin(out, key)
+    with tqdm(total=total, desc=run.task.name, unit="sample", disable=not run.progress) as bar:
+
+        def compute(first: int, end: int) -> "pd.DataFrame":
+            bar.update(first - bar.n)
+            table = run.rows(first, end)
+            bar.update(end - first)
+            return table
+
+        table, before = Parts(out / "parts" / key, total).complete(size, compute)
+    return _scored_again(run.task, table) if before else table
+
+
+def _scored_again(task: Any, table: "pd.DataFrame") -> "pd.DataFrame":
+    """The rows with the scores that the task's check gives now."""
+    if not hasattr(task, "scores") or len(table) != len(task.samples):
+        return table
+    scores: Sequence[dict[str, Any]] = [
+        task.scores(sample, output) for sample, output in zip(task.samples, table["output"], strict=True)
+    ]
+    return table.assign(**{name: [one[name] for one in scores] for name in scores[0]})
+
+
+def begin(out: Path, key: str) -> None:
+    """Say what the folder is about to hold; rows of another evaluation go, for they could be taken for these."""
+    writable_dir(out)
+    for name in ("rows.parquet", "rows.csv", RECORD):
+        with suppress(FileNotFoundError):
+            (out / name).unlink()
+    write_json(out / RECORD, {"key": key, "complete": False})

@@ -1,0 +1,74 @@
+"""The detector on the bundled labelled outputs: limits from one half, numbers from the other."""
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+import mechsteer as ms
+from mechsteer.quality.collapse import LIMITS, excesses, reason_of
+from mechsteer.quality.labelled import chosen_limits, labelled, other_splits, report
+from mechsteer.quality.surprise import surprises
+from mechsteer.tasks import instructions
+
+
+def half(name: str) -> list[Any]:
+    return [row for row in labelled() if row.half == name]
+
+
+def test_the_set_has_what_its_card_says() -> None:
+    rows = labelled()
+    counts = Counter(row.label for row in rows)
+    assert len(rows) == 423 and set(counts) == {"good", "truncated", "loop", "word salad", "copied prompt", "empty"}
+    assert min(counts.values()) >= 5 and {"short", "list", "JSON"} <= {row.form for row in rows if row.label == "good"}
+    assert not {row.prompt for row in half("choosing")} & {row.prompt for row in half("measuring")}
+    assert len({(row.model, row.prompt, row.output) for row in rows}) >= len(rows) - counts["empty"]
+
+
+def test_the_limits_are_those_of_one_half() -> None:
+    assert chosen_limits(half("choosing")) == LIMITS
+
+
+def test_the_detector_on_the_other_half() -> None:
+    found = report(half("measuring"))
+    assert found.auc >= 0.95
+    assert found.alarms[0] <= 0.02 * found.alarms[1] and found.alarms[1] >= 90
+    assert found.steered_alarms[0] <= 0.02 * found.steered_alarms[1]
+    assert found.found[0] >= 0.9 * found.found[1]
+
+
+def test_other_divisions_of_the_prompts_say_much_the_same() -> None:
+    others = other_splits(6)
+    assert min(one.auc for one in others) >= 0.95
+    assert sum(one.alarms[0] for one in others) <= 0.02 * sum(one.alarms[1] for one in others)
+
+
+def test_the_measured_surprise_is_what_the_model_gives() -> None:
+    model, task = ms.load("organism:instruct-llama"), instructions("upper", n=2)
+    for prompt in task.prompts(model):
+        (row,) = [row for row in labelled() if row.prompt == prompt.text and row.made == "unsteered, upper"]
+        ids = model.tokenizer(row.output, add_special_tokens=False)["input_ids"]
+        (found,) = surprises(model, [prompt], [ids])
+        assert (found.mean, found.p95, found.excess) == pytest.approx(
+            (row.surprise, row.surprise_p95, row.surprise_excess), abs=2e-3
+        )
+
+
+@pytest.mark.parametrize(
+    ("text", "measured", "reason"),
+    [
+        ("", {}, "empty"),
+        ("\n\n...\n", {}, "empty"),
+        ("I am ready to help. " * 8, {}, "loop"),
+        ('{"a{"a{"a{"a{"a{"a{"a{"a{"a', {}, "loop"),
+        ("no no no no no", {}, "loop"),
+        ("eggs patient hammer find hibou kind noise", {"surprise": 9.0}, "word salad"),
+        ("Why is the sky so blue today?", {"copied": 1.0}, "copied prompt"),
+        ("wolf", {"surprise": 9.0, "n_tokens": 1}, ""),
+        ("Yes.", {"copied": 1.0}, ""),
+        ('{"name": "Jo", "age": 25, "city": "Rome"}', {"surprise": 0.1}, ""),
+        ("1. January\n2. February\n3. March\n4. April\n5. May\n6. June", {"surprise": 0.09, "n_tokens": 24}, ""),
+    ],
+)
+def test_reasons(text: str, measured: dict[str, Any], reason: str) -> None:
+    assert reason_of(excesses(text, **measured)) == reason
