@@ -85,8 +85,8 @@ def changed_column(table: "pd.DataFrame", against: "pd.DataFrame | Sequence[str]
     """
     import pandas as pd
 
-    other = against if isinstance(against, pd.DataFrame) else None
-    outputs = list(other["output"]) if other is not None else [str(text) for text in against]
+    other, texts = (against, []) if isinstance(against, pd.DataFrame) else (None, list(against))
+    outputs = texts if other is None else list(other["output"])
     if len(outputs) != len(table):
         raise MechsteerError(f"against has {len(outputs)} outputs, but the task has {len(table)} samples.")
     if other is not None and list(other["prompt"]) != list(table["prompt"]):
