@@ -49,6 +49,7 @@ _HOMES = {
     "activations": ("ActivationStore", "capture"),
     "evaluation": ("evaluate",),
     "tasks": ("task",),
+    "identity": ("cell_key",),
 }
 _MODULES = (
     "activations",
@@ -87,6 +88,7 @@ __all__ = [
     "attention_bias",
     "batch",
     "capture",
+    "cell_key",
     "cross_attention_shift",
     "difference_in_means",
     "directions",
@@ -159,6 +161,7 @@ if TYPE_CHECKING:
     )
     from mechsteer.errors import MechsteerError, ParityError
     from mechsteer.evaluation import evaluate
+    from mechsteer.identity import cell_key
     from mechsteer.models import ModelInfo, load, model_info, site, sites, verify
     from mechsteer.prompts import Batch, Prompt, batch, prompt
     from mechsteer.steering import (

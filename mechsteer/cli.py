@@ -494,7 +494,7 @@ def _compose(c: Reproduce, models: list[Any], out: Path) -> None:
 
 def _figures(c: Figures) -> None:
     from mechsteer.errors import one_of
-    from mechsteer.files import read_json
+    from mechsteer.files import read_record
     from mechsteer.studies import (
         compose,
         compose_figures,
@@ -529,7 +529,7 @@ def _figures(c: Figures) -> None:
     }
     parts = [c.folder, *(path.parent for path in sorted(c.folder.glob("*/study.json")))]
     for folder in parts if (c.folder / "study.json").exists() else [c.folder]:
-        study = read_json(folder / "study.json")
+        study = read_record(folder / "study.json", "record of a study")
         name = one_of("study", str(study.get("study")) if isinstance(study, dict) else str(study), draw)
         for path in draw[name](folder):
             print(path)
@@ -548,8 +548,9 @@ def _sweep(c: Sweep) -> None:
     result = sweep(cells, c.out, executor=executor, resume=c.resume, device=c.device, batch_size=c.batch_size, **own)
     summary = result.summary.drop(columns="cell")
     failed = int((summary["state"] == "failed").sum())
-    varied = [name for name in summary if len(summary) == 1 or len(set(map(str, summary[name]))) > 1]
-    print(show(summary[varied], decimals=3))
+    scores = list(summary)[list(summary).index("rows") + 1 :]  # shown also where they are the same in all cells
+    told = [name for name in summary if len(summary) == 1 or name in scores or len(set(map(str, summary[name]))) > 1]
+    print(show(summary[told], decimals=3))
     print(f"\nAll rows are in {c.out}/results.parquet, and these in {c.out}/summary.csv")
     if failed:
         print(

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -10,10 +11,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mechsteer.checksums import BLANK, NAME, check, has_checksum, sealed
 from mechsteer.errors import MechsteerError, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -89,8 +92,20 @@ def writable_dir(path: str | os.PathLike[str]) -> Path:
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
     """Write ``value`` as indented JSON, atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_bytes(_json_bytes(value))
     return Path(path)
+
+
+def write_record(path: str | os.PathLike[str], record: dict[str, Any]) -> Path:
+    """Write a dict as indented JSON, atomically, with a checksum over the whole file under the name ``checksum``."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(record_bytes(record))
+    return Path(path)
+
+
+def record_bytes(record: dict[str, Any]) -> bytes:
+    """The content of the file that :func:`write_record` writes."""
+    return sealed(_json_bytes({**record, NAME: BLANK}))
 
 
 def read_json(path: str | os.PathLike[str]) -> Any:
@@ -99,21 +114,77 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     Raises:
         MechsteerError: if it is missing, cannot be read or is not JSON.
     """
+    return from_json(path, read_bytes(path))
+
+
+def read_record(path: str | os.PathLike[str], what: str) -> Any:
+    """Read what :func:`write_record` wrote, or a record of the first versions, which have no checksum.
+
+    Args:
+        path: The file.
+        what: What it is, for the message.
+
+    Raises:
+        MechsteerError: if it is missing, not JSON, or not bit for bit what was written.
+    """
+    content = read_bytes(path)
+    found = from_json(path, content)
+    check_record(path, content, found, what)
+    return found
+
+
+def check_record(path: str | os.PathLike[str], content: bytes, found: Any, what: str) -> None:
+    """Verify the content of a record; the checksum is taken out of what was found in it.
+
+    Raises:
+        MechsteerError: if it is not bit for bit what was written.
+    """
+    stated = found.pop(NAME, None) if isinstance(found, dict) else None
+    if stated is not None or has_checksum(content):  # one flipped bit cannot hide both
+        check(content, path, what)
+
+
+def _json_bytes(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def from_json(path: str | os.PathLike[str], content: bytes) -> Any:
+    """What JSON text says; ``path`` is where it came from.
+
+    Raises:
+        MechsteerError: if it is not JSON.
+    """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8-sig"))  # with or without a byte order mark
-    except FileNotFoundError:
-        raise MechsteerError(f"No such file: {path}.") from None
-    except OSError as error:
-        raise MechsteerError(f"Cannot read {path}: {error.strerror or error}.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(content.decode("utf-8-sig"))  # with or without a byte order mark
+    except ValueError as error:
         raise MechsteerError(f"{path} is not a JSON file: {error}.") from None
 
 
+def read_bytes(path: str | os.PathLike[str], what: str = "file") -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        MechsteerError: if it is missing or cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except FileNotFoundError:
+        raise MechsteerError(f"No such {what}: {path}.") from None
+    except OSError as error:
+        raise MechsteerError(f"Cannot read {path}: {error.strerror or error}.") from None
+
+
 def write_table(table: "pd.DataFrame", stem: str | os.PathLike[str], *, csv: bool = True) -> list[Path]:
-    """Write a table as ``stem.parquet`` (the record) and, unless told not to, ``stem.csv`` (for people), atomically."""
+    """Write a table as ``stem.parquet`` (the record) and, unless told not to, ``stem.csv`` (for people), atomically.
+
+    The parquet file holds a checksum over all of its bytes.
+    """
     paths = [Path(f"{stem}.parquet")]
+    noted = table.copy(deep=False)
+    noted.attrs = {**table.attrs, NAME: BLANK}  # pandas writes these into the file's metadata
     with atomic_path(paths[0]) as temporary:
-        table.to_parquet(temporary, index=False)
+        noted.to_parquet(temporary, index=False)
+        temporary.write_bytes(sealed(temporary.read_bytes()))
     if csv:
         paths.append(Path(f"{stem}.csv"))
         with atomic_path(paths[1]) as temporary:
@@ -121,21 +192,29 @@ def write_table(table: "pd.DataFrame", stem: str | os.PathLike[str], *, csv: boo
     return paths
 
 
+def parquet_bytes(table: "pa.Table") -> bytes:
+    """The table as a parquet file with a checksum, which lies in the metadata of its schema: for :func:`read_table`."""
+    import pyarrow.parquet as pq
+
+    noted = table.replace_schema_metadata({**(table.schema.metadata or {}), NAME.encode(): BLANK.encode()})
+    buffer = io.BytesIO()
+    pq.write_table(noted, buffer)
+    return sealed(buffer.getvalue())
+
+
 def read_table(path: str | os.PathLike[str]) -> "pd.DataFrame":
-    """Read a parquet table.
+    """Read a parquet table that :func:`write_table` wrote.
 
     Raises:
-        MechsteerError: if it is missing, damaged or not parquet.
+        MechsteerError: if it is missing, or not bit for bit what was written.
     """
     import pandas as pd
 
-    try:
-        return pd.read_parquet(path)
-    except FileNotFoundError:
-        raise MechsteerError(f"No such table: {path}.") from None
-    # Damaged pages raise pyarrow's errors, which are subclasses of these; damaged metadata raises these themselves.
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
-        raise MechsteerError(f"{path} is not a readable parquet table (truncated or foreign?): {error}.") from None
+    content = read_bytes(path, "table")
+    check(content, path, "parquet table")
+    table = pd.read_parquet(io.BytesIO(content))
+    table.attrs.pop(NAME, None)
+    return table
 
 
 def digest(value: Any) -> str:

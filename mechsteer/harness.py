@@ -23,6 +23,7 @@ from mechsteer.decoding.requested import check_options, new_tokens, requested_st
 from mechsteer.decoding.score import score_ids
 from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.files import digest
+from mechsteer.identity import cell_key
 from mechsteer.models import is_encoder_decoder, model_info, provenance
 from mechsteer.prompts import Prompt, token_names
 from mechsteer.prompts import prompt as make_prompt
@@ -86,12 +87,16 @@ class SteeredLM(LM):
         """Give the answers of this model, intervention and strategy a table of their own in lm-eval's request cache.
 
         lm-eval (``use_cache``) finds an answer by the request alone, so that one file would give the answers of a
-        steered model to an unsteered one. The tables' names are hashes of :meth:`get_model_info` and of the template.
+        steered model to an unsteered one. The tables' names hold :func:`mechsteer.cell_key`.
+
+        Raises:
+            MechsteerError: for an edit with a function of one's own that does not say which it is.
         """
         super().set_cache_hook(cache_hook)
         answers = cache_hook.dbdict
         if answers is not None:
-            answers.tablename = f"mechsteer-{digest([self.get_model_info(), self.tokenizer_name])}"
+            key = cell_key(self.model, None, self.steer, self.strategy, {"seed": self.seed})
+            answers.tablename = f"mechsteer-{key}"
             answers.conn.execute(f'CREATE TABLE IF NOT EXISTS "{answers.tablename}" (key TEXT PRIMARY KEY, value BLOB)')
             answers.conn.commit()
 

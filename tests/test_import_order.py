@@ -10,9 +10,11 @@ import mechsteer
 
 ORDER = [
     "errors",
+    "checksums",
     "files",
     "stats",
     "parts",
+    "tensors",
     "prompts",
     "models",
     "directions",
@@ -20,6 +22,7 @@ ORDER = [
     "analysis",
     "decoding",
     "quality",
+    "identity",
     "activations",
     "tasks",
     "measured",

@@ -10,7 +10,7 @@ import mechsteer as ms
 # Adding a name is a decision: write it down here. Taking one away breaks other people's code.
 NAMES = """
 Batch Direction Generation Greedy Intervention MechsteerError ModelInfo ParityError Prompt Sample
-add batch evaluate generate gradient_direction load model_info prompt score site sites verify
+add batch cell_key evaluate generate gradient_direction load model_info prompt score site sites verify
 ActivationStore Directer DoLa Gated capture cross_attention_shift influence layer_sensitivity logit_lens match_influence
 features instruction_features load_sae sparse_direction sparse_path
 task

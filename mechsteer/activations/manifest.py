@@ -1,23 +1,28 @@
 """The manifest of a store: what it holds, shard by shard; and the lock that its writer holds.
 
-``manifest.json`` is replaced as a whole after a shard's files lie complete on the disk. A file that it does not name is
-what a killed writer left.
+``manifest.json`` is replaced as a whole after a shard's files lie complete on the disk, and holds a checksum of itself.
+While a shard is written, ``.writing`` holds its number: what a killed writer left is known by it, and no other file is
+ever removed.
 """
 
 import hashlib
-import json
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mechsteer.checksums import NAME as CHECKSUM
 from mechsteer.errors import MechsteerError
-from mechsteer.files import atomic_path, read_json
+from mechsteer.files import atomic_path, check_record, from_json, read_bytes, record_bytes
 
 FORMAT = "mechsteer.activations/1"
 NAME = "manifest.json"
+WRITING = ".writing"
+_TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp\.[a-z]+")
+_SHARD = re.compile(r"shard-(\d{6,})\.(?:safetensors|parquet)")
 
 
 @dataclass(frozen=True)
@@ -79,20 +84,21 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Replace the manifest file."""
-        text = json.dumps({"format": FORMAT, **asdict(self)}, indent=1, ensure_ascii=False)
-        write_file(folder / NAME, [text.encode()])
+        write_file(folder / NAME, [record_bytes({"format": FORMAT, **asdict(self)})])
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
         """Read the manifest file.
 
         Raises:
-            MechsteerError: if there is none or it is not one.
+            MechsteerError: if there is none, it is not one, or it is not bit for bit what was written.
         """
         path = folder / NAME
         if not path.exists():
             raise MechsteerError(f"{folder} is not an activation store: it has no {NAME}.")
-        value = read_json(path)
+        content = read_bytes(path)
+        value = from_json(path, content)
+        stated = value.pop(CHECKSUM, None) if isinstance(value, dict) else None
         if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
             raise MechsteerError(f"{path} is not the manifest of an activation store ({FORMAT}).")
         try:
@@ -100,9 +106,11 @@ class Manifest:
                 ShardRecord(**{**s, "tensors": FileRecord(**s["tensors"]), "index": FileRecord(**s["index"])})
                 for s in value.pop("shards")
             ]
-            return cls(**value, shards=shards)
+            found = cls(**value, shards=shards)
         except (KeyError, TypeError) as error:
             raise MechsteerError(f"{path} is damaged: {error!r}.") from None
+        check_record(path, content, {CHECKSUM: stated}, "manifest of an activation store")
+        return found
 
 
 def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> FileRecord:
@@ -122,12 +130,28 @@ def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> FileRecord:
     return FileRecord(size, checksum.hexdigest())
 
 
+def next_number(folder: Path, manifest: Manifest) -> int:
+    """The number of the next shard: beyond those of the manifest and of all files of such names, whoever made them."""
+    there = [int(named[1]) for path in folder.glob("shard-*") if (named := _SHARD.fullmatch(path.name))]
+    return max([*there, *(shard.number for shard in manifest.shards)], default=-1) + 1
+
+
 def clean(folder: Path, manifest: Manifest) -> None:
-    """Remove what a killed writer left: temporary files and shards that are not in the manifest."""
-    known = {path.name for shard in manifest.shards for path, _ in shard.files(folder)}
-    for path in [*folder.glob(".shard-*.tmp*"), *folder.glob(f".{NAME}.*.tmp*"), *folder.glob("shard-*")]:
-        if path.name not in known:
+    """Remove what a killed writer left: the files of the shard that it was writing, and temporary ones."""
+    note = folder / WRITING
+    if not note.exists():
+        return
+    text = note.read_text(encoding="utf-8")
+    written = {NAME}
+    if text.isdecimal() and int(text) not in {shard.number for shard in manifest.shards}:
+        left = {f"shard-{int(text):06d}.{suffix}" for suffix in ("safetensors", "parquet")}
+        for name in left:
+            (folder / name).unlink(missing_ok=True)
+        written |= left
+    for path in folder.glob(".*.tmp.*"):
+        if (named := _TEMPORARY.fullmatch(path.name)) and named[1] in written:
             path.unlink(missing_ok=True)
+    note.unlink()
 
 
 @contextmanager

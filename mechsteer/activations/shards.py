@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mechsteer.activations.manifest import Manifest, ShardRecord, write_file
+from mechsteer.activations.manifest import WRITING, Manifest, ShardRecord, next_number, write_file
 from mechsteer.activations.streaming import Chunk
 from mechsteer.errors import MechsteerError
 from mechsteer.files import digest
@@ -58,12 +58,13 @@ def write_shard(
     """
     import pandas as pd
 
-    number = max((shard.number for shard in manifest.shards), default=-1) + 1
+    number = next_number(folder, manifest)
     index = pd.concat(tables, ignore_index=True)
     prompts = list(dict.fromkeys(index["prompt_id"]))
     rows = {stack: sum(len(chunk.rows[stack]) for chunk in chunks) for stack in dict.fromkeys(manifest.stacks.values())}
     header = header_of(manifest, rows, dtype, digest(prompts))
     stem = folder / f"shard-{number:06d}"
+    (folder / WRITING).write_text(str(number), encoding="utf-8")
 
     def parts() -> Iterator[bytes | memoryview]:
         yield header
@@ -119,11 +120,14 @@ def _header_digest(file: BinaryIO) -> str:
 def map_shard(folder: Path, shard: ShardRecord) -> dict[str, np.ndarray]:
     """The tensors of a shard, memory-mapped, by site; bfloat16 as int16.
 
+    The whole file is verified here, when it is first touched. The map follows the file: whoever writes to it afterwards
+    changes what is read, until the store is opened again.
+
     Raises:
-        MechsteerError: if the file is not the one that was written.
+        MechsteerError: if the file is not, bit for bit, the one that was written.
     """
     path = shard.path(folder, "safetensors")
-    if wrong := problem(folder, shard, checksums=False):
+    if wrong := problem(folder, shard, checksums=True):
         raise MechsteerError(f"{wrong} {FIX}")
     whole = np.memmap(path, dtype=np.uint8, mode="r")
     start = 8 + int.from_bytes(whole[:8].tobytes(), "little")
@@ -147,12 +151,13 @@ def read_index(folder: Path, shard: ShardRecord, columns: list[str] | None = Non
     """The table of what a shard's rows are.
 
     Raises:
-        MechsteerError: if the file is not the one that was written.
+        MechsteerError: if the file is not, bit for bit, the one that was written.
     """
-    from mechsteer.files import read_table
+    import pandas as pd
 
     path, expected = shard.files(folder)[1]
-    if not path.exists() or path.stat().st_size != expected.bytes:
-        raise MechsteerError(f"{problem(folder, shard, checksums=False)} {FIX}")
-    table = read_table(path)
+    content = path.read_bytes() if path.exists() else b""
+    if hashlib.sha256(content).hexdigest() != expected.sha256:
+        raise MechsteerError(f"{problem(folder, shard, checksums=True)} {FIX}")
+    table = pd.read_parquet(io.BytesIO(content))
     return table if columns is None else table[columns]

@@ -58,7 +58,9 @@ class ActivationStore(Mapping[str, SiteRows]):
     """Activations on disk: a mapping from full site names to rows that are read when asked for.
 
     Made by :meth:`create` or :meth:`open`, filled by :func:`mechsteer.capture` with ``store=``. ``store[site][rows]``
-    reads those rows only. A store that is being written to can be opened; it shows the shards that were finished then.
+    reads those rows only, as copies. A shard is verified against its checksum when it is first touched; it is read from
+    the disk all the time, so its file must stay as it is while the store is open. A store that is being written to can
+    be opened; it shows the shards that were finished then.
 
     Attributes:
         path: The folder.

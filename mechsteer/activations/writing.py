@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from mechsteer.activations.manifest import Manifest, clean, locked
+from mechsteer.activations.manifest import WRITING, Manifest, clean, locked
 from mechsteer.activations.shards import read_index, write_shard
 from mechsteer.activations.store import ActivationStore, is_store, prompt_id
 from mechsteer.activations.streaming import Chunk, Plan, check_prompts, stream
 from mechsteer.decoding.strategies import Sample
 from mechsteer.errors import MechsteerError
 from mechsteer.files import digest, versions
-from mechsteer.models import model_info
+from mechsteer.identity import described
+from mechsteer.models import loaded_info, model_identity
 from mechsteer.prompts import Prompt, token_names
-from mechsteer.steering import describe_edits
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,18 +74,18 @@ def key_of(model: Any, plan: Plan) -> dict[str, Any]:
             "Sample draws by a prompt's place in the list, which a store does not keep: generate first, and capture "
             "the texts."
         )
-    info = model_info(model)
-    described = [{**edit, "spans": list(edit["spans"])} for edit in describe_edits(plan.steer)]
+    info = loaded_info(model)
     return {
-        "model fingerprint": info.fingerprint if info.fingerprint != "unknown" else f"unknown ({info.name})",
+        **{f"model {name}": value for name, value in model_identity(model).items()},
         "model revision": info.revision,
         "model dtype": info.dtype,
         "dtype": str(plan.dtype).removeprefix("torch."),
         "sites": list(plan.stacks),
         "positions": plan.where if isinstance(plan.where, str) else list(plan.where),
-        "intervention": f"{plan.steer} {digest(described)}" if plan.steer.edits else "none",
+        "intervention": f"{plan.steer} {digest(described(plan.steer))}" if plan.steer.edits else "none",
         "generated tokens": plan.generate,
-        "strategy": repr(plan.strategy) if plan.generate else "none",
+        "strategy": f"{plan.strategy} {digest(described(plan.strategy))}" if plan.generate else "none",
+        **{f"version of {name}": version for name, version in versions().items()},
     }
 
 
@@ -202,6 +202,7 @@ class Writer:
             shard = write_shard(self.folder, self.manifest, chunks, tables, self.plan.dtype)
             self.manifest.shards = [*shards, shard]
             self.manifest.write(self.folder)
+            (self.folder / WRITING).unlink()
         except MechsteerError as error:
             kept = sum(s.prompts for s in shards)
             raise MechsteerError(

@@ -18,8 +18,8 @@ from mechsteer.models import (
     as_prompts,
     context_of,
     is_encoder_decoder,
+    loaded_info,
     model_device,
-    model_info,
     select_rows,
 )
 from mechsteer.prompts import Prompt, Prompts
@@ -145,7 +145,7 @@ def generate_batch(
     applied: Processors | None = None,
 ) -> None:
     """Generate for one batch, appending to ``rows`` at the places that ``step.index`` names."""
-    eos = torch.tensor(model_info(model).eos_ids, dtype=torch.long)
+    eos = torch.tensor(loaded_info(model).eos_ids, dtype=torch.long)
     index = list(step.index or range(len(step.batch)))
     state, tokens, mask = begin(model, step)
     computed = list(range(len(index)))  # rows of the batch in the tensors, in order

@@ -14,7 +14,8 @@ for the other architectures of llama.cpp: there each model's graph adds the vect
 
 Scale: the file holds ``scale`` times the unit vector (repeng's own are unit vectors as well). With the default 1,
 ``--control-vector-scaled FILE:8`` in llama.cpp and ``set_control(vector, 8)`` in repeng do what
-``ms.add(direction, 8)`` does. A key of our own, which other programs skip, keeps length and provenance.
+``ms.add(direction, 8)`` does. Keys of our own, which other programs skip, keep length and provenance, and a checksum of
+the whole file. Files of other programs have none: nothing can tell whether such a file is whole.
 """
 
 import json
@@ -28,6 +29,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechsteer.checksums import BLANK, check, has_checksum, sealed
 from mechsteer.directions.direction import Direction, from_header, to_header
 from mechsteer.directions.foreign import adopt, check_family
 from mechsteer.errors import MechsteerError, finite
@@ -36,6 +38,7 @@ from mechsteer.models import parse
 
 ARCHITECTURE = "controlvector"
 _OURS = "mechsteer.directions"
+_CHECKSUM = "mechsteer.checksum"
 _TENSOR = re.compile(r"direction\.(\d+)")
 
 
@@ -74,6 +77,7 @@ def to_gguf(
         try:
             writer.add_string(f"{ARCHITECTURE}.model_hint", hint)
             writer.add_uint32(f"{ARCHITECTURE}.layer_count", len(tensors))
+            writer.add_string(_CHECKSUM, BLANK)
             writer.add_string(_OURS, json.dumps({"scale": float(scale), "directions": ours}, sort_keys=True))
             for block, tensor in tensors.items():
                 writer.add_tensor(f"direction.{block}", tensor)
@@ -82,6 +86,7 @@ def to_gguf(
             writer.write_tensors_to_file()
         finally:
             writer.close()
+        temporary.write_bytes(sealed(temporary.read_bytes()))
     return Path(path)
 
 
@@ -104,7 +109,12 @@ def from_gguf(path: str | os.PathLike[str], model: Any = None) -> dict[int, Dire
     Warns:
         UserWarning: if the file names another architecture than the model's.
     """
+    content = Path(path).read_bytes() if Path(path).is_file() else b""
+    if sealed_by_us := has_checksum(content):
+        check(content, path, "control vector")
     keys, vectors = _read(Path(path))
+    if _CHECKSUM in keys and not sealed_by_us:  # one flipped bit cannot hide both
+        check(content, path, "control vector")
     if _OURS in keys:
         found = _ours(vectors, keys[_OURS], str(path))
         return found if model is None else adopt(model, found)

@@ -3,19 +3,25 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.errors import MechsteerError, finite
-from mechsteer.files import atomic_path
+from mechsteer.tensors import read_tensors, save_tensors
 
 FORMAT = "mechsteer.direction/1"
+
+if TYPE_CHECKING:
+    Vector = Tensor
+else:  # what the constructor takes; all but tensors become one
+    Vector = Float[Tensor, "width"] | Float[np.ndarray, "width"] | Sequence[float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +30,7 @@ class Direction:
 
     Attributes:
         vector: ``[width]``, as estimated, float32 on the CPU. Its length is :attr:`norm`; steering uses :attr:`unit`.
+            NumPy arrays and lists of numbers are taken as well, and copied.
         site: The full name of the hook point it belongs to.
         method: How it was made: ``"gradient"``, ``"random"``, ...
         mean_projection: NaN where it was not measured. Mean of ``<x, unit>`` over the states it was estimated from (the
@@ -33,7 +40,7 @@ class Direction:
         meta: Provenance as text: model, fingerprint, versions, seed, number and hash of the examples.
     """
 
-    vector: Float[Tensor, "width"]
+    vector: Vector
     site: str
     method: str
     mean_projection: float = float("nan")
@@ -41,9 +48,11 @@ class Direction:
     meta: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.vector, Tensor) or self.vector.dtype != torch.float32 or self.vector.is_cuda:
+            object.__setattr__(self, "vector", _vector(self.vector))
         if self.vector.ndim != 1 or not self.vector.numel():
             raise MechsteerError(f"A direction is one vector [width], got the shape {list(self.vector.shape)}.")
-        if not torch.isfinite(self.vector).all():
+        if not torch.isfinite(self.vector).all() or not math.isfinite(self.norm):
             raise MechsteerError(f"The {self.method} direction at {self.site} has NaN or infinite entries.")
         if not self.norm > 0:
             raise MechsteerError(f"The {self.method} direction at {self.site} is zero: its examples do not differ.")
@@ -75,28 +84,29 @@ class Direction:
         return f"Direction({self.method} at {self.site}, width {self.width}, norm {self.norm:.4g})"
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the direction to a safetensors file; metadata travels in its header.
+        """Write the direction to a safetensors file with a checksum; metadata travels in its header.
 
         Raises:
             MechsteerError: if the file cannot be written; then nothing is left behind.
         """
-        from safetensors.torch import save_file
-
-        with atomic_path(path) as temporary:
-            save_file({"vector": self.vector.contiguous()}, temporary, metadata=to_header(self))
-        return Path(path)
+        return save_tensors(path, {"vector": self.vector}, to_header(self))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Direction":
         """Read a direction that :meth:`save` wrote.
 
         Raises:
-            MechsteerError: if the file is missing, truncated, or not a direction.
+            MechsteerError: if the file is missing, not a direction, or not bit for bit what was written.
+
+        Warns:
+            UserWarning: for a file that was written before files had checksums.
         """
-        header, vector = _read(Path(path))
-        if header.get("format") != FORMAT or vector is None:
-            raise MechsteerError(f"{path} is not a mechsteer direction (format {header.get('format')!r}).")
-        return from_header(vector.float(), header, str(path))
+        file = read_tensors(path)
+        if file.header.get("format") != FORMAT or "vector" not in file.tensors:
+            raise MechsteerError(f"{path} is not a mechsteer direction (format {file.header.get('format')!r}).")
+        found = from_header(file.tensors["vector"], file.header, str(path))
+        file.verify("direction")
+        return found
 
     def to_gguf(self, path: str | os.PathLike[str], *, scale: float = 1.0) -> Path:
         """Write ``scale`` times the unit vector as a control vector of llama.cpp and repeng.
@@ -173,14 +183,16 @@ def from_header(vector: Float[Tensor, "width"], header: Mapping[str, Any], path:
     return Direction(vector=vector, **fields)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], Tensor | None]:
-    from safetensors import SafetensorError, safe_open
+def _vector(values: Any) -> Tensor:
+    """Numbers of any kind as float32 on the CPU.
 
+    Raises:
+        MechsteerError: for what is not numbers.
+    """
     try:
-        with safe_open(path, framework="pt") as file:
-            vector = file.get_tensor("vector") if "vector" in file.keys() else None
-            return dict(file.metadata() or {}), vector
-    except FileNotFoundError:
-        raise MechsteerError(f"No such file: {path}.") from None
-    except (SafetensorError, OSError) as error:
-        raise MechsteerError(f"{path} is not a readable safetensors file (truncated or foreign?): {error}") from error
+        return values.to("cpu", torch.float32) if isinstance(values, Tensor) else torch.tensor(values).float()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise MechsteerError(
+            f"The vector of a direction must be a tensor, an array or a list of numbers, got {type(values).__name__}: "
+            f"{str(error).splitlines()[0]}"
+        ) from None

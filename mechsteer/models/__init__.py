@@ -2,12 +2,22 @@
 
 from mechsteer.models.attention import Fused
 from mechsteer.models.batching import as_prompts, at_last, first_tokens, pad
+from mechsteer.models.digest import taken_once, tensor_digest, weights_digest
 from mechsteer.models.folding import refuse_folded
 from mechsteer.models.following import continuation_ids, word_id, word_ids
 from mechsteer.models.forward import advance, model_device, residual, start, unembed
 from mechsteer.models.generation_config import check_settings, logits_processors, stopping_criterion, unusable
 from mechsteer.models.hooking import hooked
-from mechsteer.models.info import ModelInfo, check_model, context_of, is_encoder_decoder, model_info, provenance
+from mechsteer.models.identity import model_identity
+from mechsteer.models.info import (
+    ModelInfo,
+    check_model,
+    context_of,
+    is_encoder_decoder,
+    loaded_info,
+    model_info,
+    provenance,
+)
 from mechsteer.models.load import load
 from mechsteer.models.parity import verify
 from mechsteer.models.resolve import organism_names
@@ -34,8 +44,10 @@ __all__ = [
     "hooked",
     "is_encoder_decoder",
     "load",
+    "loaded_info",
     "logits_processors",
     "model_device",
+    "model_identity",
     "model_info",
     "organism_names",
     "pad",
@@ -53,9 +65,12 @@ __all__ = [
     "stacks",
     "start",
     "stopping_criterion",
+    "taken_once",
+    "tensor_digest",
     "unembed",
     "unusable",
     "verify",
+    "weights_digest",
     "width",
     "word_id",
     "word_ids",

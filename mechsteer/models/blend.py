@@ -11,6 +11,7 @@ import torch
 
 from mechsteer.errors import MechsteerError, finite
 from mechsteer.files import digest
+from mechsteer.models.digest import weights_digest
 from mechsteer.models.info import ModelInfo, model_info, set_info
 
 
@@ -42,7 +43,6 @@ def blend(first: Any, second: Any, share: float) -> Any:
     for name, weight in made.named_parameters():
         weight.lerp_(theirs[name].to(weight.device, weight.dtype), share)
     one, two = model_info(first), model_info(second)
-    known = "unknown" not in (one.fingerprint, two.fingerprint)
     set_info(
         made,
         ModelInfo(
@@ -50,11 +50,12 @@ def blend(first: Any, second: Any, share: float) -> Any:
             path="",
             family=one.family,
             revision="",
-            fingerprint=digest([one.fingerprint, two.fingerprint, share]) if known else "unknown",
+            fingerprint=digest([one.fingerprint, two.fingerprint, share]),
             dtype=one.dtype,
             eos_ids=one.eos_ids,
             context_note=one.context_note,
             generation_config=one.generation_config,
+            digest=weights_digest(made),
         ),
     )
     return made

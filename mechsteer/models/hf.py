@@ -48,7 +48,15 @@ def load_hf(directory: Path, *, dtype: torch.dtype, device: torch.device) -> Any
     if report["missing_keys"] or report["mismatched_keys"]:
         keys = sorted(map(str, report["missing_keys"])) or sorted(map(str, report["mismatched_keys"]))
         raise MechsteerError(f"The checkpoint {str(directory)!r} lacks weights: {', '.join(keys[:5])}.")
-    return model.to(device).eval().requires_grad_(False)
+    return _in_own_memory(model.to(device)).eval().requires_grad_(False)
+
+
+def _in_own_memory(model: Any) -> Any:
+    """The model with weights that do not follow their file, which transformers maps into memory and never copies."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.device.type == "cpu":
+            tensor.data = tensor.data.clone()
+    return model
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
 """What a loaded model is: its provenance, kept on the model and copied into every artefact made with it."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mechsteer.errors import not_a_model
 from mechsteer.files import versions
+from mechsteer.models.digest import weights_digest
 
 _ATTRIBUTE = "mechsteer_info"
 
@@ -18,12 +19,16 @@ class ModelInfo:
         path: The local directory the weights were read from; empty when unknown.
         family: Hugging Face's ``model_type``.
         revision: The commit on the hub; empty for local models.
-        fingerprint: A hash over the checkpoint's weight files, the same on every machine and in every dtype.
+        fingerprint: Which weights these are. As long as they are those that were loaded: a hash over all bytes of the
+            checkpoint's weight files and its configuration, the same on every machine and in every dtype, so that
+            directions of one dtype fit the other. Otherwise, of weights that were changed in memory, and of models that
+            :func:`mechsteer.load` did not make: a hash over the weights in memory, another one in each dtype.
         dtype: The dtype the model computes in.
         eos_ids: The token ids that end a generation.
         context_note: Why the context is shorter than the configuration says; empty where it is not.
         generation_config: What of the checkpoint's ``generation_config.json`` changes the scores of tokens or ends a
             row, by transformers' names; JSON values, without those that change nothing.
+        digest: A hash over the weights in memory.
     """
 
     name: str
@@ -35,6 +40,7 @@ class ModelInfo:
     eos_ids: tuple[int, ...] = ()
     context_note: str = ""
     generation_config: dict[str, Any] = field(default_factory=dict, hash=False)
+    digest: str = ""
 
 
 def set_info(model: Any, info: ModelInfo) -> None:
@@ -53,7 +59,20 @@ def check_model(model: Any) -> None:
 
 
 def model_info(model: Any) -> ModelInfo:
-    """The provenance of a model. One that :func:`mechsteer.load` did not make has the fingerprint ``"unknown"``.
+    """The provenance of a model as it is now.
+
+    The fingerprint is that of the weights in memory at this call, which costs one pass over them (0.05 s for 135 M
+    parameters in float32, see :mod:`mechsteer.models.digest`).
+
+    Raises:
+        MechsteerError: for what is no model.
+    """
+    loaded, now = loaded_info(model), weights_digest(model)
+    return loaded if loaded.digest == now else replace(loaded, fingerprint=now[:16], digest=now)
+
+
+def loaded_info(model: Any) -> ModelInfo:
+    """The provenance of a model when it was loaded, whatever was done to its weights since; it costs nothing.
 
     Raises:
         MechsteerError: for what is no model.
@@ -70,7 +89,7 @@ def model_info(model: Any) -> ModelInfo:
 
 def context_of(model: Any) -> str:
     """The model's context for an error message: its length, and what it is limited by."""
-    note = model_info(model).context_note
+    note = loaded_info(model).context_note
     return f"{model.cfg.n_ctx}{note and f' ({note})'}"
 
 

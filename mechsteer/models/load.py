@@ -9,6 +9,7 @@ import torch
 from mechsteer.errors import MechsteerError, unknown
 from mechsteer.models import parity, resolve
 from mechsteer.models.decoder_only import hooked_transformer
+from mechsteer.models.digest import weights_digest
 from mechsteer.models.encoder_decoder import hooked_encoder_decoder
 from mechsteer.models.families import check_supported, context_note
 from mechsteer.models.folding import check_foldable
@@ -79,6 +80,7 @@ def load(
         context_note=context_note(hf_model.config),
         eos_ids=_eos_ids(hf_model, tokenizer, directory),
         generation_config=read_settings(hf_model.generation_config),
+        digest=weights_digest(model),
     )
     set_info(model, info)
     if check:

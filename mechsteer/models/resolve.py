@@ -1,15 +1,13 @@
 """From a name to a local directory with a checkpoint that is safe to read."""
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 from mechsteer.errors import MechsteerError, nearest, unknown
-from mechsteer.files import data_path, read_json
+from mechsteer.files import data_path, digest, read_json
+from mechsteer.models.digest import file_digest
 
 ORGANISM = "organism:"
-_BLOCKS, _BLOCK_BYTES = 64, 4096
 _NOT_THE_MODEL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
@@ -130,21 +128,17 @@ def read_config(directory: Path) -> Any:
 
 
 def fingerprint(directory: Path) -> str:
-    """A hash over the configuration and the weight files: their headers, sizes, and evenly spaced blocks of values.
-
-    The cost does not grow with the model. Fine-tuning changes nearly every weight, so a tuned copy differs.
-    """
+    """A hash over the configuration and all bytes of the weight files."""
     config = {k: v for k, v in read_json(directory / "config.json").items() if k not in _NOT_THE_MODEL}
-    sha = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for path in weight_files(directory):
-        size = path.stat().st_size
-        sha.update(size.to_bytes(8, "little"))
-        with path.open("rb") as file:
-            header = int.from_bytes(file.read(8), "little")
-            sha.update(file.read(min(header, size)))
-            start = 8 + header
-            step = max(_BLOCK_BYTES, (size - start) // _BLOCKS)
-            for offset in range(start, size, step):
-                file.seek(offset)
-                sha.update(file.read(_BLOCK_BYTES))
-    return sha.hexdigest()[:16]
+    return digest([config, [file_digest(path) for path in weight_files(directory)]])
+
+
+def checkpoint_digest(name: str) -> str:
+    """A hash over all files of a checkpoint that loading reads: weights, configurations, tokenizer, template.
+
+    Raises:
+        MechsteerError: as :func:`resolve` does.
+    """
+    directory = resolve(name)[0]
+    files = {path.name: path for pattern in _HUB_FILES for path in directory.glob(pattern)}
+    return digest({name: file_digest(path) for name, path in files.items()})

@@ -18,7 +18,7 @@ from mechsteer.steering.running import begin, run_batches, steps
 from mechsteer.steering.saes import bundled_saes, load_sae
 from mechsteer.steering.scope import Scope, Step, make_scope
 from mechsteer.steering.sinks import SinkWarning
-from mechsteer.steering.store import describe_edits
+from mechsteer.steering.store import describe_edits, is_own
 from mechsteer.steering.targets import Sites
 from mechsteer.steering.vector import add, project
 
@@ -42,6 +42,7 @@ __all__ = [
     "explain",
     "features",
     "heads",
+    "is_own",
     "load_sae",
     "make_scope",
     "pasta",

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mechsteer.directions import Direction
 from mechsteer.errors import MechsteerError, listed, shown
-from mechsteer.models import Fused, check_model, model_info, parse, position_stack, stacks
+from mechsteer.models import Fused, check_model, loaded_info, parse, position_stack, stacks, taken_once
 from mechsteer.prompts import Batch, Prompt, PromptLike, batch
 from mechsteer.steering.passes import Follower, followed
 from mechsteer.steering.saes import FeatureEdit
@@ -206,9 +206,10 @@ class Intervention:
             MechsteerError: with the site, the model's family and the nearest valid names.
         """
         check_model(model)
-        for edit in self.edits:
-            names(edit.site, model, edit.method)
-            edit.check(edit, model)
+        with taken_once():
+            for edit in self.edits:
+                names(edit.site, model, edit.method)
+                edit.check(edit, model)
 
     def hooks(self, prompt: Prompt | Sequence[Prompt] | Batch | None = None) -> list[Hook]:
         """The edits as ``(hook name, function)`` pairs for ``model.run_with_hooks(..., fwd_hooks=...)``.
@@ -316,7 +317,7 @@ def check_fired(bound: Sequence[BoundEdit], model: Any) -> None:
     for edit, reached, fired in counts.values():
         if reached == 0:
             raise MechsteerError(
-                f"{edit.method} at {str(edit.site)!r} never fired: this {model_info(model).family} model did not pass "
+                f"{edit.method} at {str(edit.site)!r} never fired: this {loaded_info(model).family} model did not pass "
                 f"that hook point. Stacks: {stacks(model)}."
             )
         if fired == 0 and edit.scope.where not in MAYBE_NOWHERE:

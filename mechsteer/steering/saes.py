@@ -167,8 +167,9 @@ def as_sae(sae: Any) -> Any:
     One in training (``TrainingSAE``) becomes what ``save_inference_model`` would write; a BatchTopK one a JumpReLU one.
 
     Raises:
-        MechsteerError: for what is no SAE, an architecture whose features depend on other positions or do not describe
-            the hook point they are read from, or an SAE whose normalisation was never folded into its weights.
+        MechsteerError: for what is no SAE, one with NaN or infinite entries, an architecture whose features depend on
+            other positions or do not describe the hook point they are read from, or an SAE whose normalisation was
+            never folded into its weights.
     """
     from sae_lens import SAE, TrainingSAE
 
@@ -182,6 +183,9 @@ def as_sae(sae: Any) -> Any:
             f"its weights. SAELens' trainer folds them in at its end; or call "
             f"sae.{_UNFOLDED[sae.cfg.normalize_activations]}."
         )
+    for name, tensor in sae.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise MechsteerError(f"The tensor {name} of this SAE has NaN or infinite entries.")
     made = _after_training(sae) if isinstance(sae, TrainingSAE) else sae
     name = made.cfg.architecture()
     if name not in ARCHITECTURES:

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mechsteer.directions import Direction
 from mechsteer.errors import MechsteerError, finite, unknown
-from mechsteer.files import atomic_path, digest, versions
+from mechsteer.files import versions
+from mechsteer.models import tensor_digest
 from mechsteer.steering.attention import apply_bias, apply_pasta, apply_spotlight, check_attention
 from mechsteer.steering.features import apply_features, check_features
 from mechsteer.steering.heads import apply_heads, check_heads
@@ -24,6 +25,7 @@ from mechsteer.steering.saes import FeatureEdit, as_sae, build_sae, sae_digest
 from mechsteer.steering.scope import make_scope
 from mechsteer.steering.targets import Sites
 from mechsteer.steering.vector import apply_add, apply_project, check_vector
+from mechsteer.tensors import TensorFile, read_tensors, save_tensors
 
 FORMAT = "mechsteer.intervention/1"
 
@@ -45,74 +47,80 @@ METHODS: dict[str, tuple[Apply, Callable[[Edit, Any], None]]] = {
 """What a method's name in a file stands for."""
 
 
+def is_own(edit: Edit) -> bool:
+    """Whether an edit's function is none of ours, whatever its method is called."""
+    return METHODS.get(edit.method, (None,))[0] is not edit.apply
+
+
 def save(intervention: Intervention, path: str | os.PathLike[str]) -> Path:
-    """Write all edits, in order, to one safetensors file.
+    """Write all edits, in order, to one safetensors file with a checksum.
 
     Raises:
         MechsteerError: for an edit of a method that files do not know (one's own function), or if the file cannot be
             written; then nothing is left behind.
     """
-    from safetensors.torch import save_file
-
     tensors: dict[str, Tensor] = {}
     described = []
     owners: dict[int, int] = {}
     for place, edit in enumerate(intervention.edits):
-        if METHODS.get(edit.method, (None,))[0] is not edit.apply:
+        if is_own(edit):
             raise MechsteerError(
                 f"The method {edit.method!r} is a function of your own; only {', '.join(METHODS)} can be saved."
             )
         described.append(_describe(edit))
         if edit.direction is not None:
-            tensors[f"direction.{place}"] = edit.direction.vector.contiguous()
+            tensors[f"direction.{place}"] = edit.direction.vector
         if edit.features is not None:
             sae = edit.features.sae
             owner = described[-1]["features"]["sae"] = owners.setdefault(id(sae), place)
             if owner == place:
-                tensors |= {f"sae.{place}.{name}": t.contiguous() for name, t in sae.state_dict().items()}
+                tensors |= {f"sae.{place}.{name}": tensor for name, tensor in sae.state_dict().items()}
     header = {"format": FORMAT, "edits": json.dumps(described), "versions": json.dumps(versions())}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
-    return Path(path)
+    return save_tensors(path, tensors, header)
 
 
 def load(path: str | os.PathLike[str]) -> Intervention:
     """Read what :func:`save` wrote.
 
     Raises:
-        MechsteerError: if the file is missing, truncated, no intervention, or names an unknown method.
-    """
-    from safetensors import SafetensorError, safe_open
+        MechsteerError: if the file is missing, no intervention, not bit for bit what was written, or names an unknown
+            method.
 
+    Warns:
+        UserWarning: for a file that was written before files had checksums.
+    """
+    file = read_tensors(path)
+    if file.header.get("format") != FORMAT:
+        raise MechsteerError(f"{path} is not a mechsteer intervention (format {file.header.get('format')!r}).")
     try:
-        with safe_open(path, framework="pt") as file:
-            header = dict(file.metadata() or {})
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except FileNotFoundError:
-        raise MechsteerError(f"No such file: {path}.") from None
-    except (SafetensorError, OSError) as error:
-        raise MechsteerError(f"{path} is not a readable safetensors file (truncated or foreign?): {error}") from error
-    if header.get("format") != FORMAT:
-        raise MechsteerError(f"{path} is not a mechsteer intervention (format {header.get('format')!r}).")
-    try:
-        described = json.loads(header["edits"])
-        if not isinstance(described, list):
-            raise TypeError(f"edits are a {type(described).__name__}")
-        saes = _saes(described, tensors)
-        return Intervention(tuple(_edit(d, tensors.get(f"direction.{i}"), saes) for i, d in enumerate(described)))
+        found = _intervention(file)
     except MechsteerError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except Exception as error:  # a damaged description may make anything that is built from it raise
         raise MechsteerError(f"{path} has a damaged header: {error!r}.") from error
+    file.verify("intervention")
+    return found
+
+
+def _intervention(file: TensorFile) -> Intervention:
+    described = json.loads(file.header["edits"])
+    if not isinstance(described, list):
+        raise TypeError(f"edits are a {type(described).__name__}")
+    saes = _saes(described, file.tensors)
+    vectors = [file.tensors.get(f"direction.{place}") for place in range(len(described))]
+    return Intervention(tuple(_edit(one, vector, saes) for one, vector in zip(described, vectors, strict=True)))
 
 
 def describe_edits(intervention: Intervention) -> list[dict[str, Any]]:
-    """All that decides what an intervention does, as JSON values; a vector is represented by its hash."""
+    """All that decides what an intervention does, as JSON values; a vector is represented by its hash.
+
+    Of a function of one's own it tells no more than the method's name; see :func:`mechsteer.cell_key`.
+    """
     described = []
     for edit in intervention.edits:
         one = _describe(edit)
         if edit.direction is not None:
-            one["direction"] = digest(edit.direction.vector.tolist())
+            one["direction"] = tensor_digest(edit.direction.vector)
         if edit.features is not None:
             one["features"]["sae"] = sae_digest(edit.features.sae)
         described.append(one)

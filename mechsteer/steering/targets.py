@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mechsteer.errors import MechsteerError, shown, unknown
-from mechsteer.models import fires, model_info, parse, stacks
+from mechsteer.models import fires, loaded_info, parse, stacks
 
 SCORE_KINDS = frozenset({"attn_scores", "cross_attn_scores", "pattern", "cross_pattern"})
 """Kinds whose tensors are ``[batch, heads, query_pos, key_pos]``; all others have positions in their second
@@ -53,7 +53,7 @@ def names(target: Target, model: Any, method: str) -> list[str]:
     Raises:
         MechsteerError: if the model has none of them, a layer is out of range, or a hook point is never reached.
     """
-    family = model_info(model).family
+    family = loaded_info(model).family
     if isinstance(target, str):
         if target not in model.hook_dict:
             raise unknown(f"site for this {family} model", target, model.hook_dict)

@@ -143,16 +143,19 @@ def check_vector(edit: Edit, model: Any) -> None:
 def check_origin(edit: Edit, model: Any) -> None:
     """Raise if the direction was made on another model, unless the edit says that this is meant.
 
+    One checkpoint in another dtype is the same model; one whose weights were changed in memory is not.
+
     Raises:
         MechsteerError: with both fingerprints.
     """
-    direction = direction_of(edit)
-    here, there = model_info(model).fingerprint, direction.fingerprint
-    if here != there and not edit.options.get("transfer"):
+    if edit.options.get("transfer"):
+        return
+    direction, here = direction_of(edit), model_info(model)
+    if here.fingerprint != direction.fingerprint:
         raise MechsteerError(
             f"This direction was made on {direction.meta.get('model_name', 'an unknown model')!r} "
-            f"(fingerprint {there}), not on {model_info(model).name!r} ({here}). Pass transfer=True if crossing models "
-            "is meant."
+            f"(fingerprint {direction.fingerprint}), not on {here.name!r} as it is now ({here.fingerprint}). Pass "
+            "transfer=True if crossing models is meant."
         )
 
 

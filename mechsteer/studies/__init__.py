@@ -9,9 +9,22 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.studies.published import published
 
 if TYPE_CHECKING:
-    from mechsteer.studies import dola_decoding, guide, inside, layerwise, steer_instruct, steering, sweep, t5_dola
+    from mechsteer.studies import (
+        compose,
+        directer,
+        dola_decoding,
+        guide,
+        inside,
+        layerwise,
+        steer_instruct,
+        steering,
+        sweep,
+        t5_dola,
+    )
 
 __all__ = [
+    "compose",
+    "directer",
     "dola_decoding",
     "guide",
     "inside",

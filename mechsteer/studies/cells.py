@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.decoding import Strategy
 from mechsteer.errors import MechsteerError
 from mechsteer.evaluation import Task, evaluate
-from mechsteer.files import digest, read_table, versions, write_table
-from mechsteer.models import model_info
-from mechsteer.steering import Intervention, describe_edits
+from mechsteer.files import digest, read_table, write_table
+from mechsteer.identity import cell_key
+from mechsteer.models import taken_once
+from mechsteer.steering import Intervention
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def cell(folder: Path, key: dict[str, Any], compute: "Callable[[], pd.DataFrame]") -> "pd.DataFrame":
+def cell(folder: Path, key: Any, compute: "Callable[[], pd.DataFrame]") -> "pd.DataFrame":
     """The table of a cell: read if it was computed before, else computed and written.
 
     Args:
         folder: The study's folder; cells lie in ``folder/cells``.
-        key: All that decides the cell's numbers: model fingerprint, data hash, method, site, strength, versions ...
+        key: All that decides the cell's numbers: :func:`mechsteer.cell_key`.
         compute: Makes the table. Not called when there is a readable one; one that is damaged is made again.
     """
     stem = folder / "cells" / digest(key)
@@ -45,15 +46,6 @@ def evaluated(
     batch_size: int,
 ) -> "pd.DataFrame":
     """The sample rows of a task under an intervention and a strategy (see :func:`mechsteer.evaluate`), as a cell."""
-    info = model_info(model)
-    key = {
-        "task": task.name,
-        "data": task.data_hash,
-        "max_new_tokens": getattr(task, "max_new_tokens", None),
-        "model": [info.name if info.fingerprint == "unknown" else "", info.fingerprint, info.dtype],
-        "steer": describe_edits(steer) if steer is not None else [],
-        "versions": versions(),
-    }
-    if strategy is not None:
-        key["strategy"] = repr(strategy)
-    return cell(folder, key, lambda: evaluate(model, task, steer=steer, strategy=strategy, batch_size=batch_size))
+    with taken_once():
+        key = cell_key(model, task, steer, strategy)
+        return cell(folder, key, lambda: evaluate(model, task, steer=steer, strategy=strategy, batch_size=batch_size))

@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from mechsteer.errors import MechsteerError, positive_int
-from mechsteer.files import writable_dir, write_json, write_table
+from mechsteer.files import writable_dir
 from mechsteer.models import is_encoder_decoder, load, model_info, provenance
 from mechsteer.steering import load_sae
 from mechsteer.steering.saes import as_sae, bundled_saes, check_sae, site_of
@@ -52,7 +52,7 @@ from mechsteer.studies import compose_parts as parts
 from mechsteer.studies.compose_figures import draw, figures
 from mechsteer.studies.compose_methods import KINDS, ways
 from mechsteer.studies.directer_cells import Work
-from mechsteer.studies.result import Result
+from mechsteer.studies.result import Result, finish
 from mechsteer.tasks import instructions
 
 if TYPE_CHECKING:
@@ -117,13 +117,13 @@ def run(
     made = _sae(loaded, sae)
     folder = writable_dir(out)
     settings = {"kinds": chosen, "notes": notes, "n": n, "n_validation": n_validation, "sae_site": site_of(made, None)}
-    write_json(folder / "study.json", {"study": NAME, **settings, **provenance(loaded)})
+    about = {"study": NAME, **settings, **provenance(loaded)}
     with tqdm(desc=NAME, unit="cell", disable=not progress) as bar:
         work = Work(loaded, folder, chosen, notes, n, n_validation, batch_size, bar)
         tables = _tables(work, made)
     for name, table in tables.items():
         tables[name] = table.assign(**provenance(loaded), data_hash=work.task().data_hash)
-        write_table(tables[name], folder / name)
+    finish(folder, about, tables)
     figures(folder)
     return Result(folder, tables, draw)
 

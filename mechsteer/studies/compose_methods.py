@@ -16,8 +16,8 @@ from mechsteer.decoding import Directer, generate
 from mechsteer.directions import Direction, differences_in_means, gradient_direction
 from mechsteer.directions.sparse import sparse_direction
 from mechsteer.errors import MechsteerError
-from mechsteer.files import digest
-from mechsteer.models import continuation_ids, model_info, parse, predicting_stack
+from mechsteer.identity import cell_key
+from mechsteer.models import continuation_ids, parse, predicting_stack
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, add, attention_bias, features, heads
 from mechsteer.steering.saes import site_of
@@ -250,9 +250,7 @@ def kept(
     make: Callable[[Sequence[int]], dict[int, Direction]],
 ) -> dict[int, Direction]:
     """Directions by layer, read from ``folder/directions`` where they were made before."""
-    info = model_info(work.model)
-    learned = [[p.text for p in told.noted], told.answers, told.plain, SPARSE_WEIGHT]
-    key = digest([info.name, info.fingerprint, info.dtype, list(layers), learned])
+    key = cell_key(work.model, told, options={"name": name, "layers": layers, "weight": SPARSE_WEIGHT})
     path = work.folder / "directions" / f"{name}-{key}.safetensors"
     if path.exists():
         with suppress(MechsteerError):  # a damaged one is made again

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from mechsteer.errors import MechsteerError, positive_int
-from mechsteer.files import writable_dir, write_json, write_table
+from mechsteer.files import writable_dir
 from mechsteer.models import is_encoder_decoder, load, model_info, provenance
 from mechsteer.studies import directer_parts as parts
 from mechsteer.studies.directer_cells import Work
@@ -30,7 +30,7 @@ from mechsteer.studies.directer_cost import cost
 from mechsteer.studies.directer_figures import draw, figures
 from mechsteer.studies.directer_published import beside
 from mechsteer.studies.directer_vectors import vector_maker
-from mechsteer.studies.result import Result
+from mechsteer.studies.result import Result, finish
 from mechsteer.tasks import instructions
 from mechsteer.tasks.checkers import KINDS
 
@@ -89,13 +89,13 @@ def run(
         )
     folder = writable_dir(out)
     settings = {"kinds": chosen, "notes": notes, "fewer_notes": fewer_notes, "n": n, "n_validation": n_validation}
-    write_json(folder / "study.json", {"study": NAME, **settings, **provenance(loaded)})
+    about = {"study": NAME, **settings, **provenance(loaded)}
     with tqdm(desc=NAME, unit="cell", disable=not progress) as bar:
         work = Work(loaded, folder, chosen, notes, n, n_validation, batch_size, bar)
         tables = _tables(work, (fewer_notes, notes) if fewer_notes != notes else (notes,))
     for name, table in tables.items():
         tables[name] = table.assign(**provenance(loaded), data_hash=work.task().data_hash)
-        write_table(tables[name], folder / name)
+    finish(folder, about, tables)
     figures(folder)
     return Result(folder, tables, draw)
 

@@ -9,12 +9,12 @@ import torch
 
 from mechsteer.analysis.bootstrap import mean_interval
 from mechsteer.analysis.mcnemar import mcnemar
-from mechsteer.decoding import Gated, Strategy, generate
+from mechsteer.decoding import Strategy, generate
 from mechsteer.errors import MechsteerError
-from mechsteer.files import versions
-from mechsteer.models import model_info, predicting_stack
+from mechsteer.identity import cell_key
+from mechsteer.models import predicting_stack
 from mechsteer.prompts import Prompt
-from mechsteer.steering import Intervention, describe_edits
+from mechsteer.steering import Intervention
 from mechsteer.studies.cells import cell
 from mechsteer.tasks import Instructions, instructions
 from mechsteer.tasks.instructions import follows, is_true
@@ -87,25 +87,10 @@ class Work:
         model's), accepted_K and changed_K for the schedule's trial K.
         """
         task = task or self.task()
-        table = cell(self.folder, _key(self.model, task, way), lambda: _samples(self, task, way))
+        key = cell_key(self.model, task, way.steer, way.strategy, {"elsewhere": way.elsewhere})
+        table = cell(self.folder, key, lambda: _samples(self, task, way))
         self.bar.update()
         return table
-
-
-def _key(model: Any, task: Instructions, way: Way) -> dict[str, Any]:
-    info = model_info(model)
-    strategy: Any = repr(way.strategy)
-    if isinstance(way.strategy, Gated):
-        strategy = ["gated", way.strategy.beta, [describe_edits(item) for item in way.strategy.schedule]]
-    return {
-        "task": task.name,
-        "data": [task.data_hash, task.max_new_tokens],
-        "model": [info.name if info.fingerprint == "unknown" else "", info.fingerprint, info.dtype],
-        "steer": describe_edits(way.steer) if way.steer is not None else [],
-        "strategy": strategy,
-        "elsewhere": way.elsewhere,
-        "versions": versions(),
-    }
 
 
 def _samples(work: Work, task: Instructions, way: Way) -> "pd.DataFrame":

@@ -25,13 +25,13 @@ from mechsteer.analysis.mcnemar import exact_p
 from mechsteer.decoding import DoLa, Greedy, Strategy
 from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.evaluation import Task
-from mechsteer.files import read_table, writable_dir, write_json, write_table
+from mechsteer.files import read_table, writable_dir
 from mechsteer.models import load, model_info, provenance
 from mechsteer.studies.cells import evaluated
 from mechsteer.studies.dola_decoding_figures import draw, figures
 from mechsteer.studies.dola_tracking import tracked
 from mechsteer.studies.published import published
-from mechsteer.studies.result import Result
+from mechsteer.studies.result import Result, finish
 from mechsteer.tasks import IFEval, Instructions, MemoTrap, copying, ifeval, instructions, memotrap, recall
 from mechsteer.tasks.ifeval import IFEvalPrompt, followed, require_checkers
 
@@ -105,11 +105,8 @@ def run(
         for name, table in made.items():
             parts[name].append(table if name == "samples" else table.assign(**provenance(loaded)))
     tables = {name: pd.concat(found, ignore_index=True) for name, found in parts.items() if found}
-    write_json(
-        folder / "study.json", {"study": NAME, "models": about, "methods": {k: repr(v) for k, v in METHODS.items()}}
-    )
-    for name, table in tables.items():
-        write_table(table, folder / name)
+    methods = {name: repr(strategy) for name, strategy in METHODS.items()}
+    finish(folder, {"study": NAME, "models": about, "methods": methods}, tables)
     figures(folder)
     return Result(folder, {name: read_table(folder / f"{name}.parquet") for name in tables}, draw)
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from mechsteer.errors import MechsteerError, one_of, positive_int
-from mechsteer.files import writable_dir, write_json, write_table
+from mechsteer.files import writable_dir
 from mechsteer.models import is_encoder_decoder, load, model_info, provenance, stacks
 from mechsteer.studies.guide_choice import choice, influence_by_delta
 from mechsteer.studies.guide_figures import draw, figures
@@ -31,7 +31,7 @@ from mechsteer.studies.guide_parts import Work, baselines, by_strength, layers, 
 from mechsteer.studies.guide_prediction import predict
 from mechsteer.studies.guide_published import beside, reference
 from mechsteer.studies.guide_subjects import DOCUMENTS, ORGANISM, OTHER_WORDINGS, WORDINGS, Subject, named, subsets
-from mechsteer.studies.result import Result
+from mechsteer.studies.result import Result, finish
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,13 +81,12 @@ def run(
     bundled = name.startswith("organism:")
     subjects = _subjects(loaded, ORGANISM if bundled else DOCUMENTS, tasks, n)
     settings = {"n": n, "lengths": {s.name: s.lengths for s in subjects}}
-    write_json(folder / "study.json", {"study": NAME, **settings, **provenance(loaded)})
+    about = {"study": NAME, **settings, **provenance(loaded)}
     with tqdm(desc=NAME, unit="part", total=_parts(subjects, bundled), disable=not progress) as bar:
         tables = _tables(Work(loaded, folder, batch_size, bar, n), subjects, bundled)
     tables = {key: table.assign(**provenance(loaded)) for key, table in tables.items() if not table.empty}
     tables["published"] = reference(name)
-    for key, table in tables.items():
-        write_table(table, folder / key)
+    finish(folder, about, tables)
     figures(folder)
     return Result(folder, tables, draw)
 

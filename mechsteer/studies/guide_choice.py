@@ -12,8 +12,7 @@ import torch
 from mechsteer.analysis.bootstrap import mean_interval
 from mechsteer.analysis.match_influence import influences, match_influence
 from mechsteer.errors import MechsteerError
-from mechsteer.files import versions
-from mechsteer.models import model_info
+from mechsteer.identity import cell_key
 from mechsteer.studies.cells import cell
 from mechsteer.studies.guide_parts import Work, bias, means
 from mechsteer.studies.guide_subjects import Subject, worded
@@ -34,7 +33,7 @@ def influence_by_delta(work: Work, subject: Subject) -> "pd.DataFrame":
 
     frames = []
     for length in subject.lengths:
-        key = _key(work, subject, length) | {"influence_by": list(subject.deltas)}
+        key = _key(work, subject, length, {"influence_by": subject.deltas})
         frames.append(cell(work.folder, key, lambda length=length: _influence(work, subject, length)))
         work.bar.update()
     return pd.concat(frames, ignore_index=True)
@@ -76,7 +75,7 @@ def choice(work: Work, subject: Subject, strength: "pd.DataFrame") -> "pd.DataFr
         for target in ("uppercase", "shortest context"):
             if target == "shortest context" and length == subject.lengths[0]:
                 continue
-            key = _key(work, subject, length) | {"choice": target, "bounds": [LOW, HIGH, TOLERANCE]}
+            key = _key(work, subject, length, {"choice": target, "bounds": [LOW, HIGH, TOLERANCE]})
             found = cell(work.folder, key, lambda length=length, target=target: _match(work, subject, length, target))
             row = {"task": subject.name, "length": length, "unit": subject.unit, **found.iloc[0].to_dict()}
             delta = round(float(row["delta"]), 2)
@@ -119,13 +118,6 @@ def _prompts(work: Work, subject: Subject, length: int) -> tuple[list[Any], list
     return task.prompts(work.model), worded(task, "uppercase").prompts(work.model)
 
 
-def _key(work: Work, subject: Subject, length: int) -> dict[str, Any]:
-    info = model_info(work.model)
-    task = subject.make(length, work.n)
-    return {
-        "data": [task.data_hash, subject.make(subject.lengths[0], work.n).data_hash, N],
-        "span": subject.span,
-        "last": subject.last,
-        "model": [info.name if info.fingerprint == "unknown" else "", info.fingerprint, info.dtype],
-        "versions": versions(),
-    }
+def _key(work: Work, subject: Subject, length: int, options: dict[str, Any]) -> str:
+    tasks = [subject.make(length, work.n), subject.make(subject.lengths[0], work.n)]
+    return cell_key(work.model, tasks, options={"n": N, "span": subject.span, "last": subject.last, **options})

@@ -9,8 +9,7 @@ import torch
 
 from mechsteer.analysis.bootstrap import mean_interval
 from mechsteer.errors import MechsteerError
-from mechsteer.files import versions
-from mechsteer.models import model_info
+from mechsteer.identity import cell_key
 from mechsteer.steering import Intervention, attention_bias
 from mechsteer.studies.cells import cell, evaluated
 from mechsteer.studies.guide_prediction import PREDICTORS, predictors
@@ -182,15 +181,8 @@ def predicted(work: Work, subject: Subject) -> "pd.DataFrame":
     for length in subject.lengths:
         task = work.task(subject, length)
         found = scores(evaluated(work.folder, work.model, task, batch_size=work.batch_size), subject)
-        info = model_info(work.model)
-        key = {
-            "predictors": list(PREDICTORS),
-            "data": task.data_hash,
-            "span": subject.span,
-            "last": subject.last,
-            "model": [info.name if info.fingerprint == "unknown" else "", info.fingerprint, info.dtype],
-            "versions": versions(),
-        }
+        options = {"predictors": PREDICTORS, "span": subject.span, "last": subject.last}
+        key = cell_key(work.model, task, options=options)
         values = cell(work.folder, key, lambda task=task: _predictors(work.model, task, subject))
         work.bar.update()
         frames.append(pd.concat([found, values.drop(columns="prompt")], axis=1).assign(length=length))

@@ -15,10 +15,10 @@ from mechsteer.analysis import cross_attention_shift, frozen_cross_attention, lo
 from mechsteer.analysis.bootstrap import mean_interval
 from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.evaluation import evaluate
-from mechsteer.files import writable_dir, write_json, write_table
+from mechsteer.files import writable_dir
 from mechsteer.models import is_encoder_decoder, load, model_info, provenance
 from mechsteer.studies.inside_figures import draw, figures
-from mechsteer.studies.result import Result
+from mechsteer.studies.result import Result, finish
 from mechsteer.tasks import MemoTrap, memotrap
 
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ def run(
         raise MechsteerError(
             f"This study is about cross-attention; {model_info(loaded).name} has none. Use an encoder-decoder."
         )
-    write_json(folder / "study.json", {"study": NAME, "data": task.name, **provenance(loaded)})
+    about = {"study": NAME, "data": task.name, **provenance(loaded)}
     tables = _tables(loaded, _first(task, n), batch_size, progress)
     for name, table in tables.items():
         tables[name] = table.assign(**provenance(loaded), data_hash=task.data_hash)
-        write_table(tables[name], folder / name)
+    finish(folder, about, tables)
     figures(folder)
     return Result(folder, tables, draw)
 

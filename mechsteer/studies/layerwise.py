@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from mechsteer.errors import MechsteerError, listed, positive_int
-from mechsteer.files import writable_dir, write_json, write_table
+from mechsteer.files import writable_dir
 from mechsteer.models import load, provenance
 from mechsteer.studies.layerwise_cells import Bench
 from mechsteer.studies.layerwise_figures import draw, figures
 from mechsteer.studies.layerwise_opinions import opinions
 from mechsteer.studies.layerwise_parts import best_layer, by_examples, by_layer, calculus, tradeoff
-from mechsteer.studies.result import Result
+from mechsteer.studies.result import Result, finish
 from mechsteer.tasks import rules
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def run(
     folder = writable_dir(out)
     loaded = load(model) if isinstance(model, str) else model
     settings = {"rules": chosen, "seeds": seeds, "n_train": n_train, "max_steps": max_steps, "points": points}
-    write_json(folder / "study.json", {"study": NAME, **settings, **provenance(loaded)})
+    about = {"study": NAME, **settings, **provenance(loaded)}
     with tqdm(desc=NAME, unit="cell", disable=not progress) as bar:
         bench = Bench(loaded, folder, batch_size, bar, n_train, n_test, tuple(range(seeds)), max_steps)
         tables = _tables(bench, chosen, list(counts), shots, points, whole=names is None)
@@ -100,7 +100,7 @@ def run(
         if "rule" in table.columns:  # of files the name alone
             table["rule"] = [Path(rule).name.removesuffix(".json") for rule in table["rule"]]
         tables[name] = table.assign(**provenance(loaded))
-        write_table(tables[name], folder / name)
+    finish(folder, about, tables)
     figures(folder)
     return Result(folder, tables, draw)
 

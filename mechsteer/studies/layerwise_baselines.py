@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.decoding import score
 from mechsteer.directions import Direction, differences_in_means, gradient_direction
-from mechsteer.files import versions
-from mechsteer.models import as_prompts, model_info, predicting_stack, word_id
+from mechsteer.identity import cell_key
+from mechsteer.models import as_prompts, predicting_stack, word_id
 from mechsteer.prompts import PromptLike
 from mechsteer.steering import Intervention, add
 from mechsteer.studies.cells import cell
@@ -92,8 +92,7 @@ def _best(bench: Bench, training: Rules, method: str, options: Iterator[Option])
     import pandas as pd
 
     tried: list[Option] = [(0, 0.0, None), *options]
-    info = model_info(bench.model)
-    key = {"choose": method, "model": [info.fingerprint, info.dtype], "data": training.data_hash}
+    key = cell_key(bench.model, training, options={"choose": method, "tried": tried})
     prompts, answers = zip(*training.examples(bench.model), strict=True)
 
     def compute() -> "pd.DataFrame":
@@ -103,5 +102,5 @@ def _best(bench: Bench, training: Rules, method: str, options: Iterator[Option])
         ]
         return pd.DataFrame({"logprob": values})
 
-    table = cell(bench.folder, key | {"versions": versions(), "tried": [o[:2] for o in tried]}, compute)
+    table = cell(bench.folder, key, compute)
     return tried[int(table["logprob"].to_numpy().argmax())]

@@ -13,8 +13,7 @@ from torch import Tensor
 from mechsteer.analysis.bootstrap import interval, resamples
 from mechsteer.directions import Direction
 from mechsteer.directions.sparse import path_table, sparse_path
-from mechsteer.files import versions
-from mechsteer.models import model_info
+from mechsteer.identity import cell_key
 from mechsteer.steering import Intervention, heads
 from mechsteer.studies.cells import cell, evaluated
 from mechsteer.tasks import Opinion, Rules, rules
@@ -120,7 +119,6 @@ class Bench:
         self, task: Rules | Opinion, layer: int, seed: int, weights: "Weights | Weighting" = DENSE
     ) -> list[Learned]:
         """The vectors of a task at a layer, one for each pair of weights."""
-        info = model_info(self.model)
         path = isinstance(weights, Weighting)
         chosen: dict[str, Any] = (
             {"l1_share": weights.l1_share, "points": weights.points, "smallest": weights.smallest}
@@ -135,8 +133,8 @@ class Bench:
             "max_steps": self.max_steps,
             **chosen,
         }
-        key = {"learn": [info.fingerprint, info.dtype], "data": task.data_hash, "path": path, **options}
-        table = cell(self.folder, key | {"versions": versions()}, lambda: self._fits(task, options))
+        key = cell_key(self.model, task, options={"learn": "sparse", "path": path, **options})
+        table = cell(self.folder, key, lambda: self._fits(task, options))
         self.bar.update()
         return [_learned(row) for row in table.to_dict("records")]
 

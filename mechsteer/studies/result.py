@@ -1,12 +1,14 @@
 """What every study returns: its tables, where they lie, and its figures on demand."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
-from mechsteer.files import read_table
+from mechsteer.errors import MechsteerError
+from mechsteer.files import read_record, read_table, write_record, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,6 +37,29 @@ class Result:
     def figures(self) -> "dict[str, Figure]":
         """The study's figures, by name, drawn from the tables."""
         return self.draw(self.tables)
+
+
+def finish(folder: Path, about: Mapping[str, Any], tables: "Mapping[str, pd.DataFrame]") -> None:
+    """Write a study's tables, and ``study.json``, which says what they are of.
+
+    ``study.json`` is there only while all the tables in the folder are its own: that of an earlier run goes first, with
+    the tables that it names and this run does not make, and the new one comes last. Until then, an earlier run's stay.
+
+    Args:
+        folder: The study's folder.
+        about: The study's name, its settings and the model's provenance.
+        tables: The tables, by name.
+    """
+    record, earlier = folder / "study.json", []
+    with suppress(MechsteerError):
+        earlier = read_record(record, "record of a study").get("tables", [])
+    record.unlink(missing_ok=True)
+    for name in set(earlier) - set(tables):
+        for suffix in ("parquet", "csv"):
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+    for name, table in tables.items():
+        write_table(table, folder / name)
+    write_record(record, {**about, "tables": list(tables)})
 
 
 def redraw(

@@ -26,12 +26,13 @@ from tqdm.auto import tqdm
 from mechsteer.analysis.quality import perplexities
 from mechsteer.analysis.similarity import similarity
 from mechsteer.errors import MechsteerError, finite, positive_int
-from mechsteer.files import writable_dir, write_json, write_table
+from mechsteer.files import writable_dir
+from mechsteer.identity import cell_key
 from mechsteer.models import is_encoder_decoder, load, model_info, provenance, stacks
 from mechsteer.steering.scope import make_scope
 from mechsteer.studies.cells import cell
 from mechsteer.studies.published import published
-from mechsteer.studies.result import Result
+from mechsteer.studies.result import Result, finish
 from mechsteer.studies.steer_instruct_cells import FORMATS, Bench, Filter, Prompts
 from mechsteer.studies.steer_instruct_choice import grid
 from mechsteer.studies.steer_instruct_figures import draw, figures
@@ -127,14 +128,14 @@ def run(
         perplexities(perplexity_model, ["a text"])  # refuses a model that cannot be read, before anything is measured
     folder = writable_dir(out)
     settings = {"scope": scope, "n": n, "n_validation": n_validation, "notes": notes, "filter": perplexity_model}
-    write_json(folder / "study.json", {"study": NAME, **settings, **provenance(loaded)})
+    about = {"study": NAME, **settings, **provenance(loaded)}
     with tqdm(desc=NAME, unit="cell", disable=not progress) as bar:
         bench = Bench(loaded, folder, batch_size, bar, Filter.by(perplexity_model), scope)
         tables = _tables(bench, prompts, chosen, base, shares)
     for name, table in tables.items():
         extra = {key: value for key, value in provenance(loaded).items() if key not in table.columns}
         tables[name] = table.assign(**extra, scope=scope) if "scope" not in table.columns else table.assign(**extra)
-        write_table(tables[name], folder / name)
+    finish(folder, about, tables)
     figures(folder)
     return Result(folder, tables, draw)
 
@@ -180,11 +181,10 @@ def _cosine(bench: Bench, prompts: Prompts, kinds: Sequence[str]) -> "pd.DataFra
     """The paper's Figure 2: cosine of last-token states by layer and relation, for each kind; see ``ms.similarity``."""
     import pandas as pd
 
-    info = model_info(bench.model)
     parts = []
     for kind in kinds:
         task = prompts.estimated(kind)
-        key = {"cosine": [info.fingerprint, info.dtype], "data": task.data_hash}
+        key = cell_key(bench.model, task, options="cosine")
         pairs = bench.pairs(task.samples)
         labels = [kind] * len(pairs)
         table = cell(bench.folder, key, lambda p=pairs, i=labels: similarity(bench.model, p, instructions=i))

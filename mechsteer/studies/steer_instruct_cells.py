@@ -12,8 +12,8 @@ from mechsteer.analysis.quality import LOW_PERPLEXITY, MUCH_REPEATED, perplexiti
 from mechsteer.decoding import score
 from mechsteer.directions import Direction, differences_in_means
 from mechsteer.errors import MechsteerError
-from mechsteer.files import digest
-from mechsteer.models import model_info
+from mechsteer.identity import cell_key
+from mechsteer.models.resolve import checkpoint_digest
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, add
 from mechsteer.studies.cells import cell, evaluated
@@ -159,15 +159,14 @@ class Bench:
             return [repeated_share(text) > self.bad.threshold for text in outputs]
         import pandas as pd
 
-        key = {"perplexity": name, "texts": outputs}
+        key = cell_key(None, outputs, options={"perplexity": checkpoint_digest(name)})
         table = cell(self.folder, key, lambda: pd.DataFrame({"perplexity": perplexities(name, outputs)}))
         return (table["perplexity"] < self.bad.threshold).tolist()
 
     def vectors(self, name: str, pairs: Sequence[tuple[Prompt, Prompt]], layers: Sequence[int]) -> dict[int, Direction]:
         """Differences in means at some layers, read from ``folder/directions`` where they were made before."""
-        info = model_info(self.model)
-        key = [info.fingerprint, info.dtype, list(layers), [(a.text, b.text) for a, b in pairs]]
-        path = self.folder / "directions" / f"{name}-{digest(key)}.safetensors"
+        key = cell_key(self.model, pairs, options={"difference in means": layers})
+        path = self.folder / "directions" / f"{name}-{key}.safetensors"
         if path.exists():
             with suppress(MechsteerError):  # a damaged one is made again
                 found = [edit.direction for edit in Intervention.load(path).edits]
@@ -189,8 +188,7 @@ class Bench:
         """
         import pandas as pd
 
-        info = model_info(self.model)
-        key = {"surprise": [info.fingerprint, info.dtype], "data": task.data_hash, "texts": list(outputs)}
+        key = cell_key(self.model, task, options={"surprise": outputs})
 
         def compute() -> "pd.DataFrame":
             counts = [len(self.model.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in outputs]

@@ -22,11 +22,11 @@ from tqdm.auto import tqdm
 
 from mechsteer.directions import Direction, differences_in_means
 from mechsteer.errors import MechsteerError, positive_int
-from mechsteer.files import writable_dir, write_json, write_table
+from mechsteer.files import writable_dir
 from mechsteer.models import is_encoder_decoder, load, model_info, provenance, stacks
 from mechsteer.steering import Intervention, add, attention_bias, pasta, project, scale_keys, spotlight
 from mechsteer.studies.cells import evaluated
-from mechsteer.studies.result import Result
+from mechsteer.studies.result import Result, finish
 from mechsteer.studies.steering_figures import draw, figures
 from mechsteer.tasks import instructions
 from mechsteer.tasks.checkers import KINDS
@@ -92,7 +92,7 @@ def run(
             f"This study is for decoder-only models; {model_info(loaded).name!r} is an encoder-decoder."
         )
     folder = writable_dir(out)
-    write_json(folder / "study.json", {"study": NAME, "notes": notes, "n": n, **provenance(loaded)})
+    about = {"study": NAME, "notes": notes, "n": n, **provenance(loaded)}
     count = stacks(loaded)["blocks"]
     total = 3 + sum(len(s) for _, s in ATTENTION.values()) + len(chosen) * (count + len(VECTOR) * len(STEPS))
     with tqdm(desc=NAME, unit="cell", total=total, disable=not progress) as bar:
@@ -103,8 +103,7 @@ def run(
     groups = cells.groupby(["method", "setting", "strength"], sort=False)
     summary = groups[measures].mean().assign(kinds=groups.size()).reset_index()
     tables = {name: table.assign(**provenance(loaded)) for name, table in {"cells": cells, "summary": summary}.items()}
-    for name, table in tables.items():
-        write_table(table, folder / name)
+    finish(folder, about, tables)
     figures(folder)
     return Result(folder, tables, draw)
 

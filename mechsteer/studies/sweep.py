@@ -2,12 +2,12 @@
 
 In the folder of a sweep:
 
-- ``cells/ID-SUM.parquet``: the rows of a finished cell, written under another name and then renamed, so that a file is
-  there as a whole or not at all. SUM is the file's own hash, so that a damaged one is known and computed again. ID
-  hashes all that decides the rows: the cell, the function that computes it, the model's fingerprint, the prompts, and
-  the versions of mechsteer, PyTorch, transformers and TransformerLens. It does not hash the device and the batch size,
-  which change no more than rounding, nor the body of a function of your own: give it another name, or the sweep another
-  folder, when you change it. Cells of several grids may lie in one folder.
+- ``cells/ID.parquet``: the rows of a finished cell, written under another name and then renamed, so that a file is
+  there as a whole or not at all. It holds a checksum of itself, so that a damaged one is known and computed again. ID
+  hashes all that decides the rows (:func:`mechsteer.cell_key`): the cell, the function that computes it, all files of
+  the model's checkpoint, the prompts, and the versions of mechsteer, PyTorch, transformers and TransformerLens. It does
+  not hash the device and the batch size, which change no more than rounding, nor the body of a function of your own:
+  give it another name, or the sweep another folder, when you change it. Cells of several grids may lie in one folder.
 - ``errors/ID.json``: the error of a cell that failed. It is computed again in the next run.
 - ``results.parquet``: the rows of all finished cells, in the order of the grid. Made from the cells alone, so it is the
   same file whether the sweep was killed or not, and whoever computed the cells. ``summary.parquet`` and
@@ -18,11 +18,9 @@ In the folder of a sweep:
 Cells are computed model by model, whatever the grid's order, and each worker holds one model at a time.
 """
 
-import hashlib
-import io
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -30,8 +28,20 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from mechsteer.checksums import check
 from mechsteer.errors import MechsteerError, one_of, positive_int
-from mechsteer.files import atomic_path, digest, read_table, versions, writable_dir, write_json, write_table
+from mechsteer.files import (
+    atomic_path,
+    digest,
+    parquet_bytes,
+    read_record,
+    read_table,
+    versions,
+    writable_dir,
+    write_record,
+    write_table,
+)
+from mechsteer.identity import cell_key
 from mechsteer.studies.executors import EXECUTORS, Executor, Failure, Job, Work, function, name_of
 from mechsteer.studies.grid import Cell, distinct, grid, read_grid
 from mechsteer.studies.result import Result
@@ -161,18 +171,17 @@ _KINDS: dict[type, str] = {bool: "truth value", int: "number", float: "number"}
 
 def _jobs(cells: Sequence[Cell], run: str, load: str) -> list[Job]:
     """The cells with their ids: hashes of all that decides their rows."""
-    common = {"run": run, "load": load, "versions": versions()}
-    fingerprint, data = cache(_fingerprint), cache(_data_hash)
+    checkpoint, data = cache(_checkpoint), cache(_data_hash)
     jobs = []
     for cell in cells:
-        key = common | {"cell": dict(cell)}
+        options: dict[str, Any] = {"run": run, "load": load, "cell": dict(cell)}
         if cell.get("model") is not None and load == LOAD:
-            key["model"] = fingerprint(cell["model"])
+            options["checkpoint"] = checkpoint(cell["model"])
         if run == STEERING:
             from mechsteer.studies.sweep_steering import DATA_NAMES
 
-            key["data"] = data(Cell.of({**dict.fromkeys(cell), **{name: cell[name] for name in DATA_NAMES}}))
-        jobs.append(Job(digest(key), cell))
+            options["data"] = data(Cell.of({**dict.fromkeys(cell), **{name: cell[name] for name in DATA_NAMES}}))
+        jobs.append(Job(cell_key(None, options=options)[:16], cell))
     return jobs
 
 
@@ -182,12 +191,12 @@ def _data_hash(cell: Cell) -> str:
     return data_hash(cell)
 
 
-def _fingerprint(name: Any) -> str:
-    from mechsteer.models.resolve import fingerprint, resolve
+def _checkpoint(name: Any) -> str:
+    from mechsteer.models.resolve import checkpoint_digest
 
     if not isinstance(name, str):
         raise MechsteerError(f"model must be a name for mechsteer.load, got {name!r}.")
-    return fingerprint(resolve(name)[0])
+    return checkpoint_digest(name)
 
 
 def _model_by_model(jobs: Sequence[Job]) -> list[Job]:
@@ -215,9 +224,10 @@ class _Folder:
 
     def look(self) -> None:
         """Find the finished cells, of whatever grid."""
-        for path in sorted((self.path / "cells").glob("[!.]*-*.parquet")):
-            if path.stem.endswith(f"-{_sum(path.read_bytes())}"):
-                self.found[path.stem.partition("-")[0]] = path
+        for path in sorted((self.path / "cells").glob("[!.]*.parquet")):
+            with suppress(MechsteerError):  # a damaged one is computed again
+                check(path.read_bytes(), path, "cell")
+                self.found[path.stem] = path
 
     def error_of(self, job: Job) -> Path:
         return self.path / "errors" / f"{job.id}.json"
@@ -243,17 +253,17 @@ class _Folder:
         """Write a cell's rows or error."""
         if not isinstance(result, Failure):
             try:
-                content = _parquet(_labelled(job, result))
+                content = parquet_bytes(_labelled(job, result))
             except (ValueError, TypeError, NotImplementedError) as error:  # pyarrow's errors are among these
                 result = Failure(f"Its table cannot be written as parquet: {error}")
             else:
-                path = self.path / "cells" / f"{job.id}-{_sum(content)}.parquet"
+                path = self.path / "cells" / f"{job.id}.parquet"
                 _write(content, path)
                 self.found[job.id] = path
                 self.error_of(job).unlink(missing_ok=True)
                 return
         record = {"cell": dict(job.cell), "error": result.error, "traceback": result.traceback}
-        write_json(self.error_of(job), record)
+        write_record(self.error_of(job), record)
 
     def end(self, *, complete: bool) -> "dict[str, pd.DataFrame]":
         """Put the cells together, in the order of the grid."""
@@ -273,7 +283,7 @@ class _Folder:
             raise MechsteerError(
                 f"The cells in {self.path / 'cells'} have columns of one name whose types do not go together: {error}"
             ) from None
-        _write(_parquet(results), self.path / "results.parquet")
+        _write(parquet_bytes(results), self.path / "results.parquet")
         write_table(_frame(summary), self.path / "summary")
         failed = sum(row["state"] == "failed" for row in summary)
         self._report(len(tables), failed, complete=complete)
@@ -283,9 +293,7 @@ class _Folder:
         """One row: what the cell is, and the means of its scores."""
         row = {"cell": job.id, **_columns(job.cell), "state": "failed", "error": "", "rows": 0}
         if rows is None:
-            from mechsteer.files import read_json
-
-            return row | {"error": read_json(self.error_of(job))["error"]}
+            return row | {"error": read_record(self.error_of(job), "record of an error")["error"]}
         table = rows.to_pandas()
         scores = [name for name in table.columns if table[name].dtype.kind in "bf" and name not in row]
         means = {name: float(table[name].mean()) for name in scores}
@@ -293,7 +301,7 @@ class _Folder:
 
     def _report(self, finished: int, failed: int, *, complete: bool) -> None:
         counts = {"cells": len(self.jobs), "finished": finished, "failed": failed, "complete": complete}
-        write_json(self.path / "sweep.json", {"study": NAME, "run": self.run, **counts, "versions": versions()})
+        write_record(self.path / "sweep.json", {"study": NAME, "run": self.run, **counts, "versions": versions()})
 
 
 def _labelled(job: Job, table: "pd.DataFrame") -> "pa.Table":
@@ -323,18 +331,6 @@ def _columns(cell: Cell) -> dict[str, Any]:
     return {name: str(value) if isinstance(value, (list, dict)) else value for name, value in cell.items()}
 
 
-def _parquet(table: "pa.Table") -> bytes:
-    import pyarrow.parquet as pq
-
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer)
-    return buffer.getvalue()
-
-
 def _write(content: bytes, path: Path) -> None:
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
-
-
-def _sum(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()[:16]

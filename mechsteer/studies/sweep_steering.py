@@ -36,8 +36,7 @@ from mechsteer.decoding import Greedy, Sample
 from mechsteer.directions import Direction, differences_in_means, gradient_direction, random_direction
 from mechsteer.errors import MechsteerError, finite, one_of, positive_int, unknown
 from mechsteer.evaluation import evaluate
-from mechsteer.files import digest, versions
-from mechsteer.models import model_info
+from mechsteer.identity import cell_key
 from mechsteer.steering import Intervention, add, attention_bias, pasta, project, scale_keys, spotlight
 from mechsteer.studies.grid import Cell
 from mechsteer.tasks import Instructions, MemoTrap, instructions, memotrap
@@ -140,7 +139,7 @@ def data_hash(cell: Cell) -> str:
     Raises:
         MechsteerError: for a kind, split, file or number of notes that is not there.
     """
-    return digest([task_of(cell).data_hash, task_of(cell, estimation=True).data_hash])
+    return cell_key(None, [task_of(cell), task_of(cell, estimation=True)])
 
 
 def run(
@@ -234,9 +233,8 @@ def _estimated(cell: Cell, model: Any, source: str, folder: Path | None) -> Dire
 
 
 def _file(folder: Path, cell: Cell, model: Any, source: str, layer: int) -> Path:
-    info = model_info(model)
-    key = [info.fingerprint, info.dtype, cell["task"], task_of(cell, estimation=True).data_hash, versions()]
-    return folder / f"{source}-{digest(key)}-layer-{layer:02d}.safetensors"
+    key = cell_key(model, task_of(cell, estimation=True), options={"direction": source})
+    return folder / f"{source}-{key}-layer-{layer:02d}.safetensors"
 
 
 def _required(given: Mapping[str, Any], name: str) -> Any:

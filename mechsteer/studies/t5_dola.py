@@ -19,12 +19,13 @@ from tqdm.auto import tqdm
 from mechsteer.directions import Direction, gradient_direction, random_direction
 from mechsteer.errors import MechsteerError, finite, one_of, positive_int
 from mechsteer.evaluation import Task
-from mechsteer.files import digest, writable_dir, write_json, write_table
+from mechsteer.files import writable_dir
+from mechsteer.identity import cell_key
 from mechsteer.models import load, model_info, provenance, stacks
 from mechsteer.steering import add
 from mechsteer.studies.cells import evaluated
 from mechsteer.studies.published import published
-from mechsteer.studies.result import Result
+from mechsteer.studies.result import Result, finish
 from mechsteer.studies.t5_dola_figures import draw, figures
 from mechsteer.tasks import MemoTrap, copying, memotrap, recall
 
@@ -80,7 +81,7 @@ def run(
     folder = writable_dir(out)
     loaded = load(model) if isinstance(model, str) else model
     chosen_layers = _layers(loaded, layers)
-    write_json(folder / "study.json", {"study": NAME, "compat": compat, "data": task.name, **provenance(loaded)})
+    about = {"study": NAME, "compat": compat, "data": task.name, **provenance(loaded)}
     work = _Work(loaded, folder, task, batch_size, tqdm(desc=NAME, unit="cell", disable=not progress))
     mined = {layer: work.mine(layer, compat) for layer in chosen_layers}
     if absolute is None:
@@ -93,8 +94,7 @@ def run(
     paper = _published(model_info(loaded).name)
     if paper is not None:
         tables["published"] = paper
-    for name, table in tables.items():
-        write_table(table, folder / name)
+    finish(folder, about, tables)
     figures(folder)
     return Result(folder, tables, draw)
 
@@ -110,9 +110,9 @@ class _Work:
     bar: Any
 
     def mine(self, layer: int, compat: str) -> Direction:
-        info, traps = model_info(self.model), self.task.on("mining")
-        key = [info.fingerprint, info.dtype, traps.data_hash, layer, compat]
-        path = self.folder / "directions" / f"layer-{layer:02d}-{digest(key)}.safetensors"
+        traps = self.task.on("mining")
+        key = cell_key(self.model, traps, options={"gradient": layer, "compat": compat})
+        path = self.folder / "directions" / f"layer-{layer:02d}-{key}.safetensors"
         if path.exists():
             with suppress(MechsteerError):  # a damaged one is made again
                 return Direction.load(path)

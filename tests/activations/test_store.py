@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -457,3 +458,27 @@ def test_rows_of_what_is_no_prompt_are_refused(made: Callable[[str], Path], unch
     ):
         with pytest.raises(ms.MechsteerError, match=message):
             store.of(store.sites[0], wanted)
+
+
+def test_a_capture_removes_no_file_that_it_did_not_write(tiny: Callable, tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    ActivationStore.create(path, shard_mb=SHARD_MB)
+    others = ["shard-notes.txt", "shard-000000.safetensors", "shard-000001.parquet", ".shard-000000.safetensors.tmp"]
+    others += [".shard-mine.parquet.abcdefgh.tmp.parquet", ".mine.json.abcdefgh.tmp.json", "shard-9.md"]
+    for name in others:
+        (path / name).write_text(name)
+    for texts in (TEXTS[:6], TEXTS):
+        store = capture(tiny("llama-gqa"), texts, store=path, **OPTIONS)
+        store.verify()
+        assert all((path / name).read_text() == name for name in others)
+    assert [shard.number for shard in store._manifest.shards][:2] == [2, 3]
+    assert not (path / manifest.WRITING).exists()
+
+
+def test_a_model_changed_in_memory_does_not_go_on_in_its_store(tiny: Callable, tmp_path: Path) -> None:
+    model = deepcopy(tiny("llama-gqa"))
+    options: dict[str, Any] = {"sites": "resid_post", "store": tmp_path / "s"}
+    capture(model, TEXTS[:2], **options)
+    model.blocks[0].mlp.W_out.data[0, 0] += 1
+    with pytest.raises(ms.MechsteerError, match="its model fingerprint is"):
+        capture(model, TEXTS[:4], **options)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -143,3 +144,27 @@ def test_a_direction_is_one_vector(shape: tuple[int, ...]) -> None:
     # What users meet; under the tests' type checks the constructor itself would refuse first.
     with pytest.raises(ms.MechsteerError, match=r"A direction is one vector \[width\], got the shape"):
         ms.Direction.__post_init__(SimpleNamespace(vector=torch.ones(shape)))
+
+
+@pytest.mark.parametrize(
+    "make", [np.array, list, lambda v: np.array(v, dtype=np.float16), torch.tensor, torch.DoubleTensor]
+)
+def test_arrays_and_lists_become_float32_tensors_of_their_own(make: Callable) -> None:
+    given = make([3.0, 0.0, -4.0])
+    d = ms.Direction(given, SITE, "mine")
+    if isinstance(given, np.ndarray):
+        given[0] = 100
+    assert d.vector.dtype == torch.float32 and d.vector.tolist() == [3.0, 0.0, -4.0] and d.norm == 5.0
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_vector_is_named_in_one_line() -> None:
+    for wrong, message in (
+        ("text", "must be a tensor, an array or a list of numbers, got str"),
+        ([[1.0], [2.0, 3.0]], "must be a tensor, an array or a list of numbers, got list"),
+        (np.ones((2, 3)), r"is one vector \[width\], got the shape \[2, 3\]"),
+        (None, "got NoneType"),
+    ):
+        with pytest.raises(ms.MechsteerError, match=message) as raised:
+            ms.Direction(wrong, SITE, "mine")
+        assert "\n" not in str(raised.value)

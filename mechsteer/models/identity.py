@@ -1,0 +1,58 @@
+"""What of a model decides results besides the prompts: weights, configuration, tokenizer, chat template, generation."""
+
+import hashlib
+from typing import Any
+
+from mechsteer.files import digest
+from mechsteer.models.digest import taken_once, weights_digest
+from mechsteer.models.info import model_info
+
+_NOT_DECIDING = frozenset(
+    {
+        *("device", "n_devices", "model_name", "tokenizer_name", "seed", "init_mode", "init_weights"),
+        *("initializer_range", "from_checkpoint", "checkpoint_index", "checkpoint_label_type", "checkpoint_value"),
+        *("n_params", "default_prepend_bos", "tokenizer_prepends_bos", "trust_remote_code"),
+        *("use_attn_result", "use_split_qkv_input", "use_hook_mlp_in", "use_attn_in", "use_hook_tokens"),
+    }
+)
+"""Settings of the library that say where a model came from or which hook points are live."""
+
+
+def model_identity(model: Any) -> dict[str, Any]:
+    """What decides the results of a model, by name, as JSON values.
+
+    The device and the folder of the checkpoint are not in it. Hooks that were put on the model by hand are not seen.
+    """
+    with taken_once():
+        info, weights = model_info(model), weights_digest(model)
+    tokenizer = model.tokenizer
+    return {
+        "fingerprint": info.fingerprint,
+        "weights": weights,
+        "configuration": digest({k: str(v) for k, v in model.cfg.to_dict().items() if k not in _NOT_DECIDING}),
+        "tokenizer": tokenizer_digest(tokenizer),
+        "chat template": digest(getattr(tokenizer, "chat_template", None)),
+        "generation configuration": digest([info.eos_ids, info.generation_config]),
+    }
+
+
+def tokenizer_digest(tokenizer: Any) -> str:
+    """A hash over a tokenizer: all of its serialised form, its special tokens, and how it treats them."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:  # the head of the text, padding and truncation, is what the last call happened to use
+        content = backend.to_str().partition('"added_tokens":')[2].encode()
+    else:
+        content = digest(getattr(tokenizer, "get_vocab", dict)()).encode() + _sentencepiece(tokenizer)
+    flags = ("add_bos_token", "add_eos_token", "split_special_tokens", "clean_up_tokenization_spaces")
+    about = {
+        "class": type(tokenizer).__name__,
+        "content": hashlib.sha256(content).hexdigest(),
+        "special": {name: str(token) for name, token in getattr(tokenizer, "special_tokens_map", {}).items()},
+        "flags": {flag: getattr(tokenizer, flag, None) for flag in flags},
+    }
+    return digest(about)
+
+
+def _sentencepiece(tokenizer: Any) -> bytes:
+    model = getattr(tokenizer, "sp_model", None)
+    return b"" if model is None else model.serialized_model_proto()
