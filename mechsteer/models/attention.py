@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechsteer.models.heads import against
+from mechsteer.models.heads import HOOKS, against
 from mechsteer.models.state import Part
 
 FEW_QUERIES = 8
@@ -128,7 +128,7 @@ def _fused(attention: Any, q: Float[Tensor, "batch heads new d_head"], parts: Se
         return None
     fused = Fused(len(q), q.shape[2], keys.shape[2], parts[0][1])
     for point in (attention.hook_attn_scores, attention.hook_pattern):
-        if any(getattr(point, kind) for kind in _OTHER_HOOKS) or len(point._forward_hooks) != len(point.fwd_hooks):
+        if any(getattr(point, kind) for kind in HOOKS[1:]) or len(point._forward_hooks) != len(point.fwd_hooks):
             return None  # there are some that were not put on as the library does
         for handle in point.fwd_hooks:
             fuse = getattr(handle.user_hook, "fuse", None)
@@ -141,9 +141,6 @@ def _sharp_in_half(attention: Any) -> bool:
     """T5's scores are not divided, so in half precision their rounding decides: done as Hugging Face's eager does."""
     cfg = attention.cfg
     return cfg.positional_embedding_type == "relative_positional_bias" and cfg.dtype != torch.float32
-
-
-_OTHER_HOOKS = ("_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def _by_scores(

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechsteer.models.attention import Mask, attend
-from mechsteer.models.heads import output, post_norm, queries_keys_values
+from mechsteer.models.heads import normalised, output, post_norm, queries_keys_values
 from mechsteer.models.state import KeyValues, State
 
 Rotation = tuple[Float[Tensor, "batch new 1 rotary"], Float[Tensor, "batch new 1 rotary"]]
@@ -95,14 +95,14 @@ def _block(
     resid_pre = block.hook_resid_pre(resid_pre)
     attn_out = _attention(block, resid_pre, entry, positions)
     if cfg.use_normalization_before_and_after:
-        attn_out = block.ln1_post(attn_out)
+        attn_out = normalised(block.ln1_post, attn_out)
     if post_norm(cfg):
-        attn_out = block.ln1(attn_out)
+        attn_out = normalised(block.ln1, attn_out)
     added = resid_pre + block.hook_attn_out(attn_out)
     mlp_in = resid_pre if cfg.parallel_attn_mlp else block.hook_resid_mid(added)
     resid_mid = added if cfg.parallel_attn_mlp else mlp_in
     mlp_in = block.hook_mlp_in(mlp_in.clone()) if cfg.use_hook_mlp_in else mlp_in
-    mlp_out = block.apply_mlp(mlp_in if post_norm(cfg) else block.ln2(mlp_in))
+    mlp_out = block.apply_mlp(mlp_in if post_norm(cfg) else normalised(block.ln2, mlp_in))
     return block.hook_resid_post(resid_mid + mlp_out)
 
 
@@ -132,11 +132,12 @@ def _rotated(
     adjacent: bool,
 ) -> Float[Tensor, "batch new heads d_head"]:
     """The first ``rotary`` dimensions turned: pairs of neighbours (GPT-J), or of the first half with the second."""
-    turned, kept = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
+    part = cos.shape[-1] < x.shape[-1]
+    turned = x[..., : cos.shape[-1]] if part else x
     if adjacent:
         across = torch.stack([-turned[..., 1::2], turned[..., ::2]], dim=-1).flatten(-2)
     else:
         first, second = turned.chunk(2, dim=-1)
         across = torch.cat([-second, first], dim=-1)
     turned = (turned * cos + across * sin).to(x.dtype)  # OLMo's tables are in float32 always
-    return torch.cat([turned, kept], dim=-1) if kept.shape[-1] else turned
+    return torch.cat([turned, x[..., cos.shape[-1] :]], dim=-1) if part else turned

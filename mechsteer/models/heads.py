@@ -4,6 +4,7 @@ Copies of a row that stand side by side (:func:`mechsteer.models.state.repeat_ro
 key-value head, are taken together as rows of one matrix product, so that keys and values are never repeated.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,9 @@ from torch import Tensor
 
 POST_NORM = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 """The architectures whose norms stand after attention and MLP, as the library's own block has it."""
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+"""Where torch keeps a module's hooks of each kind."""
 
 FEW = range(2, 9)
 """How many rows PyTorch's linear function is slow for on CPUs."""
@@ -71,7 +75,7 @@ def queries_keys_values(block: Any, resid_pre: Float[Tensor, "batch new d_model"
 
 def _inputs(block: Any, resid_pre: Float[Tensor, "batch new d_model"], heads: list[int]) -> list[Tensor]:
     """What queries, keys and values are made from: the normalised stream, or where it is split, one for each head."""
-    norm = _unchanged if post_norm(block.cfg) else block.ln1
+    norm = _unchanged if post_norm(block.cfg) else partial(normalised, block.ln1)
     if block.cfg.use_split_qkv_input:
         hooks = (block.hook_q_input, block.hook_k_input, block.hook_v_input)
         return [norm(hook(_each_head(resid_pre, n))) for hook, n in zip(hooks, heads, strict=True)]
@@ -86,6 +90,17 @@ def _each_head(x: Float[Tensor, "batch new d_model"], heads: int) -> Float[Tenso
 
 def _unchanged(x: Tensor) -> Tensor:
     return x
+
+
+def normalised(norm: Any, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+    """What the library's norm makes; in single precision by torch's own function where no hook looks inside."""
+    inside = (norm, getattr(norm, "hook_scale", norm), getattr(norm, "hook_normalized", norm))
+    plain = type(norm).__name__ in ("LayerNorm", "RMSNorm") and x.dtype == norm.w.dtype == torch.float32
+    if not plain or any(getattr(part, kind) for part in inside for kind in HOOKS):
+        return norm(x)
+    if hasattr(norm, "b"):
+        return F.layer_norm(x, norm.w.shape, norm.w, norm.b, norm.eps)
+    return F.rms_norm(x, norm.w.shape, norm.w, norm.eps)
 
 
 def post_norm(cfg: Any) -> bool:

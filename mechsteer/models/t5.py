@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechsteer.models.attention import Mask, attend
-from mechsteer.models.heads import output, project, queries_keys_values
+from mechsteer.models.heads import normalised, output, project, queries_keys_values
 from mechsteer.models.state import CrossEntry, KeyValues, State
 
 
@@ -22,7 +22,7 @@ def encode(
     for block in model.encoder[:layers]:
         resid_mid = _self_attention(block, resid, seen, None)
         mlp_in = block.hook_mlp_in(resid_mid.clone()) if block.cfg.use_hook_mlp_in else resid_mid
-        resid = block.hook_resid_post(mlp_in + block.hook_mlp_out(block.mlp(block.ln2(mlp_in))))
+        resid = block.hook_resid_post(mlp_in + block.hook_mlp_out(block.mlp(normalised(block.ln2, mlp_in))))
     return resid
 
 
@@ -40,9 +40,11 @@ def decode(
     seen = Mask(added=_decoder_bias(model.decoder[0].attn, state.length, tokens.shape[1], tokens.device))
     for layer, block in enumerate(model.decoder[:layers]):
         resid_mid = _self_attention(block, resid, seen, state.cache[layer])
-        cross_out = block.hook_cross_attn_out(_cross_attention(block.cross_attn, block.ln2(resid_mid), state, layer))
+        cross_out = block.hook_cross_attn_out(
+            _cross_attention(block.cross_attn, normalised(block.ln2, resid_mid), state, layer)
+        )
         resid_mid_cross = block.hook_resid_mid_cross(resid_mid + cross_out)
-        mlp_out = block.hook_mlp_out(block.mlp(block.ln3(resid_mid_cross)))
+        mlp_out = block.hook_mlp_out(block.mlp(normalised(block.ln3, resid_mid_cross)))
         resid = block.hook_resid_post(resid_mid_cross + mlp_out)
     return resid
 

@@ -184,3 +184,15 @@ def test_padding_reads_nothing(family: str, hooks: bool, tiny: Callable) -> None
     for row, prompt in enumerate(sorted(prompts_of(model), key=len)):
         padding = longest - len(prompt)
         assert not kept[0][row, :padding].any() and kept[0][row, padding:].any(-1).any(-1).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["gpt2", "llama-gqa", "gemma2", "t5"])
+@pytest.mark.parametrize("inside", ["hook_scale", "hook_normalized"])
+def test_looking_into_norms_changes_nothing(family: str, inside: str, tiny: Callable) -> None:
+    model, seen = tiny(family), set()
+    names = [name for name in model.hook_dict if name.endswith(inside) and ".attn." not in name and "final" not in name]
+    looked_at = logits_of(model, hooks=[(name, lambda x, hook: seen.add(hook.name)) for name in names])
+    assert seen == set(names)
+    atol = 1e-3 if family == "t5" else 1e-4  # scores that are not scaled make more of rounding
+    torch.testing.assert_close(logits_of(model), looked_at, atol=atol, rtol=1e-4)
