@@ -1,4 +1,4 @@
-# make demo | test | lint | notebooks | clean | help. Each sets up .venv first when it is missing or out of date.
+# make demo | test | lint | bench | notebooks | clean | help. Each sets up .venv first when it is missing or out of date.
 
 PYTHON ?= python3
 PIP_VERSION := 26.3
@@ -11,12 +11,13 @@ USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint notebooks clean help
+.PHONY: demo test lint bench notebooks clean help
 
 help:
 	@echo "make demo       reproduce the T5 study on the bundled model, into results/t5-dola"
 	@echo "make test       lint, types, tests and notebooks"
 	@echo "make lint       ruff and pyright alone"
+	@echo "make bench      measure speed, into benchmarks/results (BENCH='--only speed --rounds 1' for a part)"
 	@echo "make notebooks  run the notebooks again and keep their new outputs"
 	@echo "make clean      remove .venv, caches, builds and results"
 	@echo
@@ -36,6 +37,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check --quiet . || { echo "Not formatted as it should be. Run: $(BIN)/ruff format ."; failed=1; }; \
 	$(BIN)/pyright || failed=1; \
 	exit $$failed
+
+bench: $(STAMP)
+	@$(BIN)/python benchmarks/run_all.py $(BENCH)
 
 notebooks: $(STAMP)
 	@for notebook in $(NOTEBOOKS); do \

@@ -11,8 +11,10 @@ import torch
 
 import mechsteer as ms
 from mechsteer.models.info import set_info
+from mechsteer.report import show
 
 VOCAB = 32128
+RESULTS = Path(__file__).parent / "results"
 
 
 def checkpoint(family: str, folder: Path, *, layers: int = 6, context: int = 1024, spread: float = 0.02) -> Path:
@@ -89,14 +91,49 @@ def without_eos(model: Any) -> None:
 
 
 def measure(runs: dict[str, Callable[[], Any]], rounds: int) -> pd.DataFrame:
-    """Seconds of each contestant in each round; one unmeasured run of each comes first."""
+    """Seconds of each contestant in each round, and of processor time; one unmeasured run of each comes first."""
     for run in runs.values():
         run()
     rows = []
     for number in range(rounds):
         for name, run in runs.items():
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), time.process_time()
             run()
-            rows.append({"round": number, "contestant": name, "seconds": time.perf_counter() - began})
-            print(f"round {number + 1} of {rounds}: {name}: {rows[-1]['seconds']:.2f} s", flush=True)
+            took, work = time.perf_counter() - began, time.process_time() - worked
+            rows.append({"round": number, "contestant": name, "seconds": took, "processor": work})
+            print(f"round {number + 1} of {rounds}: {name}: {took:.2f} s", flush=True)
     return pd.DataFrame(rows)
+
+
+def ratios(seconds: pd.DataFrame, bases: dict[str, str]) -> pd.DataFrame:
+    """Median seconds of each contestant, and how many times its base's of the same round, with the range.
+
+    Args:
+        seconds: From :func:`measure`.
+        bases: For a contestant, what it is compared with; those that are not in it stand alone.
+    """
+    rows = []
+    for name in dict.fromkeys(seconds["contestant"]):
+        mine, base = (seconds[seconds["contestant"] == n].set_index("round") for n in (name, bases.get(name, name)))
+        times, work = mine["seconds"] / base["seconds"], mine["processor"] / base["processor"]
+        rows.append(
+            {
+                "contestant": name,
+                "against": bases.get(name, ""),
+                "median seconds": mine["seconds"].median(),
+                "times (median)": times.median(),
+                "smallest": times.min(),
+                "largest": times.max(),
+                "times in processor time (median)": work.median(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def write(table: pd.DataFrame, name: str, threads: int, rounds: int, folder: Path = RESULTS) -> None:
+    """Print a table, and write it as CSV with what it was measured with."""
+    print(show(table, decimals=2))
+    folder.mkdir(parents=True, exist_ok=True)
+    table.assign(threads=threads, rounds=rounds, torch=torch.__version__).to_csv(
+        folder / f"{name}.csv", index=False, float_format="%.4g"
+    )

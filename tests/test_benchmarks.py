@@ -1,0 +1,70 @@
+"""What the benchmarks share, the table of all of them, and that they run on a small model."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from tests.tiny import write_checkpoint
+
+FOLDER = Path(__file__).parents[1] / "benchmarks"
+NO_TABLES = {"common", "run_all", "peer_steering", "families", "on_device"}
+"""Parts, and those whose tables are not about speed."""
+
+
+@pytest.fixture
+def benchmark(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """A benchmark as a module."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    return importlib.import_module
+
+
+def test_all_benchmarks_are_run(benchmark: Callable) -> None:
+    assert {path.stem for path in FOLDER.glob("*.py")} - NO_TABLES == set(benchmark("run_all").SCRIPTS)
+
+
+def test_options_reach_the_benchmarks(benchmark: Callable) -> None:
+    run_all = benchmark("run_all")
+    options = run_all.Options(rounds=2, model=Path("folder"))
+    assert run_all.command("speed", options)[2:] == ["--rounds", "2", "--model", "folder"]
+    assert run_all.command("steering", options)[2:] == ["--rounds", "2"]
+    with pytest.raises(SystemExit, match="no benchmark sped"):
+        run_all.main(run_all.Options(only=("sped",)))
+
+
+def test_tables_become_one_page(benchmark: Callable, tmp_path: Path) -> None:
+    run_all = benchmark("run_all")
+    rows = {"contestant": ["a", "b|c"], "seconds": [0.123456, None], "threads": [1, 1], "rounds": [5, 5]}
+    pd.DataFrame(rows).to_csv(tmp_path / "speed.csv", index=False)
+    page = run_all.write_tables(tmp_path).read_text()
+    assert "## speed\n" in page and "(threads 1, rounds 5)" in page
+    assert "| contestant | seconds |\n|---|---|\n| a | 0.123 |\n| b/c |  |\n" in page
+
+
+def test_ratios_are_taken_within_a_round(benchmark: Callable) -> None:
+    seconds = {"base": [1.0, 10.0, 2.0], "other": [2.0, 10.0, 1.0]}
+    rows = [
+        {"round": i, "contestant": name, "seconds": s, "processor": 2 * s if name == "other" else s}
+        for name, column in seconds.items()
+        for i, s in enumerate(column)
+    ]
+    found = benchmark("common").ratios(pd.DataFrame(rows), {"other": "base"}).set_index("contestant")
+    assert found.loc["other", ["times (median)", "smallest", "largest"]].tolist() == [1.0, 0.5, 2.0]
+    assert found.loc["other", "times in processor time (median)"] == 2.0
+    assert found.loc["base", "times (median)"] == 1.0
+
+
+@pytest.mark.parametrize("family", ["llama-gqa", "t5"])
+def test_speed_measures_equal_work(family: str, benchmark: Callable, tmp_path: Path) -> None:
+    speed = benchmark("speed")
+    subject = speed.subject(family, write_checkpoint(family, tmp_path / family), "cpu")
+    prompts = subject.prompts(2, 24)
+    theirs = subject.theirs(prompts, 6)[:, 1 if subject.two_stacks else 24 :]
+    assert subject.ours(prompts, 6).tokens.equal(theirs)
+    table = speed.table(subject, speed.Options(lengths=(48, 4096), batches=(2,), rounds=1))
+    assert set(table["task"]) == ({"long", "batch"} if subject.two_stacks else {"long", "batch", "inside"})
+    assert set(table["size"]) == ({32, 1024, 2} if subject.two_stacks else {48, 2})
+    assert (table["median seconds"] > 0).all() and (table["against"] != "").sum() >= 3
