@@ -151,6 +151,16 @@ class Inspect:
     """The layer whose hook points are listed."""
     device: Device = None
     """cpu, cuda, mps."""
+    plan: bool = False
+    """Instead: how much memory and time generating takes, for as many prompts as the next four say."""
+    prompts: int = 100
+    """With --plan, how many prompts."""
+    length: int = 256
+    """With --plan, tokens of each prompt."""
+    new_tokens: int = 64
+    """With --plan, new tokens after each."""
+    batch_size: int = 32
+    """With --plan, prompts computed together."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -622,11 +632,25 @@ def _activation_norm(path: Path, direction: Any) -> float:
     return direction.activation_norm
 
 
+def _plan(c: Inspect) -> None:
+    from mechsteer.models import load, plan
+    from mechsteer.report import show
+
+    model = load(c.model, device=c.device)
+    table = plan(model, prompts=c.prompts, length=c.length, new_tokens=c.new_tokens, batch_size=c.batch_size)
+    print(f"{c.prompts} prompts of {c.length} tokens, {c.new_tokens} new ones, batches of {c.batch_size}\n")
+    print(show(table))
+    print("\nBeside it, Python and its libraries take about 1,000 megabytes.")
+
+
 def _inspect(c: Inspect) -> None:
     from mechsteer.models import load, model_info, sites, stacks, verify
     from mechsteer.report import show
 
     _threads(c.model)
+    if c.plan:
+        _plan(c)
+        return
     model = load(c.model, device=c.device)
     info, cfg, table = model_info(model), model.cfg, sites(model)
     if not (table["layer"] == c.layer).any():

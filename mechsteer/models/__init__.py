@@ -20,6 +20,7 @@ from mechsteer.models.info import (
 )
 from mechsteer.models.load import load
 from mechsteer.models.parity import verify
+from mechsteer.models.planning import plan
 from mechsteer.models.resolve import organism_names
 from mechsteer.models.sites import fires, parse, position_stack, predicting_stack, shape_of, site, sites, stacks, width
 from mechsteer.models.state import State, adopt, fork, repeat_rows, select_rows
@@ -52,6 +53,7 @@ __all__ = [
     "organism_names",
     "pad",
     "parse",
+    "plan",
     "position_stack",
     "predicting_stack",
     "provenance",
