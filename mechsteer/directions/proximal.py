@@ -62,8 +62,10 @@ def penalty(x: Groups, l1: float, group_l2: float) -> float:
 
 
 def zero_is_stationary(gradient: Groups, l1: float, group_l2: float) -> bool:
-    """Whether D = 0 is stationary, given the smooth loss's gradient there; up to the rounding of single
-    precision, which differs between batch sizes: one part in 10^5."""
+    """Whether D = 0 is stationary, given the smooth loss's gradient there.
+
+    Up to the rounding of single precision, which differs between batch sizes: one part in 10^5.
+    """
     return bool((soft_threshold(gradient.double(), l1).norm(dim=1) <= group_l2 + 1e-5 * (l1 + group_l2)).all())
 
 
