@@ -7,7 +7,9 @@ and the library's per-forward ``.contiguous()`` calls do no work. What a family 
 
 from typing import Any
 
-from mechsteer.models import rotary
+import torch
+
+from mechsteer.models import norms, rotary
 from mechsteer.models.families import DECODERS
 from mechsteer.models.families.llama import settings as _llama_settings
 from mechsteer.models.views import build
@@ -38,7 +40,14 @@ def hooked_transformer(hf_model: Any) -> Any:
         device=parameter.device.type,
         default_prepend_bos=False,
     )
-    model = build(lambda: HookedTransformer(cfg, move_to_device=False), family.state(hf_model, cfg), parameter.device)
+
+    def make() -> Any:
+        model = HookedTransformer(cfg, move_to_device=False)
+        if parameter.dtype != torch.float32 and norms.rounds_once(config):
+            norms.round_once(model)
+        return model
+
+    model = build(make, family.state(hf_model, cfg), parameter.device)
     if rotated:
         rotary.set_tables(model, hf_model)
     return model

@@ -62,7 +62,7 @@ def watch_sinks(edit: "Edit", x: Float[Tensor, "rows positions *width"], where: 
     norms, real = x.float().flatten(2).norm(dim=-1), _real(x, where)
     ratios = norm_ratios(norms, real)
     sink = ratios >= SINK_RATIO
-    meant = sink & where.query_mask(*sink.shape, sink.device)
+    meant = sink & where.query_mask(sink.shape[0], sink.shape[1], sink.device)
     if not meant.any():
         return
     changes = _changes(edit, x.float(), where)

@@ -1,4 +1,4 @@
-"""T5 in half precision: wide feed-forward outputs and clamped streams, as Hugging Face has them."""
+"""Half precision: T5's wide feed-forward outputs and clamped streams, and norms, as Hugging Face has them."""
 
 import shutil
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import mechsteer as ms
 from mechsteer.models import unembed
-from tests.models.test_parity import hugging_face
+from tests.models.test_parity import hugging_face, mean_kl
 from tests.steering.naive import prompts_of
 
 T5 = ["t5", "t5-gated", "t5-uneven"]
@@ -123,3 +123,21 @@ def test_measurements_and_early_exits_take_the_wide_stream(scaled: Callable[...,
     exits = ms.DoLa([0, 1], normalise=True)
     texts = [ms.generate(model, prompt, strategy=exits, max_new_tokens=4).tokens for model in (half, full)]
     assert texts[0].equal(texts[1])
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2", "llama-gqa", "phi3"])
+def test_decoders_round_where_hugging_face_rounds(family: str, checkpoint: Callable[..., Path]) -> None:
+    tokens = torch.randint(4, 96, (4, 24), generator=torch.Generator().manual_seed(1))
+    model, hf = (f(checkpoint(family), dtype=torch.bfloat16) for f in (ms.load, hugging_face))
+    with torch.no_grad():
+        theirs, ours = hf(tokens).logits, model(tokens, prepend_bos=False)
+    assert ours.dtype == torch.bfloat16 and mean_kl(theirs, ours) < 1e-5  # one more rounding of the norms makes 1e-3
+
+
+def test_states_in_float32_are_read_out_in_the_models_dtype(checkpoint: Callable[..., Path]) -> None:
+    for family in ("gpt2", "gemma2", "llama-gqa"):
+        model = ms.load(checkpoint(family), dtype="float16")
+        state = torch.randn(1, 2, model.cfg.d_model, generator=torch.Generator().manual_seed(0))
+        assert unembed(model, state).dtype == torch.float16
+        close = unembed(ms.load(checkpoint(family)), state).softmax(-1)
+        assert (unembed(model, state).float().softmax(-1) - close).abs().max() < 5e-3
