@@ -77,6 +77,7 @@ class SteeredLM(LM):
         """What lm-eval's result files say of the model, the intervention and the decoding strategy."""
         return {
             **provenance(self.model),
+            "model_digest": model_info(self.model).digest,
             "model_num_parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "intervention": describe_edits(self.steer),
             "strategy": "as each task asks" if self.strategy is None else repr(self.strategy),
@@ -95,7 +96,8 @@ class SteeredLM(LM):
         super().set_cache_hook(cache_hook)
         answers = cache_hook.dbdict
         if answers is not None:
-            key = cell_key(self.model, None, self.steer, self.strategy, {"seed": self.seed})
+            asked = {"seed": self.seed, "as each task asks": self.strategy is None}
+            key = cell_key(self.model, None, self.steer, self.strategy, asked)
             answers.tablename = f"mechsteer-{key}"
             answers.conn.execute(f'CREATE TABLE IF NOT EXISTS "{answers.tablename}" (key TEXT PRIMARY KEY, value BLOB)')
             answers.conn.commit()

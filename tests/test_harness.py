@@ -58,7 +58,7 @@ def test_an_encoder_decoder_reads_the_context_as_its_tokenizer_ends_it(tiny: Cal
     model, pairs = tiny("t5-gated"), [pair for pair in PAIRS if pair[0]]
     found = bridge(model).loglikelihood(requests("loglikelihood", pairs))
     wanted = ms.score(model, [context for context, _ in pairs], [text for _, text in pairs])
-    assert [score for score, _ in found] == pytest.approx(wanted.tolist(), abs=1e-5)
+    assert [score for score, _ in found] == pytest.approx(wanted.tolist(), abs=1e-5, rel=1e-6)
 
 
 def test_the_greedy_answer_is_said_to_be_greedy(tiny: Callable) -> None:
@@ -193,6 +193,7 @@ def test_results_say_what_made_them(tiny: Callable) -> None:
     lm = bridge(model, steer=ms.add(ms.random_direction(model, layer=1, seed=0), 2.0), strategy=ms.DoLa())
     said = json.loads(json.dumps(lm.get_model_info()))
     assert said["model_fingerprint"] == ms.models.model_info(model).fingerprint and said["model_dtype"] == "float32"
+    assert said["model_digest"] == ms.models.model_info(model).digest != ""
     assert said["model_num_parameters"] == sum(p.numel() for p in model.parameters())
     assert said["intervention"][0]["method"] == "add" and said["intervention"][0]["strength"] == 2.0
     assert "DoLa" in said["strategy"] and said["version_mechsteer"] == ms.__version__
@@ -226,6 +227,21 @@ def test_the_request_cache_keeps_models_and_interventions_apart(
     assert [cached(lm) for lm in lms] == pytest.approx(fresh, abs=1e-4)
     with mock.patch("mechsteer.harness.score_ids", side_effect=AssertionError("computed again")):
         assert [cached(lm) for lm in lms[:4]] == pytest.approx(fresh[:4], abs=1e-4)
+
+
+def test_the_request_cache_keeps_strategies_and_seeds_apart(tiny: Callable, tmp_path: Path) -> None:
+    from lm_eval.api.model import CachingLM
+
+    model = tiny("llama-gqa")
+    asked = requests("generate_until", [("the cat", {"temperature": 2.0, "max_gen_toks": 8})])
+    lms = [bridge(model), bridge(model, strategy=ms.Greedy()), bridge(model, seed=1)]
+    fresh = [lm.generate_until(asked)[0] for lm in lms]
+    found = []
+    for lm in lms:
+        wrapped = CachingLM(lm, str(tmp_path / "answers.db"))
+        found.append(wrapped.generate_until(asked)[0])
+        wrapped.dbdict.close()
+    assert found == fresh and len(set(fresh)) == 3
 
 
 def test_what_cannot_be_asked_is_named(tiny: Callable) -> None:

@@ -53,6 +53,12 @@ def test_generation_and_steering_do_not_see_the_folding(load: Callable) -> None:
 def test_folding_is_in_the_provenance(load: Callable) -> None:
     plain, folded = (ms.models.model_info(load("gpt2", fold=fold)) for fold in (False, True))
     assert folded.fingerprint == f"{plain.fingerprint}-folded"
+    model = load("gpt2")
+    steer = ms.add(ms.random_direction(model, layer=1, seed=0), 1.0)
+    model.process_weights_()
+    assert ms.models.model_info(model).fingerprint != plain.fingerprint
+    with pytest.raises(ms.MechsteerError, match="transfer=True"):
+        steer.check(model)
 
 
 @pytest.mark.parametrize("family", ["t5", "t5-gated"])
