@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from mechsteer.decoding import Greedy, Strategy
 from mechsteer.decoding.processors import processors
 from mechsteer.errors import MechsteerError, shown
-from mechsteer.files import write_json, write_table
+from mechsteer.files import write_record, write_table
 from mechsteer.measured import RECORD, Run, measured
 from mechsteer.models import check_model, provenance
 from mechsteer.quality.columns import changed_column, collapse_columns
@@ -146,7 +146,7 @@ def timed(
         table = table.assign(changed=changed_column(table, against))
     if folder is not None:
         write_table(table, folder / "rows")
-        write_json(folder / RECORD, {"key": run.key(), "complete": True, "rows": len(table)})
+        write_record(folder / RECORD, {"key": run.key(), "complete": True, "rows": len(table)})
     return table, seconds
 
 

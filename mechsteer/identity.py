@@ -8,8 +8,8 @@ from collections.abc import Mapping, Set
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from pathlib import PurePath
-from types import BuiltinFunctionType, FunctionType, MethodType
+from pathlib import Path, PurePath
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from mechsteer.decoding import Greedy
 from mechsteer.errors import MechsteerError
 from mechsteer.files import versions
-from mechsteer.models import model_identity, tensor_digest
+from mechsteer.models import file_digest, model_identity, tensor_digest
 from mechsteer.steering import Intervention, as_intervention, describe_edits, is_own
 
 _OURS = ("mechsteer", "torch", "builtins")
@@ -49,9 +49,10 @@ def cell_key(
         32 hexadecimal digits.
 
     Raises:
-        MechsteerError: for a function of one's own (an edit's ``apply``, a task's check) that does not say which one it
-            is: give it two attributes, ``function.name = "my edit"`` and ``function.version = "1"``, and change the
-            version whenever the function changes; and for a value that has no description.
+        MechsteerError: for an edit whose ``apply`` is a function of one's own that does not say which one it is: give
+            it two attributes, ``function.name = "my edit"`` and ``function.version = "1"``, and change the version
+            whenever the function changes; and for a value that has no description. Other functions of one's own, such
+            as a task's check, may have these attributes; without them their code and their file count.
     """
     parts = {
         "model": None if model is None else model_identity(model),
@@ -128,12 +129,40 @@ def _sorted(items: Any) -> list[Any]:
 
 
 def _code(value: Any) -> Any:
-    """A function or a class: by its name where the versions say what it does, else as it names itself."""
+    """A function or a class: by its name where versions say what it does, else as it names itself or by its code."""
+    name = f"{value.__module__}:{value.__qualname__}"
     if value.__module__.partition(".")[0] not in _OURS:
-        return _own_name(value, f"{value.__qualname__!r}, which a result depends on,")
+        stated = [getattr(value, attribute, None) for attribute in ("name", "version")]
+        if all(isinstance(text, str) and text for text in stated):
+            return stated
+        name = [name, *_source(value)]
     captured = [described(cell.cell_contents) for cell in getattr(value, "__closure__", None) or ()]
     bound = described(getattr(value, "__self__", None)) if isinstance(value, MethodType) else None
-    return [f"{value.__module__}:{value.__qualname__}", captured, bound]
+    captured += [described(getattr(value, kind, None)) for kind in ("__defaults__", "__kwdefaults__")]
+    return [name, captured, bound]
+
+
+def _source(value: Any) -> list[str]:
+    """The code of a function or class, compiled and as its whole file, on which it may call."""
+    found = []
+    with suppress(OSError, TypeError):  # made where no source is kept
+        found.append(file_digest(Path(inspect.getsourcefile(value) or "")))
+    code = getattr(value, "__code__", None)
+    if code is not None:
+        found.append(hashlib.sha256(repr(_compiled(code)).encode()).hexdigest())
+    if not found:
+        raise MechsteerError(f"A result depends on {value!r}, whose code cannot be read. Give it a name and a version.")
+    return found
+
+
+def _compiled(code: CodeType) -> list[Any]:
+    return [code.co_code.hex(), code.co_names, [_constant(constant) for constant in code.co_consts]]
+
+
+def _constant(constant: Any) -> Any:
+    if isinstance(constant, CodeType):
+        return _compiled(constant)
+    return sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)
 
 
 def _object(value: Any) -> Any:
@@ -141,8 +170,7 @@ def _object(value: Any) -> Any:
     kind = type(value)
     about: dict[str, Any] = {"class": f"{kind.__module__}:{kind.__qualname__}"}
     if kind.__module__.partition(".")[0] not in _OURS:
-        with suppress(OSError, TypeError):  # made where no source is kept
-            about["source"] = hashlib.sha256(inspect.getsource(kind).encode()).hexdigest()
+        about["source"] = _source(kind)
     if is_dataclass(value):
         held = {field.name: getattr(value, field.name) for field in fields(value)}
     elif hasattr(value, "__dict__"):

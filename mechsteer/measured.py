@@ -12,11 +12,11 @@ from tqdm.auto import tqdm
 from mechsteer.decoding import Greedy, Strategy
 from mechsteer.decoding.watched import Watched
 from mechsteer.errors import positive_int
-from mechsteer.files import digest, versions, writable_dir, write_json
-from mechsteer.models import model_info
+from mechsteer.files import writable_dir, write_record
+from mechsteer.identity import cell_key
 from mechsteer.parts import Parts
 from mechsteer.quality.columns import asked_of, surprise_columns, text_columns, token_columns
-from mechsteer.steering import Intervention, describe_edits
+from mechsteer.steering import Intervention
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,18 +51,9 @@ class Run:
 
     def key(self) -> str:
         """What decides the rows; the check of an own task does not: scores are made again from outputs."""
-        info = model_info(self.model)
-        return digest(
-            {
-                "task": [self.task.name, self.task.data_hash, getattr(self.task, "max_new_tokens", None)],
-                "model": [info.name if info.fingerprint == "unknown" else "", info.fingerprint, info.dtype],
-                "steer": describe_edits(self.steer) if self.steer is not None else [],
-                "strategy": repr(self.strategy or Greedy()),
-                "quality": self.quality,
-                "generation_config": self.generation_config,
-                "versions": versions(),
-            }
-        )
+        task = [self.task.name, self.task.data_hash, self.task.samples, getattr(self.task, "max_new_tokens", None)]
+        options = {"quality": self.quality, "generation_config": self.generation_config}
+        return cell_key(self.model, task, self.steer, self.strategy, options)
 
     def divisible(self) -> bool:
         """Whether a part of the samples gives the rows that it has among all of them.
@@ -151,4 +142,4 @@ def begin(out: Path, key: str) -> None:
     for name in ("rows.parquet", "rows.csv", RECORD):
         with suppress(FileNotFoundError):
             (out / name).unlink()
-    write_json(out / RECORD, {"key": key, "complete": False})
+    write_record(out / RECORD, {"key": key, "complete": False})

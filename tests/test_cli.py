@@ -293,6 +293,15 @@ def test_a_sweep_prints_its_summary_and_continues_and_failures_exit_with_1(
     assert len(pd.read_parquet(out / "results.parquet")) == 6 * 3
 
 
+def test_a_sweeps_table_keeps_scores_that_are_the_same_in_all_cells(mechsteer: CommandLine, tmp_path: Path) -> None:
+    path = tmp_path / "grid.toml"
+    path.write_text('run = "tests.studies.sweep_runs:constant"\n[grid]\na = [0, 1]\nb = 7\n', encoding="utf-8")
+    code, text, _ = mechsteer("sweep", path, "--out", tmp_path / "out")
+    header, _, *rows = text.splitlines()
+    assert code == 0 and header.split() == ["a", "score"]  # b and the state are the same everywhere, and no scores
+    assert [row.split() for row in rows[:2]] == [["0", "0.500"], ["1", "0.500"]]
+
+
 def test_a_steering_sweep_runs_from_a_file(mechsteer: CommandLine, tmp_path: Path) -> None:
     axes = {"model": "organism:trap-t5", "task": "memotrap", "n": 4, "method": ["none", "add"], "layer": 2}
     (tmp_path / "grid.json").write_text(json.dumps({"grid": axes | {"strength": 1.0}}), encoding="utf-8")

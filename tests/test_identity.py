@@ -231,9 +231,27 @@ def test_functions_of_ones_own_must_say_which_they_are() -> None:
     edit = replace(mine(own).edits[0], method="add")
     with pytest.raises(ms.MechsteerError, match="is your own"):
         ms.cell_key(None, steer=Intervention((edit,)))
-    with pytest.raises(ms.MechsteerError, match="which a result depends on, is your own"):
-        ms.cell_key(None, task={"check": own})
     assert ms.cell_key(None, task={"check": named("a", "1")}) != ms.cell_key(None, task={"check": named("a", "2")})
+
+
+def test_other_functions_of_ones_own_count_by_their_code(tmp_path: Path) -> None:
+    def made(text: str) -> Any:
+        path = tmp_path / "checks.py"
+        path.write_text(text)
+        names: dict[str, Any] = {"__name__": "checks"}
+        exec(compile(text, str(path), "exec"), names)
+        return ms.cell_key(None, task={"check": names["check"]})
+
+    one = "def check(text, sample):\n    return len(text) > 3\n"
+    keys = [made(text) for text in (one, one.replace("3", "4"), one + "# a helper may stand here\n", one)]
+    assert len(set(keys)) == 3 and keys[0] == keys[3]
+    least = [lambda text, sample, n=n: len(text) > n for n in (3, 4)]
+
+    def captured(n: int) -> Callable:
+        return lambda text, sample: len(text) > n
+
+    checks = [lambda text, sample: "a" in text, lambda text, sample: "b" in text, captured(3), captured(4), *least]
+    assert len({ms.cell_key(None, task={"check": check}) for check in checks}) == len(checks)
 
 
 @dataclass

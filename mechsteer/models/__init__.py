@@ -2,7 +2,7 @@
 
 from mechsteer.models.attention import Fused
 from mechsteer.models.batching import as_prompts, at_last, first_tokens, pad
-from mechsteer.models.digest import taken_once, tensor_digest, weights_digest
+from mechsteer.models.digest import file_digest, taken_once, tensor_digest, weights_digest
 from mechsteer.models.folding import refuse_folded
 from mechsteer.models.following import continuation_ids, word_id, word_ids
 from mechsteer.models.forward import advance, model_device, residual, start, unembed
@@ -39,6 +39,7 @@ __all__ = [
     "context_of",
     "continuation_ids",
     "encode",
+    "file_digest",
     "fires",
     "first_tokens",
     "fork",

@@ -5,9 +5,10 @@ In the folder of a sweep:
 - ``cells/ID.parquet``: the rows of a finished cell, written under another name and then renamed, so that a file is
   there as a whole or not at all. It holds a checksum of itself, so that a damaged one is known and computed again. ID
   hashes all that decides the rows (:func:`mechsteer.cell_key`): the cell, the function that computes it, all files of
-  the model's checkpoint, the prompts, and the versions of mechsteer, PyTorch, transformers and TransformerLens. It does
-  not hash the device and the batch size, which change no more than rounding, nor the body of a function of your own:
-  give it another name, or the sweep another folder, when you change it. Cells of several grids may lie in one folder.
+  the model's checkpoint, the prompts, and the versions of mechsteer, PyTorch, transformers and TransformerLens; of a
+  function of your own its code and the file that it stands in. It does not hash the device and the batch size, which
+  change no more than rounding, nor other files that your function uses: give the sweep another folder when you change
+  them. Cells of several grids may lie in one folder.
 - ``errors/ID.json``: the error of a cell that failed. It is computed again in the next run.
 - ``results.parquet``: the rows of all finished cells, in the order of the grid. Made from the cells alone, so it is the
   same file whether the sweep was killed or not, and whoever computed the cells. ``summary.parquet`` and
@@ -41,7 +42,7 @@ from mechsteer.files import (
     write_record,
     write_table,
 )
-from mechsteer.identity import cell_key
+from mechsteer.identity import cell_key, described
 from mechsteer.studies.executors import EXECUTORS, Executor, Failure, Job, Work, function, name_of
 from mechsteer.studies.grid import Cell, distinct, grid, read_grid
 from mechsteer.studies.result import Result
@@ -172,9 +173,10 @@ _KINDS: dict[type, str] = {bool: "truth value", int: "number", float: "number"}
 def _jobs(cells: Sequence[Cell], run: str, load: str) -> list[Job]:
     """The cells with their ids: hashes of all that decides their rows."""
     checkpoint, data = cache(_checkpoint), cache(_data_hash)
+    own = {called: described(function(called)) for called in (run, load) if called not in (STEERING, LOAD)}
     jobs = []
     for cell in cells:
-        options: dict[str, Any] = {"run": run, "load": load, "cell": dict(cell)}
+        options: dict[str, Any] = {"run": run, "load": load, "own": own, "cell": dict(cell)}
         if cell.get("model") is not None and load == LOAD:
             options["checkpoint"] = checkpoint(cell["model"])
         if run == STEERING:

@@ -33,6 +33,13 @@ def rows(cell: Cell, model: Any) -> Any:
     return pd.DataFrame(table).assign(right=[True, False, value > 5], by=model)
 
 
+def constant(cell: Cell, model: Any) -> Any:
+    """The same score in every cell."""
+    import pandas as pd
+
+    return pd.DataFrame({"score": [0.5]})
+
+
 def slow(cell: Cell, model: Any) -> Any:
     """The same, late enough that something can happen in the middle."""
     log("begin")

@@ -331,3 +331,18 @@ def test_ctrl_c_ends_the_workers_at_once_and_leaves_what_was_done_usable(
     report = json.loads((out / "sweep.json").read_text())
     assert report["finished"] == finished(out) < 12 and not report["complete"]
     assert read_table(out / "results.parquet")["cell"].nunique() == finished(out)
+
+
+def test_a_function_that_was_edited_is_computed_again(
+    tmp_path: Path, log: Callable[[], list[list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "edited_runs.py"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = "import pandas as pd\n\n\ndef run(cell, model):\n    return pd.DataFrame({'score': [cell['a'] + 0.5]})\n"
+    found = []
+    for content in (text, text.replace("0.5", "1.5"), text):
+        module.write_text(content)
+        sys.modules.pop("edited_runs", None)
+        found.append(sweep(grid(a=[1]), tmp_path / "out", run="edited_runs:run", **QUIET).summary["score"].tolist())
+    assert found == [[1.5], [2.5], [1.5]]
+    assert finished(tmp_path / "out") == 2
