@@ -4,7 +4,7 @@ from mechsteer.models.attention import Fused
 from mechsteer.models.batching import as_prompts, at_last, first_tokens, pad
 from mechsteer.models.digest import file_digest, taken_once, tensor_digest, weights_digest
 from mechsteer.models.folding import refuse_folded
-from mechsteer.models.following import continuation_ids, word_id, word_ids
+from mechsteer.models.following import continuation_ids, spaced, word_id, word_ids
 from mechsteer.models.forward import advance, model_device, residual, start, unembed
 from mechsteer.models.generation_config import check_settings, logits_processors, stopping_criterion, unusable
 from mechsteer.models.hooking import hooked
@@ -65,6 +65,7 @@ __all__ = [
     "shape_of",
     "site",
     "sites",
+    "spaced",
     "stacks",
     "start",
     "stopping_criterion",

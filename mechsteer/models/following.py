@@ -65,6 +65,12 @@ def word_ids(
     return ids
 
 
+def spaced(model: Any, word: str, prompt: Prompt) -> str:
+    """A word as a continuation of a prompt: with a space before it where it needs one, as :func:`word_ids` puts it."""
+    before = _before(model, prompt, "")
+    return _lead(model, prompt, before, "") + word.strip()
+
+
 def word_id(model: Any, word: str, prompt: Prompt | None = None, *, written: str = "", strip: str | None = None) -> int:
     """The token that a word counts by: the first one of :func:`word_ids`."""
     return word_ids(model, word, prompt, written=written, strip=strip)[0]

@@ -181,7 +181,10 @@ def _check_unmarked(tokenizer: Any, turns: Sequence[Turn], literals: Sequence[st
         MechsteerError: with the mark and the fix.
     """
     around = "\n".join(literals)
-    marks = {token for token in specials(tokenizer) if token in around} | set(_MARK.findall(around))
+    ends_of_text = (tokenizer.bos_token, tokenizer.eos_token)
+    marks = {token for token in specials(tokenizer) if token in around or token in ends_of_text} | set(
+        _MARK.findall(around)
+    )
     ends = [lines[-1] if (lines := literals[0].split("\n")) else "", literals[-1]]
     before, after = (re.escape(end.strip()) for end in ends)
     plain = re.compile(f"{before}.*{after}", re.DOTALL) if before and after else None

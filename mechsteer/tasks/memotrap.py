@@ -5,7 +5,8 @@ format (columns ``prompt``, ``classes``: a Python list as text, ``answer_index``
 
 Scores, of one sample each:
 
-- ``correct``: the classification of the original task, argmax_k log p(class_k | prompt) is the obeying class.
+- ``correct``: the classification of the original task, argmax_k log p(class_k | prompt) is the obeying class. A
+  class is scored whole, with a space before it where the prompt does not end in one or in a chat header.
 - ``success``: the measure of arXiv 2512.03803 (its ``steering.ipynb``): the greedy output contains the target word. The
   prompt itself quotes that word, so an output that merely echoes the instruction counts too.
 - ``strict``: the output's last word is the target and the output does not repeat the instruction.
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from mechsteer.decoding import Strategy, generate, score
 from mechsteer.errors import MechsteerError, nearest, one_of
 from mechsteer.files import data_path, digest
+from mechsteer.models import spaced
 from mechsteer.prompts import prompt
 from mechsteer.steering import Intervention
 
@@ -114,7 +116,9 @@ class MemoTrap:
         import pandas as pd
 
         prompts = [prompt(model, trap.prompt) for trap in self.samples]
-        logprobs = score(model, prompts, [t.classes for t in self.samples], steer=steer, batch_size=batch_size)
+        asked = zip(self.samples, prompts, strict=True)
+        choices = [[spaced(model, ending, made) for ending in trap.classes] for trap, made in asked]
+        logprobs = score(model, prompts, choices, steer=steer, batch_size=batch_size)
         outputs = generate(
             model,
             prompts,

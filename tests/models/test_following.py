@@ -12,6 +12,7 @@ import torch
 import mechsteer as ms
 from mechsteer.directions import sparse_examples
 from mechsteer.models import continuation_ids, word_id, word_ids
+from mechsteer.tasks.memotrap import MemoTrap, Trap
 from tests.tokenizers import CHATML, LLAMA2, byte_level, prepending, write
 
 TOKENIZERS: dict[str, tuple[str, Callable[[], Any]]] = {
@@ -217,3 +218,13 @@ def test_continuations_of_measurements_and_learned_vectors_are_what_follows(mode
     assert ids[real].tolist() == continuation_ids(model, said, prompt)
     shares = sparse_examples.distribution(model, prompt, {" Paris": 0.75, " Rome": 0.25})
     assert shares.nonzero()[:, 0].tolist() == sorted(word_id(model, word, prompt) for word in ("Paris", "Rome"))
+
+
+@pytest.mark.parametrize(("name", "space"), [("bytes", " "), ("bytes with a start and a chat", ""), ("T5", "")])
+def test_memotrap_scores_endings_as_they_follow(name: str, space: str, models: dict[str, Any]) -> None:
+    model, _ = models[name]
+    trap = Trap("Write a quote that ends in the word early : Better late than", (" never .", " early ."), 1)
+    (row,) = MemoTrap("one", (trap,), max_new_tokens=2).run(model).to_dict("records")
+    scores = ms.score(model, trap.prompt, [[f"{space}never .", f"{space}early ."]])[0].tolist()
+    assert [row["logprob_trap"], row["logprob_target"]] == pytest.approx(scores, abs=1e-4)
+    assert row["correct"] == (scores[1] > scores[0])
