@@ -151,8 +151,9 @@ class SteeredLM(LM):
             MechsteerError: before anything is generated, for a generation option or value that
                 :func:`mechsteer.generate` does not have, with its name.
         """
+        settings = model_info(self.model).generation_config
         for request in requests:
-            check_options(request.args[1])
+            check_options(request.args[1], settings)
         groups: dict[str, list[int]] = {}
         for place, request in enumerate(requests):
             groups.setdefault(repr(sorted(request.args[1].items(), key=str)), []).append(place)

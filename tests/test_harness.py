@@ -124,6 +124,15 @@ def test_options_that_change_nothing_are_accepted(tiny: Callable) -> None:
     assert first == second == ms.generate(lm.model, "the cat", max_new_tokens=3).texts[0]
 
 
+def test_an_option_against_the_checkpoints_own_is_refused() -> None:
+    from mechsteer.decoding.requested import check_options
+
+    settings = {"repetition_penalty": 1.3}
+    check_options({"repetition_penalty": 1.3, "max_gen_toks": 3}, settings)
+    with pytest.raises(ms.MechsteerError, match=r"repetition_penalty=1.0.*has 1.3"):
+        check_options({"repetition_penalty": 1.0}, settings)
+
+
 def test_tags_in_a_template_say_what_is_steered(tiny: Callable) -> None:
     model = tiny("llama-gqa")
     tagged, plain = "<!!-> answer in capitals <-!!> the cat", "answer in capitals the cat"

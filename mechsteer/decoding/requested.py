@@ -28,8 +28,12 @@ NEUTRAL: Mapping[str, Any] = {
 """Options that are accepted with the one value that changes nothing."""
 
 
-def check_options(options: Mapping[str, Any]) -> None:
+def check_options(options: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Raise for an option that :func:`mechsteer.generate` does not have, or a value that it cannot have.
+
+    Args:
+        options: What a task asks for.
+        settings: What of the checkpoint's ``generation_config.json`` acts; it would act in spite of a neutral option.
 
     Raises:
         MechsteerError: with its name and value.
@@ -39,7 +43,14 @@ def check_options(options: Mapping[str, Any]) -> None:
     requested_strategy(options, 0)
     known = ("until", *LENGTH, *SAMPLING)
     for name, value in options.items():
-        if value is None or name in known or (name in NEUTRAL and value == NEUTRAL[name]):
+        if value is None or name in known:
+            continue
+        if name in settings and value != settings[name]:
+            raise MechsteerError(
+                f"The task asks for {name}={value!r}, and the model's generation_config.json has {settings[name]!r}, "
+                "which generation here cannot leave out for one task."
+            )
+        if name in settings or (name in NEUTRAL and value == NEUTRAL[name]):
             continue
         if name in NEUTRAL:
             raise MechsteerError(
