@@ -21,34 +21,37 @@ def load_hf(directory: Path, *, dtype: torch.dtype, device: torch.device) -> Any
             random and go on).
     """
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-    from mechsteer.models.resolve import read_config, weight_files
+    from mechsteer.models.resolve import read_config, source
 
     config = read_config(directory)
     if (getattr(config, "pad_token_id", None) or 0) >= getattr(config, "vocab_size", math.inf):
         config.pad_token_id = None  # a row that the embeddings lack; padding is masked
-    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    folder, arguments = source(directory)
     try:
-        with _progress_bar(weight_files(directory)):
-            loaded: Any = auto.from_pretrained(
-                directory,
+        with _progress_bar(directory):
+            loaded: Any = _auto(config).from_pretrained(
+                folder,
                 config=config,
                 dtype=dtype,
-                local_files_only=True,
                 use_safetensors=True,
                 attn_implementation="eager",
                 output_loading_info=True,
+                **arguments,
             )
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:
         raise MechsteerError(
             f"Cannot read the weights in {str(directory)!r} (damaged or truncated?): {error}"
+        ) from error
+    except Exception as error:  # whatever a configuration's values make the model's class raise
+        raise MechsteerError(
+            f"transformers makes no model of {str(directory)!r}: {type(error).__name__}: {error}"
         ) from error
     model, report = loaded
     if report["missing_keys"] or report["mismatched_keys"]:
         keys = sorted(map(str, report["missing_keys"])) or sorted(map(str, report["mismatched_keys"]))
         raise MechsteerError(f"The checkpoint {str(directory)!r} lacks weights: {', '.join(keys[:5])}.")
-    return _in_own_memory(model.to(device)).eval().requires_grad_(False)
+    return _in_own_memory(_text_part(model).to(device)).eval().requires_grad_(False)
 
 
 def _in_own_memory(model: Any) -> Any:
@@ -59,12 +62,35 @@ def _in_own_memory(model: Any) -> Any:
     return model
 
 
+def _auto(config: Any) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
+def _text_part(model: Any) -> Any:
+    """The model itself; of a multimodal one, its text part with its head, as the family's text model."""
+    text = model.config.get_text_config()
+    if text is model.config:
+        return model
+    from torch.nn import Module
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        alone: Module = AutoModelForCausalLM.from_config(text, attn_implementation="eager")
+    alone.model, alone.lm_head = model.model.language_model, model.lm_head
+    alone.generation_config = model.generation_config
+    return alone
+
+
 @contextlib.contextmanager
-def _progress_bar(files: list[Path]) -> Iterator[None]:
+def _progress_bar(directory: Path) -> Iterator[None]:
     """Show transformers' bar for models that take a while, and not for small ones."""
     from transformers.utils import logging
 
-    small = sum(file.stat().st_size for file in files) < _SHOW_PROGRESS_BYTES
+    from mechsteer.models.resolve import weight_files
+
+    small = sum(file.stat().st_size for file in weight_files(directory)) < _SHOW_PROGRESS_BYTES
     hide = small and logging.is_progress_bar_enabled()
     if hide:
         logging.disable_progress_bar()
@@ -83,9 +109,12 @@ def load_tokenizer(directory: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
+    from mechsteer.models.resolve import source
+
+    folder, arguments = source(directory)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(folder, **arguments)
+    except Exception as error:  # the tokenizers package raises plain exceptions
         raise MechsteerError(f"{str(directory)!r} has no readable tokenizer: {error}") from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token

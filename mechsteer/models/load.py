@@ -34,13 +34,16 @@ def load(
     """Load a model with every activation hooked.
 
     Args:
-        name_or_path: ``"organism:trap-t5"`` (bundled), a local checkpoint directory, or an id on the Hugging Face hub
-            such as ``"google/flan-t5-base"``. Families: GPT-2, Llama 3, Mistral, Phi-3, Qwen 2/3, Gemma 2; T5 v1.0,
-            T5 v1.1 and FLAN-T5. No network is used unless it is a hub id.
+        name_or_path: ``"organism:trap-t5"`` (bundled), a local checkpoint directory or ``.gguf`` file (dequantised; it
+            needs the extra ``gguf``), or an id on the Hugging Face hub such as ``"google/flan-t5-base"``. Families:
+            :data:`mechsteer.models.families.DECODERS` (Llama, Mistral, Qwen, Gemma, Phi, OLMo, Granite, GPT-NeoX...),
+            T5, mT5. Of multimodal Gemma 3 the text part. No network is used unless it is a hub id, and no code of a
+            repository is ever run.
         device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``; default: cuda where there is one, else cpu.
         dtype: ``"float32"`` (default), ``"bfloat16"`` or ``"float16"``.
         revision: Branch, tag or commit of a hub model.
-        check: Run two prompts (one padded) through both models and refuse the hooked one if its probabilities differ.
+        check: Run two rows of 64 or more tokens through both models and refuse the hooked one if it differs
+            (:mod:`mechsteer.models.parity`).
         fold: Process the weights as TransformerLens' ``from_pretrained`` does by default: norms folded into the layers
             after them, biases of values into those of outputs, writing weights (of models with LayerNorm) and logits
             (where they are not capped) centred. For decoder-only models; probabilities stay Hugging Face's, and
@@ -73,7 +76,7 @@ def load(
     info = ModelInfo(
         name=name,
         path=str(directory),
-        family=config.model_type,
+        family=hf_model.config.model_type,
         revision=commit,
         fingerprint=resolve.fingerprint(directory) + ("-folded" if fold else ""),
         dtype=str(torch_dtype).removeprefix("torch."),

@@ -59,8 +59,10 @@ def _local(path: Path) -> Path:
     if not path.exists():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise MechsteerError(f"No such model directory: {str(path)!r}.{nearest(path.name, siblings)}")
-    if not path.is_dir():
-        raise MechsteerError(f"{str(path)!r} is a file; expected a directory with config.json and *.safetensors.")
+    if not path.is_dir() and path.suffix != ".gguf":
+        raise MechsteerError(
+            f"{str(path)!r} is a file; expected a directory with config.json and *.safetensors, or a .gguf file."
+        )
     return path
 
 
@@ -85,28 +87,68 @@ def _hub(name: str, revision: str | None) -> tuple[Path, str]:
 
 
 def _check_files(directory: Path) -> None:
+    if is_gguf(directory):
+        return
+    if (directory / "adapter_config.json").is_file():
+        raise MechsteerError(_adapter(directory))
     if not (directory / "config.json").is_file():
         raise MechsteerError(f"{str(directory)!r} has no config.json: not a Hugging Face checkpoint directory.")
     if not weight_files(directory):
         pickled = sorted(p.name for p in directory.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
-        if pickled:
-            raise MechsteerError(
-                f"{str(directory)!r} has only pickled weights ({', '.join(pickled)}), which are never loaded: "
-                "unpickling runs code. Convert them once with save_pretrained(..., safe_serialization=True)."
-            )
-        raise MechsteerError(f"{str(directory)!r} has no *.safetensors weights.")
+        found = f"only pickled weights ({', '.join(pickled)})" if pickled else "no *.safetensors weights"
+        raise MechsteerError(
+            f"{str(directory)!r} has {found}. Pickled ones (*.bin) are never loaded: unpickling runs code. On the hub, "
+            "a pull request often has them as safetensors: load(name, revision='refs/pr/N'). Or convert them once, "
+            "where you trust their source: AutoModelForCausalLM.from_pretrained(name).save_pretrained(folder)."
+        )
+    _check_index(directory)
+
+
+def _check_index(directory: Path) -> None:
+    """The index of a sharded checkpoint names files of this folder, all safetensors, all there."""
     index = directory / "model.safetensors.index.json"
-    if index.is_file():
-        shards = set(read_json(index).get("weight_map", {}).values())
-        absent = sorted(s for s in shards if not (directory / s).is_file())
-        if absent:
-            raise MechsteerError(
-                f"{str(directory)!r} lacks the weight shards {', '.join(absent)} named in {index.name}."
-            )
+    if not index.is_file():
+        return
+    read = read_json(index)
+    shards = read.get("weight_map") if isinstance(read, dict) else None
+    if not isinstance(shards, dict) or not all(isinstance(shard, str) for shard in shards.values()):
+        raise MechsteerError(f"{index} has no weight_map from the names of weights to the names of files.")
+    outside = sorted({s for s in shards.values() if Path(s).name != s or not s.endswith(".safetensors")})
+    if outside:
+        raise MechsteerError(
+            f"{index} names {', '.join(map(repr, outside[:3]))}; it may name *.safetensors files of its folder alone."
+        )
+    absent = sorted({s for s in shards.values() if not (directory / s).is_file()})
+    if absent:
+        raise MechsteerError(f"{str(directory)!r} lacks the weight shards {', '.join(absent)} named in {index.name}.")
+
+
+def _adapter(directory: Path) -> str:
+    """What to do with an adapter (LoRA and the like) instead of a model."""
+    read = read_json(directory / "adapter_config.json")
+    base = read.get("base_model_name_or_path") if isinstance(read, dict) else None
+    return (
+        f"{str(directory)!r} is an adapter of {base!r} (PEFT, e.g. LoRA), not a model. Merge it first, with the peft "
+        f"package: AutoPeftModelForCausalLM.from_pretrained({str(directory)!r}).merge_and_unload().save_pretrained("
+        "folder), and save the tokenizer into the same folder."
+    )
+
+
+def is_gguf(path: Path) -> bool:
+    """Whether a checkpoint is one GGUF file instead of a directory."""
+    return path.suffix == ".gguf" and path.is_file()
+
+
+def source(path: Path) -> tuple[Path, dict[str, Any]]:
+    """The directory and the arguments that make transformers read a checkpoint: nothing is fetched, no code is run."""
+    safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    return (path.parent, safe | {"gguf_file": path.name}) if is_gguf(path) else (path, safe)
 
 
 def weight_files(directory: Path) -> list[Path]:
-    """The checkpoint's safetensors files, sorted by name."""
+    """The checkpoint's weight files, sorted by name: safetensors, or the one GGUF file."""
+    if is_gguf(directory):
+        return [directory]
     return sorted(p for p in directory.glob("*.safetensors") if not p.name.startswith("."))
 
 
@@ -114,22 +156,39 @@ def read_config(directory: Path) -> Any:
     """The checkpoint's Hugging Face configuration.
 
     Raises:
-        MechsteerError: if config.json is not JSON or names no known model type.
+        MechsteerError: if config.json is not JSON, names no known model type or has values that cannot be used, or its
+            classes are code in the repository.
     """
     from transformers import AutoConfig
 
-    raw = read_json(directory / "config.json")
+    path = directory / "config.json"
+    raw = {"model_type": "of a GGUF file"} if is_gguf(directory) else read_json(path)
     if not isinstance(raw, dict) or "model_type" not in raw:
-        raise MechsteerError(f"{directory / 'config.json'} names no model_type: not a Hugging Face configuration.")
+        raise MechsteerError(f"{path} names no model_type: not a Hugging Face configuration.")
+    folder, arguments = source(directory)
     try:
-        return AutoConfig.from_pretrained(directory, local_files_only=True)
-    except (ValueError, KeyError, OSError) as error:
-        raise MechsteerError(f"transformers cannot read {directory / 'config.json'}: {error}") from error
+        return AutoConfig.from_pretrained(folder, **arguments)
+    except ImportError as error:
+        raise _no_gguf(directory, error) from error
+    except Exception as error:  # whatever its values make the configuration's class raise
+        if "auto_map" in raw:
+            raise MechsteerError(
+                f"The model family {raw['model_type']!r} of {str(directory)!r} is code in its repository (auto_map), "
+                "which is never run here."
+            ) from error
+        raise MechsteerError(f"transformers cannot read {path}: {error}") from error
+
+
+def _no_gguf(path: Path, error: ImportError) -> MechsteerError:
+    if not is_gguf(path):
+        return MechsteerError(f"transformers cannot read {str(path)!r}: {error}")
+    return MechsteerError("To read a GGUF file the gguf package is needed: pip install 'mechsteer[gguf]'.")
 
 
 def fingerprint(directory: Path) -> str:
     """A hash over the configuration and all bytes of the weight files."""
-    config = {k: v for k, v in read_json(directory / "config.json").items() if k not in _NOT_THE_MODEL}
+    read = {} if is_gguf(directory) else read_json(directory / "config.json")
+    config = {k: v for k, v in read.items() if k not in _NOT_THE_MODEL}
     return digest([config, [file_digest(path) for path in weight_files(directory)]])
 
 
@@ -141,4 +200,5 @@ def checkpoint_digest(name: str) -> str:
     """
     directory = resolve(name)[0]
     files = {path.name: path for pattern in _HUB_FILES for path in directory.glob(pattern)}
+    files |= {path.name: path for path in weight_files(directory)}
     return digest({name: file_digest(path) for name, path in files.items()})

@@ -75,7 +75,7 @@ def _tables(hf_model: Any) -> Callable[[Int[Tensor, "1 pos"]], Tables]:
     if hf_model.config.model_type == "gptj":
         return _gptj_tables(hf_model.transformer.h[0].attn.embed_positions, hf_model.dtype)
     rotary, like = hf_model.base_model.rotary_emb, torch.empty(1, dtype=hf_model.dtype)
-    kinds = sorted(set(_kinds(hf_model.config)) - {NO_ROTATION})
+    kinds = sorted(set(_kinds(hf_model.config)) - {NO_ROTATION}) or list(by_kind(hf_model.config))
 
     @torch.no_grad()
     def make(positions: Int[Tensor, "1 pos"]) -> Tables:

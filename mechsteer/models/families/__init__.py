@@ -75,13 +75,14 @@ def check_supported(config: Any) -> None:
     family = str(config.model_type)
     if family not in FAMILIES:
         raise MechsteerError(f"Unknown model family {family!r}. Supported: {', '.join(sorted(FAMILIES))}.")
-    refused: Refusals = [_quantised(config)]
+    refused: Refusals = [_quantised(config), _without_head(config)]
     if family in TEXT_PARTS:
         check_supported(config.text_config)
     elif family in ENCODER_DECODERS:
         refused.append(must_be(config, "is_encoder_decoder", True, "an encoder alone has no next-token distribution"))
     else:
-        row = DECODERS[family]
+        row, layers = DECODERS[family], config.num_hidden_layers
+        refused.append(("num_hidden_layers", layers < 1 and str(layers), "must be at least 1"))
         refused += [*row.refuses(config), *not_represented(config, row.fields)]
     for feature, value, expected in refused:
         if value:
@@ -92,6 +93,17 @@ def context_note(config: Any) -> str:
     """Why a model's context is shorter than its configuration says; empty where it is not."""
     row = DECODERS.get(config.model_type)
     return rope.context(config)[1] if row is not None and row.like_llama else ""
+
+
+def _without_head(config: Any) -> tuple[str, object, str]:
+    """Classifiers, reward models, and bodies without the head that predicts tokens."""
+    named = [str(name) for name in config.architectures or ()]
+    predicts = any(name.endswith(_HEADS) for name in named)
+    expected = "must predict tokens (...ForCausalLM or ...ForConditionalGeneration): it has no next-token distribution"
+    return "architectures", named and not predicts and ", ".join(named), expected
+
+
+_HEADS = ("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")
 
 
 def _quantised(config: Any) -> tuple[str, object, str]:
