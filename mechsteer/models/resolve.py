@@ -95,11 +95,13 @@ def _check_files(directory: Path) -> None:
         raise MechsteerError(f"{str(directory)!r} has no config.json: not a Hugging Face checkpoint directory.")
     if not weight_files(directory):
         pickled = sorted(p.name for p in directory.iterdir() if p.suffix in {".bin", ".pt", ".pth", ".ckpt"})
-        found = f"only pickled weights ({', '.join(pickled)})" if pickled else "no *.safetensors weights"
+        found = (
+            f"only pickled weights ({', '.join(pickled)})" if pickled else "no *.safetensors weights, and *.bin files"
+        )
         raise MechsteerError(
-            f"{str(directory)!r} has {found}. Pickled ones (*.bin) are never loaded: unpickling runs code. On the hub, "
-            "a pull request often has them as safetensors: load(name, revision='refs/pr/N'). Or convert them once, "
-            "where you trust their source: AutoModelForCausalLM.from_pretrained(name).save_pretrained(folder)."
+            f"{str(directory)!r} has {found}, which are never loaded: unpickling runs code. On the hub, a pull request "
+            "often has them as safetensors: load(name, revision='refs/pr/N'). Or convert them once, where you trust "
+            "their source: AutoModelForCausalLM.from_pretrained(name).save_pretrained(folder)."
         )
     _check_index(directory)
 
