@@ -30,7 +30,9 @@ WATCHED = ("add", "project", "heads", "features")
 
 _CLEARLY = 1.01  # more than rounding
 
-_said: WeakKeyDictionary[Any, WeakSet[Any]] = WeakKeyDictionary()  # by hook point, which is the model's own: the edits
+_said: WeakKeyDictionary[Any, WeakSet[Any]] = (
+    WeakKeyDictionary()
+)  # by edit: the hook points, which are each a model's own
 
 
 class SinkWarning(UserWarning):
@@ -57,7 +59,7 @@ def watch_sinks(edit: "Edit", x: Float[Tensor, "rows positions *width"], where: 
         where: Where it acts.
         point: The hook point.
     """
-    if edit.method not in WATCHED or x.shape[1] < 2 or edit in _said.get(point, ()):
+    if edit.method not in WATCHED or x.shape[1] < 2 or point in _said.get(edit, ()):
         return
     norms, real = x.float().flatten(2).norm(dim=-1), _real(x, where)
     ratios = norm_ratios(norms, real)
@@ -71,7 +73,7 @@ def watch_sinks(edit: "Edit", x: Float[Tensor, "rows positions *width"], where: 
     if not moved.any():
         return
     row, position = moved.nonzero()[0].tolist()
-    _said.setdefault(point, WeakSet()).add(edit)
+    _said.setdefault(edit, WeakSet()).add(point)
     warnings.warn(
         f"{edit.method} at {where.site!r} (scope {str(edit.scope)!r}) changes the state of an attention sink, whose "
         f"norm is {ratios[row, position].item():.0f} times the median, by {changes[row, position].item():.4g}, and "
