@@ -48,6 +48,8 @@ _HOMES = {
     "decoding": ("Directer", "DoLa", "Gated", "Generation", "Greedy", "Sample", "generate", "score"),
     "activations": ("ActivationStore", "capture"),
     "evaluation": ("evaluate",),
+    "scoring": ("score_outputs",),
+    "comparison": ("Comparison", "compare"),
     "tasks": ("task",),
     "identity": ("cell_key",),
 }
@@ -69,6 +71,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ActivationStore",
     "Batch",
+    "Comparison",
     "Directer",
     "Direction",
     "DoLa",
@@ -89,6 +92,7 @@ __all__ = [
     "batch",
     "capture",
     "cell_key",
+    "compare",
     "cross_attention_shift",
     "difference_in_means",
     "directions",
@@ -117,6 +121,7 @@ __all__ = [
     "rollout",
     "scale_keys",
     "score",
+    "score_outputs",
     "separability",
     "similarity",
     "sinks",
@@ -150,6 +155,7 @@ if TYPE_CHECKING:
         sinks,
         volatility,
     )
+    from mechsteer.comparison import Comparison, compare
     from mechsteer.decoding import Directer, DoLa, Gated, Generation, Greedy, Sample, generate, score
     from mechsteer.directions import (
         Direction,
@@ -164,6 +170,7 @@ if TYPE_CHECKING:
     from mechsteer.identity import cell_key
     from mechsteer.models import ModelInfo, load, model_info, site, sites, verify
     from mechsteer.prompts import Batch, Prompt, batch, prompt
+    from mechsteer.scoring import score_outputs
     from mechsteer.steering import (
         Intervention,
         SinkWarning,

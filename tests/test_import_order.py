@@ -27,11 +27,13 @@ ORDER = [
     "tasks",
     "measured",
     "evaluation",
+    "scoring",
     "harness",
     "plots",
     "studies",
     "organisms",
     "report",
+    "comparison",
     "cli",
 ]
 PACKAGE = Path(mechsteer.__file__).parent

@@ -72,12 +72,13 @@ class Answers:
                 "prompt": [q.prompt for q in self.samples],
                 "answer": [q.answer for q in self.samples],
                 "output": outputs,
-                "correct": [_same(o, q.answer) for o, q in zip(outputs, self.samples, strict=True)],
+                "correct": [is_answer(o, q.answer) for o, q in zip(outputs, self.samples, strict=True)],
             }
         )
 
 
-def _same(output: str, answer: str) -> bool:
+def is_answer(output: str, answer: str) -> bool:
+    """Whether an output is the answer, case, spaces and full stops ignored."""
     return " ".join(output.lower().split()).strip(" .") == " ".join(answer.lower().split()).strip(" .")
 
 

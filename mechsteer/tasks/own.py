@@ -36,6 +36,8 @@ from mechsteer.tasks.own_samples import OwnSample, read_sample, read_samples
 if TYPE_CHECKING:
     import pandas as pd
 
+MAX_NEW_TOKENS = 128
+
 Check = Callable[[str, dict[str, Any]], Any]
 
 
@@ -53,7 +55,7 @@ class OwnTask:
     name: str
     samples: tuple[OwnSample, ...] = field(repr=False)
     check: Spec | Check | None
-    max_new_tokens: int = 128
+    max_new_tokens: int = MAX_NEW_TOKENS
 
     @property
     def data_hash(self) -> str:
@@ -132,7 +134,7 @@ def task(
     check: str | Check | None = None,
     *,
     name: str | None = None,
-    max_new_tokens: int = 128,
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> OwnTask:
     """A task of one's own; it goes wherever a bundled one goes.
 

@@ -1,0 +1,156 @@
+"""Run a task under several ways to steer, and hold what came out."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mechsteer.comparison.page import page, side_by_side
+from mechsteer.comparison.summary import score_column, summarise
+from mechsteer.decoding import Strategy
+from mechsteer.errors import MechsteerError, shown
+from mechsteer.evaluation import Task, timed
+from mechsteer.files import atomic_path, digest
+from mechsteer.plots.comparison import comparison_figure
+from mechsteer.report import show
+from mechsteer.steering import Intervention, as_intervention
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+SHOWN = 5
+"""Prompts in the text and in a notebook."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What came out.
+
+    Attributes:
+        rows: The rows of :func:`mechsteer.evaluate` for each method, with its ``name`` first.
+        summary: One row a method; see :func:`mechsteer.comparison.summary.summarise`.
+        score: The column of ``rows`` that counts as adherence.
+    """
+
+    rows: "pd.DataFrame"
+    summary: "pd.DataFrame"
+    score: str
+
+    def plot(self) -> "Figure":
+        """Adherence with its 95 % interval, with and without collapsed rows, and the share that collapsed."""
+        return comparison_figure(self.summary)
+
+    def to_html(self, path: str | os.PathLike[str]) -> Path:
+        """Write a page that needs nothing else: summary, figure, and all answers side by side, changes marked."""
+        with atomic_path(path) as temporary:
+            temporary.write_text(page(self.rows, self.summary, self.score, self.plot()), encoding="utf-8")
+        return Path(path)
+
+    def _repr_html_(self) -> str:
+        return page(self.rows, self.summary, self.score, None, limit=SHOWN)
+
+    def __repr__(self) -> str:
+        columns = ["name", "n", "adherence", "adherence_low", "adherence_high", "adherence_uncollapsed", "repaired"]
+        columns += ["broken", "p_value", "collapsed", "n_tokens", "surprise", "tokens_per_second"]
+        table = self.summary[[name for name in columns if not self.summary[name].isna().all()]]
+        return f"{show(table, decimals=2)}\n\n{side_by_side(self.rows, self.score, SHOWN)}"
+
+
+def compare(
+    model: Any,
+    task: Task,
+    methods: Mapping[str, Any],
+    *,
+    score: str | None = None,
+    quality: bool = True,
+    batch_size: int = 64,
+    out: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+) -> Comparison:
+    """Compare ways to steer on the same prompts.
+
+    Args:
+        model: A loaded model.
+        task: The task, e.g. :func:`mechsteer.task`.
+        methods: Names and what they stand for: None (unsteered), an intervention, a strategy, or both as a pair. The
+            first is what the others are compared with.
+        score: The column that counts as adherence. Default: the task's adherence, strict, correct, found, score or
+            success, or its first score.
+        quality: Measure surprise and collapse; one more pass of the unsteered model for each method.
+        batch_size: Prompts computed together; does not change the results but for the speed.
+        out: A folder; each method's rows are kept there and a killed comparison goes on (what it had already computed
+            has no speed then).
+        progress: Show bars.
+
+    Raises:
+        MechsteerError: for no methods, a value that is none of these, one that does not fit the model, or a score that
+            is not there; before anything is generated.
+
+    Example:
+        >>> ms.compare(model, task, {"unsteered": None, "GUIDE 1": ms.attention_bias(delta=1.0)}).plot()
+    """
+    import pandas as pd
+
+    chosen = {name: _method(model, name, value) for name, value in _named(methods).items()}
+    tables, seconds = [], {}
+    for name, (steer, strategy) in chosen.items():
+        table, took = timed(
+            model,
+            task,
+            steer=steer,
+            strategy=strategy,
+            batch_size=batch_size,
+            out=None if out is None else Path(out) / _folder(name),
+            quality=quality,
+            against=tables[0] if tables and "output" in tables[0] else None,
+            progress=progress,
+        )
+        seconds[name] = took
+        table.insert(0, "name", name)
+        tables.append(table)
+    rows = pd.concat(tables, ignore_index=True)
+    if "changed" in rows:
+        rows["changed"] = rows["changed"].eq(True)
+    column = score_column(tables[0], score)
+    return Comparison(rows, summarise(rows, column, seconds), column)
+
+
+def _named(methods: Any) -> dict[str, Any]:
+    if not isinstance(methods, Mapping) or not methods:
+        raise MechsteerError(
+            f"methods must map names to ways to steer, e.g. {{'unsteered': None}}, got {shown(methods)}."
+        )
+    wrong = next((name for name in methods if not isinstance(name, str) or not name.strip()), None)
+    if wrong is not None:
+        raise MechsteerError(f"A method's name must be a text, got {wrong!r}.")
+    return dict(methods)
+
+
+def _method(model: Any, name: str, value: Any) -> tuple[Intervention | None, Strategy | None]:
+    """The intervention and the strategy of a method, if they fit the model."""
+    pair = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
+    if not isinstance(value, Intervention | tuple) and isinstance(value, Strategy):
+        pair = (None, value)
+    steer, strategy = pair
+    if not (steer is None or isinstance(steer, Intervention)) or not (
+        strategy is None or isinstance(strategy, Strategy)
+    ):
+        raise MechsteerError(
+            f"The method {name!r} must be None, an intervention, a strategy, or (intervention, strategy), got "
+            f"{shown(value)}."
+        )
+    try:
+        as_intervention(steer).check(model)
+        if strategy is not None:
+            strategy.chooser(model)
+    except MechsteerError as error:
+        raise MechsteerError(f"The method {name!r}: {error}") from error
+    return steer, strategy
+
+
+def _folder(name: str) -> str:
+    """A folder's name for a method; two names never share one."""
+    return f"{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-') or 'method'}-{digest(name)[:6]}"

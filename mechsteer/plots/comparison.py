@@ -1,0 +1,56 @@
+"""The figure of a comparison of methods: adherence with intervals, and how much collapsed."""
+
+from typing import TYPE_CHECKING
+
+from mechsteer.plots.base import COLOURS, figure, style
+from mechsteer.plots.labels import need, one_each
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+def comparison_figure(summary: "pd.DataFrame") -> "Figure":
+    """A line for each method, the first on top: adherence in percent, and the share of answers that collapsed.
+
+    Args:
+        summary: One row a method: name, n, adherence, adherence_low, adherence_high, adherence_uncollapsed and
+            collapsed (NaN where it was not measured), as shares.
+
+    Raises:
+        MechsteerError: for a missing column, an empty table, or a method that is there twice.
+    """
+    need(summary, "name", "n", "adherence", "adherence_low", "adherence_high", "adherence_uncollapsed", "collapsed")
+    one_each(summary, ["name"], "method")
+    measured = summary["collapsed"].notna().any()
+    with style():
+        made, panels = figure(2 if measured else 1, width=3.4, height=0.9 + 0.34 * len(summary))
+        places = range(len(summary))
+        left, names = panels[0], [str(name) for name in summary["name"]]
+        for place, row in zip(places, summary.to_dict("records"), strict=True):
+            colour = COLOURS[0] if place else COLOURS[6]
+            mean, ends = row["adherence"], (row["adherence_low"], row["adherence_high"])
+            errors = [[100 * abs(mean - ends[0])], [100 * abs(ends[1] - mean)]]
+            left.errorbar(100 * mean, place, xerr=errors, fmt="o", color=colour, markersize=5, capsize=2.5)
+            if measured and row["adherence_uncollapsed"] == row["adherence_uncollapsed"]:
+                left.plot(100 * row["adherence_uncollapsed"], place, "D", mfc="none", color=COLOURS[1], markersize=7)
+        left.axvline(100 * float(summary["adherence"].iloc[0]), color="0.7", linewidth=0.8, linestyle=":", zorder=0)
+        left.set(xlim=(-3, 103), xlabel=f"Adherence (%), {_counts(summary)}", ylim=(len(summary) - 0.5, -0.5))
+        left.set_yticks(list(places), names, parse_math=False)
+        left.grid(axis="x", color="0.9", linewidth=0.6)
+        left.set_axisbelow(True)
+        if measured:
+            left.plot([], [], "D", mfc="none", color=COLOURS[1], markersize=7, label="without collapsed answers")
+            made.legend(loc="outside lower left")
+            right = panels[1]
+            right.barh(list(places), 100 * summary["collapsed"].astype(float), height=0.5, color=COLOURS[1])
+            right.set(xlim=(0, 103), xlabel="Collapsed answers (%)", ylim=(len(summary) - 0.5, -0.5))
+            right.set_yticks(list(places), [""] * len(summary))
+            right.grid(axis="x", color="0.9", linewidth=0.6)
+            right.set_axisbelow(True)
+    return made
+
+
+def _counts(summary: "pd.DataFrame") -> str:
+    counts = sorted({int(n) for n in summary["n"]})
+    return f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"

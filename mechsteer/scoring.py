@@ -1,0 +1,244 @@
+"""``score_outputs``: the scores of answers that something else wrote."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mechsteer.errors import MechsteerError, shown
+from mechsteer.quality.columns import collapse_columns, text_columns
+from mechsteer.stats import mean_interval
+from mechsteer.tasks import Answers, IFEval, Instructions, MemoTrap, OwnTask, Rules
+from mechsteer.tasks.answers import is_answer
+from mechsteer.tasks.ifeval import check, require_checkers
+from mechsteer.tasks.instructions import follows, is_true
+from mechsteer.tasks.memotrap import last_word, obeyed, succeeded
+from mechsteer.tasks.rules import is_right
+from mechsteer.tasks.spans import untagged
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Scored:
+    """How a task's outputs are scored from their texts.
+
+    Attributes:
+        asked: What a sample asks, as a file of responses would have it; several forms.
+        scores: The scores of one output.
+        columns: What else a row says of its sample.
+    """
+
+    asked: Callable[[Any], Sequence[str]]
+    scores: Callable[[Any, Any, str], dict[str, Any]]
+    columns: Callable[[Any], dict[str, Any]] = lambda sample: {}
+
+
+def _own_forms(sample: Any) -> list[str]:
+    given = sample.given.get("prompt")
+    return [sample.text, *([given, untagged(given)] if isinstance(given, str) else [])]
+
+
+def _parts(sample: Any) -> list[str]:
+    return ["\n\n".join(part for part in (sample.instruction, sample.context, sample.task) if part)]
+
+
+SCORED: Mapping[type, Scored] = {
+    OwnTask: Scored(_own_forms, lambda task, s, text: task.scores(s, text), lambda s: {"kind": s.kind}),
+    IFEval: Scored(
+        lambda s: [s.prompt],
+        lambda _, s, text: check(s, text),
+        lambda s: {"key": s.key, "kind": " ".join(s.instructions)},
+    ),
+    Instructions: Scored(
+        _parts,
+        lambda _, s, text: {"adherence": follows(s, text), "fidelity": is_true(s, text)},
+        lambda s: {"kind": s.kind, "topic": s.topic},
+    ),
+    MemoTrap: Scored(
+        lambda s: [s.prompt],
+        lambda _, s, text: {
+            "success": succeeded(text, s),
+            "strict": obeyed(text, s),
+            "memorised": last_word(text) == s.trap.lower(),
+        },
+    ),
+    Answers: Scored(lambda s: [s.prompt], lambda _, s, text: {"correct": is_answer(text, s.answer)}),
+    Rules: Scored(lambda s: [s.text], lambda _, s, text: {"correct": is_right(s, text)}),
+}
+"""The tasks whose scores need nothing but the output."""
+
+
+def score_outputs(task: Any, texts: Sequence[str] | Mapping[str, str]) -> "pd.DataFrame":
+    """Score answers that something else wrote.
+
+    Args:
+        task: A task whose scores need nothing but the output: one's own (:func:`mechsteer.task`), IFEval, instructions,
+            MemoTrap, answers or rules.
+        texts: One text a sample, in their order; or a response for each prompt's text.
+
+    Returns:
+        One row a sample: sample, what the task says of it, prompt, output and the scores; then empty, repetition,
+        compressibility, copied, collapsed and collapse_reason. There is no model here that could be surprised, so word
+        salad is not seen.
+
+    Raises:
+        MechsteerError: for another task, another number of texts, what is no text, or a prompt without a response.
+    """
+    import pandas as pd
+
+    how = _how(task)
+    if isinstance(task, IFEval):
+        require_checkers()
+    prompts = [how.asked(sample)[0] for sample in task.samples]
+    if isinstance(texts, Mapping):
+        found = [next((texts[form] for form in how.asked(s) if form in texts), None) for s in task.samples]
+        missing = [prompt for prompt, text in zip(prompts, found, strict=True) if text is None]
+        if missing:
+            raise MechsteerError(f"{len(missing)} of {len(prompts)} prompts have no response, e.g. {missing[0]!r}.")
+    else:
+        found = list(texts)
+    if isinstance(texts, str) or len(found) != len(prompts):
+        raise MechsteerError(f"The task has {len(prompts)} samples, but there are {len(found)} texts.")
+    wrong = next((text for text in found if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise MechsteerError(f"An output must be a text, got {shown(wrong)}.")
+    rows = [
+        {
+            "sample": number,
+            **how.columns(sample),
+            "prompt": prompt,
+            "output": text,
+            **how.scores(task, sample, str(text)),
+        }
+        for number, (sample, prompt, text) in enumerate(zip(task.samples, prompts, found, strict=True))
+    ]
+    table = pd.DataFrame(rows)
+    extra = text_columns([str(text) for text in found], prompts)
+    table = table.assign(**{name: values for name, values in extra.items() if name not in table})
+    return table.assign(**collapse_columns(table))
+
+
+def _how(task: Any) -> Scored:
+    if type(task) not in SCORED:
+        names = ", ".join(kind.__name__ for kind in SCORED)
+        raise MechsteerError(f"Outputs alone can be scored for {names}; got {shown(task)}.")
+    return SCORED[type(task)]
+
+
+@dataclass(frozen=True)
+class Responses:
+    """A file of responses beside a task.
+
+    Attributes:
+        task: The task with the samples that have a response.
+        texts: Their responses.
+        missing: Prompts of the task that the file does not have.
+        unknown: Prompts of the file that the task does not have.
+        repeated: Prompts that are there more than once; the first response counts.
+    """
+
+    task: Any
+    texts: list[str]
+    missing: list[str]
+    unknown: list[str]
+    repeated: list[str]
+
+
+def read_responses(task: Any, path: str | os.PathLike[str]) -> Responses:
+    """Read a JSONL file of ``{"prompt": ..., "response": ...}`` lines and find the task's prompts in it.
+
+    Raises:
+        MechsteerError: if it cannot be read, with the line that is broken, or has none of the prompts.
+    """
+    how, source = _how(task), Path(path)
+    given: dict[str, str] = {}
+    repeated: list[str] = []
+    for prompt, response in _lines(source):
+        if prompt in given:
+            repeated.append(prompt)
+        given.setdefault(prompt, response)
+    by_plain = {_plain(prompt): prompt for prompt in given}
+    used: set[str] = set()
+    samples, texts, missing = [], [], []
+    for sample in task.samples:
+        match = next((by_plain[p] for form in how.asked(sample) if (p := _plain(form)) in by_plain), None)
+        if match is None:
+            missing.append(how.asked(sample)[0])
+            continue
+        used.add(match)
+        samples.append(sample)
+        texts.append(given[match])
+    if not samples:
+        raise MechsteerError(f"{source} has none of the {len(task.samples)} prompts of {task.name!r}.")
+    unknown = [prompt for prompt in given if prompt not in used]
+    return Responses(replace(task, samples=tuple(samples)), texts, missing, unknown, repeated)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _lines(source: Path) -> list[tuple[str, str]]:
+    try:
+        lines = source.read_text(encoding="utf-8-sig").split("\n")
+    except FileNotFoundError:
+        raise MechsteerError(f"No such file: {source}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MechsteerError(f"{source} is not a readable JSONL file: {error}.") from None
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise MechsteerError(f"{source}, line {number}: not JSON ({error}).") from None
+        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("prompt", "response")):
+            raise MechsteerError(f"{source}, line {number}: needs the texts 'prompt' and 'response', got {shown(row)}.")
+        found.append((row["prompt"], row["response"]))
+    return found
+
+
+def levels(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """The mean of each score with its 95 % interval, over all rows and over those that have not collapsed.
+
+    For IFEval, prompt and instruction level, strict and loose; instructions of one prompt are not independent, so their
+    level has no interval.
+
+    Returns:
+        One row a measure: measure, percent, low, high, n, percent_uncollapsed, n_uncollapsed.
+    """
+    import pandas as pd
+
+    sound = rows[~rows["collapsed"]]
+    made = []
+    if "n_strict" in rows:
+        for name in ("strict", "loose"):
+            made.append(_level(f"prompt level, {name}", rows[name], sound[name]))
+        for name in ("strict", "loose"):
+            made.append(_counted(f"instruction level, {name}", rows, sound, f"n_{name}"))
+        return pd.DataFrame(made)
+    columns = list(rows.columns)
+    scores = columns[columns.index("output") + 1 : columns.index("empty")]
+    return pd.DataFrame([_level(name, rows[name], sound[name]) for name in scores])
+
+
+def _level(name: str, values: Any, sound: Any) -> dict[str, Any]:
+    found, rest = mean_interval([float(v) for v in values]), mean_interval([float(v) for v in sound])
+    ends = {"percent": 100 * found.mean, "low": 100 * found.low, "high": 100 * found.high, "n": found.n}
+    return {"measure": name, **ends, "percent_uncollapsed": 100 * rest.mean, "n_uncollapsed": rest.n}
+
+
+def _counted(name: str, rows: "pd.DataFrame", sound: "pd.DataFrame", followed: str) -> dict[str, Any]:
+    def share(part: "pd.DataFrame") -> tuple[float, int]:
+        asked = int(part["n_instructions"].sum())
+        return (100 * float(part[followed].sum()) / asked if asked else float("nan")), asked
+
+    (percent, n), (rest, n_rest) = share(rows), share(sound)
+    nothing = float("nan")
+    ends = {"percent": percent, "low": nothing, "high": nothing, "n": n}
+    return {"measure": name, **ends, "percent_uncollapsed": rest, "n_uncollapsed": n_rest}

@@ -1,0 +1,55 @@
+"""Tasks by name, for the command line: bundled ones, IFEval's file, and files of one's own."""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mechsteer.errors import MechsteerError, unknown
+from mechsteer.tasks.answers import copying, recall
+from mechsteer.tasks.ifeval import ifeval
+from mechsteer.tasks.instructions import instructions
+from mechsteer.tasks.memotrap import memotrap
+from mechsteer.tasks.own import MAX_NEW_TOKENS, task
+
+BUNDLED: Mapping[str, Callable[[], Any]] = {
+    "memotrap": memotrap,
+    "instructions": instructions,
+    "recall": recall,
+    "copying": copying,
+}
+
+
+def named_task(name: str, *, check: str | None = None, max_new_tokens: int | None = None) -> Any:
+    """The task of a name or file.
+
+    Args:
+        name: A bundled task, IFEval's JSONL file (known by its ``instruction_id_list``), a CSV file of traps (known by
+            its column ``answer_index``), or a JSONL or CSV file of one's own.
+        check: The check of one's own file, where its lines name none.
+        max_new_tokens: The most new tokens, of one's own file.
+
+    Raises:
+        MechsteerError: for an unknown name or a file that cannot be read.
+    """
+    path = Path(name)
+    known = _kind(path) if path.suffix else ""
+    if path.suffix and not known:
+        return task(path, check=check, max_new_tokens=MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens)
+    if not path.suffix and name not in BUNDLED:
+        raise unknown("task", name, [*BUNDLED, "FILE.jsonl", "FILE.csv"])
+    if check is not None or max_new_tokens is not None:
+        raise MechsteerError(f"The task {name!r} has a check and a length of its own.")
+    return {"ifeval": lambda: ifeval(path), "memotrap": lambda: memotrap(path)}[known]() if known else BUNDLED[name]()
+
+
+def _kind(path: Path) -> str:
+    """``ifeval`` or ``memotrap`` for a file of theirs, else empty; a broken file is its reader's matter."""
+    with suppress(OSError, UnicodeDecodeError, ValueError), path.open(encoding="utf-8-sig") as file:
+        first = next((line for line in file if line.strip()), "")
+        if path.suffix == ".csv":
+            return "memotrap" if "answer_index" in first and "classes" in first else ""
+        row = json.loads(first)
+        return "ifeval" if isinstance(row, dict) and "instruction_id_list" in row else ""
+    return ""
