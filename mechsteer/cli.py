@@ -142,6 +142,52 @@ class Generate:
 
 
 @dataclasses.dataclass(frozen=True)
+class Compare:
+    """Compare ways to steer on the same prompts: adherence with its interval, what was repaired and broken, quality.
+
+    A comparison that was stopped continues where it was when it is started again with the same --out.
+    """
+
+    task: Positional[Annotated[str, _shown_as("TASK")]]
+    """A JSONL or CSV file of prompts with their instruction, IFEval's file, or a bundled task: memotrap, instructions,
+    recall, copying."""
+    methods: Annotated[tuple[str, ...], _shown_as("METHOD ...")] = ("guide:1", "directer")
+    """Beside the unsteered model: guide:DELTA, spotlight:TARGET, pasta:ALPHA, scale_keys:ALPHA, directer,
+    directer:BETA, dola, or a saved intervention, FILE.safetensors."""
+    model: Annotated[str, _shown_as("MODEL")] = "organism:instruct-llama"
+    """organism:NAME, a local directory, or an id on the Hugging Face hub."""
+    check: Annotated[str | None, _shown_as("CHECK")] = None
+    """For a file of one's own: lowercase, json, max_words:30, sentences:1, language:fr, contains:TEXT ... Default: as
+    its lines say."""
+    score: Annotated[str | None, _shown_as("COLUMN")] = None
+    """The score that counts. Default: the task's first."""
+    max_new_tokens: Annotated[int | None, _shown_as("INT")] = None
+    """For a file of one's own, the most new tokens. Default: 128."""
+    n: Annotated[int | None, _shown_as("INT")] = None
+    """The most prompts. Default: all."""
+    out: Annotated[Path, _shown_as("FOLDER")] = Path("results/comparison")
+    """Folder for rows, summary, page and figure."""
+    batch_size: int = 16
+    """Prompts computed together; does not change the results."""
+    device: Device = None
+    """cpu, cuda, mps."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """Score answers that something else wrote: of IFEval, prompt and instruction level, strict and loose."""
+
+    task: Positional[Annotated[str, _shown_as("TASK")]]
+    """A JSONL or CSV file of prompts, IFEval's file, or a bundled task: memotrap, instructions, recall, copying."""
+    outputs: Positional[Annotated[Path, _shown_as("OUTPUTS")]]
+    """A JSONL file with the texts "prompt" and "response" in each line."""
+    check: Annotated[str | None, _shown_as("CHECK")] = None
+    """For a file of one's own: lowercase, json, max_words:30 ... Default: as its lines say."""
+    out: Annotated[Path | None, _shown_as("FILE")] = None
+    """A CSV file for the rows. Default: none is written."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Inspect:
     """Load a model, compare it with Hugging Face's, and list its hook points."""
 
@@ -208,6 +254,8 @@ Command = (
     | Annotated[Figures, tyro.conf.subcommand("figures")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Score, tyro.conf.subcommand("score")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[OrganismsCommand, tyro.conf.subcommand("organisms")]
 )
@@ -240,6 +288,8 @@ def _run(command: Any) -> None:
         Figures: _figures,
         Sweep: _sweep,
         Generate: _generate,
+        Compare: _compare,
+        Score: _score,
         Inspect: _inspect,
         ListOrganisms: _list_organisms,
         TrainOrganism: _train_organism,
@@ -641,6 +691,56 @@ def _plan(c: Inspect) -> None:
     print(f"{c.prompts} prompts of {c.length} tokens, {c.new_tokens} new ones, batches of {c.batch_size}\n")
     print(show(table))
     print("\nBeside it, Python and its libraries take about 1,000 megabytes.")
+
+
+def _compare(c: Compare) -> None:
+    from mechsteer.comparison import compare
+    from mechsteer.comparison.methods import methods_of
+    from mechsteer.errors import positive_int
+    from mechsteer.files import writable_dir, write_table
+    from mechsteer.models import load
+    from mechsteer.plots import save
+    from mechsteer.tasks.named import named_task
+
+    task, methods = named_task(c.task, check=c.check, max_new_tokens=c.max_new_tokens), methods_of(c.methods)
+    if c.n is not None:
+        task = dataclasses.replace(task, samples=task.samples[: positive_int("n", c.n)])
+    out = writable_dir(c.out)
+    _threads(c.model)
+    model = load(c.model, device=c.device)
+    found = compare(model, task, methods, score=c.score, batch_size=c.batch_size, out=out / "methods", progress=True)
+    write_table(found.summary, out / "summary")
+    save(found.plot(), out / "comparison")
+    found.to_html(out / "comparison.html")
+    print(found)
+    print(f"\nThe page is {out}/comparison.html; the figure, the summary and all rows are beside it.")
+
+
+def _score(c: Score) -> None:
+    from mechsteer.report import show
+    from mechsteer.scoring import levels, read_responses, score_outputs
+    from mechsteer.tasks.named import named_task
+
+    task = named_task(c.task, check=c.check)
+    found = read_responses(task, c.outputs)
+    rows = score_outputs(found.task, found.texts)
+    if c.out is not None:
+        from mechsteer.files import atomic_path
+
+        with atomic_path(c.out) as temporary:
+            rows.to_csv(temporary, index=False)
+    print(f"{len(rows)} of {len(task.samples)} prompts of {task.name} have a response (percent, 95 % interval)\n")
+    print(show(levels(rows), decimals=2))
+    collapsed = int(rows["collapsed"].sum())
+    print(f"\n{collapsed} of {len(rows)} responses collapsed by their text alone (empty, loop, copied prompt).")
+    for what, prompts in (
+        ("prompts of the task were not found in the file", found.missing),
+        ("prompts of the file are not in the task", found.unknown),
+        ("prompts are in the file more than once; the first response counts", found.repeated),
+    ):
+        if prompts:
+            print(f"\n{len(prompts)} {what}:")
+            print("\n".join(f"  {' '.join(prompt.split())[:110]}" for prompt in prompts))
 
 
 def _inspect(c: Inspect) -> None:

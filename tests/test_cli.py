@@ -19,7 +19,7 @@ from mechsteer import cli
 from mechsteer.studies import dola_decoding, t5_dola
 from tests.command_line import CommandLine
 
-COMMANDS = ["reproduce", "figures", "sweep", "generate", "inspect", "organisms"]
+COMMANDS = ["reproduce", "figures", "sweep", "generate", "compare", "score", "inspect", "organisms"]
 COMMANDS += ["organisms list", "organisms train", "organisms train-sae"]
 STUDIES = get_args(get_type_hints(cli.Reproduce)["study"])
 PROMPT = ms.tasks.memotrap().samples[0].prompt
@@ -94,6 +94,8 @@ for command in {["", *COMMANDS]!r}:
         ("generate", cli.Generate),
         ("figures", cli.Figures),
         ("sweep", cli.Sweep),
+        ("compare", cli.Compare),
+        ("score", cli.Score),
         ("inspect", cli.Inspect),
         ("organisms train", cli.TrainOrganism),
         ("organisms train-sae", cli.TrainSae),

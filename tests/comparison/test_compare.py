@@ -1,0 +1,192 @@
+"""``compare``: rows are evaluate's, the summary recomputes, pages escape and stand alone, figures draw."""
+
+import math
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pandas.testing import assert_frame_equal
+
+import mechsteer as ms
+from mechsteer.analysis.mcnemar import mcnemar
+from mechsteer.comparison.methods import methods_of
+from mechsteer.comparison.page import changes
+from mechsteer.comparison.summary import score_column, summarise
+from mechsteer.plots.comparison import comparison_figure
+from mechsteer.stats import share_interval
+
+PROMPTS = ["the cat sat on", "a dog", "write a word , the cat", "one <b> two"]
+
+
+@pytest.fixture
+def model(tiny: Callable[..., Any]) -> Any:
+    return tiny("llama-gqa")
+
+
+@pytest.fixture
+def task() -> Any:
+    samples = [{"prompt": text, "instruction": "answer in capitals"} for text in PROMPTS]
+    return ms.task(samples, lambda text, sample: len(text) % 2 == 0, name="even", max_new_tokens=5)
+
+
+def methods() -> dict[str, Any]:
+    bias = ms.attention_bias(delta=9.0)
+    return {"unsteered": None, "GUIDE <9>": bias, "DIRECTER": ms.Directer(), "both": (bias, ms.Sample(seed=1))}
+
+
+def test_rows_are_those_of_evaluate(model: Any, task: Any, tmp_path: Path) -> None:
+    found = ms.compare(model, task, methods(), out=tmp_path)
+    plain = ms.evaluate(model, task, quality=True)
+    bias = ms.attention_bias(delta=9.0)
+    expected = ms.evaluate(model, task, steer=bias, strategy=ms.Sample(seed=1), quality=True, against=plain)
+    rows = found.rows[found.rows["name"] == "both"].drop(columns="name").reset_index(drop=True)
+    assert_frame_equal(rows[expected.columns], expected, check_dtype=False, rtol=0, atol=1e-4)
+    assert not found.rows.loc[found.rows["name"] == "unsteered", "changed"].any()
+    again = ms.compare(model, task, methods(), out=tmp_path)
+    assert_frame_equal(again.rows, found.rows)
+    assert_frame_equal(again.summary.drop(columns="tokens_per_second"), found.summary.drop(columns="tokens_per_second"))
+
+
+def test_the_summary_recomputes(model: Any, task: Any) -> None:
+    found = ms.compare(model, task, methods())
+    groups = {name: part for name, part in found.rows.groupby("name", sort=False)}
+    first = groups["unsteered"]["adherence"].tolist()
+    assert found.score == "adherence" and found.summary["name"].tolist() == list(methods())
+    for row in found.summary.to_dict("records"):
+        part = groups[row["name"]]
+        assert (row["adherence_low"], row["adherence_high"]) == share_interval(int(part["adherence"].sum()), 4)
+        sound = part[~part["collapsed"]]["adherence"].astype(float)
+        assert row["n_uncollapsed"] == len(sound)
+        assert row["adherence_uncollapsed"] == pytest.approx(sound.mean(), nan_ok=True)
+        if row["name"] != "unsteered":
+            assert (row["repaired"], row["broken"], row["p_value"]) == mcnemar(first, part["adherence"])
+        assert row["tokens_per_second"] > 0 and row["collapsed"] == part["collapsed"].mean()
+    assert math.isnan(found.summary["p_value"][0])
+
+
+def test_p_values_are_adjusted_and_other_scores_count_by_sign() -> None:
+    rows = pd.DataFrame(
+        {
+            "name": ["a"] * 6 + ["b"] * 6 + ["c"] * 6,
+            "score": [0.5] * 6 + [0.9] * 6 + [0.1] * 5 + [0.6],
+            "collapsed": False,
+        }
+    )
+    table = summarise(rows, "score", {"a": 1.0}).set_index("name")
+    assert table.loc["b", ["repaired", "broken", "p_value"]].tolist() == [6, 0, 2 / 64]
+    assert table.loc["c", ["repaired", "broken", "p_value"]].tolist() == [1, 5, 2 * 7 / 64]
+    assert table["p_adjusted"].tolist()[1:] == pytest.approx([4 / 64, 2 * 7 / 64])
+
+
+def test_a_killed_comparison_goes_on(model: Any, task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = type(task).run, []
+
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(kwargs["steer"])
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(task), "run", run)
+    with pytest.raises(KeyboardInterrupt):
+        ms.compare(model, task, methods(), out=tmp_path)
+    ms.compare(model, task, methods(), out=tmp_path)
+    assert len(calls) == 2 + 3  # the first method's rows were there
+
+
+class Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+
+
+def test_the_page_stands_alone_and_escapes(model: Any, task: Any, tmp_path: Path) -> None:
+    found = ms.compare(model, task, methods())
+    text = found.to_html(tmp_path / "page.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert set(page.tags) >= {"table", "img", "ins"} and "b" not in page.tags and "script" not in page.tags
+    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert "GUIDE &lt;9&gt;" in text and "one &lt;b&gt; two" in text
+    part = found._repr_html_()
+    assert "<html" not in part and "<img" not in part and "GUIDE &lt;9&gt;" in part
+    said = repr(found)
+    assert "GUIDE <9>" in said.splitlines()[3] and "followed]" in said and "unsteered" in said
+
+
+@given(st.text(max_size=60), st.text(max_size=60))
+def test_marked_changes_hold_both_texts(before: str, after: str) -> None:
+    import html
+    import re
+
+    marked = changes(before, after)
+    new = html.unescape(re.sub(r"<del>.*?</del>|</?ins>", "", marked, flags=re.DOTALL))
+    old = html.unescape(re.sub(r"<ins>.*?</ins>|</?del>", "", marked, flags=re.DOTALL))
+    assert "".join(new.split()) == "".join(html.unescape(html.escape(after)).split())
+    if not marked.count("ins") and not marked.count("del"):
+        assert old.split() == before.split()
+
+
+def test_changes_by_hand() -> None:
+    assert changes("The sky is blue.", "The sky is RED & blue.") == "The sky is <ins>RED &amp; </ins>blue."
+    assert changes("a b", "a c") == "a <del>b</del><ins>c</ins>" and changes("x", "x") == "x"
+
+
+def test_the_figure(model: Any, task: Any) -> None:
+    found = ms.compare(model, task, methods())
+    figure = found.plot()
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == list(methods())
+    assert "n = 4" in figure.axes[0].get_xlabel() and len(figure.axes) == 2
+    assert len(ms.compare(model, task, {"a": None}, quality=False).plot().axes) == 1
+    with pytest.raises(ms.MechsteerError, match="'n'"):
+        comparison_figure(found.summary.drop(columns="n"))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "methods must map names"),
+        (["unsteered"], "methods must map names"),
+        ({"": None}, "name must be a text"),
+        ({"a": "guide"}, "The method 'a' must be None, an intervention, a strategy"),
+        ({"a": (None, None, None)}, "The method 'a' must be"),
+        ({"a": None, "b": ms.attention_bias(delta=1.0, layers=[9])}, "The method 'b': .*out of range"),
+    ],
+)
+def test_methods_that_make_no_sense_are_named_first(given: Any, said: str, model: Any, unchecked: None) -> None:
+    failing = ms.task(["x"], lambda text, sample: pytest.fail("generated"))
+    with pytest.raises(ms.MechsteerError, match=said):
+        ms.compare(model, failing, given)
+
+
+def test_the_score_that_counts(model: Any, task: Any) -> None:
+    rows = pd.DataFrame({"output": ["x"], "n_words": [3], "long": [True]})
+    assert score_column(rows, None) == "n_words" and score_column(rows, "long") == "long"
+    assert score_column(rows.assign(strict=True, adherence=False), None) == "adherence"
+    with pytest.raises(ms.MechsteerError, match="Did you mean 'long'"):
+        score_column(rows, "lon")
+
+
+def test_methods_by_name(tmp_path: Path) -> None:
+    saved = ms.attention_bias(delta=2.0).save(tmp_path / "steer.safetensors")
+    made = methods_of(["guide:1.5", "directer:0.1", "directer", "dola", str(saved)])
+    assert next(iter(made)) == "unsteered" and made["unsteered"] is None
+    assert made["guide:1.5"].edits[0].strength == 1.5 and made["directer:0.1"].beta == 0.1
+    assert made["directer"] == ms.Directer() and made[str(saved)].edits[0].strength == 2.0
+    for name, said in (
+        ("gide:1", "Did you mean 'guide'"),
+        ("guide", "needs its delta"),
+        ("guide:x", "must be a number"),
+    ):
+        with pytest.raises(ms.MechsteerError, match=said):
+            methods_of([name])
