@@ -24,7 +24,7 @@ from typing import Any, Literal
 import pandas as pd
 import torch
 import tyro
-from common import checkpoint, measure, ratios, without_eos, write
+from common import RESULTS, checkpoint, measure, ratios, without_eos, write
 
 import mechsteer as ms
 from mechsteer.models import advance, start
@@ -57,6 +57,8 @@ class Options:
     """PyTorch threads."""
     device: str = "cpu"
     """Where to measure."""
+    out: Path = RESULTS
+    """Where the table goes."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +176,7 @@ def main(options: Options) -> None:
             tables.append(table(subject(Path(named).name, Path(named), options.device), options))
     whole = pd.concat(tables, ignore_index=True)
     order = ["model", "task", "size"]
-    write(whole[order + [c for c in whole if c not in order]], "speed", options.threads, options.rounds)
+    write(whole[order + [c for c in whole if c not in order]], "speed", options.threads, options.rounds, options.out)
 
 
 if __name__ == "__main__":

@@ -68,3 +68,33 @@ def test_speed_measures_equal_work(family: str, benchmark: Callable, tmp_path: P
     assert set(table["task"]) == ({"long", "batch"} if subject.two_stacks else {"long", "batch", "inside"})
     assert set(table["size"]) == ({32, 1024, 2} if subject.two_stacks else {48, 2})
     assert (table["median seconds"] > 0).all() and (table["against"] != "").sum() >= 3
+
+
+def on_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[int, str]:
+    """The code with which the check of a device ends, and the page that it wrote."""
+    from benchmarks import on_device
+
+    monkeypatch.chdir(FOLDER.parent)
+    chosen = {"device": "cpu", "dtypes": ("float32",), "only": "Llama 3 (", "ratios": False, "out": tmp_path, **options}
+    with pytest.raises(SystemExit) as ended:
+        on_device.main(on_device.Options(**chosen))
+    return int(ended.value.code or 0), (tmp_path / "on_device.md").read_text()
+
+
+def test_a_device_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, page = on_device(tmp_path, monkeypatch)
+    assert code == 0 and "Left out" not in page
+    assert "| Llama 3 (grouped queries) | float32 | equal |" in page
+    assert page.count("| Llama 3 (grouped queries) | float32 |") == 5
+    assert len(pd.read_csv(tmp_path / "on_device_invariances.csv")) == 4
+
+
+def test_what_does_not_hold_on_a_device_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.on_device.ALLOWED", {"float32": -1.0})
+    code, page = on_device(tmp_path, monkeypatch)
+    assert code == 1 and page.count("| False |") == 3
+
+
+def test_what_there_is_no_time_for_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, page = on_device(tmp_path, monkeypatch, seconds=0.0)
+    assert code == 0 and "Left out for want of time: Llama 3 (grouped queries)." in page

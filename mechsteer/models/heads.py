@@ -49,8 +49,8 @@ def project(
     """From the stream to heads; an input of its own for each head is taken too."""
     if x.ndim == 4:
         return torch.einsum("bphm,hmd->bphd", x, weight) + bias
-    flat = linear(x, weight.transpose(1, 2).flatten(0, 1), bias.flatten())
-    return flat.unflatten(-1, tuple(bias.shape))
+    flat = linear(x, weight.mT.reshape(-1, weight.shape[1]), bias.reshape(-1))
+    return flat.view(*x.shape[:-1], *bias.shape)
 
 
 def queries_keys_values(block: Any, resid_pre: Float[Tensor, "batch new d_model"]) -> tuple[Heads, KvHeads, KvHeads]:
