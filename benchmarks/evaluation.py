@@ -9,6 +9,11 @@ kind projected at one layer on all positions, 128 new tokens for every row (no e
   hook at ``blocks.{l}.hook_resid_post`` that edits every position; greedy. It is not that code, only its way. Nothing
   else is in its time, and its outputs must be those of ``ms.evaluate``, which is checked.
 
+Throughput: 64 prompts of 20 to 150 tokens whose answers end after 5 to 200, in batches of 16 and of 64:
+``ms.generate``, which fills freed places from the queue, and Hugging Face's batched ``generate`` (sdpa), which computes
+every row of a batch as long as its longest. Where rows end is forced for both, so that both write the same number of
+tokens; a random Llama-like model, or the checkpoint of ``--model``.
+
 Sweep: the same unsteered cells computed by 1 and by 2 worker processes, each process with one thread and a model of its
 own; starting the processes and loading the models counts.
 
@@ -18,6 +23,7 @@ Run: ``OMP_NUM_THREADS=1 .venv/bin/python benchmarks/evaluation.py`` (about 15 m
 cores).
 """
 
+import random
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,13 +33,16 @@ from typing import Any
 import pandas as pd
 import torch
 import tyro
-from common import measure, without_eos
+from common import checkpoint, measure, without_eos
 
 import mechsteer as ms
+from mechsteer.decoding import Choice, Pass
+from mechsteer.models.info import set_info
 from mechsteer.report import show
 from mechsteer.studies.sweep import grid, sweep
 
 NEW, LAYER, KIND = 128, 3, "upper"
+PROMPTS, SPECIAL, END = 64, 3, 2
 HERE = Path(__file__).parent
 
 
@@ -49,6 +58,8 @@ class Options:
     """Cells of the sweep."""
     threads: int = 1
     """PyTorch threads."""
+    model: str = ""
+    """A decoder-only checkpoint for the throughput; default: a random one."""
 
 
 def one_at_a_time(model: Any, task: Any, direction: ms.Direction) -> list[str]:
@@ -93,6 +104,99 @@ def evaluations(options: Options) -> dict[str, Callable[[], Any]]:
     return runs
 
 
+@dataclass(frozen=True)
+class Forced:
+    """Greedy tokens above the special ones, and the end token where a row is to end: a strategy, and its chooser."""
+
+    ends: list[int]
+
+    def chooser(self, model: Any) -> "Forced":
+        """It has nothing to remember."""
+        return self
+
+    def choose(self, current: Pass) -> Choice:
+        """One token a row."""
+        logits = current.logits()
+        tokens = logits[:, SPECIAL:].argmax(-1) + SPECIAL
+        for row, (place, written) in enumerate(zip(current.places, current.written, strict=True)):
+            if len(written) + 1 >= self.ends[place]:
+                tokens[row] = END
+        return Choice(tokens, logits)
+
+
+class ForcedInHuggingFace:
+    """The same as a logits processor."""
+
+    def __init__(self, ends: list[int], first: int) -> None:
+        self.ends, self.first = ends, first
+
+    def __call__(self, ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """The scores for one more token a row."""
+        scores = scores.clone()
+        scores[:, :SPECIAL] = -torch.inf
+        for row, end in enumerate(self.ends):
+            if ids.shape[1] - self.first + 1 >= end:
+                scores[row, END] = torch.inf
+        return scores
+
+
+def throughputs(options: Options, folder: Path) -> tuple[dict[str, Callable[[], Any]], int]:
+    """Contestants, and how many tokens each of them writes."""
+    import transformers as t
+
+    model: Any = ms.load(str(folder))
+    set_info(model, replace(ms.model_info(model), eos_ids=(END,), generation_config={}))
+    theirs: Any = t.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    draw = random.Random(0)
+    ends = [round(5 + 195 * i / (PROMPTS - 1)) for i in range(PROMPTS)]
+    draw.shuffle(ends)
+    drawn = torch.Generator().manual_seed(1)
+    lengths = [draw.randint(20, 150) for _ in range(PROMPTS)]
+    tokens = [torch.randint(SPECIAL, model.cfg.d_vocab, (length,), generator=drawn) for length in lengths]
+    prompts = [ms.Prompt("random tokens", ids, {}) for ids in tokens]
+
+    def ours(rows: int) -> None:
+        out = ms.generate(model, prompts, strategy=Forced(ends), max_new_tokens=200, batch_size=rows)
+        if out.lengths != ends:
+            raise SystemExit("Rows did not end where they were to.")
+
+    @torch.no_grad()
+    def hugging_face(rows: int) -> None:
+        order = sorted(range(PROMPTS), key=lambda i: len(prompts[i]))
+        for start in range(0, PROMPTS, rows):
+            index = order[start : start + rows]
+            batch = ms.batch([prompts[i] for i in index], side="left")
+            theirs.generate(
+                batch.tokens,
+                attention_mask=batch.mask.long(),
+                do_sample=False,
+                max_new_tokens=200,
+                eos_token_id=END,
+                pad_token_id=0,
+                logits_processor=[ForcedInHuggingFace([ends[i] for i in index], batch.length)],
+            )
+
+    runs: dict[str, Callable[[], Any]] = {}
+    for rows in (16, 64):
+        runs[f"mechsteer, batch {rows}"] = lambda rows=rows: ours(rows)
+        runs[f"Hugging Face, batch {rows}"] = lambda rows=rows: hugging_face(rows)
+    return runs, sum(ends)
+
+
+def throughput(options: Options) -> pd.DataFrame:
+    """One row a contestant; each batch size is compared with Hugging Face's of the same size."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(options.model) if options.model else checkpoint("llama", Path(name))
+        runs, tokens = throughputs(options, folder)
+        seconds = measure(runs, options.rounds)
+    parts = [
+        speeds(seconds[seconds["contestant"].str.endswith(f" {rows}")], f"Hugging Face, batch {rows}", tokens)
+        for rows in (16, 64)
+    ]
+    table = pd.concat(parts, ignore_index=True).assign(model=Path(options.model).name or "random Llama")
+    return table.rename(columns={"rows": "tokens", "rows a second (median)": "tokens a second (median)"})
+
+
 def sweeps(options: Options) -> dict[str, Callable[[], Any]]:
     """The same cells over one and two processes, each time in a new folder."""
     task = {"task": "instructions", "kind": KIND, "with_instruction": False, "n": 28}
@@ -129,6 +233,12 @@ def speeds(seconds: pd.DataFrame, base: str, rows: int) -> pd.DataFrame:
 
 def main(options: Options) -> None:
     torch.set_num_threads(options.threads)
+    (HERE / "results").mkdir(exist_ok=True)
+    written = throughput(options)
+    print(show(written, decimals=2))
+    written.assign(threads=options.threads, rounds=options.rounds, torch=torch.__version__).to_csv(
+        HERE / "results" / "throughput.csv", index=False, float_format="%.4g"
+    )
     tables = [
         speeds(measure(evaluations(options), options.rounds), "one prompt at a time", options.rows),
         speeds(measure(sweeps(options), options.rounds), "sweep, 1 process", options.cells * 28),
@@ -136,7 +246,6 @@ def main(options: Options) -> None:
     table = pd.concat(tables, ignore_index=True)
     print(f"\n{options.threads} thread(s), torch {torch.__version__}, {options.rounds} rounds\n")
     print(show(table, decimals=2))
-    (HERE / "results").mkdir(exist_ok=True)
     table.assign(threads=options.threads, rounds=options.rounds, new_tokens=NEW, torch=torch.__version__).to_csv(
         HERE / "results" / "evaluation.csv", index=False, float_format="%.4g"
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mechsteer.decoding import Greedy, Strategy
+from mechsteer.decoding.loop import MAX_BATCH_TOKENS
 from mechsteer.decoding.processors import processors
 from mechsteer.errors import MechsteerError, shown
 from mechsteer.files import write_record, write_table
@@ -59,6 +60,7 @@ def evaluate(
     steer: Intervention | None = None,
     strategy: Strategy | None = None,
     batch_size: int = 64,
+    max_batch_tokens: int = MAX_BATCH_TOKENS,
     generation_config: bool = True,
     progress: bool = False,
     out: str | os.PathLike[str] | None = None,
@@ -73,6 +75,8 @@ def evaluate(
         steer: An intervention; None for the unsteered model.
         strategy: ``Greedy()`` (default) or ``Sample(...)``.
         batch_size: Prompts computed together; does not change the result.
+        max_batch_tokens: The most positions computed together where tokens are generated; bounds the memory, and does
+            not change the result either.
         generation_config: Apply the checkpoint's ``generation_config.json`` where tokens are generated (see
             :func:`mechsteer.generate`); log-probabilities of given texts are always the model's own.
         progress: Show a bar.
@@ -100,6 +104,7 @@ def evaluate(
         steer=steer,
         strategy=strategy,
         batch_size=batch_size,
+        max_batch_tokens=max_batch_tokens,
         generation_config=generation_config,
         progress=progress,
         out=out,
@@ -115,6 +120,7 @@ def timed(
     steer: Intervention | None = None,
     strategy: Strategy | None = None,
     batch_size: int = 64,
+    max_batch_tokens: int = MAX_BATCH_TOKENS,
     generation_config: bool = True,
     progress: bool = False,
     out: str | os.PathLike[str] | None = None,
@@ -130,7 +136,7 @@ def timed(
     applied = processors(model, strategy, 1, use=generation_config)
     as_intervention(steer)
     folder = None if out is None else Path(out)
-    run = Run(model, task, steer, strategy, batch_size, quality, progress, generation_config)
+    run = Run(model, task, steer, strategy, batch_size, quality, progress, generation_config, max_batch_tokens)
     table, extra, seconds = measured(run, folder)
     leading = {"task": task.name, **describe(steer), "strategy": repr(strategy or Greedy())}
     leading["seed"] = getattr(strategy, "seed", None)

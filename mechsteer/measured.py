@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from mechsteer.decoding import Greedy, Strategy
+from mechsteer.decoding.loop import MAX_BATCH_TOKENS
 from mechsteer.decoding.watched import Watched
 from mechsteer.errors import positive_int
 from mechsteer.files import writable_dir, write_record
@@ -38,6 +39,7 @@ class Run:
         quality: Whether surprise is measured.
         progress: Show a bar.
         generation_config: Whether the checkpoint's generation configuration is applied.
+        max_batch_tokens: The most positions computed together; does not decide the rows.
     """
 
     model: Any
@@ -48,12 +50,19 @@ class Run:
     quality: bool
     progress: bool
     generation_config: bool = True
+    max_batch_tokens: int = MAX_BATCH_TOKENS
 
     def key(self) -> str:
         """What decides the rows; the check of an own task does not: scores are made again from outputs."""
         task = [self.task.name, self.task.data_hash, self.task.samples, getattr(self.task, "max_new_tokens", None)]
         options = {"quality": self.quality, "generation_config": self.generation_config}
         return cell_key(self.model, task, self.steer, self.strategy, options)
+
+    def options(self) -> dict[str, Any]:
+        """What the task hands on to ``generate``; nothing where all is as usual, which tasks without it can run."""
+        given = {"generation_config": self.generation_config, "max_batch_tokens": self.max_batch_tokens}
+        usual = {"generation_config": True, "max_batch_tokens": MAX_BATCH_TOKENS}
+        return {name: value for name, value in given.items() if value != usual[name]}
 
     def divisible(self) -> bool:
         """Whether a part of the samples gives the rows that it has among all of them.
@@ -76,7 +85,7 @@ class Run:
             strategy=watched if generates else self.strategy,
             batch_size=self.batch_size,
             progress=self.progress and whole,
-            **({} if self.generation_config is True else {"generation_config": self.generation_config}),
+            **self.options(),
         )
         seconds = time.perf_counter() - began
         if "sample" in table and first:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mechsteer.activations.positions import Rows, Where, check_stack, fed, make_positions, no_rows, positions_of
 from mechsteer.activations.sites import ENCODER, PREDICTING, READ_OUT, Stage, resolve, stage, width_of
-from mechsteer.decoding.generate import Written, generate_batch
+from mechsteer.decoding.loop import Writer, Written
 from mechsteer.decoding.processors import processors
 from mechsteer.decoding.recorder import Recorder
 from mechsteer.decoding.strategies import Greedy, Strategy
@@ -218,7 +218,9 @@ class _Generating:
         self.recorder.step = step
         places = [_place(step, row) for row in range(len(step.batch))]
         written = {place: Written() for place in places}
-        generate_batch(self.model, step, self.chooser, self.plan.generate, written, applied=self.applied)
+        batch, index = step.batch, list(step.index or places)
+        Writer(self.model, self.chooser, self.plan.generate, written, applied=self.applied).write(step)
+        step.show(batch, index)  # rows that ended have left it
         rows = {stack: no_rows() for stack in self.plan.stacks.values()}
         picks: dict[str, list[list[int]]] = {stack: [] for stack in rows}
         for stack, found in rows.items():

@@ -36,6 +36,7 @@ from mechsteer.decoding.strategies import Pass
 from mechsteer.decoding.trials import Copies, GatedChooser, Hooks
 from mechsteer.errors import MechsteerError, one_of, positive_int, shown
 from mechsteer.models import State, predicting_stack
+from mechsteer.prompts import Batch
 from mechsteer.steering import Step
 
 ORDERS = ("sensitivity", "reversed", "random")
@@ -111,17 +112,15 @@ class ScaledKeys:
         model: The model.
         sizes: In how many layers each trial steers.
         ranked: For each prompt of the batch, its layers, the one to keep longest first.
-        columns: Of each row of the batch, the keys to scale.
-        first: The same for the ranking and the trials of the first token.
-        made: The hooks of the passes of this batch, after the first token.
+        batch: The batch that the hooks were made for.
+        made: The hooks of its passes, after the first token.
     """
 
     settings: Directer
     model: Any
     sizes: tuple[int, ...]
     ranked: dict[int, list[int]] = field(default_factory=dict)
-    columns: Bool[Tensor, "rows keys"] = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
-    first: Bool[Tensor, "rows keys"] = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
+    batch: Batch | None = None
     made: dict[Copies, Hooks] = field(default_factory=dict)
 
     def count(self) -> int:
@@ -129,13 +128,14 @@ class ScaledKeys:
         return len(self.sizes)
 
     def begin(self, current: Pass, before: State) -> None:
-        """Find the span's keys, and rank the layers."""
-        settings, step = self.settings, current.step
-        released = settings.compat == "released"
-        self.columns = span_columns(step.batch, settings.span, beyond=int(released))
-        self.first = cached_columns(self.model, self.columns) if released else self.columns
-        self.ranked = dict(enumerate(self._ranked(current, before)))
-        self.made.clear()
+        """Rank the layers."""
+        self.ranked |= dict(zip(current.places, self._ranked(current, before), strict=True))
+
+    def _columns(self, batch: Batch, *, first: bool) -> Bool[Tensor, "rows keys"]:
+        """The span's keys; in the released form, up to the first token, without the last prompt token's."""
+        released = self.settings.compat == "released"
+        columns = span_columns(batch, self.settings.span, beyond=int(released))
+        return cached_columns(self.model, columns) if released and first else columns
 
     def _ranked(self, current: Pass, before: State) -> list[list[int]]:
         settings, layers = self.settings, predicting_stack(self.model)[1]
@@ -143,8 +143,9 @@ class ScaledKeys:
             return [list(range(layers)) for _ in current.places]  # there is nothing to let go
         if settings.order == "random":
             return [_shuffled(layers, settings.seed, place) for place in current.places]
+        columns, step = self._columns(current.step.batch, first=True), current.step
         distances = key_scaling_distances(
-            self.model, before, current.tokens, current.mask, self.first, alpha=settings.alpha, step=current.step
+            self.model, before, current.tokens, current.mask, columns, alpha=settings.alpha, step=step
         )
         aggregate = "released" if settings.compat == "released" else "receiving"
         found = ranking(layer_scores(distances, aggregate)[..., 0])
@@ -153,16 +154,19 @@ class ScaledKeys:
     def hooks(self, step: Step, copies: Copies) -> tuple[Hooks, Hooks]:
         """Scale the scores of each copy in its layers, before other edits of them."""
         if step.end == step.batch.length:
-            return self._hooks(copies, self.first), ()
+            return self._hooks(step, copies, first=True), ()
+        if step.batch is not self.batch:
+            self.batch, self.made = step.batch, {}
         if copies not in self.made:
-            self.made[copies] = self._hooks(copies, self.columns)
+            self.made[copies] = self._hooks(step, copies, first=False)
         return self.made[copies], ()
 
-    def _hooks(self, copies: Copies, columns: Bool[Tensor, "rows keys"]) -> Hooks:
-        columns = columns[list(copies.rows)]
+    def _hooks(self, step: Step, copies: Copies, *, first: bool) -> Hooks:
+        columns = self._columns(step.batch, first=first)[list(copies.rows)]
+        ranked = [self.ranked[row if step.index is None else step.index[row]] for row in copies.rows]
         scaled = []
         for layer, name in enumerate(scaled_sites(self.model)):
-            in_trials = [[layer in self.ranked[row][:size] for size in self.sizes] for row in copies.rows]
+            in_trials = [[layer in layers[:size] for size in self.sizes] for layers in ranked]
             steered = torch.tensor([[False] * copies.raw + trials for trials in in_trials])
             if steered.any():
                 factors = torch.where(steered[:, :, None] & columns[:, None], self.settings.alpha, 1.0)
@@ -170,7 +174,7 @@ class ScaledKeys:
         return scaled
 
     def check(self) -> None:
-        """The span was looked up before."""
+        """A span that a prompt does not have is an error already."""
 
     def describe(self, accepted: int) -> dict[str, Any]:
         """In how many layers the accepted trial steered."""

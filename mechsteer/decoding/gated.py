@@ -70,15 +70,16 @@ class Schedule:
         return len(self.interventions)
 
     def begin(self, current: Pass, before: State) -> None:
-        """Bind the interventions to the batch."""
+        """Bind the interventions to a step of their own, which follows the run's."""
         step = current.step
-        self.narrow = Step(step.batch, decoder_prefix=step.decoder_prefix, index=step.index)
-        self.bound = [item.bind(self.narrow) for item in self.interventions]
-        self.tried = set()
+        if self.narrow is None:
+            self.narrow = Step(step.batch, decoder_prefix=step.decoder_prefix, index=step.index)
+            self.bound = [item.bind(self.narrow) for item in self.interventions]
 
     def hooks(self, step: Step, copies: Copies) -> tuple[Hooks, Hooks]:
         """Each intervention sees its copies alone."""
         if self.narrow is not None:
+            self.narrow.show(step.batch, step.index or range(len(step.batch)), step.decoder_starts)
             self.narrow.begin(step.end or 0, copies.rows)
             self.tried.update(copies.rows if step.index is None else (step.index[row] for row in copies.rows))
         return (), [

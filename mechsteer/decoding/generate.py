@@ -8,24 +8,16 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
-from mechsteer.decoding.processors import Processors, processors
+from mechsteer.decoding.loop import MAX_BATCH_TOKENS, Queue, Writer, Written
+from mechsteer.decoding.processors import processors
 from mechsteer.decoding.recorder import Recorder
-from mechsteer.decoding.repetition import read_so_far
-from mechsteer.decoding.strategies import Chooser, Greedy, Pass, Strategy
+from mechsteer.decoding.strategies import Greedy, Strategy
 from mechsteer.errors import MechsteerError, positive_int, shown
-from mechsteer.models import (
-    as_prompts,
-    context_of,
-    is_encoder_decoder,
-    loaded_info,
-    model_device,
-    select_rows,
-)
+from mechsteer.models import as_prompts, context_of, hooked, is_encoder_decoder, pad
 from mechsteer.prompts import Prompt, Prompts
-from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
-
-_COMPACT_BELOW = 0.75  # drop finished rows when fewer than this share of the computed ones is still running
+from mechsteer.steering import Intervention, Step, as_intervention, attach, check_fired
 
 
 @dataclass(frozen=True)
@@ -54,15 +46,6 @@ class Generation:
     generation_config: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class Written:
-    """What was written after one prompt so far."""
-
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    trace: list[dict[str, Any]] = field(default_factory=list)
-
-
 @torch.no_grad()
 def generate(
     model: Any,
@@ -73,6 +56,7 @@ def generate(
     max_new_tokens: int = 20,
     stop: Sequence[str] = (),
     batch_size: int = 32,
+    max_batch_tokens: int = MAX_BATCH_TOKENS,
     record: Sequence[str] = (),
     generation_config: bool = True,
     progress: bool = False,
@@ -80,7 +64,8 @@ def generate(
     """Generate a continuation (decoder-only) or an answer (encoder-decoder) for each prompt.
 
     T5's encoder runs once, its decoder with cached self-attention and cross-attention keys and values. Rows that have
-    ended are dropped from the batch. The results do not depend on ``batch_size``, on batch mates or on padding.
+    ended make room for waiting prompts. The results do not depend on ``batch_size``, ``max_batch_tokens``, batch mates
+    or padding.
 
     Args:
         model: A loaded model.
@@ -89,7 +74,9 @@ def generate(
         strategy: ``Greedy()`` (default), ``Sample(...)`` or ``DoLa(...)``.
         max_new_tokens: The most new tokens for each prompt.
         stop: Texts that end a row as soon as it has one of them. ``texts`` end before it; the tokens have it.
-        batch_size: Prompts computed together.
+        batch_size: The most prompts computed together.
+        max_batch_tokens: The most positions whose keys and values are held together: rows times the longest of their
+            prompts and ``max_new_tokens``. It bounds the memory. A prompt that alone is more runs alone.
         record: Full names of sites whose activations to keep, as edited.
         generation_config: Apply what the checkpoint's ``generation_config.json`` does to scores (repetition penalty,
             forbidden n-grams, suppressed and forced tokens, least lengths and so on) and its ``stop_strings``, by
@@ -106,7 +93,9 @@ def generate(
             or that never fired, a site that cannot be recorded, a ``generation_config.json`` that cannot be applied, or
             logits that are NaN or infinite: with prompt, new token, dtype and the edits that acted.
     """
-    positive_int("max_new_tokens", max_new_tokens)
+    sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "max_batch_tokens": max_batch_tokens}
+    for name, value in sizes.items():
+        positive_int(name, value)
     made = as_prompts(model, prompts)
     _check_context(model, made, max_new_tokens)
     strategy = strategy or Greedy()
@@ -118,72 +107,20 @@ def generate(
     applied = processors(model, strategy, max_new_tokens, use=generation_config)
     recorder = Recorder(model, record, len(made))
     rows = [Written() for _ in made]
-
-    def run(step: Step) -> None:
-        recorder.step = step
-        generate_batch(model, step, chooser, max_new_tokens, rows, stop, applied)
-
-    run_batches(
-        model,
-        made,
-        run,
-        steer=as_intervention(steer),
-        batch_size=batch_size,
-        hooks=recorder.hooks(),
-        progress="generating" if progress else "",
-    )
+    edits = as_intervention(steer)
+    edits.check(model)
+    queue = Queue(made, batch_size, max_batch_tokens, max_new_tokens)
+    index = queue.take([])
+    step = Step(pad(model, [made[i] for i in index]), decoder_prefix=int(is_encoder_decoder(model)), index=index)
+    step.edits = bound = edits.bind(step)
+    recorder.step = step
+    with (
+        tqdm(total=len(made), desc="generating", unit="prompt", disable=not progress) as bar,
+        hooked(model, [*attach(bound, model), *recorder.hooks()]),
+    ):
+        Writer(model, chooser, max_new_tokens, rows, stop, applied, bar.update).write(step, queue)
+    check_fired(bound, model)
     return _collect(model, rows, recorder, stop, {} if applied is None else applied.settings)
-
-
-def generate_batch(
-    model: Any,
-    step: Step,
-    chooser: Chooser,
-    max_new_tokens: int,
-    rows: "list[Written] | dict[int, Written]",
-    stop: Sequence[str] = (),
-    applied: Processors | None = None,
-) -> None:
-    """Generate for one batch, appending to ``rows`` at the places that ``step.index`` names."""
-    eos = torch.tensor(loaded_info(model).eos_ids, dtype=torch.long)
-    index = list(step.index or range(len(step.batch)))
-    state, tokens, mask = begin(model, step)
-    computed = list(range(len(index)))  # rows of the batch in the tensors, in order
-    running = torch.ones(len(index), dtype=torch.bool)  # which of those have not ended
-    end = 0
-    for new in range(max_new_tokens):
-        end += tokens.shape[1]
-        step.begin(end, computed)
-        places = [index[row] for row in computed]
-        written = [rows[place].tokens for place in places]
-        choice = chooser.choose(Pass(model, state, tokens, mask, step, places, written, running, applied))
-        logprobs = choice.logits.log_softmax(-1).gather(1, choice.tokens[:, None])[:, 0].tolist()
-        ids = choice.tokens.cpu()
-        for row, (place, token, alive) in enumerate(zip(places, ids.tolist(), running.tolist(), strict=True)):
-            if alive:
-                rows[place].tokens.append(token)
-                rows[place].logprobs.append(logprobs[row])
-                if choice.trace:
-                    rows[place].trace.append({"prompt": place, "step": new, **choice.trace[row]})
-        running &= ~torch.isin(ids, eos)
-        if stop:
-            running &= torch.tensor([not _stopped(model, rows[place].tokens, stop) for place in places])
-        if applied is not None and "stop_strings" in applied.settings:
-            running &= ~torch.tensor([applied.stopped(read) for read in read_so_far(model, step, written)])
-        if new + 1 == max_new_tokens or not running.any():
-            return
-        if running.sum() <= _COMPACT_BELOW * len(computed):
-            kept = running.nonzero()[:, 0]
-            state = select_rows(state, kept.to(model_device(model)))
-            ids, computed, running = ids[kept], [computed[i] for i in kept.tolist()], running[kept]
-        tokens, mask = ids[:, None], torch.ones((len(computed), 1), dtype=torch.bool)
-
-
-def _stopped(model: Any, tokens: list[int], stop: Sequence[str]) -> bool:
-    """Whether one of the texts has just been completed."""
-    tail = tokens[-(4 * max(map(len, stop)) + 4) :]  # no character takes more than four tokens
-    text = model.tokenizer.decode(tail, skip_special_tokens=True)
-    return any(end in text for end in stop)
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.errors import MechsteerError
-from mechsteer.models import check_settings, logits_processors, model_info, stopping_criterion, unusable
+from mechsteer.models import check_settings, loaded_info, logits_processors, stopping_criterion, unusable
 from mechsteer.prompts import Prompt
 
 
@@ -94,7 +94,7 @@ def processors(model: Any, strategy: Any, max_new_tokens: int, *, use: bool = Tr
     """
     if not isinstance(use, bool):
         raise MechsteerError(f"generation_config must be True (apply the checkpoint's) or False, got {use!r}.")
-    settings = dict(model_info(model).generation_config) if use else {}
+    settings = dict(loaded_info(model).generation_config) if use else {}
     if not settings:
         return None
     own = float(getattr(strategy, "repetition_penalty", 1.0))

@@ -23,7 +23,7 @@ from mechsteer.models.parity import verify
 from mechsteer.models.planning import plan
 from mechsteer.models.resolve import organism_names
 from mechsteer.models.sites import fires, parse, position_stack, predicting_stack, shape_of, site, sites, stacks, width
-from mechsteer.models.state import State, adopt, fork, repeat_rows, select_rows
+from mechsteer.models.state import State, adopt, fork, rearrange, repeat_rows, select_rows
 from mechsteer.models.t5 import encode
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
     "position_stack",
     "predicting_stack",
     "provenance",
+    "rearrange",
     "refuse_folded",
     "repeat_rows",
     "residual",

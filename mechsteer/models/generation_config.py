@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from mechsteer.errors import MechsteerError
-from mechsteer.models.info import is_encoder_decoder, model_info
+from mechsteer.models.info import is_encoder_decoder, loaded_info
 
 NEUTRAL: dict[str, Any] = {
     "repetition_penalty": 1.0,
@@ -64,7 +64,7 @@ def check_settings(model: Any, settings: dict[str, Any]) -> None:
     refused = {name: why for name, (*_, why) in _REFUSED.items() if name in settings}
     for name, why in refused.items():
         raise MechsteerError(
-            f"The generation_config.json of {model_info(model).name!r} has {name}={settings[name]!r}, which means "
+            f"The generation_config.json of {loaded_info(model).name!r} has {name}={settings[name]!r}, which means "
             f"{why}: not supported. Pass generation_config=False to leave the file out."
         )
 
@@ -84,7 +84,7 @@ def logits_processors(model: Any, prompt: Sequence[int], settings: dict[str, Any
     from transformers import GenerationConfig
 
     first = 1 if is_encoder_decoder(model) else len(prompt)
-    eos = list(model_info(model).eos_ids)
+    eos = list(loaded_info(model).eos_ids)
     device = next(model.parameters()).device
     chosen = {name: value for name, value in settings.items() if name != "stop_strings"}
     try:
@@ -119,7 +119,7 @@ def stopping_criterion(model: Any, settings: dict[str, Any]) -> Any:
 def unusable(model: Any, error: Exception) -> MechsteerError:
     """The error for settings that transformers cannot apply."""
     return MechsteerError(
-        f"The generation_config.json of {model_info(model).name!r} cannot be applied: {error} Correct it, or pass "
+        f"The generation_config.json of {loaded_info(model).name!r} cannot be applied: {error} Correct it, or pass "
         "generation_config=False to leave it out."
     )
 

@@ -1,10 +1,12 @@
 """What a batch has computed so far: cached keys and values, and for T5 the encoder's output."""
 
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -81,7 +83,8 @@ class State:
     Attributes:
         cache: One entry for each layer of the stack that predicts.
         length: How many positions have gone through that stack.
-        seen: Decoder-only: which of those positions are real tokens; on the CPU.
+        seen: Which of those positions are real tokens; on the CPU. None before the first pass, and in a decoder all of
+            whose rows began together.
         encoded: T5: the normalised output of the encoder.
         cross_mask: T5: 0 at real and a very large negative number at padded encoder positions.
         cross: T5: keys and values of each decoder layer's cross-attention; empty before the first pass.
@@ -114,6 +117,58 @@ def select_rows(state: State, rows: Int[Tensor, "kept"]) -> State:
         chosen.encoded, chosen.cross_mask = state.encoded[rows], state.cross_mask[rows]
         chosen.cross = [CrossEntry(entry.keys[rows], entry.values[rows]) for entry in state.cross]
     return chosen
+
+
+def rearrange(state: State, kept: Int[Tensor, "kept"], length: int, beside: State | None = None) -> State:
+    """Some of the rows, and below them the rows of another state, with their last positions side by side.
+
+    Args:
+        state: Used up, layer by layer, so that no two whole caches are held.
+        kept: Which of its rows.
+        length: How many of the last positions to keep: those of the longest row. Shorter states are padded in front.
+        beside: The other state; used up as well.
+    """
+    others = [] if beside is None else [beside]
+    seen = [_seen(state)[kept.cpu()], *(_seen(other) for other in others)]
+    made = replace(state, cache=[], cross=[], length=length)
+    for layer, entry in enumerate(state.cache):
+        pairs = [(entry.keys[kept, :, -length:], entry.values[kept, :, -length:])]
+        pairs += [(other.cache[layer].keys, other.cache[layer].values) for other in others]
+        keys, values = (_together(x, length, front=True) for x in zip(*pairs, strict=True))
+        made.cache.append(KeyValues(keys, values))
+        for used in (state, *others):
+            used.cache[layer] = KeyValues(entry.keys[:0], entry.values[:0])
+    made.seen = _together([x[:, -length:] for x in seen], length, front=True, dim=1)
+    if state.encoded is not None:
+        _rearrange_encoded(made, state, kept, beside)
+    return made
+
+
+def _rearrange_encoded(made: State, state: State, kept: Int[Tensor, "kept"], beside: State | None) -> None:
+    parts = [select_rows(replace(state, cache=[], seen=None), kept), *([] if beside is None else [beside])]
+    masks = [part.cross_mask for part in parts if part.cross_mask is not None]
+    hidden = float(torch.finfo(masks[0].dtype).min)
+    width = max(int((mask > hidden).sum(-1).max()) for mask in masks)
+    made.cross_mask = _together([m[..., :width] for m in masks], width, dim=3, fill=hidden)
+    made.encoded = _together([p.encoded[:, :width] for p in parts if p.encoded is not None], width, dim=1)
+    for entries in zip(*(part.cross for part in parts), strict=True):
+        pairs = zip(*((e.keys[:, :, :width], e.values[:, :, :width]) for e in entries), strict=True)
+        made.cross.append(CrossEntry(*(_together(x, width) for x in pairs)))
+
+
+def _seen(state: State) -> Bool[Tensor, "batch pos"]:
+    if state.seen is not None:
+        return state.seen
+    return torch.ones((len(state.cache[0].keys), state.length), dtype=torch.bool)
+
+
+def _together(parts: Sequence[Tensor], length: int, *, front: bool = False, dim: int = 2, fill: float = 0.0) -> Tensor:
+    """All rows, with one dimension padded to a length at its front or its end."""
+    padded = []
+    for x in parts:
+        sides = [0, 0] * (x.ndim - 1 - dim) + ([length - x.shape[dim], 0] if front else [0, length - x.shape[dim]])
+        padded.append(F.pad(x, sides, value=fill) if x.shape[dim] < length else x)
+    return torch.cat(padded)
 
 
 def fork(state: State) -> State:

@@ -37,7 +37,11 @@ def decode(
 ) -> Float[Tensor, "batch new d_model"]:
     """The decoder's residual stream after its first ``layers`` blocks, before the final norm."""
     resid = model.embed(tokens)
-    seen = Mask(added=_decoder_bias(model.decoder[0].attn, state.length, tokens.shape[1], tokens.device))
+    bias = _decoder_bias(model.decoder[0].attn, state.length, tokens.shape[1], tokens.device)
+    if state.seen is not None:
+        state.seen = torch.cat([state.seen, torch.ones_like(tokens, dtype=torch.bool, device="cpu")], dim=1)
+        bias = bias.masked_fill(~state.seen[:, None, None].to(bias.device), -torch.inf)
+    seen = Mask(added=bias)
     for layer, block in enumerate(model.decoder[:layers]):
         resid_mid = _self_attention(block, resid, seen, state.cache[layer])
         cross_out = block.hook_cross_attn_out(

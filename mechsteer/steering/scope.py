@@ -84,6 +84,7 @@ class Step:
         new: How many of them are this pass's own; None where the loop does not say.
         own: Which of the tensors' rows are the run's own, and not trials whose results may be dropped; None for all.
         edits: The bound edits that are on the model, for messages.
+        decoder_starts: Encoder-decoders: for each row of the batch, the index of its first decoder position; None: 0.
     """
 
     batch: Batch
@@ -94,6 +95,7 @@ class Step:
     new: int | None = None
     own: Sequence[bool] | None = None
     edits: Sequence[Any] = ()
+    decoder_starts: Sequence[int] | None = None
     _masks: dict[tuple[Scope, str, int], Selection] = field(default_factory=dict, repr=False)
 
     def begin(
@@ -107,6 +109,11 @@ class Step:
         """Announce the next forward pass."""
         self.end, self.alive, self.own, self.new = end, alive, own, new
         self._masks.clear()
+
+    def show(self, batch: Batch, index: Sequence[int], decoder_starts: Sequence[int] | None = None) -> None:
+        """Put other rows in the place of the present ones. What they are announced by comes next: :meth:`begin`."""
+        self.batch, self.index, self.decoder_starts = batch, index, decoder_starts
+        self.begin(batch.length)
 
     def moved(self, end: int, new: int) -> bool:
         """Correct where the present pass ends.
@@ -153,7 +160,9 @@ class Step:
             else:
                 mask[out, [index - offset for index in chosen]] = True
             if stack == "blocks":  # a decoder-only batch may be padded on the right
-                mask[out, max(first + length - offset, 0) : max(self.batch.length - offset, 0)] = False
+                after = max(first + length, offset)
+                real = self.batch.mask[row, after:]
+                mask[out, after - offset : after - offset + len(real)] &= real
         if mask.all():
             return True
         return mask if mask.any() else False
@@ -161,7 +170,7 @@ class Step:
     def _frame(self, row: int, stack: str) -> tuple[int, int]:
         """The index of a row's position 0, and the length of its prompt."""
         if stack == "decoder":
-            return 0, self.decoder_prefix
+            return 0 if self.decoder_starts is None else self.decoder_starts[row], self.decoder_prefix
         return self.batch.starts[row], len(self.batch.prompts[row])
 
     def _indices(self, scope: Scope, row: int, stack: str, first: int, length: int, seen: range) -> Sequence[int]:

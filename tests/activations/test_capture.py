@@ -172,9 +172,9 @@ def test_generated_tokens_are_those_that_generate_records(family: str, strategy:
     assert len(set(expected.lengths)) > 1
     for name in sites:
         for part, one in zip(found.by_prompt(name), expected.activations[name], strict=True):
-            assert torch.equal(part, one)
+            close(part, one)  # generate fills freed places, capture does not: sums of another shape
     for place, part in enumerate(last.by_prompt(site)):
-        assert torch.equal(part, expected.activations[site][place][-expected.lengths[place] :])
+        close(part, expected.activations[site][place][-expected.lengths[place] :])
     index = last.index(site)
     new = index[index["generated"]]
     assert new.groupby("prompt")["token"].apply(list).to_dict() == {
