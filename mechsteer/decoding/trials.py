@@ -13,8 +13,10 @@ p, and before a trial's most likely token, alike. What they forbid is not plausi
 is plain greedy decoding.
 
 Trials differ from the raw pass in hooks alone, so all of them are copies of the row in one batch, sharing its cached
-keys and values. While a batch is small, the raw pass is one of the copies, and a step costs one pass; else it comes
-first, and only the rows that need trials have them.
+keys and values. While a batch is small and most steps need trials, the raw pass is one of the copies, and a step costs
+one pass; else it comes first, and only the rows that need trials have them. On a CPU a pass of six rows costs about
+1.5 of one row's, so that a model that is sure of most tokens is better served by the second way: what was needed lately
+decides. The tokens are the same either way.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,6 +40,9 @@ _Looked = tuple[Float[Tensor, "rows d_vocab"], Float[Tensor, "rows d_vocab"], In
 TOGETHER = {"cpu": 8}
 """Up to how many rows the raw pass and the trials are one pass, by type of device."""
 _TOGETHER_ELSEWHERE = 64
+NEEDED = {"cpu": 0.4}
+"""From which share of steps with trials on they are one pass, by type of device; elsewhere always."""
+_LATELY = 0.1  # the weight of the last step in that share
 
 
 @dataclass(frozen=True)
@@ -102,11 +107,13 @@ class GatedChooser:
         trials: What is tried.
         beta: The gate's threshold; None for no gate: the first trial's token is taken.
         released: The released code's comparisons.
+        needed: Which share of the rows needed trials lately.
     """
 
     trials: Trials
     beta: float | None
     released: bool = False
+    needed: float = 0.5
 
     @torch.no_grad()
     def choose(self, current: Pass) -> Choice:
@@ -115,12 +122,16 @@ class GatedChooser:
         if first:
             self._read_prompt(current)
         count = self.trials.count()
-        most = TOGETHER.get(model_device(current.model).type, _TOGETHER_ELSEWHERE)
-        if not first and len(current.places) * (1 + count) <= most:
+        device = model_device(current.model).type
+        small = len(current.places) * (1 + count) <= TOGETHER.get(device, _TOGETHER_ELSEWHERE)
+        if small and not first and self.needed >= NEEDED.get(device, 0.0):
             logits, scores, steered = self._together(current, count)
         else:
             logits, scores, steered = self._raw_first(current, count, first)
-        return self._chosen(logits, scores, steered)
+        choice = self._chosen(logits, scores, steered)
+        needed = sum(not line["skipped"] for line in choice.trace) / len(choice.trace)
+        self.needed += _LATELY * (needed - self.needed)
+        return choice
 
     @torch.no_grad()
     def first_logits(self, current: Pass) -> Float[Tensor, "rows d_vocab"]:
