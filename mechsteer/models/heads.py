@@ -18,8 +18,8 @@ POST_NORM = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """Where torch keeps a module's hooks of each kind."""
 
-FEW = range(2, 9)
-"""How many rows PyTorch's linear function is slow for on CPUs."""
+FEW = range(2, 8)
+"""How many rows PyTorch's linear function is slow for on CPUs; eight fill its kernel."""
 
 
 Heads = Float[Tensor, "batch pos n_heads d_head"]
