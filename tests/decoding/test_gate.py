@@ -167,3 +167,28 @@ def test_the_logits_of_the_first_token_are_those_of_the_accepted_trial(
         assert torch.allclose(found[row], logits, atol=1e-4)
         assert int(found[row].argmax()) == trace["token"][row]
     assert set(trace["accepted"]) != {0} or beta == 0.5
+
+
+def test_steps_that_need_no_trials_are_one_row_and_others_are_one_pass(
+    tiny: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, new = tiny("llama-gqa"), 12
+    prompt = ms.prompt(model, "the cat sat on mat", instruction="answer in capitals")
+    copies = len(ms.Directer().schedule(3)) + 1
+    seen: dict[float, list[int]] = {}
+    for beta in (1.0, 1e-9):  # nothing else could pass; everything does
+        rows: list[int] = []
+        hooks = [("blocks.0.hook_resid_pre", lambda x, hook, rows=rows: rows.append(x.shape[0]))]
+        with model.hooks(fwd_hooks=hooks):
+            out = ms.generate(model, prompt, strategy=ms.Directer(beta=beta), max_new_tokens=new)
+        seen[beta] = rows[-(out.lengths[0] - 5) :]  # what the first steps needed decides
+    assert set(seen[1.0]) == {1}
+    assert set(seen[1e-9]) == {copies}
+    for beta in (0.1, 0.5):
+        made = []
+        for share in (0.0, 2.0):  # always together; always the raw pass first
+            monkeypatch.setattr("mechsteer.decoding.trials.NEEDED", {"cpu": share})
+            made.append(ms.generate(model, prompt, strategy=ms.Directer(beta=beta), max_new_tokens=new))
+        assert made[0].tokens.equal(made[1].tokens)
+        columns = ["token", "accepted", "trials", "skipped"]
+        assert made[0].trace[columns].equals(made[1].trace[columns])
