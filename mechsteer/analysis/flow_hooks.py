@@ -14,8 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechsteer.analysis.flow import mix, p_norm, stream_share
-from mechsteer.errors import not_finite
-from mechsteer.models import Fused, stacks
+from mechsteer.errors import MechsteerError, not_finite
+from mechsteer.models import Fused, post_norm, stacks
 
 Hook = tuple[str, Callable[[Tensor, Any], None]]
 
@@ -91,6 +91,11 @@ class Sublayer:
     def _stream_site(self) -> str:
         if self.weighing.source == "residual":
             return f"{self.layer}.{'hook_resid_mid' if self.cross else 'hook_resid_pre'}"
+        if post_norm(self.block.cfg):
+            raise MechsteerError(
+                f"source={self.weighing.source!r} is the normalised input of attention, which a model whose norms come "
+                "after the sublayers (OLMo 2 and 3) does not have; take source='residual'."
+            )
         return f"{self.layer}.{self._norm_name()}.hook_normalized"
 
     def _norm_name(self) -> str:

@@ -21,6 +21,7 @@ from mechsteer.models import (
     fork,
     hooked,
     is_encoder_decoder,
+    post_norm,
     predicting_stack,
     refuse_folded,
     repeat_rows,
@@ -140,11 +141,15 @@ def scaled_sites(model: Any) -> list[str]:
 
 
 def _names(model: Any) -> list[tuple[str, str, str]]:
-    """For each layer: where its keys are scaled, the normalised input of its attention, and its heads' outputs."""
+    """For each layer: where its keys are scaled, the input of its attention, and its heads' outputs.
+
+    The input is normalised, unless the norms come after the sublayers.
+    """
     norm, attention = ("ln2", "cross_attn") if is_encoder_decoder(model) else ("ln1", "attn")
+    read = "hook_resid_pre" if post_norm(model.cfg) else f"{norm}.hook_normalized"
     stack, _ = predicting_stack(model)
     return [
-        (keys, f"{stack}.{layer}.{norm}.hook_normalized", f"{stack}.{layer}.{attention}.hook_z")
+        (keys, f"{stack}.{layer}.{read}", f"{stack}.{layer}.{attention}.hook_z")
         for layer, keys in enumerate(scaled_sites(model))
     ]
 
@@ -178,7 +183,7 @@ def _inputs_and_outputs(
     blocks = getattr(model, predicting_stack(model)[0])
     for block, (_, normalised, heads) in zip(blocks, names, strict=True):
         norm, attention = (block.ln2, block.cross_attn) if is_encoder_decoder(model) else (block.ln1, block.attn)
-        x = kept[normalised] * norm.w
-        pre.append(x + norm.b if hasattr(norm, "b") else x)
+        x = kept[normalised] if post_norm(model.cfg) else kept[normalised] * norm.w
+        pre.append(x + norm.b if hasattr(norm, "b") and not post_norm(model.cfg) else x)
         post.append(torch.einsum("rchd,hdm->rcm", kept[heads], attention.W_O) + attention.b_O)
     return torch.stack(pre, 2).double().cpu(), torch.stack(post, 2).double().cpu()

@@ -7,6 +7,7 @@ from mechsteer.models.folding import refuse_folded
 from mechsteer.models.following import continuation_ids, spaced, word_id, word_ids
 from mechsteer.models.forward import advance, model_device, residual, start, unembed
 from mechsteer.models.generation_config import check_settings, logits_processors, stopping_criterion, unusable
+from mechsteer.models.heads import post_norm
 from mechsteer.models.hooking import hooked
 from mechsteer.models.identity import model_identity
 from mechsteer.models.info import (
@@ -56,6 +57,7 @@ __all__ = [
     "parse",
     "plan",
     "position_stack",
+    "post_norm",
     "predicting_stack",
     "provenance",
     "rearrange",

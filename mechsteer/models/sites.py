@@ -102,6 +102,11 @@ def site(model: Any, kind: str, layer: int | None = None, stack: str | None = No
         raise MechsteerError(f"Layer {layer} is out of range: the {stack} has layers 0 to {sizes[stack] - 1}.")
     name = f"{stack}.{index}.{KINDS[short][0]}"
     if name not in model.hook_dict:
+        if short == "resid_mid":
+            raise MechsteerError(
+                "This model has no resid_mid: its attention and MLP read the same stream side by side. It has "
+                "resid_pre, attn_out, mlp_out and resid_post."
+            )
         here = [k for k, (hook, _) in KINDS.items() if f"{stack}.{index}.{hook}" in model.hook_dict]
         raise unknown(f"kind of site (in the {stack})", short, here)
     return name

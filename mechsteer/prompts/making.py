@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from mechsteer.errors import MechsteerError, not_a_model, one_of, shown
+from mechsteer.prompts.offsets import encode, has_offsets
 from mechsteer.prompts.record import Messages, Prompt
 from mechsteer.prompts.tags import Pieces, parse_tags
 from mechsteer.prompts.templates import Rendered, Turn, render, trimmed
@@ -64,7 +65,7 @@ def prompt(
     if not hasattr(model, "tokenizer"):
         raise not_a_model(model)
     tokenizer = model.tokenizer
-    if tokenizer is None or not getattr(tokenizer, "is_fast", False):
+    if not has_offsets(tokenizer):
         raise MechsteerError(
             f"Spans need a tokenizer with character offsets (a 'fast' one), got {type(tokenizer).__name__}."
         )
@@ -207,11 +208,11 @@ def _tokenised(model: Any, rendered: Rendered, template: Mapping[str, Any] | Non
     """Tokens and token spans of a text; a template has written the special tokens already."""
     tokenizer = model.tokenizer
     text = rendered.text
-    encoding = tokenizer(text, add_special_tokens=template is None, return_offsets_mapping=True)
-    ids = once(encoding["input_ids"], tokenizer.bos_token_id)
+    ids, places = encode(tokenizer, text, special=template is None)
+    ids = once(ids, tokenizer.bos_token_id)
     if not ids:
         raise MechsteerError(f"The prompt {shown(text)} has no tokens.")
-    offsets = tuple((int(a), int(b)) for a, b in encoding["offset_mapping"][-len(ids) :])
+    offsets = tuple(places[-len(ids) :])
     spans = {name: merged for name, found in rendered.spans.items() if (merged := _token_ranges(found, offsets))}
     return Prompt(
         text,

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mechsteer as ms
-from benchmarks.families import check
+from benchmarks.families import as_prompt, check
 from mechsteer.models.families import DECODERS, ENCODER_DECODERS
 from mechsteer.models.families.family import SHARED, WITHOUT_EFFECT, declared
 from tests.hub import CONFIGS, write
@@ -121,3 +121,28 @@ def test_a_context_ends_where_numbers_would_change_with_the_length(
 
 def test_encoder_decoder_families_are_named() -> None:
     assert ENCODER_DECODERS == ("t5", "mt5")
+
+
+def test_steering_and_measuring_where_norms_come_after(hub: Callable[..., Any]) -> None:
+    model = hub("OLMo 2")
+    prompt = as_prompt(model, torch.randint(4, 320, (24,), generator=torch.Generator().manual_seed(0)))
+    assert ms.influence(model, [prompt]) is not None
+    with pytest.raises(ms.MechsteerError, match=r"source='ln_input' is the normalised input .* take source='residual'"):
+        ms.influence(model, [prompt], source="ln_input")
+    made = ms.generate(model, prompt, strategy=ms.Directer(), max_new_tokens=2)
+    assert made.lengths[0] >= 1
+
+
+@pytest.mark.parametrize("name", ["Pythia", "GPT-J", "Phi 2"])
+def test_side_by_side_there_is_no_middle_of_the_stream(name: str, hub: Callable[..., Any]) -> None:
+    model = hub(name)
+    prompt = as_prompt(model, torch.randint(4, 320, (24,), generator=torch.Generator().manual_seed(0)))
+    with pytest.raises(ms.MechsteerError, match="no resid_mid: its attention and MLP read the same stream"):
+        ms.capture(model, [prompt], sites="resid_mid")
+    found = ms.capture(model, [prompt], sites=["resid_pre", "attn_out", "mlp_out", "resid_post"], positions="all")
+    for layer in range(len(model.blocks)):
+        pre, attn, mlp, post = (
+            found[f"blocks.{layer}.hook_{kind}"] for kind in ("resid_pre", "attn_out", "mlp_out", "resid_post")
+        )
+        torch.testing.assert_close(pre + attn + mlp, post)
+    assert ms.influence(model, [prompt]) is not None

@@ -127,3 +127,21 @@ def test_the_text_part_of_a_multimodal_model_is_loaded(tmp_path: Path) -> None:
         ours = model(tokens, prepend_bos=False).log_softmax(-1)
     torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
     assert ms.model_info(model).family == "gemma3_text" and ms.verify(model)["ok"].all()
+
+
+def test_spans_of_byt5_are_counted_in_bytes(tmp_path: Path) -> None:
+    from transformers import ByT5Tokenizer
+
+    write(CONFIGS["ByT5"] | {"vocab_size": 384}, tmp_path)
+    for path in tmp_path.glob("token*"):
+        path.unlink()
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    model = ms.load(str(tmp_path))
+    instruction, task = "Antworte höflich 😀.", "Über <extra_id_0> Käse"
+    made = ms.prompt(model, task, instruction=instruction)
+    ids = made.tokens.tolist()
+    assert ids == model.tokenizer(made.text)["input_ids"]
+    ((start, end),) = made.spans["instruction"]
+    assert bytes(i - 3 for i in ids[start:end]).decode() == instruction
+    assert made.tokens[made.positions("task")[-1]] == 3 + ord("e") and ids[-1] == 1  # the end token is in no span
+    assert ms.generate(model, made, steer=ms.attention_bias(delta=1.0), max_new_tokens=2).lengths[0] >= 1
