@@ -72,7 +72,7 @@ class Run:
         rows = self.steer is not None and any(edit.scope.rows is not None for edit in self.steer.edits)
         return is_dataclass(self.task) and hasattr(self.task, "max_new_tokens") and not rows
 
-    def rows(self, first: int, end: int) -> "pd.DataFrame":
+    def rows(self, first: int, end: int, *, progress: bool = False) -> "pd.DataFrame":
         """The rows of some samples: the task's columns, then those of quality."""
         whole = (first, end) == (0, len(self.task.samples))
         task = self.task if whole else replace(self.task, samples=self.task.samples[first:end])
@@ -84,7 +84,7 @@ class Run:
             steer=self.steer,
             strategy=watched if generates else self.strategy,
             batch_size=self.batch_size,
-            progress=self.progress and whole,
+            progress=progress,
             **self.options(),
         )
         seconds = time.perf_counter() - began
@@ -110,7 +110,7 @@ def measured(run: Run, out: Path | None) -> "tuple[pd.DataFrame, list[str], floa
     """All rows; the names of the columns that the task itself did not make; the seconds that generating took."""
     total = len(run.task.samples)
     if out is None:
-        table = run.rows(0, total)
+        table = run.rows(0, total, progress=run.progress)
     else:
         table = _kept(run, out, total)
     seconds = float(table[SECONDS].sum())

@@ -3,10 +3,12 @@
 Names of a cell, and what stands for one that is left out:
 
 - ``model``: a name for :func:`mechsteer.load`. ``dtype``: ``"float32"``.
-- ``task``: ``"memotrap"`` or ``"instructions"``. ``split``: ``"evaluation"``; for choosing layers and strengths
-  ``"mining"`` (memotrap) or ``"validation"`` (instructions). ``n``: the most prompts; all. ``max_new_tokens``: the
-  task's own.
+- ``task``: ``"memotrap"``, ``"instructions"``, or a JSONL or CSV file of one's own (:mod:`mechsteer.tasks.own`) with
+  its ``check``, where lines name none. ``split``: ``"evaluation"``; for choosing layers and strengths ``"mining"``
+  (memotrap) or ``"validation"`` (the others). ``n``: the most prompts; all. ``max_new_tokens``: the task's own.
 - memotrap: ``data``, a CSV file of traps; the bundled ones.
+- a file of one's own: ``kind``: one of its kinds; all. ``split``: its prompts are divided in half by a hash of their
+  text; ``"evaluation"`` is scored, ``"validation"`` makes directions; ``"all"`` scores every prompt, without vectors.
 - instructions: ``kind``, always given, for vectors are made for one kind; ``with_instruction``: true; ``notes``: 0.
 - ``method``: ``"none"``, ``"add"``, ``"project"``, ``"attention_bias"``, ``"pasta"``, ``"spotlight"`` or
   ``"scale_keys"``. The last four act in all layers on the span ``instruction``, so they need instructions prompts that
@@ -39,7 +41,8 @@ from mechsteer.evaluation import evaluate
 from mechsteer.identity import cell_key
 from mechsteer.steering import Intervention, add, attention_bias, pasta, project, scale_keys, spotlight
 from mechsteer.studies.grid import Cell
-from mechsteer.tasks import Instructions, MemoTrap, instructions, memotrap
+from mechsteer.tasks import Instructions, MemoTrap, OwnTask, instructions, memotrap
+from mechsteer.tasks import task as own_task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +51,7 @@ NAMES = (
     "model",
     "dtype",
     "task",
+    "check",
     "data",
     "kind",
     "with_instruction",
@@ -71,12 +75,16 @@ ATTENTION: Mapping[str, Callable[[str, float], Intervention]] = {
 }
 VECTOR = ("add", "project")
 METHODS = ("none", *VECTOR, *ATTENTION)
-SOURCES = {"memotrap": ("gradient", "difference_in_means", "random"), "instructions": ("difference_in_means", "random")}
+SOURCES = {
+    "memotrap": ("gradient", "difference_in_means", "random"),
+    "instructions": ("difference_in_means", "random"),
+    "own": ("difference_in_means", "random"),
+}
 """Directions by task; the first is the default."""
-DATA_NAMES = ("task", "data", "kind", "with_instruction", "notes", "split", "n")
+DATA_NAMES = ("task", "check", "data", "kind", "with_instruction", "notes", "split", "n")
 """What decides :func:`data_hash`."""
 UNITS = ("activation", "direction", "absolute")
-ESTIMATED_ON = {"memotrap": "mining", "instructions": "validation"}
+ESTIMATED_ON = {"memotrap": "mining", "instructions": "validation", "own": "validation"}
 
 
 def normal(cell: Cell) -> Cell:
@@ -89,7 +97,8 @@ def normal(cell: Cell) -> Cell:
         if name not in NAMES:
             raise unknown("name in a cell of a steering sweep:", name, NAMES)
     given = {name: value for name, value in cell.items() if value is not None}
-    task = one_of("task", str(_required(given, "task")), SOURCES)
+    task = str(_required(given, "task"))
+    family = _family(task)
     method = one_of("method", str(given.get("method", "none")), METHODS)
     values = dict.fromkeys(NAMES) | {
         "model": str(_required(given, "model")),
@@ -103,13 +112,17 @@ def normal(cell: Cell) -> Cell:
         if "max_new_tokens" not in given
         else positive_int("max_new_tokens", given["max_new_tokens"]),
     }
-    if task == "memotrap":
+    if family == "own":
+        values |= {name: None if name not in given else str(given[name]) for name in ("check", "kind")}
+        if values["split"] == "all" and method in VECTOR:
+            raise MechsteerError('split="all" leaves no prompts to make a vector from; use "evaluation".')
+    elif family == "memotrap":
         values["data"] = given.get("data")
     else:
         values["kind"] = str(_required(given, "kind"))
         values["with_instruction"] = _flag("with_instruction", given.get("with_instruction", True))
         values["notes"] = _natural("notes", given.get("notes", 0))
-    if method in ATTENTION and not values["with_instruction"]:
+    if method in ATTENTION and family != "own" and not values["with_instruction"]:
         raise MechsteerError(
             f'{method} acts on the span "instruction", which only prompts of task="instructions" with_instruction=true '
             "have; give such cells a grid of their own."
@@ -117,10 +130,21 @@ def normal(cell: Cell) -> Cell:
     if method != "none":
         values["strength"] = _number("strength", _required(given, "strength"))
     if method in VECTOR:
-        values |= _vector(given, task, method)
+        values |= _vector(given, family, method)
     if values["temperature"] or values["direction"] == "random":
         values["seed"] = _natural("seed", given.get("seed", 0))
     return Cell.of(values)
+
+
+def _family(task: str) -> str:
+    """``memotrap``, ``instructions``, or ``own`` for a file.
+
+    Raises:
+        MechsteerError: for an unknown name.
+    """
+    if Path(task).suffix.lower() in (".jsonl", ".csv", ".ndjson"):
+        return "own"
+    return one_of("task", task, [name for name in SOURCES if name != "own"])
 
 
 def _vector(given: Mapping[str, Any], task: str, method: str) -> dict[str, Any]:
@@ -167,12 +191,19 @@ def run(
     return table.rename(columns={"task": "task_name", "strength": "scale"})
 
 
-def task_of(cell: Cell, *, estimation: bool = False) -> MemoTrap | Instructions:
+def task_of(cell: Cell, *, estimation: bool = False) -> MemoTrap | Instructions | OwnTask:
     """The task of a normal cell; or all prompts of the split that its direction is made from."""
-    split, n = (ESTIMATED_ON[cell["task"]], None) if estimation else (cell["split"], cell["n"])
-    if cell["task"] == "memotrap":
+    family = _family(cell["task"])
+    split, n = (ESTIMATED_ON[family], None) if estimation else (cell["split"], cell["n"])
+    task: MemoTrap | Instructions | OwnTask
+    if family == "own":
+        found = own_task(cell["task"], cell["check"])
+        found = found if cell["kind"] is None else found.of_kind(cell["kind"])
+        found = found if split == "all" else found.on(split)
+        task = replace(found, samples=found.samples[:n])
+    elif family == "memotrap":
         traps = memotrap(cell["data"]).on(split)
-        task: MemoTrap | Instructions = replace(traps, samples=traps.samples[:n])
+        task = replace(traps, samples=traps.samples[:n])
     else:
         notes, with_it = (0, True) if estimation else (cell["notes"], cell["with_instruction"])
         task = instructions(cell["kind"], notes=notes, with_instruction=with_it, split=split, n=n)
@@ -201,7 +232,7 @@ def direction_of(cell: Cell, model: Any, folder: Path | None = None) -> Directio
     """
     if cell["direction"] != "random":
         return _estimated(cell, model, cell["direction"], folder)
-    like = _estimated(cell, model, SOURCES[cell["task"]][0], folder)
+    like = _estimated(cell, model, SOURCES[_family(cell["task"])][0], folder)
     drawn = random_direction(model, seed=cell["seed"], layer=cell["layer"])
     return replace(drawn, vector=drawn.unit * like.norm, activation_norm=like.activation_norm)
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.decoding import Strategy, generate
-from mechsteer.errors import MechsteerError, positive_int
+from mechsteer.errors import MechsteerError, one_of, positive_int
 from mechsteer.files import digest
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MAX_NEW_TOKENS = 128
+SPLITS = ("evaluation", "validation")
 
 Check = Callable[[str, dict[str, Any]], Any]
 
@@ -61,6 +62,31 @@ class OwnTask:
     def data_hash(self) -> str:
         """A hash of samples and check; of a function, of its name and compiled code."""
         return digest([[s.described() for s in self.samples], _identity(self.check)])
+
+    def on(self, split: str) -> "OwnTask":
+        """One half of the samples: ``validation`` for choosing and making vectors, ``evaluation`` for reporting.
+
+        Samples that ask the same without their instruction are on one side, whatever their order.
+
+        Raises:
+            MechsteerError: for another split, or if a half would be empty.
+        """
+        one_of("split", split, SPLITS)
+        asked = [digest(s.base if s.base is not None else s.text) for s in self.samples]
+        side = {text: SPLITS[rank % 2] for rank, text in enumerate(sorted(set(asked)))}
+        kept = tuple(s for s, text in zip(self.samples, asked, strict=True) if side[text] == split)
+        if len(side) < 2:
+            raise MechsteerError(f"{self.name!r} asks one thing only, so it cannot be divided.")
+        return replace(self, name=self.name if split == "evaluation" else f"{self.name}[{split}]", samples=kept)
+
+    def of_kind(self, kind: str) -> "OwnTask":
+        """The samples of one kind.
+
+        Raises:
+            MechsteerError: for a kind that none has.
+        """
+        one_of("kind", kind, dict.fromkeys(s.kind for s in self.samples))
+        return replace(self, samples=tuple(s for s in self.samples if s.kind == kind))
 
     def prompts(self, model: Any, *, with_instruction: bool = True) -> list[Prompt]:
         """The prompt of every sample, with the spans ``instruction``, ``context`` and ``task`` where they are there.

@@ -1,5 +1,6 @@
 """The steering cells of a sweep: each is a direct call of the library, on both families, in whatever process."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,32 @@ def test_what_has_no_meaning_makes_no_cells() -> None:
     assert normal(Cell.of(LLAMA | {"method": "none", "strength": 3, "seed": 4, "layer": 1})) == cell(LLAMA)
     assert cell(T5, method="add", layer=0, strength=1) == cell(T5, method="add", layer=0, strength=1.0, seed=3)
     assert tuple(cell(T5)) == NAMES and normal(cell(LLAMA)) == cell(LLAMA)
+
+
+def test_a_file_of_ones_own_is_a_task(llama: Any, tmp_path: Path) -> None:
+    path = tmp_path / "own.jsonl"
+    asked = [{"prompt": s.task, "instruction": s.instruction} for s in ms.tasks.instructions("upper", n=6).samples]
+    path.write_text("\n".join(map(json.dumps, asked)))
+    base = {"model": "organism:instruct-llama", "task": str(path), "check": "uppercase", "max_new_tokens": 8}
+    whole = ms.task(path, "uppercase", max_new_tokens=8)
+    halves = [whole.on(split) for split in ("evaluation", "validation")]
+    assert sorted(s.text for half in halves for s in half.samples) == sorted(s.text for s in whole.samples)
+    table = run(cell(base, method="attention_bias", strength=2.0), llama)
+    direct = ms.evaluate(llama, halves[0], steer=ms.attention_bias("instruction", 2.0))
+    assert table["output"].tolist() == direct["output"].tolist() and table["adherence"].equals(direct["adherence"])
+    assert len(run(cell(base, split="all", n=5), llama)) == 5
+    steer = steering_of(cell(base, method="add", layer=2, strength=1.0), llama)
+    vector = ms.difference_in_means(llama, halves[1].pairs(llama), layer=2).vector
+    assert steer is not None and steer.edits[0].direction is not None and steer.edits[0].direction.vector.equal(vector)
+    for wrong, said in (
+        ({"check": "uppercas"}, "Did you mean 'uppercase'"),
+        ({"kind": "x"}, "Unknown kind"),
+        ({"split": "mining"}, "Unknown split"),
+    ):
+        with pytest.raises(MechsteerError, match=said):
+            sweep([Cell.of(base | wrong)], tmp_path / "out", progress=False)
+    with pytest.raises(MechsteerError, match="leaves no prompts to make a vector"):
+        cell(base, split="all", method="add", layer=2, strength=1.0)
 
 
 @pytest.mark.parametrize(
