@@ -28,6 +28,10 @@ from torch import Tensor
 from mechsteer.models.heads import HOOKS, against
 from mechsteer.models.state import Part
 
+SHORT = 128
+"""Up to how many keys T5 goes by scores: its scores are not divided, so that the fused kernel's rounding, which depends
+on the batch, shows; and there is no time to win."""
+
 FEW_QUERIES = 8
 """Up to how many queries a bias goes into the mask: keys with one more column are copies of the whole cache."""
 
@@ -124,7 +128,7 @@ def attend(
 def _fused(attention: Any, q: Float[Tensor, "batch heads new d_head"], parts: Sequence[Part]) -> Fused | None:
     """What the hooks ask for; None if one of them needs scores or weights, or the kernel cannot do this attention."""
     keys = parts[0][0]
-    if len(parts) > 1 or len(keys) != len(q) or attention.cfg.attn_scores_soft_cap > 0 or _sharp_in_half(attention):
+    if len(parts) > 1 or len(keys) != len(q) or attention.cfg.attn_scores_soft_cap > 0 or _sharp(attention, keys):
         return None
     fused = Fused(len(q), q.shape[2], keys.shape[2], parts[0][1])
     for point in (attention.hook_attn_scores, attention.hook_pattern):
@@ -137,10 +141,11 @@ def _fused(attention: Any, q: Float[Tensor, "batch heads new d_head"], parts: Se
     return fused
 
 
-def _sharp_in_half(attention: Any) -> bool:
-    """T5's scores are not divided, so in half precision their rounding decides: done as Hugging Face's eager does."""
+def _sharp(attention: Any, keys: Float[Tensor, "rows kv_heads total d_head"]) -> bool:
+    """T5's scores are not divided, so their rounding decides; in half precision always as Hugging Face's eager does."""
     cfg = attention.cfg
-    return cfg.positional_embedding_type == "relative_positional_bias" and cfg.dtype != torch.float32
+    undivided = cfg.positional_embedding_type == "relative_positional_bias"
+    return undivided and (cfg.dtype != torch.float32 or keys.shape[2] <= SHORT)
 
 
 def _by_scores(

@@ -54,7 +54,7 @@ def check_model(model: Any) -> None:
     Raises:
         MechsteerError: for a Hugging Face model, a name, or another argument in the model's place.
     """
-    if not hasattr(model, "hook_dict") or not hasattr(model, "cfg"):
+    if not hasattr(model, "cfg"):
         raise not_a_model(model)
 
 
