@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechsteer.models.attention import Mask, attend
+from mechsteer.models.attention import SHORT, Mask, attend
 from mechsteer.models.heads import normalised, output, project, queries_keys_values
 from mechsteer.models.state import CrossEntry, KeyValues, State
 
@@ -14,10 +14,18 @@ from mechsteer.models.state import CrossEntry, KeyValues, State
 def encode(
     model: Any, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"], layers: int | None = None
 ) -> Float[Tensor, "batch pos d_model"]:
-    """The encoder's residual stream after its first ``layers`` blocks (default: all), before the final norm."""
+    """The encoder's residual stream after its first ``layers`` blocks (default: all), before the final norm.
+
+    Short prompts go through the library's own blocks, to the bit; there is no time to win.
+    """
     resid = model.hook_embed(model.embed(tokens))
     length = tokens.shape[1]
     bias = model.encoder[0].attn.compute_relative_attention_bias(length, length, device=tokens.device)
+    if length <= SHORT:
+        additive = additive_mask(model, mask)
+        for block in model.encoder[:layers]:
+            resid = block(resid, additive_attention_mask=additive, position_bias=bias)
+        return resid
     seen = Mask(added=bias.contiguous() if bool(mask.all()) else bias + additive_mask(model, mask))
     for block in model.encoder[:layers]:
         resid_mid = _self_attention(block, resid, seen, None)
