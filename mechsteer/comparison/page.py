@@ -162,7 +162,8 @@ def side_by_side(rows: "pd.DataFrame", score: str, limit: int) -> str:
     width = max(len(str(name)) for name in rows["name"])
     lines = []
     for prompt, group in _prompts(rows, limit):
-        lines.append("> " + " ".join(prompt.split())[:100])
+        asked = " ".join(prompt.split())
+        lines.append(f"> {asked if len(asked) <= 100 else '…' + asked[-99:]}")
         for row in group:
             said = " ".join(str(row["output"]).split())[:160]
             lines.append(f"  {row['name']!s:<{width}}  [{verdict(row, score)}] {said}")

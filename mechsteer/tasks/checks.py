@@ -27,11 +27,11 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from typing import Any
 
 from mechsteer.errors import MechsteerError, nearest
 from mechsteer.quality.texts import has_content, is_empty, is_loop
+from mechsteer.tasks.ifeval_arguments import ARGUMENTS, problem
 from mechsteer.tasks.language import is_language, known_language
 from mechsteer.tasks.sentences import count_sentences
 
@@ -98,12 +98,12 @@ def spec(text: str) -> Spec:
     """
     if not isinstance(text, str):
         raise MechsteerError(f"A check is named by a text, e.g. 'lowercase', got {text!r}.")
-    if text in _ifeval_names(text):
+    if text in ARGUMENTS:
         return Spec(text)
     name, colon, argument = text.partition(":")
     name = name.strip()
     if name not in TESTS:
-        raise MechsteerError(f"Unknown check {text!r}.{nearest(text, [*TESTS, *_ifeval_names(text)])}")
+        raise MechsteerError(f"Unknown check {text!r}.{nearest(text, [*TESTS, *(ARGUMENTS if colon else ())])}")
     read = TESTS[name][1]
     if read is None:
         if colon:
@@ -214,19 +214,7 @@ TESTS: Mapping[str, tuple[Test, Callable[[str, Any], Any] | None]] = {
 # ------------------------------------------------------------------------------------------------ IFEval
 
 
-@cache
-def _ifeval_names(text: str) -> tuple[str, ...]:
-    """The ids that IFEval's checkers know, where the text may be one of them."""
-    if ":" not in text or text.partition(":")[0].strip() in TESTS:
-        return ()
-    from mechsteer.tasks.ifeval_arguments import ARGUMENTS
-
-    return tuple(ARGUMENTS)
-
-
 def _ifeval_arguments(name: str, sample: Mapping[str, Any]) -> dict[str, Any]:
-    from mechsteer.tasks.ifeval_arguments import ARGUMENTS, problem
-
     found = {key: sample[key] for key in ARGUMENTS[name] if sample.get(key) is not None}
     if wrong := problem(name, found):
         raise MechsteerError(wrong)

@@ -214,5 +214,6 @@ def test_ifevals_ids_take_their_arguments_from_the_sample(monkeypatch: pytest.Mo
     assert passes("length_constraints:number_words", "one two", **given) == {"adherence": False, "loose": True}
     wanted = {"num_words": 5, "relation": "at least"}
     assert seen == [(("length_constraints:number_words",), (wanted,), "one two")]
+    assert passes("language:response_language", "x", language="fr")["loose"] and seen[-1][1] == ({"language": "fr"},)
     with pytest.raises(MechsteerError, match="lacks the argument 'relation'"):
         spec("length_constraints:number_words").look({"prompt": "x", "num_words": 5})
