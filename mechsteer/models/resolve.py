@@ -178,7 +178,9 @@ def read_config(directory: Path) -> Any:
                 f"The model family {raw['model_type']!r} of {str(directory)!r} is code in its repository (auto_map), "
                 "which is never run here."
             ) from error
-        raise MechsteerError(f"transformers cannot read {path}: {error}") from error
+        raise MechsteerError(
+            f"transformers cannot read {directory if is_gguf(directory) else path}: {error}"
+        ) from error
 
 
 def _no_gguf(path: Path, error: ImportError) -> MechsteerError:

@@ -145,3 +145,9 @@ def test_spans_of_byt5_are_counted_in_bytes(tmp_path: Path) -> None:
     assert bytes(i - 3 for i in ids[start:end]).decode() == instruction
     assert made.tokens[made.positions("task")[-1]] == 3 + ord("e") and ids[-1] == 1  # the end token is in no span
     assert ms.generate(model, made, steer=ms.attention_bias(delta=1.0), max_new_tokens=2).lengths[0] >= 1
+
+
+def test_a_damaged_gguf_file_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_text("nonsense")
+    with pytest.raises(ms.MechsteerError, match=r"transformers cannot read .*model\.gguf"):
+        ms.load(str(tmp_path / "model.gguf"))
