@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from mechsteer.decoding import Greedy, Strategy
+from mechsteer.decoding import Directer, Greedy, Sample, Strategy
 from mechsteer.decoding.loop import MAX_BATCH_TOKENS
 from mechsteer.decoding.watched import Watched
 from mechsteer.errors import positive_int
@@ -67,17 +67,19 @@ class Run:
     def divisible(self) -> bool:
         """Whether a part of the samples gives the rows that it has among all of them.
 
-        Not where the length of answers depends on all samples, nor where an edit means rows by number.
+        Not where the length of answers depends on all samples, nor where an edit means rows by number or DIRECTER
+        shuffles layers by it; a sampler draws by it too, and is told where the part begins.
         """
         rows = self.steer is not None and any(edit.scope.rows is not None for edit in self.steer.edits)
-        return is_dataclass(self.task) and hasattr(self.task, "max_new_tokens") and not rows
+        shuffled = isinstance(self.strategy, Directer) and self.strategy.order == "random"
+        return is_dataclass(self.task) and hasattr(self.task, "max_new_tokens") and not (rows or shuffled)
 
     def rows(self, first: int, end: int, *, progress: bool = False) -> "pd.DataFrame":
         """The rows of some samples: the task's columns, then those of quality."""
         whole = (first, end) == (0, len(self.task.samples))
         task = self.task if whole else replace(self.task, samples=self.task.samples[first:end])
         generates = hasattr(task, "max_new_tokens")
-        watched = Watched(self.strategy or Greedy(), first)
+        watched = Watched(self.strategy or Greedy(), first if isinstance(self.strategy, Sample) else 0)
         began = time.perf_counter()
         table = task.run(
             self.model,

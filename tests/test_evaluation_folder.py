@@ -124,6 +124,13 @@ def test_bundled_tasks_too(trap_t5: Any, tmp_path: Path) -> None:
     assert parts["sample"].tolist() == [0, 1, 2, 3, 4] and parts["n_tokens"].min() >= 1
 
 
+def test_layers_shuffled_by_prompt_are_one_part(model: Any, tmp_path: Path) -> None:
+    task, shuffled = own(max_new_tokens=4), ms.Directer(order="random", seed=1)
+    whole = ms.evaluate(model, task, strategy=shuffled)
+    assert ms.evaluate(model, task, strategy=shuffled, out=tmp_path, batch_size=1)["output"].equals(whole["output"])
+    assert len(list(tmp_path.glob("parts/*/*.parquet"))) == 1
+
+
 def test_an_edit_of_some_rows_is_one_part(model: Any, tmp_path: Path) -> None:
     task = own(max_new_tokens=4)
     steer = ms.add(ms.random_direction(model, layer=1, seed=0), 900.0, rows=[3])

@@ -14,7 +14,8 @@ class Watched:
 
     Attributes:
         strategy: What chooses.
-        first: Added to the places of the prompts: a sampler that is given a part of a list draws as for the whole.
+        first: Added to the places of the prompts: a sampler that is given a part of a list draws as for the whole. Only
+            for samplers: other strategies look their prompts up by place.
         runs: For each call of ``generate``, what it read and wrote.
     """
 

@@ -185,7 +185,9 @@ def as_sae(sae: Any) -> Any:
         )
     for name, tensor in sae.state_dict().items():
         if not torch.isfinite(tensor).all():
-            raise MechsteerError(f"The tensor {name} of this SAE has NaN or infinite entries, and so it has NaN or infinite features.")
+            raise MechsteerError(
+                f"The tensor {name} of this SAE has NaN or infinite entries, and so it has NaN or infinite features."
+            )
     made = _after_training(sae) if isinstance(sae, TrainingSAE) else sae
     name = made.cfg.architecture()
     if name not in ARCHITECTURES:
