@@ -55,7 +55,7 @@ def test_one_element_of_any_tensor_changes_it(family: str, tiny: Callable) -> No
     model, seen = tiny(family), set()
     before = ms.cell_key(model)
     tensors = dict(model.named_parameters())
-    tensors |= {name: b for name, b in model.named_buffers() if "rotary" in name}
+    tensors |= {name: b[1:2] for name, b in model.named_buffers() if "rotary" in name}
     generator = torch.Generator().manual_seed(0)
     for name, tensor in tensors.items():
         place = tuple(int(torch.randint(n, (1,), generator=generator)) for n in tensor.shape)
@@ -203,6 +203,15 @@ def test_nothing_else_changes_it(checkpoint: Callable, tmp_path: Path) -> None:
         p.data = p.data.clone(memory_format=torch.contiguous_format if "bias" in name else torch.preserve_format)
     assert key(moved, options=one) == before
     assert key(deepcopy(model), options=one) == before
+
+
+def test_prompts_of_any_length_do_not_change_it(checkpoint: Callable) -> None:
+    model = ms.load(checkpoint("llama-gqa"), check=False)
+    direction, before, rows = random_direction(model, seed=0, layer=1), key(model), len(model.blocks[0].attn.rotary_cos)
+    ms.score(model, " ".join(["the cat"] * 50), " sat")
+    model.blocks[0].attn._extend_rotary_embeddings(rows + 7)  # as for a prompt that is longer than its tables
+    assert len(model.blocks[0].attn.rotary_cos) > rows and key(model) == before
+    ms.add(direction, 1.0).check(model)
 
 
 def test_a_model_that_was_not_loaded_here_is_known_by_its_weights() -> None:

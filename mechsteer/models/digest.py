@@ -18,6 +18,8 @@ from torch import Tensor
 _CHUNK = 32 * 2**20
 _DERIVED = ("mask", "IGNORE")
 """Buffers that attention makes from the configuration."""
+_GROWING = ("rotary_cos", "rotary_sin")
+"""Tables that get more rows for longer prompts; their first two rows, of positions 0 and 1, hold every frequency."""
 
 
 _taken: ContextVar[dict[int, tuple[Any, str]] | None] = ContextVar("_taken", default=None)
@@ -55,7 +57,8 @@ def _weights_digest(model: Any) -> str:
     import xxhash
 
     named = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
-    ordered = {name: _in_memory_order(t) for name, t in named if name.rpartition(".")[2] not in _DERIVED}
+    lasting = {name: t[:2] if name.endswith(_GROWING) else t for name, t in named if not name.endswith(_DERIVED)}
+    ordered = {name: _in_memory_order(t) for name, t in lasting.items()}
     whole, sums = xxhash.xxh3_128(), dict[Any, str]()
     for name, (order, tensor) in sorted(ordered.items(), key=lambda item: item[0]):
         place = _place(tensor)
