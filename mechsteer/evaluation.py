@@ -140,7 +140,7 @@ def timed(
     table, extra, seconds = measured(run, folder)
     leading = {"task": task.name, **describe(steer), "strategy": repr(strategy or Greedy())}
     leading["seed"] = getattr(strategy, "seed", None)
-    more = table[extra]
+    more = {name: table[name] for name in extra}
     table = table.drop(columns=extra)
     for place, (name, value) in enumerate(leading.items()):
         table.insert(place, name, value)
