@@ -145,7 +145,12 @@ def timed(
     for place, (name, value) in enumerate(leading.items()):
         table.insert(place, name, value)
     settings = json.dumps({} if applied is None else applied.settings)
-    table = table.assign(data_hash=task.data_hash, generation_config=settings, **provenance(model), **more)
+    table = table.assign(
+        data_hash=task.data_hash,
+        generation_config=settings,
+        **provenance(model),
+        **{name: more[name] for name in extra},
+    )
     if quality and "output" in table:
         table = table.assign(**collapse_columns(table))
     if against is not None:

@@ -22,7 +22,8 @@ def round_once(model: Any) -> None:
 
     PyTorch's own hooks do it, around the library's module, so that its hook points see what they see otherwise.
     """
-    from transformer_lens.components import LayerNorm, RMSNorm
+    from transformer_lens.components.layer_norm import LayerNorm
+    from transformer_lens.components.rms_norm import RMSNorm
 
     dtype = model.cfg.dtype
     for module in model.modules():
