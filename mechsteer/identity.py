@@ -18,7 +18,7 @@ import torch
 from mechsteer.decoding import Greedy
 from mechsteer.errors import MechsteerError
 from mechsteer.files import versions
-from mechsteer.models import file_digest, model_identity, tensor_digest
+from mechsteer.models import check_unhooked, file_digest, model_identity, tensor_digest
 from mechsteer.steering import Intervention, as_intervention, describe_edits, is_own
 
 _OURS = ("mechsteer", "torch", "builtins")
@@ -51,9 +51,12 @@ def cell_key(
     Raises:
         MechsteerError: for an edit whose ``apply`` is a function of one's own that does not say which one it is: give
             it two attributes, ``function.name = "my edit"`` and ``function.version = "1"``, and change the version
-            whenever the function changes; and for a value that has no description. Other functions of one's own, such
-            as a task's check, may have these attributes; without them their code and their file count.
+            whenever the function changes; for a model with hooks on it; and for a value that has no description. Other
+            functions of one's own, such as a task's check, may have these attributes; without them their code and their
+            file count.
     """
+    if model is not None:
+        check_unhooked(model)
     parts = {
         "model": None if model is None else model_identity(model),
         "task": described(task),

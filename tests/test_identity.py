@@ -55,12 +55,13 @@ def test_one_element_of_any_tensor_changes_it(family: str, tiny: Callable) -> No
     model, seen = tiny(family), set()
     before = ms.cell_key(model)
     tensors = dict(model.named_parameters())
-    tensors |= {name: b[1:2] for name, b in model.named_buffers() if "rotary" in name}
+    tensors |= {name: buffer for name, buffer in model.named_buffers() if buffer.numel()}
     generator = torch.Generator().manual_seed(0)
     for name, tensor in tensors.items():
         place = tuple(int(torch.randint(n, (1,), generator=generator)) for n in tensor.shape)
         kept = tensor.data[place].clone()
-        tensor.data[place] = torch.nextafter(kept, torch.tensor(torch.inf))  # .data: no version counter is told
+        up = torch.tensor(torch.inf if kept.isfinite() else 0.0)
+        tensor.data[place] = torch.nextafter(kept, up)  # .data: no version counter is told
         changed = ms.cell_key(model)
         assert changed != before, name
         seen.add(changed)
@@ -68,6 +69,29 @@ def test_one_element_of_any_tensor_changes_it(family: str, tiny: Callable) -> No
     assert ms.cell_key(model) == before
     tied = {t.data_ptr() for t in tensors.values()}
     assert len(seen) >= len(tied) > 10
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("family", ["llama-gqa", "t5"])
+def test_hooks_on_the_model_are_refused(family: str, dtype: str, checkpoint: Callable, tmp_path: Path) -> None:
+    model = ms.load(checkpoint(family), dtype=dtype)
+    before = ms.cell_key(model)
+    site = ms.site(model, "resid_post", 1)
+
+    def ablation(x: Any, hook: Any) -> Any:
+        return x * 0
+
+    with model.hooks(fwd_hooks=[(site, ablation)]), pytest.raises(ms.MechsteerError, match=f"a hook on it, at '{site}"):
+        ms.evaluate(model, ms.task(["the cat"], "lowercase"), out=tmp_path / "kept")
+    model.add_perma_hook(site, ablation)
+    with pytest.raises(ms.MechsteerError, match="including_permanent=True"):
+        ms.cell_key(model)
+    model.reset_hooks(including_permanent=True)
+    handle = model.unembed.register_forward_hook(lambda module, args, output: output * 2)
+    with pytest.raises(ms.MechsteerError, match="at 'unembed'"):
+        ms.cell_key(model)
+    handle.remove()
+    assert ms.cell_key(model) == before
 
 
 def test_a_sign_a_swap_and_a_zeroed_head_change_it(tiny: Callable) -> None:

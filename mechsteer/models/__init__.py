@@ -9,7 +9,7 @@ from mechsteer.models.forward import advance, model_device, residual, start, une
 from mechsteer.models.generation_config import check_settings, logits_processors, stopping_criterion, unusable
 from mechsteer.models.heads import post_norm
 from mechsteer.models.hooking import hooked
-from mechsteer.models.identity import model_identity
+from mechsteer.models.identity import check_unhooked, model_identity
 from mechsteer.models.info import (
     ModelInfo,
     check_model,
@@ -37,6 +37,7 @@ __all__ = [
     "at_last",
     "check_model",
     "check_settings",
+    "check_unhooked",
     "context_of",
     "continuation_ids",
     "encode",

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 _CHUNK = 32 * 2**20
-_DERIVED = ("mask", "IGNORE")
-"""Buffers that attention makes from the configuration."""
 _GROWING = ("rotary_cos", "rotary_sin")
-"""Tables that get more rows for longer prompts; their first two rows, of positions 0 and 1, hold every frequency."""
+"""Tables that get more rows for longer prompts."""
+FIRST_ROWS = 256
+"""How many rows such tables have in the beginning, where the context is not shorter."""
 
 
 _taken: ContextVar[dict[int, tuple[Any, str]] | None] = ContextVar("_taken", default=None)
@@ -57,8 +57,9 @@ def _weights_digest(model: Any) -> str:
     import xxhash
 
     named = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
-    lasting = {name: t[:2] if name.endswith(_GROWING) else t for name, t in named if not name.endswith(_DERIVED)}
-    ordered = {name: _in_memory_order(t) for name, t in lasting.items()}
+    rows = min(model.cfg.n_ctx, FIRST_ROWS)
+    lasting = {name: tensor[:rows] if name.endswith(_GROWING) else tensor for name, tensor in named}
+    ordered = {name: _in_memory_order(tensor) for name, tensor in lasting.items()}
     whole, sums = xxhash.xxh3_128(), dict[Any, str]()
     for name, (order, tensor) in sorted(ordered.items(), key=lambda item: item[0]):
         place = _place(tensor)

@@ -3,6 +3,7 @@
 import hashlib
 from typing import Any
 
+from mechsteer.errors import MechsteerError
 from mechsteer.files import digest
 from mechsteer.models.digest import taken_once, weights_digest
 from mechsteer.models.info import model_info
@@ -21,7 +22,8 @@ _NOT_DECIDING = frozenset(
 def model_identity(model: Any) -> dict[str, Any]:
     """What decides the results of a model, by name, as JSON values.
 
-    The device and the folder of the checkpoint are not in it. Hooks that were put on the model by hand are not seen.
+    The device and the folder of the checkpoint are not in it, and neither are hooks that were put on the model by
+    hand: see :func:`check_unhooked`.
     """
     with taken_once():
         info, weights = model_info(model), weights_digest(model)
@@ -34,6 +36,27 @@ def model_identity(model: Any) -> dict[str, Any]:
         "chat template": digest(getattr(tokenizer, "chat_template", None)),
         "generation configuration": digest([info.eos_ids, info.generation_config]),
     }
+
+
+def check_unhooked(model: Any) -> None:
+    """Refuse a model with hooks on it that were put there by hand, the library's or PyTorch's own.
+
+    Raises:
+        MechsteerError: naming where one is, with the fix.
+    """
+    for name, module in model.named_modules():
+        hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+        if not all(_is_ours(hook) for hook in hooks):
+            raise MechsteerError(
+                f"The model has a hook on it, at {name!r}, so its results cannot be kept under a key: nothing says "
+                "what it does. Take it off, model.reset_hooks(including_permanent=True), and give what it does as an "
+                "intervention, steer=."
+            )
+
+
+def _is_ours(hook: Any) -> bool:
+    """Whether it is one of those that half precision needs; the package's version says what they do."""
+    return getattr(hook, "func", hook).__module__.startswith("mechsteer.models.")
 
 
 def tokenizer_digest(tokenizer: Any) -> str:

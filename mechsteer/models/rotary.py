@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from mechsteer.models.digest import FIRST_ROWS
 from mechsteer.models.families.rope import by_kind
 
-FIRST_ROWS = 256
 NO_ROTATION = "none"
 
 Tables = dict[str, tuple[Float[Tensor, "pos rotary"], Float[Tensor, "pos rotary"]]]
