@@ -90,6 +90,13 @@ def test_what_is_no_hooked_model_is_refused_in_one_line(name: str, plain: Any, u
         lambda m: ms.site(m, m),
         lambda m: ms.site(m, "resid_post", layer=m),
         lambda m: ms.Intervention().hooks(m),
+        lambda m: ms.generate(m, "the cat", strategy=ms.Greedy),  # pyright: ignore
+        lambda m: ms.capture(m, "the cat", sites="resid_post", generate=1, strategy=ms.Greedy),  # pyright: ignore
+        lambda m: ms.cell_key(["the cat"]),
+        lambda m: ms.add(m),
+        lambda m: ms.add(2.0, 1.0),  # pyright: ignore[reportArgumentType]
+        lambda m: ms.project(m),
+        lambda m: ms.heads(m),
     ],
 )
 def test_a_model_in_another_place_is_one_line_too(call: Callable, tiny: Callable, unchecked: None) -> None:

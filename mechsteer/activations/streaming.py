@@ -88,7 +88,7 @@ def make_plan(
         raise MechsteerError(f"generate must be a number of new tokens, 0 or more, got {shown(generate)}.")
     if strategy is not None and not generate:
         raise MechsteerError("strategy= needs generate=, the number of new tokens.")
-    if strategy is not None and not isinstance(strategy, Strategy):
+    if strategy is not None and (not isinstance(strategy, Strategy) or isinstance(strategy, type)):
         raise MechsteerError(f"strategy must be a strategy, e.g. ms.Greedy(), got {shown(strategy)}.")
     if dtype is not None and dtype not in DTYPES:
         raise MechsteerError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {shown(dtype)}.")

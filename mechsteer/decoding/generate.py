@@ -99,7 +99,7 @@ def generate(
     made = as_prompts(model, prompts)
     _check_context(model, made, max_new_tokens)
     strategy = strategy or Greedy()
-    if not isinstance(strategy, Strategy):
+    if not isinstance(strategy, Strategy) or isinstance(strategy, type):
         raise MechsteerError(f"strategy must be a strategy, e.g. ms.Greedy(), got {shown(strategy)}.")
     if not isinstance(stop, Sequence) or isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
         raise MechsteerError(f"stop must be a list of texts, e.g. ['\\n'], got {shown(stop)}.")

@@ -30,7 +30,7 @@ class Direction:
 
     Attributes:
         vector: ``[width]``, as estimated, float32 on the CPU. Its length is :attr:`norm`; steering uses :attr:`unit`.
-            NumPy arrays and lists of numbers are taken as well, and copied.
+            It is copied from the tensor, the NumPy array or the list of numbers that is given.
         site: The full name of the hook point it belongs to.
         method: How it was made: ``"gradient"``, ``"random"``, ...
         mean_projection: NaN where it was not measured. Mean of ``<x, unit>`` over the states it was estimated from (the
@@ -48,8 +48,7 @@ class Direction:
     meta: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.vector, Tensor) or self.vector.dtype != torch.float32 or self.vector.is_cuda:
-            object.__setattr__(self, "vector", _vector(self.vector))
+        object.__setattr__(self, "vector", _vector(self.vector))
         if self.vector.ndim != 1 or not self.vector.numel():
             raise MechsteerError(f"A direction is one vector [width], got the shape {list(self.vector.shape)}.")
         if not torch.isfinite(self.vector).all() or not math.isfinite(self.norm):
@@ -184,13 +183,16 @@ def from_header(vector: Float[Tensor, "width"], header: Mapping[str, Any], path:
 
 
 def _vector(values: Any) -> Tensor:
-    """Numbers of any kind as float32 on the CPU.
+    """Real numbers of any kind as float32 on the CPU, in memory of their own.
 
     Raises:
-        MechsteerError: for what is not numbers.
+        MechsteerError: for what is not real numbers.
     """
     try:
-        return values.to("cpu", torch.float32) if isinstance(values, Tensor) else torch.tensor(values).float()
+        given = values.detach() if isinstance(values, Tensor) else torch.tensor(values)
+        if given.is_complex():
+            raise TypeError("complex numbers have no direction in the stream")
+        return given.to("cpu", torch.float32, copy=True)
     except (TypeError, ValueError, RuntimeError) as error:
         raise MechsteerError(
             f"The vector of a direction must be a tensor, an array or a list of numbers, got {type(values).__name__}: "

@@ -6,7 +6,7 @@ from typing import Any
 from mechsteer.errors import MechsteerError
 from mechsteer.files import digest
 from mechsteer.models.digest import taken_once, weights_digest
-from mechsteer.models.info import model_info
+from mechsteer.models.info import check_model, model_info
 
 _NOT_DECIDING = frozenset(
     {
@@ -42,8 +42,9 @@ def check_unhooked(model: Any) -> None:
     """Refuse a model with hooks on it that were put there by hand, the library's or PyTorch's own.
 
     Raises:
-        MechsteerError: naming where one is, with the fix.
+        MechsteerError: naming where one is, with the fix; and for what is no model.
     """
+    check_model(model)
     for name, module in model.named_modules():
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
         if not all(_is_ours(hook) for hook in hooks):

@@ -19,7 +19,7 @@ from mechsteer.errors import MechsteerError, finite
 from mechsteer.models import parse
 from mechsteer.steering.intervention import Edit, Intervention, Where
 from mechsteer.steering.scope import make_scope
-from mechsteer.steering.vector import check_origin, check_width, direction_of
+from mechsteer.steering.vector import check_origin, check_width, checked_direction, direction_of
 
 _KINDS = ("z", "cross_z")
 
@@ -48,7 +48,7 @@ def heads(
         MechsteerError: for a NaN or infinite scale, an unknown scope, a direction at another kind of site; when run,
             for one of another width or, without ``transfer``, of another model.
     """
-    parsed = parse(direction.site)
+    parsed = parse(checked_direction("heads", direction).site)
     if parsed is None or parsed[2] not in _KINDS:
         raise MechsteerError(
             f"heads needs a direction at a layer's hook_z, this one is at {direction.site!r}; use add."

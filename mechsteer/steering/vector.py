@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.directions import Direction
-from mechsteer.errors import MechsteerError, finite
+from mechsteer.errors import MechsteerError, finite, shown
 from mechsteer.models import model_info, width
 from mechsteer.steering.intervention import Edit, Intervention, Where
 from mechsteer.steering.scope import Selection, make_scope
@@ -46,7 +46,9 @@ def add(
         MechsteerError: for a NaN or infinite scale or an unknown scope; when run, for a direction of another width or,
             without ``transfer``, of another model.
     """
-    return _vector_edit("add", apply_add, direction, finite("scale", scale), scope, rows, transfer)
+    return _vector_edit(
+        "add", apply_add, checked_direction("add", direction), finite("scale", scale), scope, rows, transfer
+    )
 
 
 def project(
@@ -69,6 +71,7 @@ def project(
     Raises:
         MechsteerError: as :func:`add`.
     """
+    checked_direction("project", direction)
     if target is None and math.isnan(direction.mean_projection):
         raise MechsteerError(f"{direction!r} has no mean projection to project on; give target=.")
     zbar = finite("target", direction.mean_projection if target is None else target)
@@ -116,6 +119,17 @@ def apply_project(edit: Edit, x: Float[Tensor, "rows positions width"], where: W
 def _masked(change: Tensor, queries: Selection) -> Tensor:
     """The change where it is meant; not a product, in which a change that overflows would be NaN everywhere else."""
     return change if isinstance(queries, bool) else torch.where(queries[..., None], change, 0.0)
+
+
+def checked_direction(method: str, direction: Direction) -> Direction:
+    """The direction, if it is one.
+
+    Raises:
+        MechsteerError: for a model, a number or another argument in its place.
+    """
+    if not isinstance(direction, Direction):
+        raise MechsteerError(f"{method} takes a direction first, then numbers; got {shown(direction)}.")
+    return direction
 
 
 def direction_of(edit: Edit) -> Direction:

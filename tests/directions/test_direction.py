@@ -168,3 +168,13 @@ def test_what_is_no_vector_is_named_in_one_line() -> None:
         with pytest.raises(ms.MechsteerError, match=message) as raised:
             ms.Direction(wrong, SITE, "mine")
         assert "\n" not in str(raised.value)
+
+
+def test_a_direction_does_not_follow_what_it_was_made_of() -> None:
+    vector = torch.ones(4, requires_grad=True)
+    direction = ms.Direction(vector, SITE, "mine")
+    with torch.no_grad():
+        vector[0] = torch.nan
+    assert direction.vector.tolist() == [1.0] * 4 and not direction.vector.requires_grad
+    with pytest.raises(ms.MechsteerError, match="complex numbers"):
+        ms.Direction(np.array([1.0, 1j]), SITE, "mine")  # pyright: ignore
