@@ -176,5 +176,8 @@ def test_a_direction_does_not_follow_what_it_was_made_of() -> None:
     with torch.no_grad():
         vector[0] = torch.nan
     assert direction.vector.tolist() == [1.0] * 4 and not direction.vector.requires_grad
+
+
+def test_complex_numbers_are_refused(unchecked: None) -> None:
     with pytest.raises(ms.MechsteerError, match="complex numbers"):
         ms.Direction(np.array([1.0, 1j]), SITE, "mine")  # pyright: ignore
