@@ -127,10 +127,15 @@ def checkers(monkeypatch: pytest.MonkeyPatch) -> Callable[[IFEvalPrompt, str], t
 def prompts(tmp_path: Path) -> Path:
     """A file in IFEval's format."""
     ids = [["keywords:existence", "keywords:frequency"], ["startend:quotation"], ["keywords:existence"]]
+    arguments = {
+        "keywords:existence": {"keywords": ["early"]},
+        "keywords:frequency": {"keyword": "early", "frequency": 1, "relation": "at least"},
+        "startend:quotation": {},
+    }
     texts = [ms.tasks.memotrap().samples[i].prompt for i in range(3)]
     path = tmp_path / "ifeval.jsonl"
     rows = [
-        {"key": 7, "prompt": text, "instruction_id_list": names, "kwargs": [{} for _ in names]}
+        {"key": 7, "prompt": text, "instruction_id_list": names, "kwargs": [arguments[name] for name in names]}
         for text, names in zip(texts, ids, strict=True)
     ]
     path.write_text("\n".join(json.dumps(row) for row in rows), encoding="utf-8")
