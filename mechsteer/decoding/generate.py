@@ -18,6 +18,7 @@ from mechsteer.errors import MechsteerError, positive_int, shown
 from mechsteer.models import as_prompts, context_of, hooked, is_encoder_decoder, pad
 from mechsteer.prompts import Prompt, Prompts
 from mechsteer.steering import Intervention, Step, as_intervention, attach, check_fired
+from mechsteer.steering.running import check_fits
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def generate(
     recorder = Recorder(model, record, len(made))
     rows = [Written() for _ in made]
     edits = as_intervention(steer)
-    edits.check(model)
+    check_fits(model, made, edits)
     queue = Queue(made, batch_size, max_batch_tokens, max_new_tokens)
     index = queue.take([])
     step = Step(pad(model, [made[i] for i in index]), decoder_prefix=int(is_encoder_decoder(model)), index=index)

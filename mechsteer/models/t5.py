@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechsteer.models.attention import SHORT, Mask, attend
+from mechsteer.models import attention as attending
+from mechsteer.models.attention import Mask, attend
 from mechsteer.models.heads import normalised, output, project, queries_keys_values
 from mechsteer.models.state import CrossEntry, KeyValues, State
 
@@ -21,7 +22,7 @@ def encode(
     resid = model.hook_embed(model.embed(tokens))
     length = tokens.shape[1]
     bias = model.encoder[0].attn.compute_relative_attention_bias(length, length, device=tokens.device)
-    if length <= SHORT:
+    if length <= attending.SHORT:
         additive = additive_mask(model, mask)
         for block in model.encoder[:layers]:
             resid = block(resid, additive_attention_mask=additive, position_bias=bias)

@@ -24,6 +24,18 @@ def steps(model: Any, prompts: Sequence[Prompt], batch_size: int) -> Iterator[St
         yield Step(padded, decoder_prefix=int(is_encoder_decoder(model)), index=index)
 
 
+def check_fits(model: Any, prompts: Sequence[Prompt], steer: Intervention) -> None:
+    """Refuse an intervention that does not fit the model, or prompts that do not fit its SAEs.
+
+    Raises:
+        MechsteerError: saying which and why.
+    """
+    steer.check(model)
+    for edit in steer.edits:
+        if edit.features is not None:
+            check_prompts(edit.features.sae, model, prompts, transfer=bool(edit.options.get("transfer")))
+
+
 def run_batches(
     model: Any,
     prompts: Sequence[Prompt],
@@ -48,10 +60,7 @@ def run_batches(
     Raises:
         MechsteerError: if the intervention does not fit the model, or never fired.
     """
-    steer.check(model)
-    for edit in steer.edits:
-        if edit.features is not None:
-            check_prompts(edit.features.sae, model, prompts, transfer=bool(edit.options.get("transfer")))
+    check_fits(model, prompts, steer)
     bound: list[BoundEdit] = []
     with tqdm(total=len(prompts), desc=progress, unit="prompt", disable=not progress) as bar:
         for step in steps(model, prompts, batch_size):

@@ -161,7 +161,7 @@ class Step:
                 mask[out, [index - offset for index in chosen]] = True
             if stack == "blocks":  # a decoder-only batch may be padded on the right
                 after = max(first + length, offset)
-                real = self.batch.mask[row, after:]
+                real = self.batch.mask[row, after:end]
                 mask[out, after - offset : after - offset + len(real)] &= real
         if mask.all():
             return True

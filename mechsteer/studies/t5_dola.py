@@ -8,6 +8,7 @@ controls, and what steering does to plain recall and to copying.
 """
 
 import os
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 NAME = "t5-dola"
+MEASURED = ("generation_config", "n_tokens", "truncated", "empty", "repetition", "compressibility", "copied")
+"""Columns of :func:`mechsteer.evaluate` that this study does not report."""
+
 SCORES = ("correct", "success", "strict", "memorised")
 _SIDE_TASKS = (recall, copying)
 
@@ -84,6 +88,9 @@ def run(
     about = {"study": NAME, "compat": compat, "data": task.name, **provenance(loaded)}
     work = _Work(loaded, folder, task, batch_size, tqdm(desc=NAME, unit="cell", disable=not progress))
     mined = {layer: work.mine(layer, compat) for layer in chosen_layers}
+    about["same_first_token"] = {
+        layer: direction.meta.get("same_first_token", "0") for layer, direction in mined.items()
+    }
     if absolute is None:
         absolute = _default_absolute(model_info(loaded).name, mined)
     work.bar.reset(
@@ -116,7 +123,9 @@ class _Work:
         if path.exists():
             with suppress(MechsteerError):  # a damaged one is made again
                 return Direction.load(path)
-        direction = gradient_direction(self.model, traps.samples, layer=layer, compat=compat)
+        with warnings.catch_warnings():  # study.json says how many traps are left out
+            warnings.filterwarnings("ignore", "Target and trap start with the same token")
+            direction = gradient_direction(self.model, traps.samples, layer=layer, compat=compat)
         direction.save(path)
         return direction
 
@@ -143,7 +152,7 @@ def _tables(
         "grid": grid,
         "controls": controls,
         "side_effects": _side_effects(work, mined[layer], layer, strengths),
-        "samples": pd.concat([baseline["evaluation"], steered], ignore_index=True),
+        "samples": pd.concat([baseline["evaluation"], steered], ignore_index=True).drop(columns=[*MEASURED]),
     }
     return {name: _with_model(table, work.model) for name, table in tables.items()}
 

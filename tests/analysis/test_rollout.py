@@ -158,6 +158,7 @@ def test_weights_are_made_only_for_those_who_need_them(
     model = tiny(family)
     prompt = prompt_of(model)
     chosen = {"bias": ms.attention_bias(delta=1.0), "weights": ms.spotlight(target=0.6)}.get(steer or "")
+    monkeypatch.setattr("mechsteer.models.attention.SHORT", 0)
     calls: list[int] = []
     kernel = F.scaled_dot_product_attention
     monkeypatch.setattr(

@@ -57,6 +57,7 @@ def logits_of(model: Any, steer: Intervention | None = None, hooks: Hooks | None
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The queries of every call of torch's kernel."""
+    monkeypatch.setattr("mechsteer.models.attention.SHORT", 0)
     calls: list[Tensor] = []
     real = F.scaled_dot_product_attention
 
