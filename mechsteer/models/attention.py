@@ -122,7 +122,17 @@ def attend(
         return _by_scores(attention, q, parts, mask).transpose(1, 2)
     ((keys, values),) = parts
     z = _by_kernel(q, keys, values, mask, fused, 1 / attention.attn_scale)
+    if q.shape[2] > 1:
+        z = z + _lost(q, keys[:, :, -q.shape[2] :])
     return (z if mask.blind is None else z.masked_fill(mask.blind, 0.0)).transpose(1, 2)
+
+
+def _lost(
+    q: Float[Tensor, "batch heads new d_head"], keys: Float[Tensor, "batch kv_heads new d_head"]
+) -> Float[Tensor, "batch 1 1 1"]:
+    """0, but NaN in rows whose queries or keys are not finite: torch's kernel on the CPU reads 0 for some of these."""
+    sums = q.sum((1, 2, 3), dtype=torch.float32) + keys.sum((1, 2, 3), dtype=torch.float32)
+    return (sums - sums).to(q)[:, None, None, None]
 
 
 def _fused(attention: Any, q: Float[Tensor, "batch heads new d_head"], parts: Sequence[Part]) -> Fused | None:

@@ -118,3 +118,21 @@ def test_without_edits_and_in_float32_the_message_says_so(tiny: Callable) -> Non
         pytest.raises(ms.MechsteerError, match=r"token 0, in float32\. No edit acted\.$"),
     ):
         ms.generate(model, "the cat", max_new_tokens=2)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama-gqa", "mistral"])
+def test_no_weight_of_attention_hides_nan(family: str, checkpoint: Callable[..., Path]) -> None:
+    model = ms.load(str(checkpoint(family)))
+    names = [name for name, weight in model.named_parameters() if "attn" in name and weight.ndim == 3]
+    for name in names:  # torch's kernel on the CPU makes 0 of a query that is NaN
+        weight = model.get_parameter(name).data
+        kept = weight[0, 0, 0].clone()
+        weight[0, 0, 0] = torch.nan
+        for run in (
+            lambda: ms.generate(model, ["the cat", "a dog"], max_new_tokens=2),
+            lambda: ms.score(model, ["the cat", "a dog"], [" mat", " sat"]),
+        ):
+            with pytest.raises(ms.MechsteerError, match="are not finite"):
+                assert not run(), name
+        weight[0, 0, 0] = kept
+    assert len(names) >= 12 and ms.generate(model, "the cat", max_new_tokens=2).lengths
