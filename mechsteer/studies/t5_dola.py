@@ -85,7 +85,7 @@ def run(
     folder = writable_dir(out)
     loaded = load(model) if isinstance(model, str) else model
     chosen_layers = _layers(loaded, layers)
-    about = {"study": NAME, "compat": compat, "data": task.name, **provenance(loaded)}
+    about: dict[str, Any] = {"study": NAME, "compat": compat, "data": task.name, **provenance(loaded)}
     work = _Work(loaded, folder, task, batch_size, tqdm(desc=NAME, unit="cell", disable=not progress))
     mined = {layer: work.mine(layer, compat) for layer in chosen_layers}
     about["same_first_token"] = {
