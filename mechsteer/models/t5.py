@@ -9,6 +9,7 @@ from torch import Tensor
 from mechsteer.models import attention as attending
 from mechsteer.models.attention import Mask, attend
 from mechsteer.models.heads import normalised, output, project, queries_keys_values
+from mechsteer.models.hooking import hooked
 from mechsteer.models.state import CrossEntry, KeyValues, State
 
 
@@ -24,8 +25,9 @@ def encode(
     bias = model.encoder[0].attn.compute_relative_attention_bias(length, length, device=tokens.device)
     if length <= attending.SHORT:
         additive = additive_mask(model, mask)
-        for block in model.encoder[:layers]:
-            resid = block(resid, additive_attention_mask=additive, position_bias=bias)
+        for number, block in enumerate(model.encoder[:layers]):
+            with hooked(model, _nothing_lost(f"encoder.{number}.attn")):
+                resid = block(resid, additive_attention_mask=additive, position_bias=bias)
         return resid
     seen = Mask(added=bias.contiguous() if bool(mask.all()) else bias + additive_mask(model, mask))
     for block in model.encoder[:layers]:
@@ -33,6 +35,20 @@ def encode(
         mlp_in = block.hook_mlp_in(resid_mid.clone()) if block.cfg.use_hook_mlp_in else resid_mid
         resid = block.hook_resid_post(mlp_in + block.hook_mlp_out(block.mlp(normalised(block.ln2, mlp_in))))
     return resid
+
+
+def _nothing_lost(attention: str) -> list[tuple[str, Any]]:
+    """Hooks that keep NaN: of scores that are NaN or infinite the library makes weights of 0."""
+    lost: list[Tensor] = []
+
+    def look(scores: Float[Tensor, "batch heads queries keys"], hook: Any) -> None:
+        largest = scores.detach().amax((1, 2, 3))
+        lost.append(largest - largest)
+
+    def keep(z: Float[Tensor, "batch pos heads d_head"], hook: Any) -> Tensor:
+        return z + lost.pop().to(z)[:, None, None, None]
+
+    return [(f"{attention}.hook_attn_scores", look), (f"{attention}.hook_z", keep)]
 
 
 def additive_mask(model: Any, mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, "batch 1 1 pos"]:

@@ -120,7 +120,7 @@ def test_without_edits_and_in_float32_the_message_says_so(tiny: Callable) -> Non
         ms.generate(model, "the cat", max_new_tokens=2)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "llama-gqa", "mistral"])
+@pytest.mark.parametrize("family", ["gpt2", "llama-gqa", "mistral", "t5"])
 def test_no_weight_of_attention_hides_nan(family: str, checkpoint: Callable[..., Path]) -> None:
     model = ms.load(str(checkpoint(family)))
     names = [name for name, weight in model.named_parameters() if "attn" in name and weight.ndim == 3]
