@@ -24,7 +24,7 @@ from mechsteer.decoding.score import score_ids
 from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.files import digest
 from mechsteer.identity import cell_key
-from mechsteer.models import is_encoder_decoder, model_info, provenance
+from mechsteer.models import context_of, is_encoder_decoder, model_info, provenance
 from mechsteer.prompts import Prompt, token_names
 from mechsteer.prompts import prompt as make_prompt
 from mechsteer.steering import Intervention, as_intervention, describe_edits
@@ -239,6 +239,11 @@ class SteeredLM(LM):
     def _cropped(self, made: Prompt, room: int) -> Prompt:
         if is_encoder_decoder(self.model):
             return made
+        if room >= self.model.cfg.n_ctx:
+            raise MechsteerError(
+                f"{room} tokens after a context leave it no room: this model's context has {context_of(self.model)}. "
+                "Ask for fewer, e.g. max_gen_toks in the task's generation_kwargs."
+            )
         return _without_first(made, max(0, len(made) + room - self.model.cfg.n_ctx))
 
     def _of_ids(self, ids: Iterable[int]) -> Prompt:

@@ -158,6 +158,9 @@ def test_a_context_that_is_too_long_loses_its_beginning(tiny: Callable) -> None:
     made, ids = bridge(model)._pair("<!!-> the cat <-!!> " + "dog " * 200, " mat")
     assert len(made) + len(ids) == model.cfg.n_ctx and made.tokens[-1] == ms.prompt(model, "dog").tokens[-1]
     assert "instruction" not in made.spans  # it was in what is lost
+    for asked in ({"do_sample": True}, {"max_gen_toks": model.cfg.n_ctx}):
+        with pytest.raises(ms.MechsteerError, match=f"leave it no room: this model's context has {model.cfg.n_ctx}"):
+            bridge(model).generate_until(requests("generate_until", [("the cat", asked)]))
 
 
 def test_a_task_from_a_file_runs_under_an_intervention(tiny: Callable, tmp_path: Path) -> None:
