@@ -64,7 +64,6 @@ def attention(
         state, tokens, mask = begin(model, step)
         residual(model, state, tokens, mask)
         if after:
-            step.begin(tokens.shape[1] + len(after))
             residual(model, state, torch.tensor([after]), torch.ones((1, len(after)), dtype=torch.bool))
 
     hooks = [(name.replace("hook_pattern", "hook_attn_scores"), check), (name, keep)]

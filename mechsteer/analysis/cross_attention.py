@@ -110,7 +110,6 @@ def cross_attention_shift(
         state, tokens, mask = begin(model, step)
         residual(model, state, tokens, mask)
         if longest := max(len(after[place]) for place in index):
-            step.begin(1 + longest)
             residual(model, state, *padded([after[place] for place in index], longest))
         seen = {name: torch.cat(parts, dim=1) for name, parts in kept.items()}
         for row, place in enumerate(index):

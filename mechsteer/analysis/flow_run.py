@@ -14,16 +14,14 @@ from mechsteer.errors import MechsteerError, finite, listed, positive_int, shown
 from mechsteer.models import (
     as_prompts,
     context_of,
-    first_tokens,
     hooked,
     is_encoder_decoder,
     model_device,
     residual,
     stacks,
-    start,
 )
 from mechsteer.prompts import Prompt, Prompts, token_names
-from mechsteer.steering import Intervention, Step, as_intervention, attention_bias, run_batches
+from mechsteer.steering import Intervention, Step, as_intervention, attention_bias, begin, run_batches
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,19 +155,17 @@ def _lengths(model: Any, subject: Subject) -> dict[str, int]:
 
 def _forward(model: Any, step: Step, continuation: Sequence[int], chunk: int | None) -> None:
     """Run the prompt and what follows it, in passes of at most ``chunk`` positions of the predicting stack."""
-    state = start(model, step.batch.tokens, step.batch.mask)
-    first, _ = first_tokens(model, step.batch)
+    state, first, _ = begin(model, step)
     tokens = torch.cat([first, torch.tensor([list(continuation)], dtype=torch.long)], dim=1)
-    for begin, end in passes(first.shape[1], tokens.shape[1], chunk):
-        step.begin(end)
-        piece = tokens[:, begin:end]
+    for place, end in passes(first.shape[1], tokens.shape[1], chunk):
+        piece = tokens[:, place:end]
         residual(model, state, piece, torch.ones_like(piece, dtype=torch.bool))
 
 
 def passes(prompt: int, total: int, chunk: int | None) -> Iterator[tuple[int, int]]:
     """Ranges of positions; none has both prompt and continuation, as interventions tell the two apart by the pass."""
-    for begin, end in ((0, prompt), (prompt, total)):
-        for first in range(begin, end, chunk or max(end - begin, 1)):
+    for start, end in ((0, prompt), (prompt, total)):
+        for first in range(start, end, chunk or max(end - start, 1)):
             yield first, min(first + (chunk or total), end)
 
 

@@ -7,6 +7,7 @@ intervention does to them. What is measured is in :mod:`mechsteer.analysis.sensi
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,7 +86,7 @@ def key_scaling_distances(
         columns: The keys to scale, that token's own included: of an encoder-decoder, the encoder's positions.
         alpha: Above 0.
         distance: ``"cosine"`` or ``"l2"``.
-        step: The pass, announced, when interventions are on the model; it is announced again afterwards.
+        step: What the state announces its passes to, when interventions are on the model.
 
     Raises:
         MechsteerError: for an alpha that is not above 0, another distance, a model whose norms are folded, or
@@ -107,15 +108,12 @@ def key_scaling_distances(
     factors = torch.where(columns, alpha, 1.0)
     scaling = [(keys, _scaled(factors, copies, layer)) for layer, (keys, _, _) in enumerate(names)]
     alive = None if step is None else list(range(len(step.batch)) if step.alive is None else step.alive)
-    if step is not None and alive is not None:
-        each = [row for row in alive for _ in range(copies)]
-        step.begin(step.end or state.length + 1, each, [False] * len(each))
+    each = [row for row in alive or () for _ in range(copies)]
+    shown = nullcontext() if step is None else step.copied(each, [False] * len(each))
     keeping = [(name, keep) for _, *inside in names for name in inside]
-    with hooked(model, scaling, first=True), hooked(model, keeping):
+    with shown, hooked(model, scaling, first=True), hooked(model, keeping):
         repeated = [x.repeat_interleave(copies, 0) for x in (tokens, mask)]
         residual(model, repeat_rows(state, copies), *repeated)
-    if step is not None:
-        step.begin(step.end or state.length + 1, alive)
     _check_finite(kept, step, alive)
     pre, post = _inputs_and_outputs(model, names, kept)
     between = DISTANCES[distance]

@@ -93,9 +93,7 @@ def layer_sensitivity(
         columns = cached_columns(model, columns) if beyond else columns
         state, tokens, mask = begin(model, step)
         if tokens.shape[1] > 1:
-            step.begin(tokens.shape[1] - 1)
             residual(model, state, tokens[:, :-1], mask[:, :-1])
-            step.begin(tokens.shape[1])
         distances = key_scaling_distances(
             model, state, tokens[:, -1:], mask[:, -1:], columns, alpha=alpha, distance=distance, step=step
         )

@@ -77,7 +77,6 @@ def _run(model: Any, step: Step) -> Bool[Tensor, "rows positions"]:
     for _ in range(WRITTEN - 1 if is_encoder_decoder(model) else 0):
         tokens = logits[:, -1:].argmax(-1).cpu()
         real = torch.cat([real, real[:, -1:] & ~torch.isin(tokens, ends)], dim=1)
-        step.begin(real.shape[1])
         logits = advance(model, state, tokens, torch.ones_like(tokens, dtype=torch.bool))
     return real
 

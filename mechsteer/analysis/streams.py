@@ -118,7 +118,6 @@ def each_prompts_exits(
         residual(model, state, tokens, mask)
         if longest:
             first = max(earliest - length, 0)
-            step.begin(length + longest)
             residual(model, state, *padded([after[place] for place in index], longest))
         streams = torch.stack([torch.cat(kept[name], dim=1) for name in names])
         for parts in kept.values():

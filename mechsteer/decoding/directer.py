@@ -151,9 +151,9 @@ class ScaledKeys:
         found = ranking(layer_scores(distances, aggregate)[..., 0])
         return (found.flip(-1) if settings.order == "reversed" else found).tolist()
 
-    def hooks(self, step: Step, copies: Copies) -> tuple[Hooks, Hooks]:
+    def hooks(self, step: Step, copies: Copies, end: int) -> tuple[Hooks, Hooks]:
         """Scale the scores of each copy in its layers, before other edits of them."""
-        if step.end == step.batch.length:
+        if end == step.batch.length:
             return self._hooks(step, copies, first=True), ()
         if step.batch is not self.batch:
             self.batch, self.made = step.batch, {}

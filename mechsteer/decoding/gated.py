@@ -74,13 +74,14 @@ class Schedule:
         step = current.step
         if self.narrow is None:
             self.narrow = Step(step.batch, decoder_prefix=step.decoder_prefix, index=step.index)
-            self.bound = [item.bind(self.narrow) for item in self.interventions]
+            self.bound = [item.bind(self.model, self.narrow) for item in self.interventions]
 
-    def hooks(self, step: Step, copies: Copies) -> tuple[Hooks, Hooks]:
+    def hooks(self, step: Step, copies: Copies, end: int) -> tuple[Hooks, Hooks]:
         """Each intervention sees its copies alone."""
         if self.narrow is not None:
             self.narrow.show(step.batch, step.index or range(len(step.batch)), step.decoder_starts)
-            self.narrow.begin(step.end or 0, copies.rows)
+            self.narrow.alive = copies.rows
+            self.narrow.begin(end, 1)
             self.tried.update(copies.rows if step.index is None else (step.index[row] for row in copies.rows))
         return (), [
             (name, _Part(edit, copies, copies.raw + number))

@@ -113,7 +113,7 @@ def generate(
     queue = Queue(made, batch_size, max_batch_tokens, max_new_tokens)
     index = queue.take([])
     step = Step(pad(model, [made[i] for i in index]), decoder_prefix=int(is_encoder_decoder(model)), index=index)
-    step.edits = bound = edits.bind(step)
+    step.edits = bound = edits.bind(model, step)
     recorder.step = step
     with (
         tqdm(total=len(made), desc="generating", unit="prompt", disable=not progress) as bar,

@@ -119,7 +119,7 @@ class Writer:
         """Write after the step's prompts, and then after those of the queue, until all rows have ended.
 
         Args:
-            step: What announces every pass to the hooks on the model. It has the first batch, and later the others.
+            step: What every pass is announced to. It has the first batch, and later the others.
             queue: What comes after it.
         """
         flight: Flight | None = self._begin(step)
@@ -140,8 +140,7 @@ class Writer:
 
     def _next(self, flight: Flight, step: Step) -> None:
         """One more token for each row."""
-        places, new = flight.places, flight.tokens.shape[1]
-        step.begin(flight.state.length + new, new=new)
+        places = flight.places
         written = [self.rows[place].tokens for place in places]
         current = Pass(self.model, flight.state, flight.tokens, flight.mask, step, places, written)
         current.running, current.processors = flight.running, self.applied

@@ -97,7 +97,6 @@ def _score_batch(
         target, real = _pad([row[choice] for row in choices])
         logits = first
         if target.shape[1] > 1:
-            step.begin(tokens.shape[1] + target.shape[1] - 1)
             more = advance(model, fork(state), target[:, :-1], real[:, :-1], logits_at="all")
             logits = torch.cat([first, more], dim=1)
         check_finite(model, logits.float(), index, edits=step.edits, new=0, counted=real)

@@ -29,7 +29,7 @@ class Pass:
         state: What was computed so far. Whoever runs the model first should fork it if it is needed again.
         tokens: The tokens that have not been run yet: the prompts, then one token a row.
         mask: True at real tokens.
-        step: The pass, announced, for hooks that need it.
+        step: What the pass will be announced to, for hooks that need it.
         places: For each row, the place of its prompt in the list given to ``generate``.
         written: For each row, the tokens chosen so far.
         running: Which rows have not ended; None for all.

@@ -82,8 +82,8 @@ class Trials(Protocol):
         """A batch begins: ``before`` is its state at the last prompt token, which ``current`` is about to run."""
         ...
 
-    def hooks(self, step: Step, copies: Copies) -> tuple[Hooks, Hooks]:
-        """What steers the copies in one pass: hooks that go before those on the model, and hooks that go after."""
+    def hooks(self, step: Step, copies: Copies, end: int) -> tuple[Hooks, Hooks]:
+        """What steers the copies in a pass that ends at a position: hooks before those on the model, and after."""
         ...
 
     def check(self) -> None:
@@ -152,10 +152,7 @@ class GatedChooser:
     def _read_prompt(self, current: Pass) -> None:
         """Run all tokens of the first pass but the last, unsteered."""
         if current.tokens.shape[1] > 1:
-            end = current.step.end or 0
-            current.step.begin(end - 1, current.step.alive)
             residual(current.model, current.state, current.tokens[:, :-1], current.mask[:, :-1])
-            current.step.begin(end, current.step.alive)
             current.tokens, current.mask = current.tokens[:, -1:], current.mask[:, -1:]
 
     def _together(self, current: Pass, count: int) -> _Looked:
@@ -195,16 +192,14 @@ class GatedChooser:
         alive = list(range(len(step.batch)) if step.alive is None else step.alive)
         each = [alive[row] for row in copies.rows for _ in range(copies.times)]
         own = [copy < copies.raw for _ in copies.rows for copy in range(copies.times)]
-        end = step.end or 0
-        before, after = self.trials.hooks(step, replace(copies, rows=tuple(alive[row] for row in copies.rows)))
-        step.begin(end, each, own)
+        meant = replace(copies, rows=tuple(alive[row] for row in copies.rows))
+        before, after = self.trials.hooks(step, meant, state.length + 1)
         repeated = repeat_rows(state, copies.times)
         tokens, mask = (x[list(copies.rows)].repeat_interleave(copies.times, 0) for x in (current.tokens, current.mask))
-        with hooked(model, before, first=True), hooked(model, after):
+        with step.copied(each, own), hooked(model, before, first=True), hooked(model, after):
             logits = advance(model, repeated, tokens, mask)[:, -1].float()
         self.trials.check()
         _check_copies(current, logits, copies)
-        step.begin(end, alive)
         return logits, repeated
 
     def _chosen(

@@ -91,12 +91,14 @@ def residual(
     """
     device = model_device(model)
     tokens, mask = tokens.to(device), mask.to(device)
+    new = tokens.shape[1]
+    state.announce(state.length + new, new)
     if is_encoder_decoder(model):
         resid = decode(model, state, tokens, layers)
     else:
-        _check_context(model, state.length + tokens.shape[1])
+        _check_context(model, state.length + new)
         resid = run_blocks(model, state, tokens, mask, layers)
-    state.length += tokens.shape[1]
+    state.length += new
     return resid
 
 

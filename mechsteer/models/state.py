@@ -1,6 +1,6 @@
 """What a batch has computed so far: cached keys and values, and for T5 the encoder's output."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -76,6 +76,10 @@ class CrossEntry:
     values: Float[Tensor, "batch heads encoder_pos d_head"]
 
 
+def _unannounced(end: int, new: int) -> None:
+    """Nobody listens."""
+
+
 @dataclass
 class State:
     """What a batch has computed so far.
@@ -89,6 +93,8 @@ class State:
         cross_mask: T5: 0 at real and a very large negative number at padded encoder positions.
         cross: T5: keys and values of each decoder layer's cross-attention; empty before the first pass.
         copies: How often each row stands in the next pass; the cross entries hold it once.
+        announce: Called before every pass with how many positions there will be after it, and how many are its own;
+            forks and rearrangements announce to the same listener.
     """
 
     cache: list[KeyValues]
@@ -98,6 +104,7 @@ class State:
     cross_mask: Float[Tensor, "batch 1 1 encoder_pos"] | None = None
     cross: list[CrossEntry] = field(default_factory=list)
     copies: int = 1
+    announce: Callable[[int, int], object] = _unannounced
 
 
 def empty(model: Any, rows: int, device: torch.device) -> KeyValues:

@@ -95,7 +95,6 @@ def _losses(
     state, tokens, mask = begin(model, step)
     logits = advance(model, state, tokens, mask)
     if longest > 1:
-        step.begin(tokens.shape[1] + longest - 1)
         more = advance(model, state, target[:, :-1], real[:, :-1], logits_at="all")
         logits = torch.cat([logits, more], dim=1)
     return [_row(logits[row, : len(ids)], target[row, : len(ids)]) for row, ids in enumerate(answers)]

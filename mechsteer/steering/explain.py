@@ -105,7 +105,7 @@ def explain(intervention: Intervention, model: Any, prompt: PromptLike) -> "pd.D
 def _run(model: Any, made: Prompt, steer: Intervention) -> tuple[Float[Tensor, "d_vocab"], list[_Measured]]:
     one = pad(model, [made])
     step = Step(one, decoder_prefix=int(is_encoder_decoder(model)))
-    measured = [_Measured(bound) for bound in steer.bind(step)]
+    measured = [_Measured(bound) for bound in steer.bind(model, step)]
     with hooked(model, [(name, m) for m in measured for name, _ in attach([m.bound], model)]):
         logits = advance(model, *begin(model, step))[0, -1]
     check_fired([m.bound for m in measured], model)

@@ -13,7 +13,16 @@ from torch import Tensor
 
 from mechsteer.directions import Direction
 from mechsteer.errors import MechsteerError, listed, shown
-from mechsteer.models import Fused, check_model, loaded_info, parse, position_stack, stacks, taken_once
+from mechsteer.models import (
+    Fused,
+    check_model,
+    is_encoder_decoder,
+    loaded_info,
+    parse,
+    position_stack,
+    stacks,
+    taken_once,
+)
 from mechsteer.prompts import Batch, Prompt, PromptLike, batch
 from mechsteer.steering.passes import Follower, followed
 from mechsteer.steering.saes import FeatureEdit
@@ -229,13 +238,16 @@ class Intervention:
             MechsteerError: if an edit needs the prompt and none is given; when run, for other numbers of rows, for
                 padding that is not masked, and for a pass whose place comes to light too late.
         """
-        step = None if prompt is None else self._step(prompt)
-        edits: list[Hook] = [(bound.edit.site, bound) for bound in self.bind(step)]
-        if step is None or step.decoder_prefix or not edits:
+        if prompt is None:
+            return [(bound.edit.site, bound) for bound in self._bound(None, two_stacks=False)]
+        step, two_stacks = self._step(prompt)
+        edits: list[Hook] = [(bound.edit.site, bound) for bound in self._bound(step, two_stacks=two_stacks)]
+        if two_stacks or not edits:
             return edits  # an encoder-decoder has no cached forward in the library
         return [(followed, Follower(step)), *edits]
 
-    def _step(self, prompt: Prompt | Sequence[Prompt] | Batch) -> Step:
+    def _step(self, prompt: Prompt | Sequence[Prompt] | Batch) -> tuple[Step, bool]:
+        """The prompts as one pass, and whether they were made for an encoder-decoder."""
         if isinstance(prompt, Batch):
             prompts = prompt.prompts
         else:
@@ -245,14 +257,17 @@ class Intervention:
                     raise MechsteerError(f"Hooks need prompts that mechsteer.prompt makes, got {shown(one)}.")
         two_stacks = any(p.encoder_decoder for p in prompts)
         padded = prompt if isinstance(prompt, Batch) else batch(prompts, side="right" if two_stacks else "left")
-        return Step(padded, decoder_prefix=int(two_stacks))
+        return Step(padded, decoder_prefix=int(two_stacks)), two_stacks
 
-    def bind(self, step: Step | None) -> list[BoundEdit]:
-        """The edits tied to the step that a loop keeps up to date; a bound edit is a hook function.
+    def bind(self, model: Any, step: Step | None) -> list[BoundEdit]:
+        """The edits tied to a model and to the step that its passes are announced to; each is a hook function.
 
         Raises:
             MechsteerError: if an edit depends on the prompt and there is no step.
         """
+        return self._bound(step, two_stacks=is_encoder_decoder(model))
+
+    def _bound(self, step: Step | None, *, two_stacks: bool) -> list[BoundEdit]:
         if step is None:
             for edit in self.edits:
                 if edit.scope != Scope() or edit.spans:
@@ -260,7 +275,6 @@ class Intervention:
                     raise MechsteerError(
                         f"The {part} of {edit.method} at {edit.site} depends on the prompt: use .hooks(prompt)."
                     )
-        two_stacks = step is not None and step.decoder_prefix > 0
         return [BoundEdit(edit, step, two_stacks) for edit in self.edits]
 
     def explain(self, model: Any, prompt: PromptLike) -> "pd.DataFrame":

@@ -66,14 +66,14 @@ class Follower:
             )
         before = step.end
         if before is None or new >= max(batch.length, 2):  # after a prompt of one token, one more goes on
-            step.begin(new, new=new)
+            step.begin(new, new)
             return
         if any(first + len(p) < batch.length for first, p in zip(batch.starts, batch.prompts, strict=True)):
             raise MechsteerError(
                 "A pass goes on after prompts that are padded on the right, where its positions cannot be placed; pad "
                 "on the left."
             )
-        step.begin(before + new, new=new)
+        step.begin(before + new, new)
 
     def _check(self, scores: Tensor) -> None:
         """Compare with the number of keys, and see that padding is masked."""

@@ -51,7 +51,7 @@ def run_batches(
     Args:
         model: A loaded model.
         prompts: The prompts.
-        run: Does the forward passes of one batch. It announces each of them with ``step.begin(end)``.
+        run: Does the forward passes of one batch, from the state that :func:`begin` makes.
         steer: The intervention; :class:`Intervention` without edits for none.
         batch_size: Prompts in one batch.
         hooks: Hook functions by full name; put on after the intervention, so that they see what it made.
@@ -64,7 +64,7 @@ def run_batches(
     bound: list[BoundEdit] = []
     with tqdm(total=len(prompts), desc=progress, unit="prompt", disable=not progress) as bar:
         for step in steps(model, prompts, batch_size):
-            step.edits = edits = steer.bind(step)
+            step.edits = edits = steer.bind(model, step)
             bound += edits
             with hooked(model, [*attach(edits, model), *hooks]):
                 run(step)
@@ -73,11 +73,10 @@ def run_batches(
 
 
 def begin(model: Any, step: Step) -> tuple[State, torch.Tensor, torch.Tensor]:
-    """The state of a batch, and the tokens and mask of its first pass, which is announced.
+    """The state of a batch, which announces its passes to the step, and the tokens and mask of the first.
 
-    What follows is ``advance(model, state, tokens, mask)`` or ``residual(...)``.
+    What follows is ``advance(model, state, tokens, mask)`` or ``residual(...)``, as often as is wanted.
     """
     state = start(model, step.batch.tokens, step.batch.mask)
-    tokens, mask = first_tokens(model, step.batch)
-    step.begin(tokens.shape[1])
-    return state, tokens, mask
+    state.announce = step.begin
+    return state, *first_tokens(model, step.batch)

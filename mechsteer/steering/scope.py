@@ -5,7 +5,8 @@ the count. In the decoder of an encoder-decoder they count from the decoder's st
 """
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,7 +73,7 @@ def _integers(name: str, values: Iterable[Any]) -> tuple[int, ...]:
 
 @dataclass
 class Step:
-    """What one forward pass holds; the loop that runs the model keeps it up to date.
+    """What one forward pass holds. The state of a run (:func:`mechsteer.steering.begin`) announces every pass to it.
 
     Attributes:
         batch: The prompts, padded as the model sees them.
@@ -81,7 +82,7 @@ class Step:
         index: For each row of the batch, its place in the list of prompts that the caller gave.
         alive: The rows of the batch that are still being computed, in the order of the tensors' rows.
         end: How many positions the predicting stack will have seen after this pass; None: as many as a tensor has.
-        new: How many of them are this pass's own; None where the loop does not say.
+        new: How many of them are this pass's own; None before the first one.
         own: Which of the tensors' rows are the run's own, and not trials whose results may be dropped; None for all.
         edits: The bound edits that are on the model, for messages.
         decoder_starts: Encoder-decoders: for each row of the batch, the index of its first decoder position; None: 0.
@@ -98,21 +99,31 @@ class Step:
     decoder_starts: Sequence[int] | None = None
     _masks: dict[tuple[Scope, str, int], Selection] = field(default_factory=dict, repr=False)
 
-    def begin(
-        self,
-        end: int,
-        alive: Sequence[int] | None = None,
-        own: Sequence[bool] | None = None,
-        *,
-        new: int | None = None,
-    ) -> None:
-        """Announce the next forward pass."""
-        self.end, self.alive, self.own, self.new = end, alive, own, new
+    def begin(self, end: int, new: int | None = None) -> None:
+        """Announce the next forward pass, of the rows that there are."""
+        self.end, self.new = end, new
         self._masks.clear()
 
+    @contextmanager
+    def copied(self, rows: Sequence[int], own: Sequence[bool]) -> Iterator[None]:
+        """For the passes in the block the tensors have other rows.
+
+        Args:
+            rows: For each of them, the row of the batch that it is a copy of.
+            own: For each of them, whether it is the run's own, and not a trial.
+        """
+        before = self.alive, self.own
+        self.alive, self.own = rows, own
+        self._masks.clear()
+        try:
+            yield
+        finally:
+            self.alive, self.own = before
+            self._masks.clear()
+
     def show(self, batch: Batch, index: Sequence[int], decoder_starts: Sequence[int] | None = None) -> None:
-        """Put other rows in the place of the present ones. What they are announced by comes next: :meth:`begin`."""
-        self.batch, self.index, self.decoder_starts = batch, index, decoder_starts
+        """Put other rows in the place of the present ones, before their first pass."""
+        self.batch, self.index, self.decoder_starts, self.alive, self.own = batch, index, decoder_starts, None, None
         self.begin(batch.length)
 
     def moved(self, end: int, new: int) -> bool:
@@ -122,7 +133,7 @@ class Step:
             False, with nothing corrected, if that comes too late: if what was selected would have been something else.
         """
         asked, before = dict(self._masks), self.end
-        self.begin(end, self.alive, self.own, new=new)
+        self.begin(end, new)
         if all(_same(self.select(*key), found) for key, found in asked.items()):
             return True
         self.end = before

@@ -73,7 +73,6 @@ def track(
         state, first, mask = begin(model, at)
         extended = torch.cat([first, torch.tensor([written], dtype=torch.long)], dim=1)
         mask = torch.cat([mask, torch.ones((1, len(written)), dtype=torch.bool)], dim=1)
-        at.begin(extended.shape[1])
         current = Pass(model, state, extended, mask, at, [0], [written])
         rows.extend(_rows(strategy.chooser(model), current, tokens))
 

@@ -270,9 +270,9 @@ def test_a_decoding_loop_gets_the_same_and_its_state_is_not_touched(family: str,
         advance(model, state, tokens[:, :-1], mask[:, :-1])
     columns = span_columns(batch, "instruction")
     step = Step(batch, decoder_prefix=int(is_encoder_decoder(model)))
-    step.begin(tokens.shape[1], [0, 1])
+    state.announce, step.alive = step.begin, [0, 1]
     distances = key_scaling_distances(model, state, tokens[:, -1:], mask[:, -1:], columns, alpha=100.0, step=step)
-    assert (step.end, step.alive) == (tokens.shape[1], [0, 1])
+    assert (step.end, step.alive, step.own) == (tokens.shape[1], [0, 1], None)
     table = layer_sensitivity(model, list(batch.prompts))
     scores = layer_scores(distances)
     assert scores[..., 0].flatten().tolist() == pytest.approx(table["sensitivity"].tolist(), abs=1e-5)

@@ -47,7 +47,6 @@ def logits_of(model: Any, steer: Intervention | None = None, hooks: Hooks | None
         found.append(advance(model, state, tokens, mask))
         for token in (7, 9):
             fed = torch.full((len(tokens), 1), token)
-            step.begin(state.length + 1)
             found.append(advance(model, state, fed, fed > 0))
 
     run_batches(model, prompts_of(model), run, steer=steer or Intervention(), batch_size=8, hooks=hooks or [])

@@ -210,11 +210,9 @@ def our_probabilities(
         return logits[0 if two else len(prompt) - 1 :].softmax(-1)
     batch = ms.batch([prompt], side="right" if two else "left")
     step = Step(batch, decoder_prefix=int(two))
-    with hooked(model, attach(steer.bind(step), model)):
+    with hooked(model, attach(steer.bind(model, step), model)):
         state = start(model, batch.tokens, batch.mask)
-        out, end = [], 0
+        state.announce, out = step.begin, []
         for fed in [first, *[torch.tensor([[token]]) for token in continuation]]:
-            end += fed.shape[1]
-            step.begin(end)
             out.append(advance(model, state, fed, torch.ones_like(fed, dtype=torch.bool))[0, -1])
     return torch.stack(out).softmax(-1)

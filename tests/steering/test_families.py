@@ -28,9 +28,8 @@ def hand_made(weights: list[float], rows: int = 1) -> Tensor:
 
 def edited(steer: Intervention, scores: Tensor, prompt: Prompt = HAND, site: str = SITE, end: int = 4) -> Tensor:
     """The edited scores, through the hook function itself."""
-    step = Step(ms.batch([prompt] * scores.shape[0], side="left"))
-    step.begin(end)
-    (bound,) = steer.bind(step)
+    *_, (_, bound) = steer.hooks([prompt] * scores.shape[0])
+    bound.step.begin(end)
     out = bound(scores, SimpleNamespace(name=site))
     assert out is not None and bound.fired == 1
     return out
@@ -264,7 +263,7 @@ def test_the_cache_keeps_unscaled_keys(family: str, tiny: Callable) -> None:
     plain = start(model, batch.tokens, batch.mask)
     steered = fork(plain)
     unsteered_logits = advance(model, plain, first, one)
-    with hooked(model, attach(steer.bind(step), model)):
+    with hooked(model, attach(steer.bind(model, step), model)):
         steered_logits = advance(model, steered, first, one)
     assert (steered_logits - unsteered_logits).abs().max() > 1e-2
     entries = [state.cache for state in (plain, steered)]

@@ -42,7 +42,7 @@ def applied(steer: Intervention, x: Tensor, site: str = "blocks.1.hook_resid_pos
     from types import SimpleNamespace
 
     out = x
-    for bound in steer.bind(None):
+    for _, bound in steer.hooks():
         edited = bound(out, SimpleNamespace(name=site))
         assert edited is not None
         out = edited

@@ -105,8 +105,8 @@ def test_chunks_select_what_the_whole_sequence_selects(case: dict[str, Any], dat
 def test_rows_that_are_left_keep_their_own_selection(case: dict[str, Any], data: Any) -> None:
     batch, scope, new = made(case)
     alive = data.draw(st.lists(st.integers(0, len(batch) - 1), min_size=1, unique=True))
-    step = Step(batch)
-    step.begin(batch.length + new, alive)
+    step = Step(batch, alive=alive)
+    step.begin(batch.length + new)
     expected = reference(batch, scope, new)
     total = batch.length + new
     assert as_mask(step.select(scope, "blocks", total), len(alive), total) == [expected[row] for row in alive]
