@@ -1,10 +1,7 @@
 """IFEval (arXiv 2311.07911): its public JSONL file, scored by the checkers of lm-eval, strict and loose.
 
-One line of the file is one prompt: ``{"key": 1000, "prompt": "...", "instruction_id_list": ["detectable_format:title"],
-"kwargs": [{}]}``. The data is not bundled; it is on the hub as ``google/IFEval``.
-
-The file is checked when it is read: instructions, names and values of their arguments
-(:mod:`mechsteer.tasks.ifeval_arguments`), so that nothing is generated for a line that cannot be scored.
+The file and where a prompt's instruction stands: :mod:`mechsteer.tasks.ifeval_file`. The checkers always get the text
+that a person would have written, without tags.
 
 The checkers need the extra ``eval`` and nltk's ``punkt_tab``. Language detection is random by nature; it is seeded
 here, so that the same outputs always get the same scores. In one thing the scores are not lm-eval's: prompts 1122 and
@@ -15,26 +12,25 @@ Scores, of one sample each: ``strict`` and ``loose`` say whether all instruction
 ``n_strict`` and ``n_loose`` of ``n_instructions`` count them one by one: their sums make the instruction level.
 """
 
-import json
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.decoding import Strategy, generate
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, one_of
 from mechsteer.files import digest
-from mechsteer.prompts import prompt
+from mechsteer.prompts import Prompt, prompt
 from mechsteer.steering import Intervention
 from mechsteer.tasks.ifeval_arguments import ARGUMENTS, problem
+from mechsteer.tasks.own_samples import OwnSample
+from mechsteer.tasks.splits import half
 
 if TYPE_CHECKING:
     import pandas as pd
 
-FIELDS: Mapping[str, type] = {"key": int, "prompt": str, "instruction_id_list": list, "kwargs": list}
 LANGUAGE_SEED = 0
+MAX_NEW_TOKENS = 1280
 SCORES = ("strict", "loose", "n_instructions", "n_strict", "n_loose")
 
 
@@ -47,12 +43,24 @@ class IFEvalPrompt:
         prompt: The text given to the model, instructions included.
         instructions: The ids of the instructions.
         kwargs: What each instruction asks for: numbers, words, languages.
+        asked: The prompt with its instruction marked, and without it, where the file says so.
     """
 
     key: int
     prompt: str
     instructions: tuple[str, ...]
     kwargs: tuple[Mapping[str, Any], ...] = field(hash=False)
+    asked: OwnSample | None = field(default=None, repr=False)
+
+    @property
+    def kind(self) -> str:
+        """Its instructions' ids in one text."""
+        return " ".join(self.instructions)
+
+    @property
+    def base(self) -> str | None:
+        """The prompt without its instructions; None where nobody knows it."""
+        return None if self.asked is None or not isinstance(self.asked.base, str) else self.asked.base
 
 
 @dataclass(frozen=True)
@@ -67,12 +75,54 @@ class IFEval:
 
     name: str
     samples: tuple[IFEvalPrompt, ...] = field(repr=False)
-    max_new_tokens: int = 1280
+    max_new_tokens: int = MAX_NEW_TOKENS
 
     @property
     def data_hash(self) -> str:
         """A hash of the samples."""
-        return digest([(s.key, s.prompt, s.instructions, [dict(k) for k in s.kwargs]) for s in self.samples])
+        return digest([_described(s) for s in self.samples])
+
+    def on(self, split: str) -> "IFEval":
+        """One half of the samples: ``validation`` for choosing and making vectors, ``evaluation`` for reporting.
+
+        Prompts that ask the same without their instructions are on one side.
+
+        Raises:
+            MechsteerError: for another split, or if a half would be empty.
+        """
+        kept = half(self.name, split, [s.prompt if s.base is None else s.base for s in self.samples])
+        name = self.name if split == "evaluation" else f"{self.name}[{split}]"
+        return replace(self, name=name, samples=tuple(self.samples[i] for i in kept))
+
+    def of_kind(self, kind: str) -> "IFEval":
+        """The samples that ask for exactly these instructions: an id, or several with a space between.
+
+        Raises:
+            MechsteerError: for a kind that none has.
+        """
+        one_of("kind", kind, dict.fromkeys(s.kind for s in self.samples))
+        return replace(self, samples=tuple(s for s in self.samples if s.kind == kind))
+
+    def prompts(self, model: Any, *, with_instruction: bool = True) -> list[Prompt]:
+        """The prompt of every sample, with the span ``instruction`` where the file says where it stands.
+
+        Args:
+            model: A loaded model.
+            with_instruction: False for the same prompts without their instructions.
+
+        Raises:
+            MechsteerError: naming the first prompt that cannot be made, or whose form without its instruction nobody
+                knows.
+        """
+        return [_prompt(model, sample, with_instruction) for sample in self.samples]
+
+    def pairs(self, model: Any) -> list[tuple[Prompt, Prompt]]:
+        """Each prompt with and without its instructions, for :func:`mechsteer.difference_in_means`.
+
+        Raises:
+            MechsteerError: as :meth:`prompts`.
+        """
+        return list(zip(self.prompts(model), self.prompts(model, with_instruction=False), strict=True))
 
     def run(
         self,
@@ -94,7 +144,7 @@ class IFEval:
         require_checkers()
         outputs = generate(
             model,
-            [prompt(model, sample.prompt) for sample in self.samples],
+            self.prompts(model),
             steer=steer,
             strategy=strategy,
             max_new_tokens=self.max_new_tokens,
@@ -106,7 +156,7 @@ class IFEval:
             {
                 "sample": number,
                 "key": sample.key,
-                "kind": " ".join(sample.instructions),
+                "kind": sample.kind,
                 "prompt": sample.prompt,
                 "output": output,
                 **check(sample, output),
@@ -114,31 +164,6 @@ class IFEval:
             for number, (sample, output) in enumerate(zip(self.samples, outputs, strict=True))
         ]
         return pd.DataFrame(rows)
-
-
-def ifeval(path: str | os.PathLike[str]) -> IFEval:
-    """IFEval from its JSONL file.
-
-    Args:
-        path: The file, e.g. ``ifeval_input_data.jsonl`` of ``google/IFEval``.
-
-    Raises:
-        MechsteerError: if the file is missing or empty, or has a broken line, which is named: one that is no JSON, has
-            an instruction that lm-eval has no checker for, an argument that is missing, misspelt or impossible, or is
-            there twice.
-    """
-    source = Path(path)
-    try:
-        lines = source.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise MechsteerError(f"No such file: {source}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise MechsteerError(f"{source} is not a readable JSONL file: {error}.") from None
-    samples = tuple(_sample(source, number, line) for number, line in enumerate(lines, 1) if line.strip())
-    if not samples:
-        raise MechsteerError(f"{source} has no prompts.")
-    _refuse_repeated(source, [line.strip() for line in lines])
-    return IFEval(f"ifeval:{source.name}", samples)
 
 
 def check(sample: IFEvalPrompt, output: str) -> dict[str, bool | int]:
@@ -211,44 +236,20 @@ def require_checkers() -> Any:
     return utils
 
 
-def _refuse_repeated(path: Path, lines: list[str]) -> None:
-    first: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if line and first.setdefault(line, number) != number:
-            raise MechsteerError(f"{path}, line {number}: repeats line {first[line]}, so its prompt would count twice.")
-
-
-def _sample(path: Path, number: int, line: str) -> IFEvalPrompt:
-    def broken(why: str) -> MechsteerError:
-        return MechsteerError(f"{path}, line {number}: {why}")
-
+def _prompt(model: Any, sample: IFEvalPrompt, with_instruction: bool) -> Prompt:
+    if sample.asked is None:
+        if with_instruction:
+            return prompt(model, sample.prompt)
+        raise MechsteerError(
+            f"Prompt {sample.key}: nobody knows it without instruction; its line lacks 'prompt_without_instruction'."
+        )
     try:
-        row = json.loads(line, object_pairs_hook=_object)
-    except ValueError as error:
-        raise broken(f"not JSON ({error}).") from None
-    if not isinstance(row, dict):
-        raise broken("not a JSON object.")
-    for name, kind in FIELDS.items():
-        if not isinstance(row.get(name), kind) or isinstance(row[name], bool):
-            raise broken(f"{name!r} must be a {kind.__name__}, got {row.get(name)!r}.")
-    ids, kwargs = row["instruction_id_list"], row["kwargs"]
-    if not row["prompt"].strip() or not ids:
-        raise broken("the prompt or the list of instructions is empty.")
-    if not all(isinstance(i, str) for i in ids):
-        raise broken(f"instruction_id_list must be a list of names, got {ids!r}.")
-    if len(ids) != len(kwargs):
-        raise broken(f"{len(ids)} instructions, but {len(kwargs)} kwargs; there must be one of each.")
-    if not all(isinstance(k, dict) for k in kwargs):
-        raise broken("each of the kwargs must be an object.")
-    for found in filter(None, map(problem, ids, kwargs)):
-        raise broken(found)
-    return IFEvalPrompt(row["key"], row["prompt"], tuple(ids), tuple(kwargs))
+        return sample.asked.prompt(model, with_instruction=with_instruction)
+    except MechsteerError as error:
+        raise MechsteerError(f"Prompt {sample.key}: {error}") from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of a name that is there twice, JSON would keep the last value."""
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
-    return made
+def _described(sample: IFEvalPrompt) -> list[Any]:
+    """All that decides its prompt and its scores, as JSON values."""
+    plain = [sample.key, sample.prompt, list(sample.instructions), [dict(k) for k in sample.kwargs]]
+    return plain if sample.asked is None else [*plain, sample.asked.described()]

@@ -8,7 +8,8 @@ from typing import Any
 
 from mechsteer.errors import MechsteerError, unknown
 from mechsteer.tasks.answers import copying, recall
-from mechsteer.tasks.ifeval import ifeval
+from mechsteer.tasks.ifeval import MAX_NEW_TOKENS as LONGEST
+from mechsteer.tasks.ifeval_file import ifeval
 from mechsteer.tasks.instructions import instructions
 from mechsteer.tasks.memotrap import memotrap
 from mechsteer.tasks.own import MAX_NEW_TOKENS, task
@@ -28,7 +29,7 @@ def named_task(name: str, *, check: str | None = None, max_new_tokens: int | Non
         name: A bundled task, IFEval's JSONL file (known by its ``instruction_id_list``), a CSV file of traps (known by
             its column ``answer_index``), or a JSONL or CSV file of one's own.
         check: The check of one's own file, where its lines name none.
-        max_new_tokens: The most new tokens, of one's own file.
+        max_new_tokens: The most new tokens, of IFEval's and one's own file.
 
     Raises:
         MechsteerError: for an unknown name or a file that cannot be read.
@@ -39,9 +40,11 @@ def named_task(name: str, *, check: str | None = None, max_new_tokens: int | Non
         return task(path, check=check, max_new_tokens=MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens)
     if not path.suffix and name not in BUNDLED:
         raise unknown("task", name, [*BUNDLED, "FILE.jsonl", "FILE.csv"])
-    if check is not None or max_new_tokens is not None:
+    if check is not None or (max_new_tokens is not None and known != "ifeval"):
         raise MechsteerError(f"The task {name!r} has a check and a length of its own.")
-    return {"ifeval": lambda: ifeval(path), "memotrap": lambda: memotrap(path)}[known]() if known else BUNDLED[name]()
+    if known == "ifeval":
+        return ifeval(path, max_new_tokens=LONGEST if max_new_tokens is None else max_new_tokens)
+    return memotrap(path) if known else BUNDLED[name]()
 
 
 def _kind(path: Path) -> str:

@@ -32,12 +32,12 @@ from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention
 from mechsteer.tasks.checks import Scores, Spec, spec
 from mechsteer.tasks.own_samples import OwnSample, read_sample, read_samples
+from mechsteer.tasks.splits import half
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MAX_NEW_TOKENS = 128
-SPLITS = ("evaluation", "validation")
 
 Check = Callable[[str, dict[str, Any]], Any]
 
@@ -71,13 +71,9 @@ class OwnTask:
         Raises:
             MechsteerError: for another split, or if a half would be empty.
         """
-        one_of("split", split, SPLITS)
-        asked = [digest(s.base if s.base is not None else s.text) for s in self.samples]
-        side = {text: SPLITS[rank % 2] for rank, text in enumerate(sorted(set(asked)))}
-        kept = tuple(s for s, text in zip(self.samples, asked, strict=True) if side[text] == split)
-        if len(side) < 2:
-            raise MechsteerError(f"{self.name!r} asks one thing only, so it cannot be divided.")
-        return replace(self, name=self.name if split == "evaluation" else f"{self.name}[{split}]", samples=kept)
+        kept = half(self.name, split, [s.base if s.base is not None else s.text for s in self.samples])
+        name = self.name if split == "evaluation" else f"{self.name}[{split}]"
+        return replace(self, name=name, samples=tuple(self.samples[i] for i in kept))
 
     def of_kind(self, kind: str) -> "OwnTask":
         """The samples of one kind.

@@ -12,6 +12,8 @@ from mechsteer.errors import MechsteerError
 
 GAP = 2
 """Stretches of the instruction with at most so many words between them are one."""
+ALIKE = 0.75
+"""From this share of common letters on (difflib's ratio), a word is another spelling of the one in its place."""
 
 _TAGS = re.compile(r"<(?:!{1,3}|\?)->|<-(?:!{1,3}|\?)>")
 _TAGGED = re.compile(r"<(!{1,3})->.*?<-\1>", re.DOTALL)
@@ -57,13 +59,18 @@ def mark(text: str, ranges: list[tuple[int, int]]) -> str:
 
 
 def added(text: str, base: str) -> list[tuple[int, int]]:
-    """The ranges of characters in which a text says more than its base, word by word (difflib's matching blocks)."""
+    """The ranges of characters in which a text says more than its base, word by word (difflib's matching blocks).
+
+    A word in the place of one that is spelt much like it (a corrected misprint) says no more.
+    """
     pieces = list(_PIECE.finditer(text))
-    matcher = difflib.SequenceMatcher(
-        None, [_plain(p[0]) for p in pieces], [_plain(p[0]) for p in _PIECE.finditer(base)], autojunk=False
-    )
-    kept = {a + i for a, _, size in matcher.get_matching_blocks() for i in range(size)}
-    new = [i for i in range(len(pieces)) if i not in kept]
+    words, others = [_plain(p[0]) for p in pieces], [_plain(p[0]) for p in _PIECE.finditer(base)]
+    new: list[int] = []
+    for kind, start, end, first, last in difflib.SequenceMatcher(None, words, others, autojunk=False).get_opcodes():
+        reworded = kind == "replace" and end - start == last - first
+        for i in range(start, end) if kind in ("replace", "delete") else ():
+            if not (reworded and _alike(words[i], others[first + i - start])):
+                new.append(i)
     groups: list[list[int]] = []
     for i in new:
         if groups and i - groups[-1][1] <= GAP + 1:
@@ -71,6 +78,10 @@ def added(text: str, base: str) -> list[tuple[int, int]]:
         else:
             groups.append([i, i])
     return [(pieces[first].start(), pieces[last].end()) for first, last in groups]
+
+
+def _alike(word: str, other: str) -> bool:
+    return difflib.SequenceMatcher(None, word, other).ratio() >= ALIKE
 
 
 def tidy(text: str) -> str:

@@ -136,6 +136,77 @@ def test_run(fake_checkers: SimpleNamespace, tiny: Callable[..., Any], tmp_path:
     assert list(rows["key"]) == [4, 9] and rows["strict"].dtype == bool and (rows["n_instructions"] == 1).all()
 
 
+BASE = "prompt_without_instruction"
+SAID = {
+    "tags": {"prompt": "Write about tea. <!!-> Use no commas. <-!!> Be kind."},
+    "instruction": {"prompt": "Write about tea. Use no commas. Be kind.", "instruction": "Use no commas."},
+    "base": {"prompt": "Write about tea. Use no commas. Be kind.", BASE: "Write about tea. Be kind."},
+    "outside": {"prompt": "Write about tea. Be kind.", "instruction": "Use no commas."},
+    "a misprint in the base": {"prompt": "Write about tea. Use no commas. Be kind.", BASE: "Wrote about tea. Be kind."},
+    "a base that says as much": {"prompt": "Use no commas.", BASE: "use no commas"},
+}
+
+
+@pytest.mark.parametrize("how", SAID)
+def test_where_the_instruction_stands(tiny: Callable[..., Any], tmp_path: Path, how: str) -> None:
+    model = tiny("llama")
+    row = ROWS[0] | SAID[how]
+    task = ifeval(write(tmp_path / "data.jsonl", [json.dumps(row)]))
+    (sample,) = task.samples
+    assert "<!!->" not in sample.prompt and "Use no commas." in sample.prompt  # what the checkers get
+    (made,) = task.prompts(model)
+    assert made.span_text("instruction").split() == ["Use", "no", "commas."]
+    assert made.tokens.tolist() == ms.prompt(model, made.text).tokens.tolist()
+    assert set(made.spans) <= {"instruction", "task", "level2"}
+
+
+def test_pairs_kinds_and_halves(tiny: Callable[..., Any], tmp_path: Path) -> None:
+    model = tiny("llama")
+    rows = [
+        ROWS[number % 2]
+        | {"key": number, "prompt": f"Write about {word}. Use no commas.", BASE: f"Write about {word}."}
+        for number, word in enumerate(["tea", "bees", "rain", "bread"])
+    ]
+    file = write(tmp_path / "data.jsonl", [json.dumps(row) for row in rows])
+    task = ifeval(file)
+    for with_it, without in task.pairs(model):
+        assert "Use no commas." in with_it.text and "commas" not in without.text and "instruction" not in without.spans
+    halves = [{s.key for s in task.on(split).samples} for split in ("evaluation", "validation")]
+    assert halves[0] | halves[1] == {0, 1, 2, 3} and not halves[0] & halves[1] and all(halves)
+    assert {s.key for s in task.of_kind("punctuation:no_comma").samples} == {0, 2}
+    assert [s.key for s in ifeval(file, kinds=["keywords:existence"], n=1).samples] == [1]
+    assert ifeval(file, max_new_tokens=7).max_new_tokens == 7
+    with pytest.raises(MechsteerError, match="kind"):
+        ifeval(file, kinds=["punctuation:no_coma"])
+    with pytest.raises(MechsteerError, match=r"Prompt 1: nobody knows it without.*prompt_without_instruction"):
+        ifeval(write(tmp_path / "plain.jsonl", [json.dumps(ROWS[0])])).pairs(model)
+
+
+def test_attention_methods_find_the_instruction(
+    fake_checkers: SimpleNamespace, tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    fake_checkers.instructions_registry.INSTRUCTION_DICT["punctuation:no_comma"] = None
+    file = write(tmp_path / "data.jsonl", [json.dumps(ROWS[0] | SAID["base"])])
+    model, task = tiny("llama"), ifeval(file, max_new_tokens=3)
+    plain = ms.evaluate(model, task)
+    assert ms.evaluate(model, task, steer=ms.attention_bias(delta=0.0))["output"].equals(plain["output"])
+    with pytest.raises(MechsteerError, match="span"):
+        plain_file = write(tmp_path / "plain.jsonl", [json.dumps(ROWS[0])])
+        ms.evaluate(model, ifeval(plain_file, max_new_tokens=3), steer=ms.attention_bias(delta=1.0))
+
+
+def test_the_hub_without_a_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    import httpx
+    import huggingface_hub
+
+    def offline(*args: Any, **options: Any) -> str:
+        raise httpx.ConnectError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+    with pytest.raises(MechsteerError, match=r"google/IFEval could not be had.*give the file"):
+        ifeval()
+
+
 def line(name: str, arguments: dict[str, Any]) -> str:
     return json.dumps({"key": 1, "prompt": "Tell me.", "instruction_id_list": [name], "kwargs": [arguments]})
 
