@@ -19,7 +19,8 @@ from mechsteer.decoding import Greedy
 from mechsteer.errors import MechsteerError
 from mechsteer.files import versions
 from mechsteer.models import check_unhooked, file_digest, model_identity, tensor_digest
-from mechsteer.steering import Intervention, as_intervention, describe_edits, is_own
+from mechsteer.steering import Edit, Intervention, as_intervention, describe_edits
+from mechsteer.steering.registry import registered
 
 _OURS = ("mechsteer", "torch", "builtins")
 
@@ -120,11 +121,19 @@ def _own_name(function: Any, what: str) -> list[str]:
 
 def _edits(steer: Intervention) -> list[Any]:
     """What each edit does, and which function of one's own does it."""
-    found = []
-    for edit, one in zip(steer.edits, describe_edits(steer), strict=True):
-        what = f"The function of the edit {edit.method!r} at {edit.site}"
-        found.append([one, _own_name(edit.apply, what) if is_own(edit) else None])
-    return found
+    return [[one, _function(edit)] for edit, one in zip(steer.edits, describe_edits(steer), strict=True)]
+
+
+def _function(edit: Edit) -> Any:
+    """The function of an edit, where its method's name and our version do not say which it is.
+
+    Raises:
+        MechsteerError: for one that is not registered and does not name itself.
+    """
+    found = registered(edit)
+    if found is None:
+        return _own_name(edit.apply, f"The function of the edit {edit.method!r} at {edit.site}")
+    return described(found.apply) if found.own else None
 
 
 def _sorted(items: Any) -> list[Any]:

@@ -22,6 +22,7 @@ from mechsteer.models import (
 )
 from mechsteer.prompts import Prompt, Prompts, token_names
 from mechsteer.steering import Intervention, Step, as_intervention, attention_bias, begin, run_batches
+from mechsteer.steering.registry import registered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,7 +138,8 @@ def _run(
 
 def needs_whole_pass(steer: Intervention) -> bool:
     """Whether an edit pools over the queries of a pass, so that passes over pieces would be another intervention."""
-    return any(edit.method == "spotlight" and edit.options.get("compat") == "released" for edit in steer.edits)
+    methods = [(edit, registered(edit)) for edit in steer.edits]
+    return any(method is not None and method.pools(edit) for edit, method in methods)
 
 
 def _starts(prompt: Prompt, spans: Sequence[str]) -> Bool[Tensor, "pos spans"]:

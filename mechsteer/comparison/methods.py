@@ -1,21 +1,16 @@
 """Ways to steer by name, for the command line: ``guide:1``, ``spotlight:0.1``, ``directer``, a saved intervention."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mechsteer.decoding import Directer, DoLa
 from mechsteer.errors import MechsteerError, finite, unknown
-from mechsteer.steering import Intervention, attention_bias, pasta, scale_keys, spotlight
+from mechsteer.steering import METHODS, Intervention, made_of
 
-METHODS: Mapping[str, tuple[str, Callable[[float], Any]]] = {
-    "guide": ("delta", lambda value: attention_bias("instruction", value)),
-    "spotlight": ("target", lambda value: spotlight("instruction", value)),
-    "pasta": ("alpha", lambda value: pasta("instruction", value)),
-    "scale_keys": ("alpha", lambda value: scale_keys("instruction", value)),
-    "directer": ("beta", lambda value: Directer(beta=value)),
-}
-"""The number that each takes, and what it makes of it."""
+GUIDE = "attention_bias"
+"""The method that ``guide`` is."""
 
 ALONE: Mapping[str, Callable[[], Any]] = {"unsteered": lambda: None, "directer": Directer, "dola": DoLa}
 """What needs no number."""
@@ -42,9 +37,10 @@ def _method(text: str) -> Any:
         return Intervention.load(text)
     if not colon and name in ALONE:
         return ALONE[name]()
-    if name not in METHODS:
-        raise unknown("method", text, [*METHODS, *ALONE, "FILE.safetensors"])
-    argument, make = METHODS[name]
+    known = _known()
+    if name not in known:
+        raise unknown("method", text, [*known, *ALONE, "FILE.safetensors"])
+    argument, make = known[name]
     if not value.strip():
         raise MechsteerError(f"The method {name!r} needs its {argument}, e.g. {name}:{0.1 if name != 'guide' else 1}.")
     try:
@@ -52,3 +48,13 @@ def _method(text: str) -> Any:
     except ValueError:
         raise MechsteerError(f"{argument} of {name} must be a number, got {value!r}.") from None
     return make(finite(f"{argument} of {name}", number))
+
+
+def _known() -> dict[str, tuple[str, Callable[[float], Any]]]:
+    """The number that each takes, and what it makes of it: DIRECTER, and every method that is made of a span."""
+    known: dict[str, tuple[str, Callable[[float], Any]]] = {"directer": ("beta", lambda value: Directer(beta=value))}
+    for name in made_of("span"):
+        found = METHODS[name]
+        if found.make is not None:
+            known["guide" if name == GUIDE else name] = found.strength, partial(found.make, "instruction")
+    return known

@@ -14,18 +14,21 @@ from mechsteer.steering.intervention import (
     check_fired,
 )
 from mechsteer.steering.keys import scale_keys
+from mechsteer.steering.registry import METHODS, Method, is_own, made_of, method
 from mechsteer.steering.running import begin, run_batches, steps
 from mechsteer.steering.saes import bundled_saes, load_sae
 from mechsteer.steering.scope import Scope, Step, make_scope
 from mechsteer.steering.sinks import SinkWarning
-from mechsteer.steering.store import describe_edits, is_own
+from mechsteer.steering.store import describe_edits
 from mechsteer.steering.targets import Sites
 from mechsteer.steering.vector import add, project
 
 __all__ = [
+    "METHODS",
     "BoundEdit",
     "Edit",
     "Intervention",
+    "Method",
     "Scope",
     "SinkWarning",
     "Sites",
@@ -44,7 +47,9 @@ __all__ = [
     "heads",
     "is_own",
     "load_sae",
+    "made_of",
     "make_scope",
+    "method",
     "pasta",
     "project",
     "run_batches",

@@ -30,8 +30,9 @@ from torch import Tensor
 
 from mechsteer.errors import MechsteerError, finite, one_of
 from mechsteer.models import Fused, parse
-from mechsteer.steering.intervention import Edit, Intervention, Where, fused_by
-from mechsteer.steering.scope import Scope, make_scope
+from mechsteer.steering.intervention import Edit, Intervention, Where
+from mechsteer.steering.registry import METHODS, method
+from mechsteer.steering.scope import Scope
 from mechsteer.steering.targets import Sites, checked_layers, checked_spans
 
 PLACES = {
@@ -42,8 +43,6 @@ PLACES = {
 """Where attention is steered in an encoder-decoder; a decoder-only model has its self-attention alone."""
 
 _MASKED = -1e30  # a score at or below this is a mask, and stays one
-
-_STRENGTHS = {"attention_bias": "delta", "pasta": "alpha", "spotlight": "target"}
 
 Scores = Float[Tensor, "rows heads queries keys"]
 
@@ -71,7 +70,7 @@ def attention_bias(
         MechsteerError: for an infinite delta, unknown options; when run, for a span that the prompt lacks, spans that
             overlap, or layers that the model lacks.
     """
-    return _edit("attention_bias", apply_bias, span, finite("delta", delta), layers, at, scope, rows, {})
+    return _edit("attention_bias", span, finite("delta", delta), layers, at, scope, rows, {})
 
 
 def pasta(
@@ -109,7 +108,7 @@ def pasta(
             raise MechsteerError(f"heads must be (layer, head) pairs from 0, got {list(heads)!r}.")
         options["heads"] = [[int(layer), int(head)] for layer, head in heads]
         layers = sorted({layer for layer, _ in heads})
-    return _edit("pasta", apply_pasta, span, float(alpha), layers, at, scope, rows, options)
+    return _edit("pasta", span, float(alpha), layers, at, scope, rows, options)
 
 
 def spotlight(
@@ -139,12 +138,11 @@ def spotlight(
     one_of("compat", compat, ("paper", "released"))
     if not 0 <= finite("target", target) <= 1:
         raise MechsteerError(f"target must be between 0 and 1, got {target}.")
-    return _edit("spotlight", apply_spotlight, span, float(target), layers, at, scope, rows, {"compat": compat})
+    return _edit("spotlight", span, float(target), layers, at, scope, rows, {"compat": compat})
 
 
 def _edit(
-    method: str,
-    apply: Any,
+    name: str,
     span: str | Sequence[str],
     strength: float,
     layers: Sequence[int] | None,
@@ -154,10 +152,9 @@ def _edit(
     options: dict[str, Any],
 ) -> Intervention:
     kinds = (("blocks", "attn_scores"), *PLACES[one_of("at", at, PLACES)])
-    spans = checked_spans(span, method, _STRENGTHS[method])
+    spans = checked_spans(span, name, METHODS[name].strength)
     sites = Sites(kinds, checked_layers(layers))
-    edit = Edit(method, sites, make_scope(scope, rows), strength, apply, spans, options, check=check_attention)
-    return Intervention((edit,))
+    return Intervention.of(name, sites, strength, scope=scope, rows=rows, spans=spans, options=options)
 
 
 def check_attention(edit: Edit, model: Any) -> None:
@@ -182,18 +179,27 @@ def fuse_bias(edit: Edit, fused: Fused, where: Where) -> bool:
     return fused.bias(queries, columns.to(fused.like) * edit.strength)
 
 
-@fused_by(fuse_bias)
+@method(
+    "attention_bias",
+    check=check_attention,
+    fuse=fuse_bias,
+    takes="span",
+    make=lambda span, delta: attention_bias(span, delta),
+    strength="delta",
+)
 def apply_bias(edit: Edit, x: Scores, where: Where) -> Scores:
     """s_ij + Delta for j in G."""
     return _biased(x, where, where.columns(edit.span_scopes(), x.shape[-1], x.device), edit.strength)
 
 
-def fuse_nothing(edit: Edit, fused: Fused, where: Where) -> bool:
-    """Without the scores only a strength that changes nothing can be had."""
-    return edit.strength == (1.0 if edit.method == "pasta" else 0.0)
-
-
-@fused_by(fuse_nothing)
+@method(
+    "pasta",
+    check=check_attention,
+    fuse=lambda edit, fused, where: edit.strength == 1.0,  # without the scores, only what changes nothing
+    takes="span",
+    make=lambda span, alpha: pasta(span, alpha),
+    strength="alpha",
+)
 def apply_pasta(edit: Edit, x: Scores, where: Where) -> Scores:
     """s_ij + ln alpha for j outside G, in the chosen heads."""
     inside = where.columns(edit.span_scopes(), x.shape[-1], x.device)
@@ -209,7 +215,15 @@ def apply_pasta(edit: Edit, x: Scores, where: Where) -> Scores:
     return torch.where(mask[None, :, None, None], biased, x)
 
 
-@fused_by(fuse_nothing)
+@method(
+    "spotlight",
+    check=check_attention,
+    fuse=lambda edit, fused, where: edit.strength == 0.0,
+    pools=lambda edit: edit.options.get("compat") == "released",
+    takes="span",
+    make=lambda span, target: spotlight(span, target),
+    strength="target",
+)
 def apply_spotlight(edit: Edit, x: Scores, where: Where) -> Scores:
     """s_ij + ln(tau / psi_i) for j in G, where psi_i < tau."""
     inside = where.columns(edit.span_scopes(), x.shape[-1], x.device)

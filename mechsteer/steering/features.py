@@ -26,6 +26,7 @@ from torch import Tensor
 
 from mechsteer.errors import MechsteerError, finite, shown, unknown
 from mechsteer.steering.intervention import Edit, Intervention, Where
+from mechsteer.steering.registry import method
 from mechsteer.steering.sae_conventions import as_trained
 from mechsteer.steering.saes import (
     FeatureEdit,
@@ -36,7 +37,6 @@ from mechsteer.steering.saes import (
     output_scale,
     site_of,
 )
-from mechsteer.steering.scope import make_scope
 
 OPERATIONS = ("add", "scale", "set", "ablate")
 
@@ -80,19 +80,13 @@ def features(
     if not isinstance(edits, Mapping):
         raise MechsteerError(f"edits map features to changes, e.g. {{3: ('add', 2.0)}}, got {shown(edits)}.")
     checked = [(_index(made, index), *_change(index, change)) for index, change in edits.items()]
-    edit = Edit(
-        "features",
-        site_of(made, site),
-        make_scope(scope, rows),
-        finite("strength", strength),
-        apply_features,
-        options={"transfer": transfer},
-        features=FeatureEdit(
-            made, tuple(i for i, _, _ in checked), tuple(o for _, o, _ in checked), tuple(v for _, _, v in checked)
-        ),
-        check=check_features,
+    changes = FeatureEdit(
+        made, tuple(i for i, _, _ in checked), tuple(o for _, o, _ in checked), tuple(v for _, _, v in checked)
     )
-    return Intervention((edit,))
+    options = {"transfer": transfer}
+    return Intervention.of(
+        "features", site_of(made, site), strength, scope=scope, rows=rows, options=options, features=changes
+    )
 
 
 def _index(sae: Any, index: Any) -> int:
@@ -134,6 +128,16 @@ def _number(index: Any, value: Any) -> float | Tensor:
     return value.reshape(()) if value.requires_grad else float(value)
 
 
+def check_features(edit: Edit, model: Any) -> None:
+    """Raise unless the SAE's width, site and model fit.
+
+    Raises:
+        MechsteerError: with both values.
+    """
+    check_sae(_features_of(edit).sae, model, str(edit.site), transfer=bool(edit.options.get("transfer")))
+
+
+@method("features", check=check_features)
 def apply_features(edit: Edit, x: Float[Tensor, "rows positions *width"], where: Where) -> Tensor:
     """Return x + c s(x) sum_i (f'_i - f_i) w_i."""
     made = _features_of(edit)
@@ -181,12 +185,3 @@ def _features_of(edit: Edit) -> FeatureEdit:
     if edit.features is None:
         raise MechsteerError(f"{edit.method} at {edit.site} has no SAE.")
     return edit.features
-
-
-def check_features(edit: Edit, model: Any) -> None:
-    """Raise unless the SAE's width, site and model fit.
-
-    Raises:
-        MechsteerError: with both values.
-    """
-    check_sae(_features_of(edit).sae, model, str(edit.site), transfer=bool(edit.options.get("transfer")))

@@ -18,8 +18,8 @@ from mechsteer.directions import Direction
 from mechsteer.errors import MechsteerError, finite
 from mechsteer.models import parse
 from mechsteer.steering.intervention import Edit, Intervention, Where
-from mechsteer.steering.scope import make_scope
-from mechsteer.steering.vector import check_origin, check_width, checked_direction, direction_of
+from mechsteer.steering.registry import method
+from mechsteer.steering.vector import check_origin, check_width, checked_direction, direction_of, vector_edit
 
 _KINDS = ("z", "cross_z")
 
@@ -53,19 +53,16 @@ def heads(
         raise MechsteerError(
             f"heads needs a direction at a layer's hook_z, this one is at {direction.site!r}; use add."
         )
-    edit = Edit(
-        "heads",
-        direction.site,
-        make_scope(scope, rows),
-        finite("scale", scale),
-        apply_heads,
-        options={"transfer": transfer},
-        direction=direction,
-        check=check_heads,
-    )
-    return Intervention((edit,))
+    return vector_edit("heads", direction, finite("scale", scale), scope, rows, transfer)
 
 
+def check_heads(edit: Edit, model: Any) -> None:
+    """Raise unless Delta has heads x d_head entries and the model is the one it was made on."""
+    check_width(direction_of(edit), model.cfg.n_heads * model.cfg.d_head)
+    check_origin(edit, model)
+
+
+@method("heads", check=check_heads)
 def apply_heads(edit: Edit, x: Float[Tensor, "rows positions heads d_head"], where: Where) -> Tensor:
     """Z + c Delta."""
     direction = direction_of(edit)
@@ -74,9 +71,3 @@ def apply_heads(edit: Edit, x: Float[Tensor, "rows positions heads d_head"], whe
     if not isinstance(where.queries, bool):
         change = torch.where(where.queries[..., None, None], change, 0.0)
     return x + change
-
-
-def check_heads(edit: Edit, model: Any) -> None:
-    """Raise unless Delta has heads x d_head entries and the model is the one it was made on."""
-    check_width(direction_of(edit), model.cfg.n_heads * model.cfg.d_head)
-    check_origin(edit, model)

@@ -12,7 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mechsteer.directions import Direction
-from mechsteer.errors import MechsteerError, listed, shown
+from mechsteer.errors import MechsteerError, finite, listed, shown
 from mechsteer.models import (
     Fused,
     check_model,
@@ -25,8 +25,9 @@ from mechsteer.models import (
 )
 from mechsteer.prompts import Batch, Prompt, PromptLike, batch
 from mechsteer.steering.passes import Follower, followed
+from mechsteer.steering.registry import find, registered
 from mechsteer.steering.saes import FeatureEdit
-from mechsteer.steering.scope import MAYBE_NOWHERE, Scope, Selection, Step
+from mechsteer.steering.scope import MAYBE_NOWHERE, Scope, Selection, Step, make_scope
 from mechsteer.steering.sinks import watch_sinks
 from mechsteer.steering.targets import SCORE_KINDS, Target, names
 
@@ -90,22 +91,6 @@ class Where:
 
 
 Apply = Callable[["Edit", Tensor, Where], Tensor | None]
-Fuse = Callable[["Edit", Fused, Where], bool]
-
-
-def fused_by(fuse: Fuse) -> Callable[[Apply], Apply]:
-    """Say how an edit of attention scores is done without them.
-
-    Args:
-        fuse: ``fuse(edit, fused, where)`` puts what the edit does into the inputs of the fused kernel, or gives False
-            where it needs the scores.
-    """
-
-    def mark(apply: Apply) -> Apply:
-        apply.__dict__["fuse"] = fuse
-        return apply
-
-    return mark
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,14 +148,14 @@ class BoundEdit:
 
     def fuse(self, fused: Fused, hook: Any) -> bool:
         """Do the same without the scores; see :mod:`mechsteer.models.attention`. False where that cannot be."""
-        fuse: Fuse | None = getattr(self.edit.apply, "fuse", None)
-        if fuse is None:
+        method = registered(self.edit)
+        if method is None or method.fuse is None:
             return False
         shape = torch.Size((fused.rows, 0, fused.queries, fused.keys))
         where = self._where(shape, fused.like.device, hook.name)
         if where is None:
             return True
-        done = fuse(self.edit, fused, where)
+        done = method.fuse(self.edit, fused, where)
         self.fired += done
         return done
 
@@ -198,6 +183,51 @@ class Intervention:
     """
 
     edits: tuple[Edit, ...] = field(default=())
+
+    @classmethod
+    def of(
+        cls,
+        method: str,
+        site: Target,
+        strength: float,
+        *,
+        scope: str | Sequence[int] = "all",
+        rows: Sequence[int] | None = None,
+        spans: Sequence[str] = (),
+        options: Mapping[str, Any] | None = None,
+        direction: Direction | None = None,
+        features: FeatureEdit | None = None,
+    ) -> "Intervention":
+        """One edit by a method that is registered (:func:`mechsteer.steering.method`).
+
+        Args:
+            method: Its name.
+            site: The full name of the hook point, or :class:`Sites`.
+            strength: Its strength, as the method defines it.
+            scope: At which positions; see :func:`mechsteer.add`.
+            rows: Prompts to act on, by their place in the list; None for all.
+            spans: The spans whose keys it acts on.
+            options: What else it needs; JSON values.
+            direction: The vector it uses.
+            features: What it does to which features of an SAE.
+
+        Raises:
+            MechsteerError: for an unknown method or scope, or a strength that is not finite.
+        """
+        found = find(method)
+        edit = Edit(
+            method,
+            site,
+            make_scope(scope, rows),
+            finite("strength", strength),
+            found.apply,
+            tuple(spans),
+            dict(options or {}),
+            direction,
+            found.check,
+            features,
+        )
+        return cls((edit,))
 
     def __add__(self, other: "Intervention") -> "Intervention":
         if not isinstance(other, Intervention):

@@ -24,8 +24,9 @@ from torch import Tensor
 
 from mechsteer.errors import MechsteerError, finite, one_of
 from mechsteer.models import Fused, parse
-from mechsteer.steering.intervention import Edit, Intervention, Where, fused_by
-from mechsteer.steering.scope import Scope, Selection, make_scope
+from mechsteer.steering.intervention import Edit, Intervention, Where
+from mechsteer.steering.registry import method
+from mechsteer.steering.scope import Scope, Selection
 from mechsteer.steering.targets import Sites, checked_layers, checked_spans
 
 PLACES = {
@@ -65,8 +66,7 @@ def scale_keys(
         raise MechsteerError(f"alpha must be above 0, got {alpha}.")
     spans = checked_spans(span, "scale_keys", "alpha")
     sites = Sites((("blocks", "rot_k"), ("blocks", "attn_scores"), *PLACES[at]), checked_layers(layers))
-    edit = Edit("scale_keys", sites, make_scope(scope, rows), float(alpha), apply_scale_keys, spans, {"at": at})
-    return Intervention((edit,))
+    return Intervention.of("scale_keys", sites, alpha, scope=scope, rows=rows, spans=spans, options={"at": at})
 
 
 def fuse_scale_keys(edit: Edit, fused: Fused, where: Where) -> bool:
@@ -80,7 +80,13 @@ def fuse_scale_keys(edit: Edit, fused: Fused, where: Where) -> bool:
     return fused.scale(torch.where(columns, edit.strength, 1.0).to(fused.like))
 
 
-@fused_by(fuse_scale_keys)
+@method(
+    "scale_keys",
+    fuse=fuse_scale_keys,
+    takes="span",
+    make=lambda span, alpha: scale_keys(span, alpha),
+    strength="alpha",
+)
 def apply_scale_keys(edit: Edit, x: Tensor, where: Where) -> Tensor | None:
     """Scale the span's keys, or where there is no place for that, their scores."""
     parsed = parse(where.site)

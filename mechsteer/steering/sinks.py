@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechsteer.models import position_stack
+from mechsteer.steering.registry import is_own
 from mechsteer.steering.scope import Scope
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 SINK_RATIO = 10.0
 """A position is a sink if its norm is at least this many times the median of the sequence's positions."""
-
-WATCHED = ("add", "project", "heads", "features")
-"""Methods that change states, and not attention alone."""
 
 _CLEARLY = 1.01  # more than rounding
 
@@ -59,7 +57,8 @@ def watch_sinks(edit: "Edit", x: Float[Tensor, "rows positions *width"], where: 
         where: Where it acts.
         point: The hook point.
     """
-    if edit.method not in WATCHED or x.shape[1] < 2 or point in _said.get(edit, ()):
+    attention = bool(edit.spans)  # what acts on keys of spans changes attention, and no state
+    if attention or is_own(edit) or x.shape[1] < 2 or point in _said.get(edit, ()):
         return
     norms, real = x.float().flatten(2).norm(dim=-1), _real(x, where)
     ratios = norm_ratios(norms, real)

@@ -6,50 +6,23 @@ as large as the SAE; edits of one SAE share it.
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from mechsteer.directions import Direction
-from mechsteer.errors import MechsteerError, finite, unknown
+from mechsteer.errors import MechsteerError, finite
 from mechsteer.files import versions
 from mechsteer.models import tensor_digest
-from mechsteer.steering.attention import apply_bias, apply_pasta, apply_spotlight, check_attention
-from mechsteer.steering.features import apply_features, check_features
-from mechsteer.steering.heads import apply_heads, check_heads
-from mechsteer.steering.intervention import Apply, Edit, Intervention
-from mechsteer.steering.keys import apply_scale_keys
+from mechsteer.steering.intervention import Edit, Intervention
+from mechsteer.steering.registry import METHODS, find, is_own, made_of
 from mechsteer.steering.saes import FeatureEdit, as_sae, build_sae, sae_digest
 from mechsteer.steering.scope import make_scope
 from mechsteer.steering.targets import Sites
-from mechsteer.steering.vector import apply_add, apply_project, check_vector
 from mechsteer.tensors import TensorFile, read_tensors, save_tensors
 
 FORMAT = "mechsteer.intervention/1"
-
-
-def _fits(edit: Edit, model: Any) -> None:
-    """Methods whose sites and spans are checked elsewhere have nothing more to check."""
-
-
-METHODS: dict[str, tuple[Apply, Callable[[Edit, Any], None]]] = {
-    "add": (apply_add, check_vector),
-    "project": (apply_project, check_vector),
-    "heads": (apply_heads, check_heads),
-    "attention_bias": (apply_bias, check_attention),
-    "pasta": (apply_pasta, check_attention),
-    "spotlight": (apply_spotlight, check_attention),
-    "scale_keys": (apply_scale_keys, _fits),
-    "features": (apply_features, check_features),
-}
-"""What a method's name in a file stands for."""
-
-
-def is_own(edit: Edit) -> bool:
-    """Whether an edit's function is none of ours, whatever its method is called."""
-    return METHODS.get(edit.method, (None,))[0] is not edit.apply
 
 
 def save(intervention: Intervention, path: str | os.PathLike[str]) -> Path:
@@ -61,11 +34,13 @@ def save(intervention: Intervention, path: str | os.PathLike[str]) -> Path:
     """
     tensors: dict[str, Tensor] = {}
     described = []
+    known = dict.fromkeys([*made_of("direction"), *METHODS])
     owners: dict[int, int] = {}
     for place, edit in enumerate(intervention.edits):
         if is_own(edit):
             raise MechsteerError(
-                f"The method {edit.method!r} is a function of your own; only {', '.join(METHODS)} can be saved."
+                f"The method {edit.method!r} is a function of your own; only {', '.join(known)} can be saved. "
+                "mechsteer.steering.method registers another."
             )
         described.append(_describe(edit))
         if edit.direction is not None:
@@ -114,7 +89,7 @@ def _intervention(file: TensorFile) -> Intervention:
 def describe_edits(intervention: Intervention) -> list[dict[str, Any]]:
     """All that decides what an intervention does, as JSON values; a vector is represented by its hash.
 
-    Of a function of one's own it tells no more than the method's name; see :func:`mechsteer.cell_key`.
+    Of a function or a method of one's own it tells no more than its name; see :func:`mechsteer.cell_key`.
     """
     described = []
     for edit in intervention.edits:
@@ -178,9 +153,7 @@ def _features(described: dict[str, Any], saes: dict[int, Any]) -> FeatureEdit:
 
 
 def _edit(described: dict[str, Any], vector: Tensor | None, saes: dict[int, Any]) -> Edit:
-    if described["method"] not in METHODS:
-        raise unknown("steering method", described["method"], METHODS)
-    apply, check = METHODS[described["method"]]
+    method = find(described["method"])
     site = described["site"]
     if not isinstance(site, str):
         layers = site["layers"]
@@ -193,14 +166,14 @@ def _edit(described: dict[str, Any], vector: Tensor | None, saes: dict[int, Any]
     elif vector is not None:
         raise KeyError("direction")
     return Edit(
-        described["method"],
+        method.name,
         site,
         make_scope(described["scope"], described["rows"]),
         finite("strength", described["strength"]),
-        apply,
+        method.apply,
         tuple(described["spans"]),
         described["options"],
         direction,
-        check,
+        method.check,
         _features(described["features"], saes) if "features" in described else None,
     )

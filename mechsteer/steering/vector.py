@@ -20,7 +20,8 @@ from mechsteer.directions import Direction
 from mechsteer.errors import MechsteerError, finite, shown
 from mechsteer.models import model_info, width
 from mechsteer.steering.intervention import Edit, Intervention, Where
-from mechsteer.steering.scope import Selection, make_scope
+from mechsteer.steering.registry import method
+from mechsteer.steering.scope import Selection
 
 
 def add(
@@ -46,9 +47,7 @@ def add(
         MechsteerError: for a NaN or infinite scale or an unknown scope; when run, for a direction of another width or,
             without ``transfer``, of another model.
     """
-    return _vector_edit(
-        "add", apply_add, checked_direction("add", direction), finite("scale", scale), scope, rows, transfer
-    )
+    return vector_edit("add", checked_direction("add", direction), finite("scale", scale), scope, rows, transfer)
 
 
 def project(
@@ -75,31 +74,34 @@ def project(
     if target is None and math.isnan(direction.mean_projection):
         raise MechsteerError(f"{direction!r} has no mean projection to project on; give target=.")
     zbar = finite("target", direction.mean_projection if target is None else target)
-    return _vector_edit("project", apply_project, direction, zbar, scope, rows, transfer)
+    return vector_edit("project", direction, zbar, scope, rows, transfer)
 
 
-def _vector_edit(
-    method: str,
-    apply: Any,
+def vector_edit(
+    name: str,
     direction: Direction,
     strength: float,
     scope: str | Sequence[int],
     rows: Sequence[int] | None,
     transfer: bool,
 ) -> Intervention:
-    edit = Edit(
-        method,
-        direction.site,
-        make_scope(scope, rows),
-        strength,
-        apply,
-        options={"transfer": transfer},
-        direction=direction,
-        check=check_vector,
-    )
-    return Intervention((edit,))
+    """One edit at the direction's own site."""
+    options = {"transfer": transfer}
+    return Intervention.of(name, direction.site, strength, scope=scope, rows=rows, options=options, direction=direction)
 
 
+def check_vector(edit: Edit, model: Any) -> None:
+    """Raise unless the direction's width and model fit.
+
+    Raises:
+        MechsteerError: with both widths, or both fingerprints.
+    """
+    direction = direction_of(edit)
+    check_width(direction, width(model, direction.site))
+    check_origin(edit, model)
+
+
+@method("add", check=check_vector, takes="direction", make=lambda direction, scale: add(direction, scale))
 def apply_add(edit: Edit, x: Float[Tensor, "rows positions width"], where: Where) -> Tensor:
     """Return x + c u."""
     direction = direction_of(edit)
@@ -107,6 +109,13 @@ def apply_add(edit: Edit, x: Float[Tensor, "rows positions width"], where: Where
     return x + _masked((direction.unit * edit.strength).to(x.device, x.dtype), where.queries)
 
 
+@method(
+    "project",
+    check=check_vector,
+    takes="direction",
+    make=lambda direction, target: project(direction, target=target),
+    strength="target",
+)
 def apply_project(edit: Edit, x: Float[Tensor, "rows positions width"], where: Where) -> Tensor:
     """Return x + (zbar - <x, u>) u, the projection taken in float32."""
     direction = direction_of(edit)
@@ -141,17 +150,6 @@ def direction_of(edit: Edit) -> Direction:
     if edit.direction is None:
         raise MechsteerError(f"{edit.method} at {edit.site} has no direction.")
     return edit.direction
-
-
-def check_vector(edit: Edit, model: Any) -> None:
-    """Raise unless the direction's width and model fit.
-
-    Raises:
-        MechsteerError: with both widths, or both fingerprints.
-    """
-    direction = direction_of(edit)
-    check_width(direction, width(model, direction.site))
-    check_origin(edit, model)
 
 
 def check_origin(edit: Edit, model: Any) -> None:

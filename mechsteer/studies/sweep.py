@@ -52,6 +52,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from matplotlib.figure import Figure
 
+    from mechsteer.steering import Method
+
 __all__ = ["Cell", "grid", "read_grid", "sweep"]
 
 NAME = "sweep"
@@ -116,7 +118,10 @@ def sweep(
     folder = _Folder(writable_dir(out), run_name, jobs)
     folder.look()
     folder.begin(resume=resume)
-    options = {"directions": str(folder.path / "directions"), "batch_size": batch_size} if run_name == STEERING else {}
+    options: dict[str, Any] = {}
+    if run_name == STEERING:
+        modules = sorted({found.apply.__module__ for found in _own_methods(chosen)} - {"__main__"})
+        options = {"directions": str(folder.path / "directions"), "batch_size": batch_size, "modules": modules}
     work = Work(run, load, device, options)
     left = _model_by_model([job for job in jobs if job.id not in folder.found])
     try:
@@ -182,9 +187,18 @@ def _jobs(cells: Sequence[Cell], run: str, load: str) -> list[Job]:
         if run == STEERING:
             from mechsteer.studies.sweep_steering import DATA_NAMES
 
+            options["own"] = own | {found.name: described(found.apply) for found in _own_methods([cell])}
             options["data"] = data(Cell.of({**dict.fromkeys(cell), **{name: cell[name] for name in DATA_NAMES}}))
         jobs.append(Job(cell_key(None, options=options)[:16], cell))
     return jobs
+
+
+def _own_methods(cells: Iterable[Cell]) -> "list[Method]":
+    """The methods of steering cells that are none of ours."""
+    from mechsteer.steering import METHODS
+
+    named = dict.fromkeys(cell["method"] for cell in cells)
+    return [METHODS[name] for name in named if name in METHODS and METHODS[name].own]
 
 
 def _data_hash(cell: Cell) -> str:

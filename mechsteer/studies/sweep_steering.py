@@ -10,18 +10,21 @@ Names of a cell, and what stands for one that is left out:
 - a file of one's own: ``kind``: one of its kinds; all. ``split``: its prompts are divided in half by a hash of their
   text; ``"evaluation"`` is scored, ``"validation"`` makes directions; ``"all"`` scores every prompt, without vectors.
 - instructions: ``kind``, always given, for vectors are made for one kind; ``with_instruction``: true; ``notes``: 0.
-- ``method``: ``"none"``, ``"add"``, ``"project"``, ``"attention_bias"``, ``"pasta"``, ``"spotlight"`` or
-  ``"scale_keys"``. The last four act in all layers on the span ``instruction``, so they need instructions prompts that
-  have it.
-- ``layer``: of add and project, always given there.
-- ``direction``: of add and project, from prompts of the other split (``mining``, ``validation``) alone: ``"gradient"``
-  (memotrap; its default), ``"difference_in_means"`` (the default of instructions; for memotrap, between the prompt and
-  its stem) or ``"random"`` (add only; it takes its unit from the task's default direction at that layer).
+- ``method``: ``"none"``, or the name of a registered one that says what it is made of (:mod:`mechsteer.steering`):
+  ``"add"`` and ``"project"``, of a direction; ``"attention_bias"``, ``"pasta"``, ``"spotlight"`` and ``"scale_keys"``,
+  of the span ``instruction``, in all layers, so that they need instructions prompts that have it; and those of your
+  own, which may be made of a layer as well.
+- ``layer``: of methods made of a direction or a layer, always given there.
+- ``direction``: of methods made of one, from prompts of the other split (``mining``, ``validation``) alone:
+  ``"gradient"`` (memotrap; its default), ``"difference_in_means"`` (the default of instructions; for memotrap, between
+  the prompt and its stem) or ``"random"`` (not project; it takes its unit from the task's default direction at that
+  layer).
 - ``strength``: of every method but none, always given; for the attention methods as they define it.
-- ``unit``: of the strength s of add and project. ``"activation"``, the mean norm a of the states at the layer: add
-  s a u, project on s a. ``"direction"``, the norm d of the vector as estimated, for difference in means the step from
-  without to with: add s d u, project on zbar + (s - 1) d, so that 1 is the paper's projection. ``"absolute"``: add s u,
-  project on s. Default: direction for difference in means, else activation.
+- ``unit``: of the strength s of methods made of a direction. ``"activation"``, the mean norm a of the states at the
+  layer: add s a u, project on s a. ``"direction"``, the norm d of the vector as estimated, for difference in means the
+  step from without to with: add s d u, project on zbar + (s - 1) d, so that 1 is the paper's projection.
+  ``"absolute"``: add s u, project on s. Others have it as add has. Default: direction for difference in means, else
+  activation.
 - ``temperature``: 0, which is greedy. ``seed``: 0; of the sampler and of the random direction.
 
 A name that has no meaning in a cell, such as the layer of an attention method, is None there, and cells that so become
@@ -29,8 +32,9 @@ equal are one: a grid over methods and layers has one unsteered cell.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +43,8 @@ from mechsteer.directions import Direction, differences_in_means, gradient_direc
 from mechsteer.errors import MechsteerError, finite, one_of, positive_int, unknown
 from mechsteer.evaluation import evaluate
 from mechsteer.identity import cell_key
-from mechsteer.steering import Intervention, add, attention_bias, pasta, project, scale_keys, spotlight
+from mechsteer.steering import METHODS, Intervention, made_of
+from mechsteer.steering.registry import TAKES, find
 from mechsteer.studies.grid import Cell
 from mechsteer.tasks import Instructions, MemoTrap, OwnTask, instructions, memotrap
 from mechsteer.tasks import task as own_task
@@ -67,14 +72,6 @@ NAMES = (
     "seed",
     "max_new_tokens",
 )
-ATTENTION: Mapping[str, Callable[[str, float], Intervention]] = {
-    "attention_bias": attention_bias,
-    "pasta": pasta,
-    "spotlight": spotlight,
-    "scale_keys": scale_keys,
-}
-VECTOR = ("add", "project")
-METHODS = ("none", *VECTOR, *ATTENTION)
 SOURCES = {
     "memotrap": ("gradient", "difference_in_means", "random"),
     "instructions": ("difference_in_means", "random"),
@@ -99,7 +96,7 @@ def normal(cell: Cell) -> Cell:
     given = {name: value for name, value in cell.items() if value is not None}
     task = str(_required(given, "task"))
     family = _family(task)
-    method = one_of("method", str(given.get("method", "none")), METHODS)
+    method, takes = _method(str(given.get("method", "none")))
     values = dict.fromkeys(NAMES) | {
         "model": str(_required(given, "model")),
         "dtype": str(given.get("dtype", "float32")),
@@ -114,7 +111,7 @@ def normal(cell: Cell) -> Cell:
     }
     if family == "own":
         values |= {name: None if name not in given else str(given[name]) for name in ("check", "kind")}
-        if values["split"] == "all" and method in VECTOR:
+        if values["split"] == "all" and takes == "direction":
             raise MechsteerError('split="all" leaves no prompts to make a vector from; use "evaluation".')
     elif family == "memotrap":
         values["data"] = given.get("data")
@@ -122,18 +119,33 @@ def normal(cell: Cell) -> Cell:
         values["kind"] = str(_required(given, "kind"))
         values["with_instruction"] = _flag("with_instruction", given.get("with_instruction", True))
         values["notes"] = _natural("notes", given.get("notes", 0))
-    if method in ATTENTION and family != "own" and not values["with_instruction"]:
+    if takes == "span" and family != "own" and not values["with_instruction"]:
         raise MechsteerError(
             f'{method} acts on the span "instruction", which only prompts of task="instructions" with_instruction=true '
             "have; give such cells a grid of their own."
         )
     if method != "none":
         values["strength"] = _number("strength", _required(given, "strength"))
-    if method in VECTOR:
+    if takes == "direction":
         values |= _vector(given, family, method)
+    elif takes == "layer":
+        values["layer"] = _natural("layer", _required(given, "layer"))
     if values["temperature"] or values["direction"] == "random":
         values["seed"] = _natural("seed", given.get("seed", 0))
     return Cell.of(values)
+
+
+def _method(name: str) -> tuple[str, str]:
+    """A method's name, and what it is made of.
+
+    Raises:
+        MechsteerError: for an unknown one, or one that cannot be made of one thing and a strength.
+    """
+    if name == "none":
+        return name, ""
+    if name not in METHODS or not METHODS[name].takes:
+        one_of("method", name, ["none", *(known for takes in TAKES[1:] for known in made_of(takes))])
+    return name, METHODS[name].takes
 
 
 def _family(task: str) -> str:
@@ -167,7 +179,12 @@ def data_hash(cell: Cell) -> str:
 
 
 def run(
-    cell: Cell, model: Any, *, directions: str | os.PathLike[str] | None = None, batch_size: int = 64
+    cell: Cell,
+    model: Any,
+    *,
+    directions: str | os.PathLike[str] | None = None,
+    batch_size: int = 64,
+    modules: Sequence[str] = (),
 ) -> "pd.DataFrame":
     """Compute a cell.
 
@@ -176,6 +193,7 @@ def run(
         model: The loaded model.
         directions: A folder where directions are kept, so that cells share them. Default: none are kept.
         batch_size: Prompts computed together.
+        modules: Imported first; they register methods.
 
     Returns:
         The rows of :func:`mechsteer.evaluate`, with ``scale`` for the strength in the units of the model.
@@ -183,6 +201,8 @@ def run(
     Raises:
         MechsteerError: for names and values that do not fit the model or task.
     """
+    for name in modules:
+        import_module(name)
     cell = normal(cell)
     steer = steering_of(cell, model, None if directions is None else Path(directions))
     strategy = Sample(temperature=cell["temperature"], seed=cell["seed"]) if cell["temperature"] else Greedy()
@@ -215,14 +235,16 @@ def steering_of(cell: Cell, model: Any, folder: Path | None = None) -> Intervent
     method, strength = cell["method"], cell["strength"]
     if method == "none":
         return None
-    if method in ATTENTION:
-        return ATTENTION[method]("instruction", strength)
+    found = find(method)
+    assert found.make is not None  # or the cell would have no normal form
+    if found.takes != "direction":
+        return found.make("instruction" if found.takes == "span" else cell["layer"], strength)
     direction = direction_of(cell, model, folder)
     size = {"activation": direction.activation_norm, "direction": direction.norm, "absolute": 1.0}[cell["unit"]]
-    if method == "add":
-        return add(direction, strength * size)
+    if method != "project":
+        return found.make(direction, strength * size)
     offset = direction.mean_projection - size if cell["unit"] == "direction" else 0.0
-    return project(direction, target=offset + strength * size)
+    return found.make(direction, offset + strength * size)
 
 
 def direction_of(cell: Cell, model: Any, folder: Path | None = None) -> Direction:
