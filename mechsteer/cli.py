@@ -87,7 +87,7 @@ class Sweep:
     grid: Positional[Annotated[Path, _shown_as("GRID")]]
     """A .toml or .json file with a table [grid] of axes, e.g. model = "organism:trap-t5", task = "memotrap", method
     = "add", layer = [1, 2, 3], strength = [0.5, 1.0]; or several [[grid]], one after another. The names are explained
-    in mechsteer.studies.sweep_steering. With run = "module:function" before the first table, that function computes the
+    in mechsteer.studies.sweep.steering. With run = "module:function" before the first table, that function computes the
     cells, and the names are its own."""
     out: Annotated[Path, _shown_as("FOLDER")] = Path("results/sweep")
     """Folder for the cells, results.parquet and summary.csv."""
@@ -349,7 +349,8 @@ def _loaded(c: Reproduce, name: str) -> Any:
 def _t5_dola(c: Reproduce, models: list[Any], out: Path) -> None:
     from mechsteer.models import model_info
     from mechsteer.report import show
-    from mechsteer.studies import dola_decoding, t5_dola
+    from mechsteer.studies.dola_decoding import study as dola_decoding
+    from mechsteer.studies.t5_dola import study as t5_dola
 
     (model,) = models
     result = t5_dola.run(model, out, data=c.data, batch_size=c.batch_size)
@@ -367,7 +368,7 @@ def _t5_dola(c: Reproduce, models: list[Any], out: Path) -> None:
 
 
 def _dola_decoding(c: Reproduce, models: list[Any], out: Path) -> None:
-    from mechsteer.studies import dola_decoding
+    from mechsteer.studies.dola_decoding import study as dola_decoding
 
     data = c.data if c.study == "dola-decoding" else None
     _show_decoding(dola_decoding.run(models, out, data=data, batch_size=c.batch_size))
@@ -389,7 +390,7 @@ def _show_decoding(result: Any) -> None:
 def _inside(c: Reproduce, models: list[Any], out: Path) -> None:
     from mechsteer.models import model_info
     from mechsteer.report import show
-    from mechsteer.studies import inside
+    from mechsteer.studies.inside import study as inside
 
     (model,) = models
     result = inside.run(model, out, data=c.data, batch_size=c.batch_size)
@@ -404,7 +405,7 @@ def _inside(c: Reproduce, models: list[Any], out: Path) -> None:
 def _steer_instruct(c: Reproduce, models: list[Any], out: Path) -> None:
     from mechsteer.models import model_info
     from mechsteer.report import show
-    from mechsteer.studies import steer_instruct
+    from mechsteer.studies.instruction_vectors import study as steer_instruct
 
     (model,) = models
     result = steer_instruct.run(model, out, batch_size=c.batch_size, base=c.base, perplexity_model=c.perplexity_model)
@@ -438,7 +439,7 @@ def _steer_instruct(c: Reproduce, models: list[Any], out: Path) -> None:
 def _steering(c: Reproduce, models: list[Any], out: Path) -> None:
     from mechsteer.models import model_info
     from mechsteer.report import show
-    from mechsteer.studies import steering
+    from mechsteer.studies.families import study as steering
 
     (model,) = models
     result = steering.run(model, out, batch_size=c.batch_size)
@@ -449,7 +450,7 @@ def _steering(c: Reproduce, models: list[Any], out: Path) -> None:
 def _guide(c: Reproduce, models: list[Any], out: Path) -> None:
     from mechsteer.models import model_info
     from mechsteer.report import show
-    from mechsteer.studies import guide
+    from mechsteer.studies.guide import study as guide
 
     (model,) = models
     result = guide.run(model, out, batch_size=c.batch_size)
@@ -467,7 +468,7 @@ def _guide(c: Reproduce, models: list[Any], out: Path) -> None:
 def _directer(c: Reproduce, models: list[Any], out: Path) -> None:
     from mechsteer.models import model_info
     from mechsteer.report import show
-    from mechsteer.studies import directer
+    from mechsteer.studies.directer import study as directer
 
     (model,) = models
     result = directer.run(model, out, batch_size=c.batch_size)
@@ -492,7 +493,7 @@ def _directer(c: Reproduce, models: list[Any], out: Path) -> None:
 def _layerwise(c: Reproduce, models: list[Any], out: Path) -> None:
     from mechsteer.models import model_info, provenance
     from mechsteer.report import show
-    from mechsteer.studies import layerwise
+    from mechsteer.studies.layerwise import study as layerwise
 
     (model,) = models
     data = c.data if c.study == "layerwise" else None
@@ -522,8 +523,8 @@ def _layerwise(c: Reproduce, models: list[Any], out: Path) -> None:
 def _compose(c: Reproduce, models: list[Any], out: Path) -> None:
     from mechsteer.models import model_info
     from mechsteer.report import show
-    from mechsteer.studies import compose
-    from mechsteer.studies.compose_parts import matrix
+    from mechsteer.studies.compose import study as compose
+    from mechsteer.studies.compose.tables import matrix
 
     (model,) = models
     result = compose.run(model, out, sae=c.sae, batch_size=c.batch_size)
@@ -555,26 +556,24 @@ def _compose(c: Reproduce, models: list[Any], out: Path) -> None:
 def _figures(c: Figures) -> None:
     from mechsteer.errors import one_of
     from mechsteer.files import read_record
-    from mechsteer.studies import (
-        compose,
-        compose_figures,
-        directer,
-        directer_figures,
-        dola_decoding,
-        dola_decoding_figures,
-        guide,
-        guide_figures,
-        inside,
-        inside_figures,
-        layerwise,
-        layerwise_figures,
-        steering,
-        steering_figures,
-        t5_dola,
-    )
-    from mechsteer.studies import steer_instruct as instruct
-    from mechsteer.studies import steer_instruct_figures as instruct_figures
-    from mechsteer.studies import t5_dola_figures as t5_figures
+    from mechsteer.studies.compose import figures as compose_figures
+    from mechsteer.studies.compose import study as compose
+    from mechsteer.studies.directer import figures as directer_figures
+    from mechsteer.studies.directer import study as directer
+    from mechsteer.studies.dola_decoding import figures as dola_decoding_figures
+    from mechsteer.studies.dola_decoding import study as dola_decoding
+    from mechsteer.studies.families import figures as steering_figures
+    from mechsteer.studies.families import study as steering
+    from mechsteer.studies.guide import figures as guide_figures
+    from mechsteer.studies.guide import study as guide
+    from mechsteer.studies.inside import figures as inside_figures
+    from mechsteer.studies.inside import study as inside
+    from mechsteer.studies.instruction_vectors import figures as instruct_figures
+    from mechsteer.studies.instruction_vectors import study as instruct
+    from mechsteer.studies.layerwise import figures as layerwise_figures
+    from mechsteer.studies.layerwise import study as layerwise
+    from mechsteer.studies.t5_dola import figures as t5_figures
+    from mechsteer.studies.t5_dola import study as t5_dola
 
     draw = {
         t5_dola.NAME: t5_figures.figures,
@@ -623,7 +622,7 @@ def _sweep(c: Sweep) -> None:
 
 def _executor(c: Sweep) -> Any:
     """The executor with its options; one that is another executor's is refused."""
-    from mechsteer.studies.executors import Processes, Ray, Serial
+    from mechsteer.studies.sweep.executors import Processes, Ray, Serial
 
     kind = {"serial": Serial, "processes": Processes, "ray": Ray}[c.executor]
     given = {name: getattr(c, name) for name in ("workers", "retries", "address", "num_cpus", "num_gpus")}

@@ -16,7 +16,8 @@ import pytest
 
 import mechsteer as ms
 from mechsteer import cli
-from mechsteer.studies import dola_decoding, t5_dola
+from mechsteer.studies.dola_decoding import study as dola_decoding
+from mechsteer.studies.t5_dola import study as t5_dola
 from tests.command_line import CommandLine
 
 COMMANDS = ["reproduce", "figures", "sweep", "generate", "compare", "score", "inspect", "organisms"]

@@ -1,4 +1,7 @@
-"""Studies: one module a paper; tables first, figures from tables, published numbers beside ours.
+"""Studies: one folder a paper; tables first, figures from tables, published numbers beside ours.
+
+In the folder of a study, ``study.py`` has ``run``, ``tables.py`` makes tables, ``choose.py`` chooses on validation
+data, and ``figures.py`` draws from the tables. All stand on ``core/``; ``sweep/`` computes grids of cells.
 
 Modules are loaded when first used: the worker processes of a sweep need only what their cells need.
 """
@@ -6,7 +9,7 @@ Modules are loaded when first used: the worker processes of a sweep need only wh
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.studies.published import published
+from mechsteer.studies.core.published import published
 
 if TYPE_CHECKING:
     from mechsteer.studies import (

@@ -16,7 +16,7 @@ from mechsteer.identity import cell_key
 from mechsteer.steering import METHODS, Edit, Intervention, Scope, is_own, made_of, method
 from mechsteer.steering.registry import _found
 from mechsteer.studies.sweep import Cell, sweep
-from mechsteer.studies.sweep_steering import normal, run
+from mechsteer.studies.sweep.steering import normal, run
 from tests.steering.naive import prompts_of
 
 FILE = '''

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import mechsteer as ms
-from mechsteer.studies import t5_dola
+from mechsteer.studies.t5_dola import study as t5_dola
 
 SMALL: dict[str, Any] = {
     "layers": [0, 2],

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mechsteer.studies.grid import Cell, grid
+from mechsteer.studies.sweep.grids import Cell, grid
 
 CELLS = grid(a=[0, 1, 2, 3], b=[0, 1, 2])
 

@@ -1,0 +1,269 @@
+"""The six ways to steer that the study of composition puts together, from a strength; what they need is learned here.
+
+Learning prompts are validation prompts that no strength is chosen on. The model's own answers teach: what it writes
+with the instruction and without notes, where it follows, and what it writes without the instruction. All vectors and
+features are of one kind of instruction.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from mechsteer.analysis.features import instruction_features
+from mechsteer.decoding import Directer, generate
+from mechsteer.directions import Direction, differences_in_means, gradient_direction
+from mechsteer.directions.sparse import sparse_direction
+from mechsteer.errors import MechsteerError
+from mechsteer.identity import cell_key
+from mechsteer.models import continuation_ids, parse, predicting_stack
+from mechsteer.prompts import Prompt
+from mechsteer.steering import Intervention, add, attention_bias, features, heads
+from mechsteer.steering.saes import site_of
+from mechsteer.studies.directer.bench import Way, Work
+from mechsteer.tasks import Instructions, instructions
+from mechsteer.tasks.instructions import follows
+
+KINDS = ("upper", "lower", "list", "json", "length", "french")
+
+METHODS: Mapping[str, tuple[float, ...]] = MappingProxyType(
+    {
+        "means": (0.1, 0.2, 0.3, 0.5, 0.75, 1.0),
+        "gradient": (0.02, 0.05, 0.1, 0.15, 0.25, 0.5),
+        "sparse": (0.1, 0.2, 0.3, 0.5, 0.75, 1.0),
+        "guide": (0.25, 0.5, 1.0, 1.5, 2.0, 3.0),
+        "directer": (0.9, 0.7, 0.5, 0.3, 0.2, 0.1),
+        "features": (0.1, 0.2, 0.3, 0.5, 0.75, 1.0),
+    }
+)
+"""Strengths to choose among, from weak to strong: of means in the differences' norms, of gradient vectors in mean norms
+of the stream, of sparse vectors as a factor, of GUIDE Delta in nats, of DIRECTER beta, of features c (1 sets them to
+what they are with the instruction)."""
+
+REFERENCE = {"means": 1.0, "gradient": 0.25, "sparse": 1.0}
+"""The strength at which the layer of a vector is chosen."""
+
+SPARSE_LAYERS = (1, 3)
+SPARSE_WEIGHT = 0.005
+FEATURES = 10
+
+
+class Point(NamedTuple):
+    """How strongly, and for vectors in which layer; layer -1 for ways that have none to choose."""
+
+    strength: float
+    layer: int = -1
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What one kind of instruction is learned from.
+
+    Attributes:
+        told: Prompts with the instruction and no notes.
+        untold: The same without the instruction.
+        noted: The same with the instruction and notes.
+        answers: What the model writes for ``told``; it follows the instruction.
+        plain: What it writes for ``untold``.
+    """
+
+    told: list[Prompt]
+    untold: list[Prompt]
+    noted: list[Prompt]
+    answers: list[str]
+    plain: list[str]
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A prompt, and the tokens that an answer with and one without the instruction begin with."""
+
+    prompt: Prompt
+    target: int
+    trap: int
+
+
+@dataclass(frozen=True)
+class Ways:
+    """The six ways, for one model.
+
+    Attributes:
+        vectors: By method (``means``, ``gradient``, ``sparse``), kind and layer.
+        sae: The SAE.
+        edits: By kind, the features to set and to add.
+        layers: By method the layers to choose among.
+    """
+
+    vectors: Mapping[str, Mapping[str, Mapping[int, Direction]]]
+    sae: Any
+    edits: Mapping[str, Mapping[str, Mapping[int, tuple[str, float]]]]
+    layers: Mapping[str, Sequence[int]]
+
+    def make(self, method: str, point: Point, task: Instructions) -> Way:
+        """One way for the prompts of a task."""
+        strength = point.strength
+        if method == "guide":
+            return Way(attention_bias(delta=strength))
+        if method == "directer":
+            return Way(strategy=Directer(beta=strength))
+        if method == "features":
+            return Way(self.edited("set", strength, task))
+
+        def steer(kind: str, rows: list[int]) -> Intervention:
+            d = self.vectors[method][kind][point.layer]
+            if method == "sparse":
+                return heads(d, strength, rows=rows)
+            unit = d.norm if method == "means" else d.activation_norm
+            return add(d, strength * unit, scope="last_prompt", rows=rows)
+
+        return Way(by_kind(task, steer))
+
+    def edited(self, operation: str, strength: float, task: Instructions) -> Intervention:
+        """Each kind's features set to, or raised by, what the instruction makes of them."""
+
+        def steer(kind: str, rows: list[int]) -> Intervention:
+            edits = self.edits[operation][kind]
+            return features(self.sae, edits, strength=strength, scope="last_prompt", rows=rows)
+
+        return by_kind(task, steer)
+
+    @property
+    def sae_layer(self) -> int:
+        """Where the SAE is."""
+        return _layer(self.sae)
+
+
+def by_kind(task: Instructions, make: Callable[[str, list[int]], Intervention]) -> Intervention:
+    """For each kind of instruction an intervention on its prompts."""
+    steer = Intervention(())
+    for kind in dict.fromkeys(sample.kind for sample in task.samples):
+        steer += make(kind, [place for place, sample in enumerate(task.samples) if sample.kind == kind])
+    return steer
+
+
+def together(first: Way, second: Way) -> Way:
+    """Both: at one hook point the first acts first.
+
+    Raises:
+        MechsteerError: if both decode in a way of their own.
+    """
+    if first.strategy is not None and second.strategy is not None:
+        raise MechsteerError("Two strategies cannot choose the same token.")
+    steers = [way.steer for way in (first, second) if way.steer is not None]
+    return Way(sum(steers, start=Intervention(())) if steers else None, first.strategy or second.strategy)
+
+
+def ways(work: Work, sae: Any) -> Ways:
+    """Learn what the six ways need.
+
+    Raises:
+        MechsteerError: for an SAE that is not of a layer's ``resid_post``, or a kind that the model does not follow
+            without notes on two learning prompts at least.
+    """
+    layers = vector_layers(work.model)
+    sparse_layers = [layer for layer in SPARSE_LAYERS if layer in layers] or [0]
+    _layer(sae)
+    vectors: dict[str, dict[str, dict[int, Direction]]] = {name: {} for name in REFERENCE}
+    edits: dict[str, dict[str, dict[int, tuple[str, float]]]] = {"set": {}, "add": {}}
+    for kind in work.kinds:
+        told = lesson(work, kind)
+        pairs = list(zip(told.told, told.untold, strict=True))
+        makers: dict[str, tuple[Sequence[int], Callable[[Sequence[int]], dict[int, Direction]]]] = {
+            "means": (layers, lambda at, p=pairs: differences_in_means(work.model, p, layers=at)),
+            "gradient": (layers, lambda at, t=told, k=kind: gradients(work, t, k, at)),
+            "sparse": (sparse_layers, lambda at, t=told: _sparse(work, t, at)),
+        }
+        for method, (at, make) in makers.items():
+            vectors[method][kind] = kept(work, f"{method}-{kind}", told, at, make)
+        rows = instruction_features(work.model, sae, pairs, top=FEATURES).to_dict("records")
+        edits["set"][kind] = {int(row["feature"]): ("set", float(row["mean_with"])) for row in rows}
+        edits["add"][kind] = {int(row["feature"]): ("add", float(row["difference"])) for row in rows}
+        work.bar.update()
+    return Ways(vectors, sae, edits, {"means": layers, "gradient": layers, "sparse": sparse_layers})
+
+
+def vector_layers(model: Any) -> list[int]:
+    """The layers that vectors are learned at: all."""
+    return list(range(predicting_stack(model)[1]))
+
+
+def lesson(work: Work, kind: str) -> Lesson:
+    """The learning prompts of a kind that the model follows without notes.
+
+    Raises:
+        MechsteerError: if there are fewer than two.
+    """
+    task, noted = (_later(instructions(kind, notes=k, split="validation"), work.n_validation) for k in (0, work.notes))
+    told, untold = (task.prompts(work.model, with_instruction=wanted) for wanted in (True, False))
+    answers, plain = (_answers(work, prompts, task.max_new_tokens) for prompts in (told, untold))
+    rows = [place for place, sample in enumerate(task.samples) if follows(sample, answers[place])]
+    if len(rows) < 2:
+        raise MechsteerError(
+            f"The model follows {kind!r} on {len(rows)} of {len(answers)} learning prompts without notes; at least 2 "
+            "are needed to learn from."
+        )
+    shown = noted.prompts(work.model)
+
+    def of(x: list[Any]) -> list[Any]:
+        return [x[row] for row in rows]
+
+    return Lesson(of(told), of(untold), of(shown), of(answers), of(plain))
+
+
+def _later(task: Instructions, first: int) -> Instructions:
+    """Without the prompts that strengths are chosen on."""
+    return replace(task, samples=task.samples[first:])
+
+
+def _answers(work: Work, prompts: list[Prompt], longest: int) -> list[str]:
+    return generate(work.model, prompts, max_new_tokens=longest, batch_size=work.batch_size).texts
+
+
+def gradients(work: Work, told: Lesson, kind: str, layers: Sequence[int]) -> dict[int, Direction]:
+    """By layer the gradient of the first token's decision, on prompts with notes.
+
+    Raises:
+        MechsteerError: if answers with and without the instruction never begin differently.
+    """
+    begins = [
+        [continuation_ids(work.model, text, p)[0] for text, p in zip(texts, told.noted, strict=True)]
+        for texts in (told.answers, told.plain)
+    ]
+    cases = [Decision(*case) for case in zip(told.noted, *begins, strict=True) if case[1] != case[2]]
+    if not cases:
+        raise MechsteerError(f"With and without {kind!r} answers begin with the same token, so there is no gradient.")
+    return {layer: gradient_direction(work.model, cases, layer=layer) for layer in layers}
+
+
+def _sparse(work: Work, told: Lesson, layers: Sequence[int]) -> dict[int, Direction]:
+    examples = list(zip(told.noted, told.answers, strict=True))
+    weight = SPARSE_WEIGHT
+    return {layer: sparse_direction(work.model, examples, layer=layer, l1=weight, group_l2=weight) for layer in layers}
+
+
+def kept(
+    work: Work,
+    name: str,
+    told: Lesson,
+    layers: Sequence[int],
+    make: Callable[[Sequence[int]], dict[int, Direction]],
+) -> dict[int, Direction]:
+    """Directions by layer, read from ``folder/directions`` where they were made before."""
+    key = cell_key(work.model, told, options={"name": name, "layers": layers, "weight": SPARSE_WEIGHT})
+    path = work.folder / "directions" / f"{name}-{key}.safetensors"
+    if path.exists():
+        with suppress(MechsteerError):  # a damaged one is made again
+            found = [edit.direction for edit in Intervention.load(path).edits]
+            return {layer: d for layer, d in zip(layers, found, strict=True) if d is not None}
+    made = make(layers)
+    sum((add(made[layer]) for layer in layers), start=Intervention()).save(path)
+    return made
+
+
+def _layer(sae: Any) -> int:
+    site = site_of(sae, None)
+    parsed = parse(site)
+    if parsed is None or parsed[2] != "resid_post":
+        raise MechsteerError(f"This study needs an SAE of a layer's resid_post; this one is at {site!r}.")
+    return parsed[1]

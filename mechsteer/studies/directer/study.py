@@ -1,0 +1,125 @@
+"""DIRECTER (arXiv 2603.06745): does scaling an instruction's keys help, and does the gate keep the text whole?
+
+Paper: "Enhancing Instruction Following of LLMs via Activation Steering with Dynamic Rejection". Its main table, its
+ablations, fixed strengths without rejection, the sweeps of alpha and beta, its gate on other methods, its cost; and,
+which it does not report, what becomes of each token at the gate.
+
+The task is ours: instructions with so many notes after them that instruct-llama follows them only in part.
+Adherence asks whether the output follows the instruction, fidelity how much of it is true of the topic, average is the
+mean of the two for each prompt. Nothing here is IFEval, LIFBench or GSM8K-Format; their published numbers stand in a
+table of their own. On another model the prompts are the same; fidelity then knows only the bundled world's sentences.
+
+Different from the paper: PASTA steers all heads, not profiled ones; random tokens are a stretch of as many tokens as
+the instruction, somewhere in notes and question (the paper does not say how they are drawn); ``chosen on validation``
+gives every method, DIRECTER included, the strength with the best average on other prompts. Intervals are 95 % bootstrap
+intervals over prompts, p-values McNemar's for adherence against zero-shot.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from mechsteer.errors import MechsteerError, positive_int
+from mechsteer.files import writable_dir
+from mechsteer.models import is_encoder_decoder, load, model_info, provenance
+from mechsteer.studies.core.result import Result, finish
+from mechsteer.studies.directer import tables as parts
+from mechsteer.studies.directer.bench import Work
+from mechsteer.studies.directer.cost import cost
+from mechsteer.studies.directer.figures import draw, figures
+from mechsteer.studies.directer.published import beside
+from mechsteer.studies.directer.vectors import vector_maker
+from mechsteer.tasks import instructions
+from mechsteer.tasks.checkers import KINDS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAME = "directer"
+
+
+def run(
+    model: Any = "organism:instruct-llama",
+    out: str | os.PathLike[str] = "results/directer",
+    *,
+    kinds: Sequence[str] | None = None,
+    notes: int = 24,
+    fewer_notes: int = 16,
+    n: int = 14,
+    n_validation: int = 8,
+    batch_size: int = 128,
+    progress: bool = True,
+) -> Result:
+    """Run the study; what was computed before in the same folder is not computed again, except times and memory.
+
+    Args:
+        model: A loaded decoder-only model, or a name for :func:`mechsteer.load`.
+        out: The folder for tables and figures.
+        kinds: Kinds of instructions; default: all.
+        notes: How many notes stand between instruction and question.
+        fewer_notes: The main table's other number of notes.
+        n: Prompts of each kind.
+        n_validation: Validation prompts of each kind, to choose strengths on.
+        batch_size: Prompts computed together.
+        progress: Show a bar.
+
+    Returns:
+        The tables; ``adherence_percent``, ``fidelity_percent`` and ``average_percent`` have intervals (``_low``,
+        ``_high``). ``summary``: by notes, method, setting (``paper``, ``released code``, ``chosen on validation``) and
+        strength (PASTA's alpha, SpotLight's psi, GUIDE's delta, DIRECTER's beta); gained, lost and p_value of adherence
+        against zero-shot. ``choice``: the strengths tried on validation prompts. ``ablation``, ``rankings``,
+        ``strengths`` (layers without rejection), ``sweeps``, ``gate``, ``trace`` (the fate of all tokens),
+        ``differences`` (paired: method, against, measure, difference_pp, low_pp, high_pp, verdict), ``cost``,
+        ``published`` (beside ours).
+
+    Raises:
+        MechsteerError: for an encoder-decoder, other bad arguments, or a folder that cannot be written to.
+    """
+    for name, value in {"n": n, "n_validation": n_validation, "batch_size": batch_size}.items():
+        positive_int(name, value)
+    chosen = tuple(KINDS) if kinds is None else tuple(kinds)
+    for count in (notes, fewer_notes):
+        instructions(chosen, notes=count, n=n)  # refuses what is wrong before anything is written
+    loaded = load(model) if isinstance(model, str) else model
+    if is_encoder_decoder(loaded):
+        raise MechsteerError(
+            f"This study is for decoder-only models; {model_info(loaded).name!r} is an encoder-decoder."
+        )
+    folder = writable_dir(out)
+    settings = {"kinds": chosen, "notes": notes, "fewer_notes": fewer_notes, "n": n, "n_validation": n_validation}
+    about = {"study": NAME, **settings, **provenance(loaded)}
+    with tqdm(desc=NAME, unit="cell", disable=not progress) as bar:
+        work = Work(loaded, folder, chosen, notes, n, n_validation, batch_size, bar)
+        tables = _tables(work, (fewer_notes, notes) if fewer_notes != notes else (notes,))
+    for name, table in tables.items():
+        tables[name] = table.assign(**provenance(loaded), data_hash=work.task().data_hash)
+    finish(folder, about, tables)
+    figures(folder)
+    return Result(folder, tables, draw)
+
+
+def _tables(work: Work, lengths: tuple[int, ...]) -> "dict[str, pd.DataFrame]":
+    import pandas as pd
+
+    choice = parts.chosen(work)
+    summary = parts.main(work, choice, lengths)
+    gate = parts.gated(work, vector_maker(work))
+    task = work.task()
+    found = {
+        "summary": summary,
+        "choice": choice,
+        "ablation": parts.ablation(work),
+        "rankings": parts.rankings(work),
+        "strengths": parts.strengths(work),
+        "sweeps": parts.sweeps(work),
+        "gate": gate["gate"],
+        "trace": pd.concat([parts.traces(work), gate["trace"]], ignore_index=True),
+        "differences": pd.concat([parts.compared(work, choice), gate["differences"]], ignore_index=True),
+        "cost": cost(work.model, task.prompts(work.model)[:: max(1, work.n)][:7], max_new_tokens=task.max_new_tokens),
+    }
+    same = summary[summary["notes"] == work.notes]
+    name = model_info(work.model).name
+    found["published"] = beside(name, same, found["ablation"], found["gate"], found["cost"])
+    return found

@@ -1,0 +1,219 @@
+"""The measured parts of the study of DIRECTER, one function a table."""
+
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from mechsteer.analysis.sensitivity import layer_sensitivity
+from mechsteer.decoding import Directer, Gated
+from mechsteer.steering import Intervention, attention_bias, pasta, spotlight
+from mechsteer.studies.directer.bench import ZERO_SHOT, Way, Work, difference, fates, means, pooled
+from mechsteer.studies.guide.tasks import worded
+from mechsteer.tasks import Instructions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+METHODS: "dict[str, tuple[Callable[[float], Way], tuple[float, ...], tuple[float, ...]]]" = {
+    "pasta": (lambda s: Way(pasta(alpha=s)), (0.01, 0.1), (0.5, 0.3, 0.2, 0.1, 0.03)),
+    "spotlight": (lambda s: Way(spotlight(target=s)), (0.3, 0.1), (0.05, 0.1, 0.2, 0.3, 0.5)),
+    "guide": (lambda s: Way(attention_bias(delta=s)), (2.0,), (0.5, 1.0, 1.5, 2.0, 3.0)),
+    "directer": (lambda s: Way(strategy=Directer(beta=s)), (0.5,), (0.7, 0.5, 0.3, 0.2, 0.1)),
+}
+"""A way from a strength; the papers' strengths; those to choose among, from weak to strong. DIRECTER's is beta."""
+
+RELEASED = Way(strategy=Directer(compat="released"))
+SEEDS = (0, 1, 2)
+ALPHAS = (1e1, 1e2, 1e3, 1e4, 1e5)
+BETAS = (0.1, 0.3, 0.5, 0.7, 0.9)
+
+SCHEDULES: "MappingProxyType[str, tuple[Callable[[float], Intervention], tuple[float, ...]]]" = MappingProxyType(
+    {
+        "pasta": (lambda s: pasta(alpha=s), (0.01, 0.1)),
+        "spotlight": (lambda s: spotlight(target=s), (0.3, 0.2, 0.1)),
+        "guide": (lambda s: attention_bias(delta=s), (5.0, 2.0, 1.0)),
+    }
+)
+"""What is put under the gate: the paper's schedules of PASTA and SpotLight without their last strength, which does
+nothing; one of ours for GUIDE."""
+
+STEPS = (2.0, 1.0, 0.5)
+"""Strengths of the vector, in means' differences; ours."""
+
+
+def chosen(work: Work) -> "pd.DataFrame":
+    """Every strength to choose among, on the validation prompts; ``chosen`` marks the best average.
+
+    Of equals, the weakest.
+    """
+    import pandas as pd
+
+    rows: list[dict[str, Any]] = []
+    for method, (make, _, grid) in METHODS.items():
+        cells = [{"method": method, "strength": s, **means(work.samples(make(s), work.validation()))} for s in grid]
+        best = max(cells, key=lambda row: row["average_percent"])
+        rows += [{**row, "chosen": row is best} for row in cells]
+    return pd.DataFrame(rows)
+
+
+def ways(work: Work, choice: "pd.DataFrame", notes: int) -> "dict[tuple[str, str, float], tuple[Way, Instructions]]":
+    """What the main table compares: by method, setting and strength, a way and the prompts."""
+    task = work.task(notes)
+    found: dict[tuple[str, str, float], tuple[Way, Instructions]] = {
+        ("zero-shot", "", 0.0): (ZERO_SHOT, task),
+        ("*-marked instruction", "", 0.0): (ZERO_SHOT, worded(task, "*marked*")),
+    }
+    best = choice[choice["chosen"]].set_index("method")["strength"]
+    for method, (make, paper, _) in METHODS.items():
+        strengths = [("paper", s) for s in paper] + [("chosen on validation", float(best[method]))]
+        found |= {(method, setting, s): (make(s), task) for setting, s in strengths}
+        if method == "directer":
+            found[method, "released code", 0.5] = (RELEASED, task)
+    return found
+
+
+def main(work: Work, choice: "pd.DataFrame", lengths: tuple[int, ...]) -> "pd.DataFrame":
+    """The main table, each method against zero-shot on the same prompts."""
+    import pandas as pd
+
+    rows = []
+    for notes in lengths:
+        start = work.samples(ZERO_SHOT, work.task(notes))
+        for (method, setting, strength), (way, task) in ways(work, choice, notes).items():
+            if method.startswith("*") and not marks_are_read(work, task):
+                continue
+            table = work.samples(way, task)
+            test = difference(start, table)[0]
+            changes = {key: test[key] for key in ("gained", "lost", "p_value")}
+            cells = {"notes": notes, "method": method, "setting": setting, "strength": strength}
+            rows.append({**cells, **means(table), **changes})
+    return pd.DataFrame(rows)
+
+
+def marks_are_read(work: Work, task: Instructions) -> bool:
+    """Whether the tokenizer has the marks, so that the wording can be tried at all."""
+    text = task.samples[0].instruction
+    ids = work.model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return "*" in work.model.tokenizer.decode(ids)
+
+
+def ablation(work: Work) -> "pd.DataFrame":
+    """What of DIRECTER matters. Of variants with a seed, the mean over seeds, and the averages' range."""
+    import pandas as pd
+
+    variants = {
+        "zero-shot": [ZERO_SHOT],
+        "directer": [Way(strategy=Directer())],
+        "released code": [RELEASED],
+        "reversed ranking": [Way(strategy=Directer(order="reversed"))],
+        "random layers": [Way(strategy=Directer(order="random", seed=seed)) for seed in SEEDS],
+        "random tokens": [Way(strategy=Directer(), elsewhere=seed) for seed in SEEDS],
+    }
+    rows = []
+    for variant, cases in variants.items():
+        tables = [work.samples(way) for way in cases]
+        averages = [100 * float(table["average"].mean()) for table in tables]
+        ends = {"average_percent_least": min(averages), "average_percent_most": max(averages)}
+        rows.append({"variant": variant, "seeds": len(tables), **means(pooled(tables)), **ends})
+    return pd.DataFrame(rows)
+
+
+def rankings(work: Work) -> "pd.DataFrame":
+    """Each layer's mean rank by the paper's average and by the released code's, on one prompt of each kind and more."""
+    import pandas as pd
+
+    prompts = work.task().prompts(work.model)[:: max(1, work.n // 4)]
+    frames = []
+    for aggregate in ("receiving", "released"):
+        table = layer_sensitivity(work.model, prompts, aggregate=aggregate, batch_size=8)
+        grouped = table.groupby("layer").agg(sensitivity=("sensitivity", "mean"), mean_rank=("rank", "mean"))
+        first = table[table["rank"] == 1]["layer"].value_counts().reindex(grouped.index, fill_value=0)
+        made = grouped.assign(first_percent=100 * first / len(prompts), aggregate=aggregate, n=len(prompts))
+        frames.append(made.reset_index())
+    work.bar.update()
+    return pd.concat(frames, ignore_index=True)
+
+
+def sizes(count: int) -> list[int]:
+    """1, 2, 4, ... layers, and all."""
+    return sorted({min(count, 2**power) for power in range(count.bit_length() + 1)})
+
+
+def strengths(work: Work) -> "pd.DataFrame":
+    """Keys scaled in the most sensitive layers without rejection; 0 layers is zero-shot; and DIRECTER."""
+    import pandas as pd
+
+    fixed = {k: Way(strategy=Directer(strength=k)) for k in sizes(work.layers)}
+    rows = [
+        {"method": "key scaling, nothing rejected", "layers": k, **means(work.samples(way))}
+        for k, way in {0: ZERO_SHOT, **fixed}.items()
+    ]
+    rows.append({"method": "directer", "layers": work.layers, **means(work.samples(Way(strategy=Directer())))})
+    return pd.DataFrame(rows)
+
+
+def sweeps(work: Work) -> "pd.DataFrame":
+    """DIRECTER by alpha (beta .5) and by beta (alpha 100)."""
+    import pandas as pd
+
+    cases = [("alpha", a, Directer(alpha=a)) for a in ALPHAS] + [("beta", b, Directer(beta=b)) for b in BETAS]
+    rows = [
+        {"parameter": name, "value": value, **means(work.samples(Way(strategy=strategy)))}
+        for name, value, strategy in cases
+    ]
+    return pd.DataFrame(rows)
+
+
+def gated(work: Work, vectors: "Callable[[float], Intervention] | None") -> "dict[str, pd.DataFrame]":
+    """Other methods without the gate, at each of their strengths, and with it; and what the gate changed."""
+    import pandas as pd
+
+    cases = dict(SCHEDULES) | ({"difference in means": (vectors, STEPS)} if vectors is not None else {})
+    rows, changes, traces = [], [], []
+    for method, (make, grid) in cases.items():
+        alone = [work.samples(Way(make(s))) for s in grid]
+        under = work.samples(Way(strategy=Gated([make(s) for s in grid])))
+        rows += [
+            {"method": method, "gate": False, "strength": s, **means(table)}
+            for s, table in zip(grid, alone, strict=True)
+        ]
+        rows.append({"method": method, "gate": True, "strength": grid[0], **means(under)})
+        for against, table in (
+            (f"{method} at {grid[0]:g}, no gate", alone[0]),
+            ("zero-shot", work.samples(ZERO_SHOT)),
+        ):
+            changes += [
+                {"method": f"{method} under the gate", "against": against, **row} for row in difference(table, under)
+            ]
+        traces += [{"run": f"{method} under the gate", **row} for row in fates(under, [0] * len(grid))]
+    return {"gate": pd.DataFrame(rows), "differences": pd.DataFrame(changes), "trace": pd.DataFrame(traces)}
+
+
+def compared(work: Work, choice: "pd.DataFrame") -> "pd.DataFrame":
+    """DIRECTER against all others, on the same prompts."""
+    import pandas as pd
+
+    start, rows = work.samples(Way(strategy=Directer())), []
+    others = {
+        f"key scaling in {k} layers, nothing rejected": Way(strategy=Directer(strength=k)) for k in sizes(work.layers)
+    }
+    cases: list[tuple[str, pd.DataFrame]] = [(name, work.samples(way)) for name, way in others.items()]
+    for (method, setting, strength), (way, task) in ways(work, choice, work.notes).items():
+        name = " ".join(str(x) for x in (method, f"{strength:g}" if strength else "", setting) if x)
+        if (method, setting) != ("directer", "paper") and not method.startswith("*"):
+            cases.append((name, work.samples(way, task)))
+    for name, table in cases:
+        rows += [{"method": "directer", "against": name, **row} for row in difference(table, start)]
+    return pd.DataFrame(rows)
+
+
+def traces(work: Work) -> "pd.DataFrame":
+    """What the gate does: the fate of all new tokens of DIRECTER, by beta and variant."""
+    import pandas as pd
+
+    cases = {f"beta = {b:g}": Directer(beta=b) for b in BETAS} | {"released code": Directer(compat="released")}
+    rows = []
+    for name, strategy in cases.items():
+        table = work.samples(Way(strategy=strategy))
+        rows += [{"run": name, **row} for row in fates(table, strategy.schedule(work.layers))]
+    return pd.DataFrame(rows)

@@ -1,0 +1,135 @@
+"""GUIDE and Influence (arXiv 2409.19001): does a bias on the instruction's attention scores make a model follow?
+
+Paper: "Pay Attention to What Matters". Three tasks by strength and length of the context; prompt engineering beside it;
+which layers carry it; whether Influence predicts success; and the strength that Influence chooses without generating.
+
+On the bundled model instruct-llama the tasks are at its own scale: instructions with notes in between, an instruction
+hidden among notes as the needle, its two-key JSON object as the schema; ``limits`` has what it scores on the paper's
+tasks. On any other decoder-only model they are the paper's (French summaries, needle, seven-key schema) with its
+strengths, on documents generated from a seed.
+
+Two forms: ``"every step"`` biases the prompt's pass and every step after it (the released pipeline; the default here),
+``"prompt only"`` the prompt's pass alone (the code of the paper's experiments).
+
+Different from the paper: greedy decoding throughout, generated documents with lengths in words, and see
+:mod:`mechsteer.tasks.summaries`, :mod:`mechsteer.tasks.needle`, :mod:`mechsteer.tasks.json_schema`. Intervals
+are 95 % bootstrap intervals over prompts.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from mechsteer.errors import MechsteerError, one_of, positive_int
+from mechsteer.files import writable_dir
+from mechsteer.models import is_encoder_decoder, load, model_info, provenance, stacks
+from mechsteer.studies.core.result import Result, finish
+from mechsteer.studies.guide.choose import choice, influence_by_delta
+from mechsteer.studies.guide.figures import draw, figures
+from mechsteer.studies.guide.predict import predict
+from mechsteer.studies.guide.published import beside, reference
+from mechsteer.studies.guide.tables import Work, baselines, by_strength, layers, limits, needle_grid, predicted
+from mechsteer.studies.guide.tasks import DOCUMENTS, ORGANISM, OTHER_WORDINGS, WORDINGS, Subject, named, subsets
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAME = "guide"
+
+
+def run(
+    model: Any = "organism:instruct-llama",
+    out: str | os.PathLike[str] = "results/guide",
+    *,
+    tasks: Sequence[str] | None = None,
+    n: int = 10,
+    batch_size: int = 64,
+    progress: bool = True,
+) -> Result:
+    """Run the study; what was computed before in the same folder is not computed again.
+
+    Args:
+        model: A loaded decoder-only model, or a name for :func:`mechsteer.load`.
+        out: The folder for tables and figures.
+        tasks: Some of ``instructions`` (bundled model) or ``french`` (others), ``needle`` and ``json``; default: all.
+        n: Prompts of each length and kind of instruction, or depth of the needle; three times as many for ``json``.
+        batch_size: Prompts computed together.
+        progress: Show a bar.
+
+    Returns:
+        The tables, percentages with intervals. ``summary``: score by task, form and delta, over all lengths, beside the
+        published; ``by_strength``: the same by length; ``baselines``: other wordings, with ``tokens`` of the
+        instruction, and ``kinds_read``: in how many kinds the model follows them at least half as often as the plain
+        ones, at the shortest length (``applicable``: in most);
+        ``layers``; ``needle``: by depth and length; ``predictors`` (of every prompt) and ``prediction`` (AUC and r);
+        ``choice``: the delta that Influence chooses and the score there; ``influence``: by delta; ``limits`` (bundled
+        model); ``published``. Tables of a task that is left out are left out too.
+
+    Raises:
+        MechsteerError: for an encoder-decoder, an unknown task, a context in which no length fits, other bad arguments,
+            or a folder that cannot be written to.
+    """
+    positive_int("n", n)
+    positive_int("batch_size", batch_size)
+    folder = writable_dir(out)
+    loaded = load(model) if isinstance(model, str) else model
+    name = model_info(loaded).name
+    if is_encoder_decoder(loaded):
+        raise MechsteerError(f"This study is for decoder-only models; {name!r} is an encoder-decoder.")
+    bundled = name.startswith("organism:")
+    subjects = _subjects(loaded, ORGANISM if bundled else DOCUMENTS, tasks, n)
+    settings = {"n": n, "lengths": {s.name: s.lengths for s in subjects}}
+    about = {"study": NAME, **settings, **provenance(loaded)}
+    with tqdm(desc=NAME, unit="part", total=_parts(subjects, bundled), disable=not progress) as bar:
+        tables = _tables(Work(loaded, folder, batch_size, bar, n), subjects, bundled)
+    tables = {key: table.assign(**provenance(loaded)) for key, table in tables.items() if not table.empty}
+    tables["published"] = reference(name)
+    finish(folder, about, tables)
+    figures(folder)
+    return Result(folder, tables, draw)
+
+
+def _subjects(model: Any, subjects: Sequence[Subject], names: Sequence[str] | None, n: int) -> tuple[Subject, ...]:
+    for name in names or ():
+        one_of("task", name, [s.name for s in subjects])
+    fitting = [s.fitting(model, min(n, 3)) for s in named(subjects, names)]
+    if not any(s.lengths for s in fitting):
+        raise MechsteerError(f"No length of these tasks fits this model's context of {model.cfg.n_ctx} tokens.")
+    return tuple(s for s in fitting if s.lengths)
+
+
+def _parts(subjects: Sequence[Subject], bundled: bool) -> int:
+    """How often the bar moves."""
+    main = [s for s in subjects if s.name in ("instructions", "french")]
+    total = sum(len(s.deltas) * len(s.lengths) + len(s.lengths) for s in subjects) + bundled * len(DOCUMENTS)
+    for s in main:
+        wordings, groups = len(WORDINGS) + len(OTHER_WORDINGS), len(subsets(8))
+        total += len(s.lengths) * (len(s.deltas) - 1 + wordings + 2) + groups * len(s.lengths[-2:]) + len(s.lengths) - 1
+    return total
+
+
+def _tables(work: Work, subjects: Sequence[Subject], bundled: bool) -> "dict[str, pd.DataFrame]":
+    import pandas as pd
+
+    main = [s for s in subjects if s.name in ("instructions", "french")]
+    strength = pd.concat([by_strength(work, s) for s in subjects], ignore_index=True)
+    rows = pd.concat([predicted(work, s) for s in subjects], ignore_index=True)
+    tables = {
+        "summary": beside(strength, model_info(work.model).name),
+        "by_strength": strength,
+        "predictors": rows,
+        "prediction": predict(rows),
+    }
+    for subject in main:
+        tables["baselines"] = baselines(work, subject)
+        tables["layers"] = layers(work, subject, subsets(stacks(work.model)["blocks"]))
+        tables["influence"] = influence_by_delta(work, subject)
+        tables["choice"] = choice(work, subject, strength)
+    for subject in subjects:
+        if subject.name == "needle":
+            tables["needle"] = needle_grid(work, subject)
+    if bundled:
+        tables["limits"] = limits(work)
+    return tables

@@ -1,0 +1,128 @@
+"""Inside a T5 that obeys or is trapped: which sublayers write the answer, and what cross-attention is for.
+
+"DoLa Adaptations for T5" (arXiv 2512.03803) says that a T5's preferences are volatile and shift through
+cross-attention, without numbers. This study makes them, on MemoTrap: prompts are parted into those where the target is
+likelier than the trap and the others, and both are measured by
+:func:`mechsteer.analysis.cross_attention.cross_attention_shift`,
+:func:`mechsteer.analysis.frozen_cross_attention.frozen_cross_attention`, the logit lens and volatility.
+"""
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mechsteer.analysis import cross_attention_shift, frozen_cross_attention, logit_lens, volatility
+from mechsteer.analysis.bootstrap import mean_interval
+from mechsteer.errors import MechsteerError, positive_int
+from mechsteer.evaluation import evaluate
+from mechsteer.files import writable_dir
+from mechsteer.models import is_encoder_decoder, load, model_info, provenance
+from mechsteer.studies.core.result import Result, finish
+from mechsteer.studies.inside.figures import draw, figures
+from mechsteer.tasks import MemoTrap, memotrap
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAME = "inside"
+GROUPS = {True: "obeyed", False: "trapped"}
+QUANTITIES = ("relative_update", "cosine", "path_share", "jsd", "logit_difference", "attention_entropy")
+
+
+def run(
+    model: Any = "organism:trap-t5",
+    out: str | os.PathLike[str] = "results/inside",
+    *,
+    data: str | os.PathLike[str] | None = None,
+    n: int | None = None,
+    batch_size: int = 128,
+    progress: bool = True,
+) -> Result:
+    """Run the study.
+
+    Args:
+        model: A loaded encoder-decoder, or a name for :func:`mechsteer.load`.
+        out: The folder for tables and figures.
+        data: Traps in MemoTrap's public CSV format; default: the bundled ones.
+        n: The most traps; default: all of the evaluation split.
+        batch_size: Prompts computed together.
+        progress: Show bars.
+
+    Returns:
+        The tables. ``summary``: for each group of prompts, layer and sublayer the means of the shift's quantities, with
+        95 % bootstrap intervals (``_low``, ``_high``); ``frozen``: the decision with cross-attention frozen; ``ranks``:
+        median rank of target and trap by exit; ``volatility``: by exit. All but ``frozen`` have the column ``group``.
+
+    Raises:
+        MechsteerError: for a decoder-only model, data that cannot be read, fewer than two traps, or a folder that
+            cannot be written to.
+    """
+    positive_int("batch_size", batch_size)
+    if n is not None:
+        positive_int("n", n)
+    folder = writable_dir(out)
+    task = memotrap(data)
+    loaded = load(model) if isinstance(model, str) else model
+    if not is_encoder_decoder(loaded):
+        raise MechsteerError(
+            f"This study is about cross-attention; {model_info(loaded).name} has none. Use an encoder-decoder."
+        )
+    about = {"study": NAME, "data": task.name, **provenance(loaded)}
+    tables = _tables(loaded, _first(task, n), batch_size, progress)
+    for name, table in tables.items():
+        tables[name] = table.assign(**provenance(loaded), data_hash=task.data_hash)
+    finish(folder, about, tables)
+    figures(folder)
+    return Result(folder, tables, draw)
+
+
+def _first(task: MemoTrap, n: int | None) -> MemoTrap:
+    return task if n is None else replace(task, samples=tuple(task.samples[:n]))
+
+
+def _tables(model: Any, task: MemoTrap, batch_size: int, progress: bool) -> "dict[str, pd.DataFrame]":
+    import pandas as pd
+
+    traps = list(task.samples)
+    prompts = [trap.prompt for trap in traps]
+    correct = evaluate(model, task, batch_size=batch_size, progress=progress)["correct"].astype(bool).tolist()
+    group = {place: GROUPS[flag] for place, flag in enumerate(correct)}
+    shift = cross_attention_shift(model, prompts, traps, batch_size=batch_size, progress=progress)
+    lens = logit_lens(model, prompts, _words(traps), batch_size=batch_size, progress=progress)
+    lens = lens.assign(group=lens["prompt"].map(group), word=["target", "trap"] * (len(lens) // 2))
+    ranks = lens.groupby(["group", "word", "exit"], sort=False)
+    volatile = [
+        volatility(model, [p for p, flag in zip(prompts, correct, strict=True) if flag == kept], batch_size=batch_size)
+        .assign(group=name)
+        for kept, name in GROUPS.items()
+        if kept in correct
+    ]  # fmt: skip
+    return {
+        "summary": _means(shift.assign(group=shift["prompt"].map(group))),
+        "frozen": frozen_cross_attention(
+            model, prompts, traps, which=("one", "from", "up_to"), batch_size=batch_size, progress=progress
+        ),
+        "ranks": ranks.agg(
+            rank=("rank", "median"), probability=("probability", "mean"), n=("rank", "size")
+        ).reset_index(),
+        "volatility": pd.concat(volatile, ignore_index=True),
+    }
+
+
+def _words(traps: list[Any]) -> list[list[str]]:
+    return [[trap.target.strip(" ."), trap.trap.strip(" .")] for trap in traps]
+
+
+def _means(shift: "pd.DataFrame") -> "pd.DataFrame":
+    """The means over prompts, with their intervals."""
+    import pandas as pd
+    import torch
+
+    rows = []
+    for (group, layer, sublayer), part in shift.groupby(["group", "layer", "sublayer"], sort=False):
+        row: dict[str, Any] = {"group": group, "layer": layer, "sublayer": sublayer, "n": len(part)}
+        values = torch.tensor(part[list(QUANTITIES)].to_numpy(dtype=float))
+        for name, *ends in zip(QUANTITIES, *mean_interval(values), strict=True):
+            row |= {f"{name}{end}": float(x) for end, x in zip(("", "_low", "_high"), ends, strict=True)}
+        rows.append(row)
+    return pd.DataFrame(rows)

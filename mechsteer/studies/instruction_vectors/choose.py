@@ -1,0 +1,138 @@
+"""Which layer (and coefficient) to steer at, chosen on validation prompts as the paper's code does.
+
+A candidate whose outputs are bad (see :mod:`mechsteer.analysis.quality`) counts as accuracy 0. The best candidate has
+the highest accuracy; of several the first wins, and no steering stands first, then layers from the lowest.
+
+For a limit of words the paper's way of choosing is not known, and accuracy alone prefers coefficients that leave two
+words of nonsense. There the best candidate has the highest mean of adherence times fidelity (ours), where fidelity is
+known.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mechsteer.steering import Intervention
+from mechsteer.studies.instruction_vectors.bench import Bench
+from mechsteer.tasks import Instructions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NONE = -1
+"""The layer that stands for no steering, as in the authors' files."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A layer, and for added vectors the coefficient c in units of the vector's norm; layer -1 for no steering."""
+
+    layer: int = NONE
+    step: float = 0.0
+
+    @property
+    def steers(self) -> bool:
+        """Whether anything is done."""
+        return self.layer != NONE
+
+
+Make = Callable[[Choice, Instructions], Intervention]
+"""Makes the intervention of a choice for the prompts of a task."""
+
+Rescore = Callable[["pd.DataFrame"], "pd.DataFrame"]
+"""Gives sample rows another adherence and fidelity."""
+
+
+def grid(layers: int) -> list[int]:
+    """Every second layer from a fifth of the model on."""
+    return list(range(layers // 5, layers, 2))
+
+
+def candidates(layers: Sequence[int], steps: Sequence[float] = (0.0,)) -> list[Choice]:
+    """No steering, then every layer with every step."""
+    return [Choice(), *(Choice(layer, step) for layer in layers for step in steps)]
+
+
+def best(table: "pd.DataFrame", *, tolerate: float = 0.0) -> Choice:
+    """The rule.
+
+    Args:
+        table: One row a candidate: layer, step, accuracy and bad (the share of bad outputs), both from 0 to 1.
+        tolerate: The largest share of bad outputs that passes. The paper's is 0, and for base models the share
+            without steering.
+    """
+    ordered = table.sort_values(["layer", "step"], kind="stable")  # no steering has layer -1
+    row = ordered.iloc[int(filtered(ordered, tolerate).to_numpy().argmax())]
+    return Choice(int(row["layer"]), float(row["step"]))
+
+
+def filtered(table: "pd.DataFrame", tolerate: float) -> "pd.Series":
+    """The accuracies, 0 where there are too many bad outputs; without steering there never are."""
+    passed = (table["bad"] <= tolerate) | (table["layer"] == NONE)
+    return table["accuracy"].where(passed, 0.0)
+
+
+def choose(
+    bench: Bench,
+    task: Instructions,
+    make: Make,
+    options: Sequence[Choice],
+    *,
+    rescore: Rescore | None = None,
+    with_fidelity: bool = False,
+    tolerate_unsteered: bool = False,
+) -> "tuple[Choice, list[dict[str, Any]]]":
+    """Measure every candidate on validation prompts.
+
+    Args:
+        bench: The model.
+        task: The prompts.
+        make: Makes the interventions.
+        options: The candidates.
+        rescore: Gives sample rows their scores; default: they have them.
+        with_fidelity: Compare adherence times fidelity, where fidelity is known.
+        tolerate_unsteered: Let candidates pass that have no more bad outputs than there are without steering.
+
+    Returns:
+        The choice, and one row a candidate: layer, step, adherence_percent, fidelity_percent, bad_percent, n, compared
+        and chosen. ``compared`` is what the choice compares, after the filter and from 0 to 1.
+    """
+    import pandas as pd
+
+    tables = [bench.measure(task, make(option, task) if option.steers else None) for option in options]
+    tables = [rescore(table) if rescore else table for table in tables]
+    rows = pd.DataFrame(
+        [
+            {
+                "layer": option.layer,
+                "step": option.step,
+                "accuracy": _value(table, with_fidelity),
+                "bad": float(table["bad"].mean()),
+            }
+            for option, table in zip(options, tables, strict=True)
+        ]
+    )
+    tolerate = float(rows.loc[rows["layer"] == NONE, "bad"].max()) if tolerate_unsteered else 0.0
+    chosen = best(rows, tolerate=tolerate)
+    return chosen, [
+        {
+            "layer": option.layer,
+            "step": option.step,
+            **percentages(table),
+            "compared": value,
+            "chosen": option == chosen,
+        }
+        for option, table, value in zip(options, tables, filtered(rows, tolerate), strict=True)
+    ]
+
+
+def _value(table: "pd.DataFrame", with_fidelity: bool) -> float:
+    both = (table["adherence"] * table["fidelity"]).mean()
+    return float(table["adherence"].mean() if not with_fidelity or math.isnan(both) else both)
+
+
+def percentages(table: "pd.DataFrame", suffix: str = "") -> dict[str, Any]:
+    """Adherence, fidelity and bad outputs of sample rows in percent, and n."""
+    names = ("adherence", "fidelity", "bad")
+    return {f"{name}{suffix}_percent": 100 * float(table[name].mean()) for name in names} | {"n": len(table)}

@@ -1,0 +1,341 @@
+"""The figures of the study :mod:`mechsteer.studies.instruction_vectors`, from its tables alone."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mechsteer import plots
+from mechsteer.studies.core.result import redraw
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+TABLES = ("by_kind", "layers")
+OPTIONAL = ("weights", "length", "exactly", "words", "composition", "transfer", "cosine", "published")
+GREY = "0.7"
+
+
+def figures(folder: Path) -> list[Path]:
+    """Draw every figure of the study from the parquet tables in ``folder`` into ``folder/figures``.
+
+    Raises:
+        MechsteerError: if a table is missing or damaged.
+    """
+    return redraw(folder, draw, TABLES, OPTIONAL)
+
+
+def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
+    """Every figure of the study, by name, from its tables."""
+    made = {"by_kind": by_kind, "layers": layers} | {
+        "weights": weights,
+        "length": length,
+        "exactly": exactly,
+        "words": words,
+        "composition": composition,
+        "transfer": transfer,
+        "cosine": cosine,
+    }
+    with plots.style():
+        found = {name: plot(tables[name]) for name, plot in made.items() if name in tables and not tables[name].empty}
+        if "published" in tables:
+            found["published"] = published(tables["by_kind"], tables["published"])
+        return found
+
+
+def by_kind(table: "pd.DataFrame") -> "Figure":
+    """Adherence unsteered and steered, fidelity of the steered answers above; one panel a setting."""
+    settings = list(dict.fromkeys(table["setting"]))
+    made, axes = plots.figure(len(settings), width=3.1, height=2.7)
+    for ax, setting in zip(axes, settings, strict=True):
+        part = table[table["setting"] == setting].reset_index(drop=True)
+        bars(
+            ax,
+            part,
+            ["adherence_unsteered_percent", "adherence_steered_percent"],
+            ["adherence, unsteered", "adherence, steered"],
+        )
+        for place, (state, face) in enumerate((("unsteered", "white"), ("steered", "black"))):
+            where = [x + 0.4 * (place - 0.5) for x in range(len(part))]
+            ax.scatter(
+                where, part[f"fidelity_{state}_percent"], s=16, marker="D", color=face, edgecolors="black",
+                linewidths=0.8, zorder=3, label=f"fidelity, {state}", clip_on=False,
+            )  # fmt: skip
+        marks = [kind if layer >= 0 else f"{kind}*" for kind, layer in zip(part["kind"], part["layer"], strict=True)]
+        ax.set_xticks(range(len(part)), marks, rotation=45, ha="right")
+        ax.set(title=setting, ylim=(0, 104))
+    axes[0].set_ylabel("Test prompts (%)")
+    _legend(made, axes[0], 4)
+    made.supxlabel("* validation chose not to steer", fontsize=8)
+    return made
+
+
+def layers(table: "pd.DataFrame") -> "Figure":
+    """Validation by layer: adherence, a cross where outputs were bad, a frame around what was chosen.
+
+    Of added vectors each layer shows the coefficient that was chosen there, or the best one that passes the filter.
+    """
+    settings = list(dict.fromkeys(table["setting"]))
+    kinds = list(dict.fromkeys(table["kind"]))
+    levels = sorted(table["layer"].unique())
+    made, axes = plots.figure(len(settings), width=1.0 + 0.5 * len(levels), height=0.9 + 0.3 * len(kinds))
+    for ax, setting in zip(axes, settings, strict=True):
+        part = table[table["setting"] == setting].sort_values(["chosen", "compared", "adherence_percent"])
+        shown = part.groupby(["kind", "layer"]).last().reset_index()
+        values = shown.pivot(index="kind", columns="layer", values="adherence_percent").reindex(kinds, columns=levels)
+        ax.imshow(values.to_numpy(dtype=float), cmap="Blues", vmin=0, vmax=125, aspect="auto")
+        for _, cell in shown.iterrows():
+            x, y = levels.index(cell["layer"]), kinds.index(cell["kind"])
+            text = f"{cell['adherence_percent']:.0f}" + ("×" if cell["bad_percent"] > 0 else "")
+            dark = cell["adherence_percent"] > 75
+            ax.text(x, y, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+            if cell["chosen"]:
+                ax.add_patch(_frame(x, y))
+        ax.set_xticks(range(len(levels)), ["none" if layer < 0 else str(layer) for layer in levels])
+        ax.set_yticks(range(len(kinds)), kinds)
+        ax.set(title=setting, xlabel="Steered layer")
+        ax.spines[:].set_visible(False)
+        ax.tick_params(length=0)
+    made.supxlabel("adherence on validation prompts (%); × bad outputs; frame: chosen", fontsize=8)
+    return made
+
+
+def _frame(x: int, y: int) -> "Rectangle":
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x - 0.46, y - 0.46), 0.92, 0.92, fill=False, edgecolor=plots.COLOURS[1], linewidth=1.8)
+
+
+def weights(table: "pd.DataFrame") -> "Figure":
+    """Adherence against fidelity: constant coefficients from weak to strong, a line a layer, and the dynamic one."""
+    kinds = list(dict.fromkeys(table["kind"]))
+    columns = min(3, len(kinds))
+    made, axes = plots.figure(columns, rows=-(-len(kinds) // columns), width=2.9, height=2.6)
+    colours = (plots.COLOURS[0], plots.COLOURS[2])
+    for ax, kind in zip(axes, kinds, strict=False):
+        part = table[table["kind"] == kind]
+        layers = list(dict.fromkeys(part["layer"]))
+        for place, layer in enumerate(layers):
+            line = part[(part["layer"] == layer) & part["step"].notna()].sort_values("step")
+            x, y = line["adherence_percent"], line["fidelity_percent"]
+            names = ("constant, same layer", "constant, next layer")
+            ax.plot(x, y, color=colours[place], marker="os"[place], markersize=4, linewidth=1.1, label=names[place])
+            if not place:
+                _steps(ax, list(zip(x, y, line["step"], strict=True)), colours[place])
+        for weight, marker, size, name in _MARKS:
+            there = part[part["weight"] == weight]
+            if there.empty:
+                continue
+            ax.plot(
+                there["adherence_percent"], there["fidelity_percent"], linestyle="", marker=marker, markersize=size,
+                color=plots.COLOURS[1], markerfacecolor="none" if marker == "D" else None, label=name, zorder=4,
+                clip_on=False,
+            )  # fmt: skip
+        title = "mean of the formats" if layers[0] < 0 else f"{kind}, dynamic at layer {layers[0]}"
+        ax.set(title=title, xlim=(-6, 108), ylim=(-6, 112), xlabel="Adherence (%)")
+    for ax in axes[::columns]:
+        ax.set_ylabel("Fidelity (%)")
+    for ax in axes[len(kinds) :]:
+        ax.set_axis_off()
+    named = {text: handle for ax in axes for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    labels = sorted(named)  # the constants stand together
+    made.legend([named[label] for label in labels], labels, loc="outside upper center", ncols=4)
+    return made
+
+
+_MARKS = (
+    ("dynamic (project)", "*", 12, "dynamic"),
+    ("best constant of each format", "D", 7, "best constant of each format"),
+)
+_LABELLED = (0.5, 0.75, 1.0, 1.5)
+
+
+def _steps(ax: "Axes", points: list[tuple[float, float, float]], colour: str) -> None:
+    """Some coefficients beside their points; one label for those that lie near each other."""
+    from matplotlib.patheffects import withStroke
+
+    groups: list[tuple[float, float, list[str]]] = []
+    for a, b, step in [point for point in points if point[2] in _LABELLED]:
+        near = next((steps for x, y, steps in groups if abs(a - x) < 25 and abs(b - y) < 12), None)
+        if near is None:
+            groups.append((a, b, [f"{step:g}"]))
+        else:
+            near.append(f"{step:g}")
+    for a, b, steps in groups:
+        right = a > 60
+        label = ax.annotate(
+            ", ".join(steps), (a, b), xytext=(-6 if right else 6, -10 if b > 60 else 5), textcoords="offset points",
+            ha="right" if right else "left", fontsize=8, color=colour,
+            path_effects=[withStroke(linewidth=2, foreground="white")],
+        )  # fmt: skip
+        label.set_in_layout(False)
+
+
+def length(table: "pd.DataFrame") -> "Figure":
+    """The conciseness vector by coefficient: words of an answer, adherence to its limit, fidelity."""
+    made, axes = plots.figure(3, width=2.9, height=2.6)
+    panels = (
+        ("words_median", "Words of an answer (median)"),
+        ("adherence_percent", "Within the limit of words (%)"),
+        ("fidelity_percent", "Fidelity (%)"),
+    )
+    names = table["setting"] + ", layer " + table["layer"].astype(str)
+    for ax, (column, label) in zip(axes, panels, strict=True):
+        plots.lines(
+            ax, table.assign(name=names), x="step", y=column, by="name", xlabel="Coefficient (norms of the vector)",
+            ylabel=label, title="",
+        )  # fmt: skip
+        ax.set_ylim(*((-4, 104) if column.endswith("percent") else (0, 1.05 * float(table[column].max()))))
+    _legend(made, axes[0], 3)
+    return made
+
+
+def exactly(table: "pd.DataFrame") -> "Figure":
+    """Answers of exactly n sentences, unsteered and at the coefficient chosen for n, with fidelity."""
+    made, (ax,) = plots.figure(1, width=1.3 + 0.9 * len(table), height=2.8)
+    bars(ax, table, ["exactly_unsteered_percent", "exactly_steered_percent"], ["unsteered", "steered"])
+    for place, (state, face) in enumerate((("unsteered", "white"), ("steered", "black"))):
+        where = [x + 0.4 * (place - 0.5) for x in range(len(table))]
+        ax.scatter(
+            where, table[f"fidelity_{state}_percent"], s=16, marker="D", color=face, edgecolors="black",
+            linewidths=0.8, zorder=3, label=f"fidelity, {state}", clip_on=False,
+        )  # fmt: skip
+    steps = [
+        "not steered" if layer < 0 else f"c = {step:g}"
+        for layer, step in zip(table["layer"], table["step"], strict=True)
+    ]
+    ax.set_xticks(range(len(table)), [f"{n}\n{step}" for n, step in zip(table["sentences"], steps, strict=True)])
+    ax.set(xlabel="Sentences wanted, and coefficient (norms)", ylabel="Exactly so many (%)", ylim=(0, 104))
+    _legend(made, ax, 2)
+    return made
+
+
+def words(table: "pd.DataFrame") -> "Figure":
+    """Words included and excluded, unsteered and steered, with fidelity."""
+    groups = list(dict.fromkeys(zip(table["task"], table["setting"], strict=True)))
+    made, (ax,) = plots.figure(1, width=1.3 + 1.15 * len(groups), height=2.8)
+    for place, row in enumerate(("unsteered", "steered")):
+        part = table[table["row"] == row].set_index(["task", "setting"]).loc[groups]
+        where = [x + 0.4 * (place - 0.5) for x in range(len(groups))]
+        ax.bar(where, part["adherence_percent"], width=0.38, color=(GREY, plots.COLOURS[1])[place], label=row)
+        ax.scatter(
+            where, part["fidelity_percent"], s=16, marker="D", color=("white", "black")[place], edgecolors="black",
+            linewidths=0.8, zorder=3, label=f"fidelity, {row}", clip_on=False,
+        )  # fmt: skip
+    ax.set_xticks(range(len(groups)), [f"{task},\n{_broken(setting)}" for task, setting in groups])
+    ax.set(ylabel="Word there, or left out (%)", ylim=(0, 104))
+    _legend(made, ax, 4 if len(groups) > 2 else 2)
+    return made
+
+
+def composition(table: "pd.DataFrame") -> "Figure":
+    """How many prompts follow both instructions, by what is steered; those that are also true as diamonds."""
+    settings = list(dict.fromkeys(table["setting"]))
+    most = int(table.groupby("setting")["pair"].nunique().max())
+    made, axes = plots.figure(len(settings), width=1.6 + 0.5 * most, height=2.9)
+    names = ("unsteered", "first", "second", "both")
+    labels = ("unsteered", "format steered", "length or word steered", "both steered")
+    for ax, setting in zip(axes, settings, strict=True):
+        part = table[table["setting"] == setting]
+        pairs = list(dict.fromkeys(part["pair"]))
+        for place, (name, label) in enumerate(zip(names, labels, strict=True)):
+            values = part[part["row"] == name].set_index("pair").loc[pairs, "both_percent"]
+            where = [x + 0.2 * (place - 1.5) for x in range(len(pairs))]
+            colour = (GREY, plots.COLOURS[0], plots.COLOURS[5], plots.COLOURS[1])[place]
+            ax.bar(where, values, width=0.19, color=colour, label=label)
+        true = part[part["row"] == "both"].set_index("pair").loc[pairs, "both_and_true_percent"]
+        ax.scatter(
+            [x + 0.3 for x in range(len(pairs))], true, s=16, marker="D", color="black", zorder=3,
+            label="both steered: followed and true", clip_on=False,
+        )  # fmt: skip
+        ax.set_xticks(range(len(pairs)), pairs, rotation=45, ha="right")
+        ax.set(title=setting, ylim=(0, 104))
+    axes[0].set_ylabel("Both followed (%)")
+    _legend(made, axes[0], 5 if len(settings) > 1 else 3)
+    return made
+
+
+def transfer(table: "pd.DataFrame") -> "Figure":
+    """Adherence and fidelity, mean over formats, by how much of the tuning is in the model."""
+    settings = list(dict.fromkeys(table["setting"]))
+    made, axes = plots.figure(2 * len(settings), width=2.5, height=2.6)
+    names = {"none": "unsteered", "own": "the model's own vectors", "tuned": "the tuned model's vectors"}
+    means = table.groupby(["setting", "vector", "share"], sort=False)[["adherence_percent", "fidelity_percent"]].mean()
+    means = means.reset_index().replace({"vector": names})
+    for place, setting in enumerate(settings):
+        for offset, (column, label) in enumerate(
+            (("adherence_percent", "Adherence (%)"), ("fidelity_percent", "Fidelity (%)"))
+        ):
+            ax = axes[2 * place + offset]
+            plots.lines(
+                ax, means[means["setting"] == setting], x="share", y=column, by="vector",
+                xlabel="Share of the tuning (0: base)", ylabel=label, title=setting,
+            )  # fmt: skip
+            ax.set(ylim=(-4, 104), xticks=sorted(means["share"].unique()))
+    _legend(made, axes[0], 3)
+    return made
+
+
+def cosine(table: "pd.DataFrame") -> "Figure":
+    """Cosine similarity of last-token states by layer, one panel a kind, with its interval."""
+    kinds = list(dict.fromkeys(table["kind"]))
+    columns, floor = min(4, len(kinds)), min(0.0, float(table["low"].min()) - 0.03)
+    made, axes = plots.figure(columns, rows=-(-len(kinds) // columns), width=2.4, height=2.2)
+    for ax, kind in zip(axes, kinds, strict=False):
+        part = table[table["kind"] == kind]
+        plots.lines(ax, part, x="layer", y="cosine", by="relation", xlabel="Layer", ylabel="Cosine", title=kind)
+        for place, (_, line) in enumerate(part.groupby("relation", sort=False)):
+            ordered = line.sort_values("layer")
+            ax.fill_between(
+                ordered["layer"], ordered["low"], ordered["high"], color=plots.COLOURS[place], alpha=0.2, linewidth=0
+            )
+        ax.set(xticks=sorted(part["layer"].unique())[:: 1 + len(part["layer"].unique()) // 9], ylim=(floor, 1.03))
+    for ax in axes[len(kinds) :]:
+        ax.set_axis_off()
+    _legend(made, axes[0], 3)
+    return made
+
+
+def published(ours: "pd.DataFrame", paper: "pd.DataFrame") -> "Figure":
+    """The paper's accuracy beside ours, for formats that both have; other prompts, so the levels need not agree."""
+    made, axes = plots.figure(2, width=3.4, height=2.7)
+    for ax, (setting, theirs) in zip(
+        axes, (("without instruction", "without_instruction"), ("with instruction", "with_instruction")), strict=True
+    ):
+        here = ours[ours["setting"] == setting].set_index("kind")
+        there = paper[(paper["setting"] == theirs) & (paper["kind"] != "")]
+        there = there.pivot_table(index="kind", columns="method", values="accuracy_percent")
+        kinds = [kind for kind in here.index if kind in there.index]
+        columns = {
+            "published, unsteered": there.loc[kinds, "none"],
+            "published, steered": there.loc[kinds, "steered"],
+            "here, unsteered": here.loc[kinds, "adherence_unsteered_percent"],
+            "here, steered": here.loc[kinds, "adherence_steered_percent"],
+        }
+        colours = ("0.85", plots.COLOURS[4], "0.55", plots.COLOURS[1])
+        for place, (name, values) in enumerate(columns.items()):
+            ax.bar([x + 0.2 * (place - 1.5) for x in range(len(kinds))], values, 0.19, color=colours[place], label=name)
+        ax.set_xticks(range(len(kinds)), kinds)
+        ax.set(title=setting, ylim=(0, 104))
+    axes[0].set_ylabel("Followed (%)")
+    _legend(made, axes[0], 4)
+    return made
+
+
+def bars(ax: "Axes", part: "pd.DataFrame", columns: Sequence[str], labels: Sequence[str]) -> None:
+    """Two bars a row: grey and coloured."""
+    for place, (column, label) in enumerate(zip(columns, labels, strict=True)):
+        where = [x + 0.4 * (place - 0.5) for x in range(len(part))]
+        ax.bar(where, part[column], width=0.38, color=(GREY, plots.COLOURS[1])[place], label=label)
+
+
+def _broken(setting: str) -> str:
+    """A setting's name on two lines."""
+    return setting.replace("instruction", "instr.").replace(", ", ",\n")
+
+
+def _legend(made: "Figure", ax: "Axes", columns: int) -> None:
+    handles, labels = ax.get_legend_handles_labels()
+    made.legend(handles, labels, loc="outside upper center", ncols=columns)

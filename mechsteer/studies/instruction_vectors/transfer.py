@@ -1,0 +1,61 @@
+"""Vectors of the tuned model in the model it was tuned from, and in models between the two.
+
+The paper takes vector and mean projection from the instruction-tuned model and chooses the layer by validation on the
+base model, where a layer passes if it has no more bad outputs than there are without steering. Between the two models
+stand averages of their weights (:func:`mechsteer.models.blend.blend`; ours): ``share`` is the part of the tuning that
+is in the model, 0 the base.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mechsteer.models import model_info
+from mechsteer.models.blend import blend
+from mechsteer.studies.instruction_vectors.bench import FORMATS, WITH, WITHOUT, Bench, Prompts
+from mechsteer.studies.instruction_vectors.choose import choose, percentages
+from mechsteer.studies.instruction_vectors.tables import Rows, changes
+from mechsteer.studies.instruction_vectors.vectors import Steering
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def transfer(
+    tuned: Bench, base: Any, shares: Sequence[float], prompts: Prompts, steering: Steering, kinds: Sequence[str]
+) -> "pd.DataFrame":
+    """Formats, without and with their instruction: unsteered, with the model's own vector, with the tuned model's.
+
+    One row a share, setting, kind and vector; ``model_name`` is the model that was measured.
+    """
+    import pandas as pd
+
+    rows: Rows = []
+    for share in shares:
+        model = blend(base, tuned.model, share) if share else base
+        bench = replace(tuned, model=model)
+        measured = {"model_name": model_info(model).name, "model_fingerprint": model_info(model).fingerprint}
+        own = Steering(bench, prompts, steering.layers, steering.scope)
+        theirs = replace(steering, transfer=True)
+        for kind in [kind for kind in kinds if kind in FORMATS]:
+            for setting in (WITHOUT, WITH):
+                task = prompts.tested(kind, setting)
+                plain = bench.measure(task)
+                where = {"share": share, "setting": setting.name, "kind": kind, **measured}
+                rows.append({**where, "vector": "none", "layer": -1, **percentages(plain), **changes(plain, plain)})
+                for name, vectors in (("own", own), ("tuned", theirs)):
+                    make = vectors.make(kind)
+                    chosen, _ = choose(
+                        bench, prompts.validated(kind, setting), make, own.options(kind), tolerate_unsteered=True
+                    )
+                    steered = bench.measure(task, make(chosen, task)) if chosen.steers else plain
+                    rows.append(
+                        {
+                            **where,
+                            "vector": name,
+                            "layer": chosen.layer,
+                            **percentages(steered),
+                            **changes(plain, steered),
+                        }
+                    )
+    return pd.DataFrame(rows)

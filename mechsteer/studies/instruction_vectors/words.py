@@ -1,0 +1,182 @@
+"""Words and several instructions at once.
+
+``words``: inclusion adds a word's vector, exclusion subtracts it. The word to include is one that the question has
+nothing to do with; the word to exclude is one that the plain answer has. The bundled model knows no instruction to
+leave a word out, so exclusion is only tried without one, and an exclusion vector, which the paper found weaker, cannot
+be made.
+
+``composition``: a format by projection and a second vector, in one pass, each at its own layer.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from mechsteer.steering import Intervention
+from mechsteer.studies.instruction_vectors.bench import FORMATS, WITHOUT, Bench, Prompts, Setting
+from mechsteer.studies.instruction_vectors.choose import Choice, choose, percentages
+from mechsteer.studies.instruction_vectors.tables import Choices, Rows, changes
+from mechsteer.studies.instruction_vectors.vectors import Steering, excluded, to_exclude
+from mechsteer.tasks import Instructions
+from mechsteer.tasks.checkers import KINDS
+from mechsteer.tasks.instructions import load_world
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CASES = ("upper", "lower")
+
+Keep = Callable[["pd.DataFrame"], list[bool]]
+
+
+def words(bench: Bench, prompts: Prompts, steering: Steering, choices: Choices) -> "tuple[pd.DataFrame, Choice, Rows]":
+    """Inclusion in each setting and exclusion without an instruction.
+
+    Returns:
+        One row a task and setting, unsteered and steered: adherence is that the word is there, or that it is not; the
+        choice for exclusion; and its validation rows.
+    """
+    import pandas as pd
+
+    rows: Rows = []
+    for setting in prompts.settings:
+        choice, task = choices[setting.name, "keyword"], prompts.tested("keyword", setting)
+        plain = bench.measure(task)
+        steered = bench.measure(task, steering.words(choice, task)) if choice.steers else plain
+        rows += _pair("inclusion", setting, choice, plain, steered)
+    choice, tried = _choose_exclusion(bench, prompts, steering)
+    task = to_exclude(prompts.tested("keyword"))
+    if task.samples:
+        rescore = excluded(task)
+        plain = rescore(bench.measure(task))
+        steered = rescore(bench.measure(task, steering.words(choice, task, sign=-1.0))) if choice.steers else plain
+        rows += _pair("exclusion", WITHOUT, choice, plain, steered)
+    return pd.DataFrame(rows), choice, tried
+
+
+def _choose_exclusion(bench: Bench, prompts: Prompts, steering: Steering) -> tuple[Choice, Rows]:
+    task = to_exclude(prompts.validated("keyword"))
+    if not task.samples:
+        return Choice(), []
+    choice, tried = choose(
+        bench,
+        task,
+        lambda option, there: steering.words(option, there, sign=-1.0),
+        steering.options("keyword"),
+        rescore=excluded(task),
+    )
+    return choice, [{"setting": WITHOUT.name, "kind": "exclusion", **row} for row in tried]
+
+
+def _pair(
+    name: str, setting: Setting, choice: Choice, plain: "pd.DataFrame", steered: "pd.DataFrame"
+) -> list[dict[str, Any]]:
+    where = {"layer": choice.layer, "step": choice.step if choice.steers else math.nan}
+    return [
+        {"task": name, "setting": setting.name, "row": "unsteered", "layer": -1, "step": math.nan}
+        | percentages(plain)
+        | {"gained": 0, "lost": 0, "p_value": 1.0},
+        {"task": name, "setting": setting.name, "row": "steered"}
+        | where
+        | percentages(steered)
+        | changes(plain, steered),
+    ]
+
+
+def composition(
+    bench: Bench, prompts: Prompts, steering: Steering, kinds: Sequence[str], choices: Choices, exclusion: Choice | None
+) -> "pd.DataFrame":
+    """Formats with a limit of words, in each setting, and cases with the exclusion of a word.
+
+    A pair has rows only where validation steers both of its parts. One row a pair, setting and what is steered: the
+    share that follows the first, the second and both instructions, fidelity, and the mean of both times fidelity.
+    """
+    import pandas as pd
+
+    rows: Rows = []
+    formats = [kind for kind in kinds if kind in FORMATS]
+    for setting in prompts.settings if "length" in kinds else ():
+        for kind in formats:
+            first, second = choices[setting.name, kind], choices[setting.name, "length"]
+            if first.steers and second.steers:
+                task = _two_instructions(prompts, kind, setting)
+                edits = steering.make(kind)(first, task), steering.make("length")(second, task)
+                rows += _combined(bench, task, f"{kind} + length", setting, edits, _follows(kind), _short(task))
+    task = to_exclude(prompts.tested("keyword")) if "keyword" in kinds else None
+    for kind in [kind for kind in formats if kind in CASES]:
+        first = choices[WITHOUT.name, kind]
+        if task is not None and task.samples and first.steers and exclusion and exclusion.steers:
+            edits = steering.make(kind)(first, task), steering.words(exclusion, task, sign=-1.0)
+            left_out = excluded(task)
+            kept: Keep = lambda table, rescore=left_out: rescore(table)["adherence"].tolist()  # noqa: E731
+            rows += _combined(bench, task, f"{kind} + exclusion", WITHOUT, edits, _follows(kind), kept)
+    return pd.DataFrame(rows, columns=_COLUMNS)
+
+
+_COLUMNS = [
+    "pair",
+    "setting",
+    "row",
+    "first_percent",
+    "second_percent",
+    "both_percent",
+    "both_and_true_percent",
+    "fidelity_percent",
+    "bad_percent",
+    "n",
+]
+
+
+def _two_instructions(prompts: Prompts, kind: str, setting: Setting) -> Instructions:
+    """The prompts about a limit of words, each with an instruction of the kind before its own."""
+    told = prompts.tested(kind, setting).samples
+    task = prompts.tested("length", setting)
+    samples = [
+        replace(sample, instruction=f"{told[place % len(told)].instruction} {sample.instruction}")
+        for place, sample in enumerate(task.samples)
+    ]
+    return replace(task, samples=tuple(samples))
+
+
+def _follows(kind: str) -> Keep:
+    french = load_world().french
+    return lambda table: [KINDS[kind](text.strip(), french=french) for text in table["output"]]
+
+
+def _short(task: Instructions) -> Keep:
+    limits = [sample.limit for sample in task.samples]
+    return lambda table: [
+        KINDS["length"](text.strip(), limit=limit) for text, limit in zip(table["output"], limits, strict=True)
+    ]
+
+
+def _combined(
+    bench: Bench,
+    task: Instructions,
+    pair: str,
+    setting: Setting,
+    edits: tuple[Intervention, Intervention],
+    first: Keep,
+    second: Keep,
+) -> Rows:
+    """The rows of one pair: unsteered, each part alone, and both."""
+    names = ("unsteered", "first", "second", "both")
+    rows: Rows = []
+    for name, steer in zip(names, (None, edits[0], edits[1], edits[0] + edits[1]), strict=True):
+        table = bench.measure(task, steer)
+        one, two = first(table), second(table)
+        both = [a and b for a, b in zip(one, two, strict=True)]
+        scores = percentages(table)
+        true = 100 * float((table["fidelity"] * both).mean())
+        rows.append(
+            {
+                "pair": pair,
+                "setting": setting.name,
+                "row": name,
+                **{f"{k}_percent": 100 * sum(v) / len(v) for k, v in (("first", one), ("second", two), ("both", both))},
+                "both_and_true_percent": true,
+                **{key: scores[key] for key in ("fidelity_percent", "bad_percent", "n")},
+            }
+        )
+    return rows

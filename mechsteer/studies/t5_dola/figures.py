@@ -1,0 +1,144 @@
+"""The figures of the study :mod:`mechsteer.studies.t5_dola`, from its tables alone."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mechsteer import plots
+from mechsteer.studies.core.result import redraw
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+_SIDE_LABELS = {"recall": "recall without an instruction", "copy": "copying in neutral sentences"}
+
+
+TABLES = ("grid", "controls", "side_effects")
+
+
+def figures(folder: Path) -> list[Path]:
+    """Draw every figure of the study from the parquet tables in ``folder`` into ``folder/figures``.
+
+    Raises:
+        MechsteerError: if a table is missing or damaged.
+    """
+    return redraw(folder, draw, TABLES, ["published"])
+
+
+def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
+    """Every figure of the study, by name, from its tables."""
+    grid = tables["grid"]
+    with plots.style():
+        made = {
+            "heatmap_relative": heatmap(grid, "relative"),
+            "heatmap_absolute": heatmap(grid, "absolute"),
+            "controls": control_strip(tables["controls"]),
+            "side_effects": side_effects(tables["side_effects"], grid),
+        }
+        if "published" in tables:
+            made["published"] = published(grid, tables["published"])
+    return made
+
+
+def heatmap(grid: "pd.DataFrame", kind: str) -> "Figure":
+    """Improvement over the unsteered model by layer and strength: log-probability accuracy, and greedy success."""
+    cells = grid[(grid["kind"] == kind) & (grid["split"] == "evaluation")]
+    limit = _limit(cells, "improvement_pp", "success_improvement_pp")
+    height = 1.1 + 0.28 * cells["layer"].nunique()
+    made, axes = plots.figure(2, width=3.0, height=height)
+    unit = "Strength (mean residual norms)" if kind == "relative" else "Strength (absolute)"
+    panels = (("improvement_pp", "Target more likely than trap"), ("success_improvement_pp", "Target in greedy output"))
+    image = None
+    for ax, (value, title) in zip(axes, panels, strict=True):
+        image = plots.heatmap(
+            ax,
+            cells,
+            x="strength",
+            y="layer",
+            value=value,
+            xlabel=unit,
+            ylabel="Decoder layer",
+            title=title,
+            limit=limit,
+        )
+    _colorbar(made, image, axes)
+    return made
+
+
+def control_strip(controls: "pd.DataFrame") -> "Figure":
+    """Accuracy of the mined vector beside the unsteered model, the flipped vector and every random direction."""
+    made, axes = plots.figure(2, width=3.0, height=2.8)
+    order = ["mined", "random", "mined, flipped"]
+    panels = (
+        ("correct_percent", "Target likelier than trap (%)"),
+        ("strict_percent", "Greedy answer is target (%)"),
+    )
+    for ax, (score, label) in zip(axes, panels, strict=True):
+        unsteered = float(controls.loc[controls["control"] == "unsteered", score].iloc[0])
+        ax.axhline(unsteered, color="0.4", linewidth=1, linestyle="--", label="unsteered")
+        for place, name in enumerate(order):
+            values = controls.loc[controls["control"] == name, score].to_numpy()
+            spread = [place + 0.25 * ((7 * i) % 11 / 5 - 1) if len(values) > 1 else place for i in range(len(values))]
+            ax.scatter(
+                spread, values, s=18, color=plots.COLOURS[place], marker=plots.MARKERS[place], alpha=0.8, zorder=3
+            )
+        count = int((controls["control"] == "random").sum())
+        ax.set_xticks(range(len(order)), ["mined", f"random\n({count})", "flipped"])
+        ax.set(ylabel=label, ylim=(-3, 103), xlim=(-0.6, len(order) - 0.4))
+        ax.legend(loc="best")
+    layer, scale = int(controls["layer"].iloc[0]), float(controls["scale"].iloc[0])
+    made.suptitle(f"Same norm, other directions (decoder layer {layer}, norm {scale:.3g})", fontsize=10)
+    return made
+
+
+def side_effects(side: "pd.DataFrame", grid: "pd.DataFrame") -> "Figure":
+    """What grows with strength and what breaks: trap accuracy, recall and copying at the chosen layer."""
+    import pandas as pd
+
+    layer = int(side["layer"].iloc[0])
+    cells = grid[(grid["kind"] == "relative") & (grid["split"] == "evaluation") & (grid["layer"] == layer)]
+    unsteered = float((cells["correct_percent"] - cells["improvement_pp"]).iloc[0])
+    traps = pd.DataFrame(
+        {
+            "strength": [0.0, *cells["strength"]],
+            "percent": [unsteered, *cells["correct_percent"]],
+            "task": "traps: target more likely",
+        }
+    )
+    table = pd.concat([traps, side.assign(task=side["task"].replace(_SIDE_LABELS))], ignore_index=True)
+    made, (ax,) = plots.figure(1, width=4.2, height=2.8)
+    plots.lines(
+        ax, table, x="strength", y="percent", by="task", xlabel="Strength (mean residual norms)", ylabel="Accuracy (%)",
+        title=f"Steering decoder layer {layer}",
+    )  # fmt: skip
+    ax.set(ylim=(-3, 103), xticks=sorted(table["strength"].unique()))
+    ax.legend(loc="lower left")
+    return made
+
+
+def published(grid: "pd.DataFrame", paper: "pd.DataFrame") -> "Figure":
+    """The paper's heat map beside ours: improvement of greedy success by layer and absolute strength."""
+    ours = grid[(grid["kind"] == "absolute") & (grid["split"] == "evaluation")].rename(
+        columns={"improvement_pp": "unused", "success_improvement_pp": "improvement_pp"}
+    )
+    limit = max(_limit(ours, "improvement_pp"), _limit(paper, "improvement_pp"))
+    made, axes = plots.figure(2, width=3.0, height=1.1 + 0.28 * max(ours["layer"].nunique(), paper["layer"].nunique()))
+    image = None
+    for ax, table, title in zip(axes, (paper, ours), ("Published", "Here"), strict=True):
+        image = plots.heatmap(
+            ax, table, x="strength", y="layer", value="improvement_pp", xlabel="Strength (absolute)",
+            ylabel="Decoder layer", title=title, limit=limit,
+        )  # fmt: skip
+    _colorbar(made, image, axes)
+    return made
+
+
+def _limit(table: "pd.DataFrame", *columns: str) -> float:
+    return max(10.0, *(float(table[column].abs().max()) for column in columns))
+
+
+def _colorbar(made: "Figure", image: Any, axes: Any) -> None:
+    bar = made.colorbar(image, ax=axes, shrink=0.9, pad=0.02)
+    bar.set_label("Change from unsteered (percentage points)")
+    bar.outline.set_visible(False)

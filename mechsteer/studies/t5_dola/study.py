@@ -1,0 +1,308 @@
+"""Gradient steering against memorisation (arXiv 2512.03803v2, section 4.2): MemoTrap by layer and strength.
+
+The paper mines a vector at each decoder layer on 100 traps and reports, for 300 others, the improvement of greedy
+success over the unsteered model by layer and absolute strength (Figures 6 and 7, Tables 2 and 3), the best cell picked
+on those 300. Here the same is measured, and beside it: the classification by log-probability, strengths relative to the
+residual stream's norm, a cell chosen on the mining split alone, the flipped vector and random ones of the same norm as
+controls, and what steering does to plain recall and to copying.
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from mechsteer.directions import Direction, gradient_direction, random_direction
+from mechsteer.errors import MechsteerError, finite, one_of, positive_int
+from mechsteer.evaluation import Task
+from mechsteer.files import writable_dir
+from mechsteer.identity import cell_key
+from mechsteer.models import load, model_info, provenance, stacks
+from mechsteer.steering import add
+from mechsteer.studies.core.cells import evaluated
+from mechsteer.studies.core.published import published
+from mechsteer.studies.core.result import Result, finish
+from mechsteer.studies.t5_dola.figures import draw, figures
+from mechsteer.tasks import MemoTrap, copying, memotrap, recall
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAME = "t5-dola"
+MEASURED = ("generation_config", "n_tokens", "truncated", "empty", "repetition", "compressibility", "copied")
+"""Columns of :func:`mechsteer.evaluate` that this study does not report."""
+
+SCORES = ("correct", "success", "strict", "memorised")
+_SIDE_TASKS = (recall, copying)
+
+
+def run(
+    model: Any = "organism:trap-t5",
+    out: str | os.PathLike[str] = "results/t5-dola",
+    *,
+    data: str | os.PathLike[str] | None = None,
+    layers: Sequence[int] | None = None,
+    strengths: Sequence[float] = (0.25, 0.5, 0.75, 1.0, 1.5),
+    absolute: Sequence[float] | None = None,
+    n_random: int = 24,
+    compat: str = "paper",
+    batch_size: int = 128,
+    progress: bool = True,
+) -> Result:
+    """Run the study; what was computed before in the same folder is not computed again.
+
+    Args:
+        model: A loaded model, or a name for :func:`mechsteer.load`.
+        out: The folder for tables, figures and directions.
+        data: Traps in the public CSV format; default: the bundled ones.
+        layers: Layers to steer; default: all.
+        strengths: Relative strengths, in units of the mean residual norm at the layer.
+        absolute: Absolute strengths; default: the paper's 500, 1000 and 1500 for its models, and otherwise half, one
+            and one and a half times the median over layers of the mean residual norm, rounded.
+        n_random: How many random directions to compare the chosen cell with.
+        compat: Passed to :func:`mechsteer.gradient_direction`.
+        batch_size: Prompts computed together.
+        progress: Show a bar.
+
+    Returns:
+        The tables: ``summary``, ``grid``, ``controls``, ``side_effects``, ``samples``; ``published`` for the paper's
+        models.
+
+    Raises:
+        MechsteerError: for bad arguments, unreadable data, or a folder that cannot be written to.
+    """
+    positive_int("n_random", n_random)
+    positive_int("batch_size", batch_size)
+    one_of("compat", compat, ("paper", "released"))
+    strengths = _positive("strengths", strengths)
+    absolute = None if absolute is None else _positive("absolute", absolute)
+    task = memotrap(data)
+    folder = writable_dir(out)
+    loaded = load(model) if isinstance(model, str) else model
+    chosen_layers = _layers(loaded, layers)
+    about: dict[str, Any] = {"study": NAME, "compat": compat, "data": task.name, **provenance(loaded)}
+    work = _Work(loaded, folder, task, batch_size, tqdm(desc=NAME, unit="cell", disable=not progress))
+    mined = {layer: work.mine(layer, compat) for layer in chosen_layers}
+    about["same_first_token"] = {
+        layer: direction.meta.get("same_first_token", "0") for layer, direction in mined.items()
+    }
+    if absolute is None:
+        absolute = _default_absolute(model_info(loaded).name, mined)
+    work.bar.reset(
+        total=2 + 2 * len(mined) * (len(strengths) + len(absolute)) + n_random + 2 + 2 * (len(strengths) + 1)
+    )
+    tables = _tables(work, mined, strengths, absolute, n_random)
+    work.bar.close()
+    paper = _published(model_info(loaded).name)
+    if paper is not None:
+        tables["published"] = paper
+    finish(folder, about, tables)
+    figures(folder)
+    return Result(folder, tables, draw)
+
+
+@dataclass
+class _Work:
+    """What every cell needs."""
+
+    model: Any
+    folder: Path
+    task: MemoTrap
+    batch_size: int
+    bar: Any
+
+    def mine(self, layer: int, compat: str) -> Direction:
+        traps = self.task.on("mining")
+        key = cell_key(self.model, traps, options={"gradient": layer, "compat": compat})
+        path = self.folder / "directions" / f"layer-{layer:02d}-{key}.safetensors"
+        if path.exists():
+            with suppress(MechsteerError):  # a damaged one is made again
+                return Direction.load(path)
+        with warnings.catch_warnings():  # study.json says how many traps are left out
+            warnings.filterwarnings("ignore", "Target and trap start with the same token")
+            direction = gradient_direction(self.model, traps.samples, layer=layer, compat=compat)
+        direction.save(path)
+        return direction
+
+    def measure(self, task: Task, direction: Direction | None = None, scale: float = 0.0) -> "pd.DataFrame":
+        """Sample rows of one cell."""
+        steer = None if direction is None else add(direction, scale)
+        table = evaluated(self.folder, self.model, task, steer, batch_size=self.batch_size)
+        self.bar.update()
+        return table
+
+
+def _tables(
+    work: _Work, mined: dict[int, Direction], strengths: Sequence[float], absolute: Sequence[float], n_random: int
+) -> "dict[str, pd.DataFrame]":
+    import pandas as pd
+
+    baseline = {split: work.measure(work.task.on(split)) for split in ("mining", "evaluation")}
+    grid = _grid(work, mined, strengths, absolute, baseline)
+    chosen = _best(grid[(grid["kind"] == "relative") & (grid["split"] == "mining")])
+    layer, scale = int(chosen["layer"]), float(chosen["scale"])
+    controls, steered = _controls(work, mined[layer], layer, scale, n_random, baseline["evaluation"])
+    tables = {
+        "summary": _summary(grid, controls, chosen, baseline["evaluation"]),
+        "grid": grid,
+        "controls": controls,
+        "side_effects": _side_effects(work, mined[layer], layer, strengths),
+        "samples": pd.concat([baseline["evaluation"], steered], ignore_index=True).drop(columns=[*MEASURED]),
+    }
+    return {name: _with_model(table, work.model) for name, table in tables.items()}
+
+
+def _grid(
+    work: _Work,
+    mined: dict[int, Direction],
+    strengths: Sequence[float],
+    absolute: Sequence[float],
+    baseline: "dict[str, pd.DataFrame]",
+) -> "pd.DataFrame":
+    """One row a layer, strength and split."""
+    import pandas as pd
+
+    rows = []
+    for layer, direction in mined.items():
+        cells = [("relative", s, s * direction.activation_norm) for s in strengths]
+        cells += [("absolute", s, s) for s in absolute]
+        for kind, strength, scale in cells:
+            for split, plain in baseline.items():
+                scores = percentages(work.measure(work.task.on(split), direction, scale))
+                before = percentages(plain)
+                rows.append(
+                    {
+                        "kind": kind,
+                        "layer": layer,
+                        "strength": strength,
+                        "scale": scale,
+                        "split": split,
+                        **scores,
+                        "improvement_pp": scores["correct_percent"] - before["correct_percent"],
+                        "success_improvement_pp": scores["success_percent"] - before["success_percent"],
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def percentages(samples: "pd.DataFrame") -> dict[str, float]:
+    """The mean of each score of a MemoTrap sample table in percent, and n."""
+    return {f"{name}_percent": 100 * float(samples[name].mean()) for name in SCORES} | {"n": len(samples)}
+
+
+def _best(cells: "pd.DataFrame") -> "pd.Series":
+    """The cell with the highest mean of log-probability accuracy and strict greedy success; ties to the weaker one.
+
+    Log-probability accuracy alone would favour strengths at which the text itself is already ruined.
+    """
+    both = cells.assign(both=cells["correct_percent"] + cells["strict_percent"])
+    return both.sort_values(["both", "scale", "layer"], ascending=[False, True, True], kind="stable").iloc[0]
+
+
+def _controls(
+    work: _Work, direction: Direction, layer: int, scale: float, n_random: int, baseline: "pd.DataFrame"
+) -> "tuple[pd.DataFrame, pd.DataFrame]":
+    """The chosen cell beside the flipped vector and random directions of the same norm; and its sample rows."""
+    import pandas as pd
+
+    steered = work.measure(work.task, direction, scale)
+    rows = [
+        {"control": "unsteered", "seed": None, **percentages(baseline)},
+        {"control": "mined", "seed": None, **percentages(steered)},
+        {"control": "mined, flipped", "seed": None, **percentages(work.measure(work.task, direction, -scale))},
+    ]
+    for seed in range(n_random):
+        random = random_direction(work.model, seed=seed, site=direction.site)
+        rows.append({"control": "random", "seed": seed, **percentages(work.measure(work.task, random, scale))})
+    table = pd.DataFrame(rows).astype({"seed": "Int64"})
+    return table.assign(layer=layer, scale=scale), steered
+
+
+def _side_effects(work: _Work, direction: Direction, layer: int, strengths: Sequence[float]) -> "pd.DataFrame":
+    """Accuracy by strength, at the chosen layer, on what was not to change: the bundled organism's questions."""
+    import pandas as pd
+
+    rows = []
+    for make in _SIDE_TASKS:
+        task = make()
+        for strength in (0.0, *strengths):
+            scale = strength * direction.activation_norm
+            table = work.measure(task, direction if strength else None, scale)
+            percent = 100 * float(table["correct"].mean())
+            rows.append({"task": task.name, "layer": layer, "strength": strength, "scale": scale, "percent": percent})
+    return pd.DataFrame(rows)
+
+
+def _summary(
+    grid: "pd.DataFrame", controls: "pd.DataFrame", chosen: "pd.Series", baseline: "pd.DataFrame"
+) -> "pd.DataFrame":
+    import pandas as pd
+
+    on_evaluation = grid[(grid["split"] == "evaluation") & (grid["kind"] == "relative")]
+    same = (on_evaluation["layer"] == chosen["layer"]) & (on_evaluation["strength"] == chosen["strength"])
+    paper = _best(grid[grid["split"] == "evaluation"])
+    random = controls[controls["control"] == "random"]
+    flipped = controls[controls["control"] == "mined, flipped"].iloc[0]
+    rows = [
+        {"row": "unsteered", **percentages(baseline)},
+        _row("mined vector, cell chosen on the mining traps", on_evaluation[same].iloc[0], chosen),
+        _row("mined vector, best cell on the evaluation traps", paper, paper),
+        _row("flipped vector, same cell", flipped, chosen),
+    ]
+    for name, reduce in (("mean", "mean"), ("smallest", "min"), ("largest", "max")):
+        values = getattr(random[[f"{s}_percent" for s in SCORES]], reduce)()
+        rows.append(_row(f"random directions ({len(random)}), {name}", values, chosen))
+    return pd.DataFrame(rows).astype({"n": "Int64", "layer": "Int64"})
+
+
+def _row(name: str, scores: Any, at: Any) -> dict[str, Any]:
+    row: dict[str, Any] = {"row": name, "layer": int(at["layer"]), "scale": float(at["scale"])}
+    return row | {f"{s}_percent": float(scores[f"{s}_percent"]) for s in SCORES}
+
+
+def _with_model(table: "pd.DataFrame", model: Any) -> "pd.DataFrame":
+    """The table with the model's provenance in every row."""
+    extra = {name: value for name, value in provenance(model).items() if name not in table.columns}
+    return table.assign(**extra)
+
+
+def _layers(model: Any, layers: Sequence[int] | None) -> list[int]:
+    sizes = stacks(model)
+    count = sizes.get("decoder", sizes.get("blocks", 0))
+    if layers is None:
+        return list(range(count))
+    bad = [layer for layer in layers if not 0 <= layer < count]
+    if bad or not layers:
+        raise MechsteerError(f"layers must be some of 0 to {count - 1}, got {list(layers)}.")
+    return sorted(set(layers))
+
+
+def _positive(name: str, values: Sequence[float]) -> list[float]:
+    """The values, smallest first and each once."""
+    numbers = sorted({finite(name, value) for value in values})
+    if not numbers or numbers[0] <= 0:
+        raise MechsteerError(
+            f"{name} must be numbers above 0, got {list(values)}; the unsteered model and the flipped vector are "
+            "always run."
+        )
+    return numbers
+
+
+def _default_absolute(name: str, mined: dict[int, Direction]) -> list[float]:
+    if _published(name) is not None:
+        return [500.0, 1000.0, 1500.0]
+    norms = sorted(direction.activation_norm for direction in mined.values())
+    median = norms[len(norms) // 2]
+    return sorted({float(f"{factor * median:.1g}") for factor in (0.5, 1.0, 1.5)})
+
+
+def _published(name: str) -> "pd.DataFrame | None":
+    """The paper's heat map for this model, if it is one of the paper's."""
+    table = published("t5_dola_heatmap")
+    found = table[table["model"] == name]
+    return None if found.empty else found.reset_index(drop=True)

@@ -1,0 +1,401 @@
+"""The study of instruction vectors: its cells against direct evaluation, refusals, continuing, figures."""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+from tqdm import tqdm
+
+import mechsteer as ms
+from mechsteer.analysis.mcnemar import exact_p
+from mechsteer.directions import differences_in_means
+from mechsteer.files import read_json, read_table
+from mechsteer.models import model_info
+from mechsteer.models.blend import blend
+from mechsteer.studies.core import cells
+from mechsteer.studies.instruction_vectors import bench as steer_instruct_cells
+from mechsteer.studies.instruction_vectors import coefficients as steer_instruct_weights
+from mechsteer.studies.instruction_vectors import figures as steer_instruct_figures
+from mechsteer.studies.instruction_vectors import study as steer_instruct
+from mechsteer.studies.instruction_vectors import transfer as steer_instruct_transfer
+from mechsteer.studies.instruction_vectors import vectors as steer_instruct_vectors
+from mechsteer.studies.instruction_vectors.bench import Bench, Prompts
+from mechsteer.studies.instruction_vectors.choose import Choice, grid
+from mechsteer.studies.instruction_vectors.vectors import Steering, excluded, to_exclude
+from mechsteer.studies.instruction_vectors.words import words
+from mechsteer.tasks import Instructions
+from tests.command_line import CommandLine
+from tests.typecheck import unchecked
+
+SMALL: dict[str, Any] = {
+    "kinds": ["upper", "json", "length"],
+    "n": 3,
+    "n_validation": 2,
+    "notes": 0,
+    "shares": [0.5],
+    "progress": False,
+}
+BOTH = ["adherence_percent", "fidelity_percent"]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return ms.load("organism:instruct-llama")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_cells() -> Iterator[None]:
+    """Two of the three layers, few coefficients, one format in the base model; figures are drawn by their own test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steer_instruct, "grid", lambda layers: grid(layers)[::2])
+        patch.setattr(steer_instruct, "figures", lambda folder: [])
+        patch.setattr(steer_instruct_transfer, "FORMATS", ("upper",))
+        patch.setattr(steer_instruct_weights, "CONSTANTS", (0.65, 1.5))
+        patch.setattr(steer_instruct_weights, "LENGTHS", (1.0, 1.5))
+        patch.setattr(steer_instruct_weights, "SENTENCES", (1, 3))
+        patch.setitem(steer_instruct_vectors.STEPS, "length", (1.0,))
+        patch.setitem(steer_instruct_vectors.STEPS, "keyword", (3.0,))
+        yield
+
+
+@pytest.fixture(scope="module")
+def study(model: Any, tmp_path_factory: pytest.TempPathFactory) -> steer_instruct.Result:
+    with unchecked():
+        return steer_instruct.run(model, tmp_path_factory.mktemp("steer-instruct"), **SMALL)
+
+
+def direction(model: Any, kind: str, layer: int) -> ms.Direction:
+    """The vector as a reader would make it: from the validation prompts that do not choose the layer."""
+    task = ms.tasks.instructions(kind, split="validation")
+    task = replace(task, samples=task.samples[2:])
+    both = (task.prompts(model, with_instruction=wanted) for wanted in (True, False))
+    return differences_in_means(model, list(zip(*both, strict=True)), layers=[int(layer)])[layer]
+
+
+def row_of(table: pd.DataFrame, **where: Any) -> pd.Series:
+    for name, value in where.items():
+        table = table[table[name] == value]
+    (row,) = (row for _, row in table.iterrows())
+    return row
+
+
+def scores(table: pd.DataFrame) -> list[float]:
+    return [pytest.approx(100 * table["adherence"].mean()), pytest.approx(100 * table["fidelity"].mean())]
+
+
+def test_the_main_cells_are_direct_evaluations(study: steer_instruct.Result, model: Any) -> None:
+    task = ms.tasks.instructions("upper", with_instruction=False, n=3)
+    row = row_of(study.tables["by_kind"], kind="upper", setting="without instruction")
+    assert row["layer"] == 5 and row["method"] == "project"
+    plain, steered = (ms.evaluate(model, task, steer=s) for s in (None, ms.project(direction(model, "upper", 5))))
+    assert [row["adherence_unsteered_percent"], row["fidelity_unsteered_percent"]] == scores(plain)
+    assert [row["adherence_steered_percent"], row["fidelity_steered_percent"]] == scores(steered)
+    assert (row["gained"], row["lost"], row["p_value"], row["n"]) == (3, 0, 0.25, 3)
+    kept = study.tables["samples"]
+    kept = kept[(kept["setting"] == "without instruction") & (kept["row"] == "steered") & (kept["kind"] == "upper")]
+    assert kept["output"].tolist() == steered["output"].tolist()
+
+
+def test_layers_are_chosen_on_validation_prompts_and_bad_ones_fail(study: steer_instruct.Result, model: Any) -> None:
+    layers = study.tables["layers"]
+    task = ms.tasks.instructions("json", with_instruction=False, split="validation", n=2)
+    there = ms.evaluate(model, task, steer=ms.project(direction(model, "json", 5)))
+    row = row_of(layers, kind="json", setting="without instruction", layer=5)
+    assert row[BOTH].tolist() == scores(there)
+    assert row["bad_percent"] == 100 and row["compared"] == 0  # an object opened for ever
+    assert row_of(study.tables["by_kind"], kind="json", setting="without instruction")["layer"] == -1
+    assert layers.groupby(["setting", "kind"])["chosen"].sum().eq(1).all()
+    assert sorted(layers["layer"].unique()) == [-1, 1, 5]
+
+
+def test_the_scope_decides_for_json(study: steer_instruct.Result, model: Any) -> None:
+    task = ms.tasks.instructions("json", with_instruction=False, n=3)
+    row = row_of(study.tables["scopes"], kind="json", scope="last_prompt")
+    steer = ms.project(direction(model, "json", row["layer"]), scope="last_prompt")
+    assert row[BOTH].tolist() == scores(ms.evaluate(model, task, steer=steer)) == [100, 100]
+    assert row_of(study.tables["scopes"], kind="json", scope="all")["layer"] == -1
+
+
+def test_means_over_kinds_and_the_test_over_all_samples(study: steer_instruct.Result) -> None:
+    table = study.tables["by_kind"]
+    table = table[table["setting"] == "without instruction"]
+    everything = row_of(study.summary, setting="without instruction", over="all kinds")
+    assert everything["kinds"] == 3 and everything["n"] == 9
+    assert everything["adherence_steered_percent"] == pytest.approx(table["adherence_steered_percent"].mean())
+    gained, lost = table["gained"].sum(), table["lost"].sum()
+    assert everything["p_value"] == exact_p(int(gained), int(lost))
+    steered = row_of(study.summary, setting="without instruction", over="steerable kinds")
+    assert steered["kinds"] == (table["layer"] >= 0).sum() < 3
+    assert steered["adherence_change_pp"] >= 20
+    assert study.summary.groupby("setting")["perplexity_ratio_unsteered"].max()["with instruction"] == 1
+
+
+def test_perplexity_ratios_are_of_the_instructed_answer(study: steer_instruct.Result, model: Any) -> None:
+    task = ms.tasks.instructions("upper", n=3)
+    samples = study.tables["samples"]
+    samples = samples[samples["kind"] == "upper"].set_index(["setting", "row"])["output"]
+    count = model.tokenizer
+
+    def surprise(outputs: list[str]) -> list[float]:
+        logprobs = ms.score(model, task.prompts(model), outputs).tolist()
+        sizes = [len(count(text, add_special_tokens=False)["input_ids"]) for text in outputs]
+        return [-p / size for p, size in zip(logprobs, sizes, strict=True)]
+
+    own = surprise(samples["with instruction", "unsteered"].tolist())
+    for name in ("unsteered", "steered"):
+        there = surprise(samples["without instruction", name].tolist())
+        expected = pd.Series([a - b for a, b in zip(there, own, strict=True)]).mean()
+        row = row_of(study.tables["by_kind"], kind="upper", setting="without instruction")
+        assert row[f"perplexity_ratio_{name}"] == pytest.approx(2.718281828**expected, rel=1e-4)
+
+
+def test_dynamic_and_constant_weights(study: steer_instruct.Result, model: Any) -> None:
+    weights = study.tables["weights"]
+    task = ms.tasks.instructions("upper", with_instruction=False, n=3)
+    d = direction(model, "upper", 5)
+    upper = weights[weights["kind"] == "upper"]
+    dynamic, constant = (upper[upper["weight"] == name] for name in ("dynamic (project)", "constant (add)"))
+    for part, steer in ((constant[constant["step"] == 0.65], ms.add(d, 0.65 * d.norm)), (dynamic, ms.project(d))):
+        (row,) = (row for _, row in part.iterrows())
+        there = ms.evaluate(model, task, steer=steer)
+        assert row[BOTH].tolist() == scores(there)
+        assert row["followed_and_true_percent"] == pytest.approx(100 * (there["adherence"] * there["fidelity"]).mean())
+    ours, top = dynamic["followed_and_true_percent"].item(), constant["followed_and_true_percent"].max()
+    said = "better than" if ours > top else "not better than" if ours < top else "as good as"
+    assert dynamic["verdict"].item().startswith(said)
+    assert weights[weights["weight"] != "dynamic (project)"]["verdict"].eq("").all()
+
+
+def test_exactly_n_sentences_by_the_coefficient_that_validation_chose(study: steer_instruct.Result, model: Any) -> None:
+    table = study.tables["exactly"]
+    assert table["sentences"].tolist() == [1, 3]
+    row = row_of(table, sentences=1)
+    d = direction(model, "length", row["layer"])
+    task = ms.tasks.instructions("length", with_instruction=False, n=3)
+    for name, steer in (("unsteered", None), ("steered", ms.add(d, row["step"] * d.norm))):
+        there = ms.evaluate(model, task, steer=steer)
+        one = there["output"].str.strip(" .").str.count(r"\.").eq(0)
+        assert row[f"exactly_{name}_percent"] == pytest.approx(100 * one.mean())
+        assert row[f"fidelity_{name}_percent"] == pytest.approx(100 * there["fidelity"].mean())
+    assert (row["step"], row["gained"], row["lost"]) == (1.0, 3, 0)
+    three = row_of(table, sentences=3)  # no coefficient gives three sentences: a tie, so no steering
+    assert three["layer"] == -1 and three["exactly_steered_percent"] == three["exactly_unsteered_percent"]
+
+
+def test_conciseness_by_coefficient(study: steer_instruct.Result, model: Any) -> None:
+    task = ms.tasks.instructions("length", with_instruction=False, n=3)
+    row = row_of(study.tables["length"], setting="without instruction", step=1.0)
+    d = direction(model, "length", int(row["layer"]))
+    there = ms.evaluate(model, task, steer=ms.add(d, d.norm))
+    assert row[BOTH].tolist() == scores(there)
+    assert row["words_mean"] == pytest.approx(there["output"].str.split().str.len().mean())
+    unsteered = row_of(study.tables["length"], setting="without instruction", step=0.0)
+    assert row["words_mean"] < unsteered["words_mean"]
+
+
+def test_two_vectors_act_in_one_pass(study: steer_instruct.Result, model: Any) -> None:
+    kinds = study.tables["by_kind"].set_index(["setting", "kind"])
+    first, second = kinds.loc[("without instruction", "upper")], kinds.loc[("without instruction", "length")]
+    d = direction(model, "length", second["layer"])
+    steer = ms.project(direction(model, "upper", first["layer"])) + ms.add(d, second["step"] * d.norm)
+    there = ms.evaluate(model, ms.tasks.instructions("length", with_instruction=False, n=3), steer=steer)
+    case = there["output"].str.strip().str.isupper()
+    row = row_of(study.tables["composition"], pair="upper + length", setting="without instruction", row="both")
+    assert row["first_percent"] == pytest.approx(100 * case.mean())
+    assert row["second_percent"] == pytest.approx(100 * there["adherence"].mean())
+    assert row["both_percent"] == pytest.approx(100 * (case & there["adherence"]).mean())
+    assert row["fidelity_percent"] == pytest.approx(100 * there["fidelity"].mean())
+    followed = case & there["adherence"]
+    assert row["both_and_true_percent"] == pytest.approx(100 * (followed * there["fidelity"]).mean())
+
+
+def test_vectors_of_the_tuned_model_in_its_base(study: steer_instruct.Result, model: Any) -> None:
+    table = study.tables["transfer"]
+    base = ms.load("organism:instruct-llama-base")
+    task = ms.tasks.instructions("upper", n=3)
+    between = blend(base, model, 0.5)
+    row = row_of(table, kind="upper", setting="with instruction", vector="none")
+    assert row[BOTH].tolist() == scores(ms.evaluate(between, task))
+    half = row_of(table, kind="upper", setting="without instruction", vector="tuned")
+    own = row_of(table, kind="upper", setting="without instruction", vector="own")
+    assert half["adherence_percent"] > own["adherence_percent"] == 0  # half tuned: only the tuned model's vector works
+    steer = ms.project(direction(model, "upper", half["layer"]), transfer=True)
+    assert half[BOTH].tolist() == scores(ms.evaluate(between, replace(task, with_instruction=False), steer=steer))
+    assert half["model_fingerprint"] == model_info(between).fingerprint and half["model_name"].startswith(
+        "0.5 organism"
+    )
+
+
+def test_each_prompt_gets_the_vector_of_its_own_word(model: Any, tmp_path: Path) -> None:
+    bench = Bench(model, tmp_path, 8, tqdm(disable=True))
+    prompts = Prompts(n=3, n_validation=2)
+    steering = Steering(bench, prompts, [3])
+    task = prompts.tested("keyword")
+    together = bench.measure(task, steering.words(Choice(3, 2.0), task))
+    for place, sample in enumerate(task.samples):
+        alone = replace(task, samples=(sample,))
+        d = steering.word_vectors(sample.word)[3]
+        assert together["output"][place] == ms.evaluate(model, alone, steer=ms.add(d, 2.0 * d.norm))["output"][0]
+    edits = steering.words(Choice(3, 2.0), task, sign=-1.0).edits
+    assert all(edit.strength == pytest.approx(-2 * edit.direction.norm) for edit in edits if edit.direction)
+    asked = [a.text for a, _ in bench.pairs([replace(task.samples[0], word="x", instruction="Use x.")])]
+    assert "Use x." in asked[0]
+
+
+def test_words_in_each_setting(model: Any, tmp_path: Path) -> None:
+    bench = Bench(model, tmp_path, 8, tqdm(disable=True))
+    prompts = Prompts(n=2, n_validation=2, notes=0)
+    steering = Steering(bench, prompts, [1])
+    choices = {(setting.name, "keyword"): Choice(1, 3.0) for setting in prompts.settings}
+    with unchecked():
+        table, exclusion, tried = words(bench, prompts, steering, choices)
+    assert list(zip(table["task"], table["setting"], table["row"], strict=True))[::2] == [
+        ("inclusion", "without instruction", "unsteered"),
+        ("inclusion", "with instruction", "unsteered"),
+        ("exclusion", "without instruction", "unsteered"),
+    ]
+    task = prompts.tested("keyword", prompts.settings[1])
+    row = row_of(table, task="inclusion", setting="with instruction", row="steered")
+    assert row[BOTH].tolist() == scores(ms.evaluate(model, task, steer=steering.words(Choice(1, 3.0), task)))
+    out = to_exclude(prompts.tested("keyword"))
+    steer = steering.words(exclusion, out, sign=-1.0) if exclusion.steers else None
+    row = row_of(table, task="exclusion", row="steered")
+    assert row[BOTH].tolist() == scores(excluded(out)(ms.evaluate(model, out, steer=steer)))
+    assert [r["layer"] for r in tried] == [-1, 1] and all(r["kind"] == "exclusion" for r in tried)
+    drawn = steer_instruct_figures.words(table)
+    assert [label.get_text().split(",")[0] for label in drawn.axes[0].get_xticklabels()] == list(table["task"][::2])
+
+
+def test_words_to_exclude_are_in_the_plain_answer_and_scored_for_being_left_out(model: Any) -> None:
+    task = to_exclude(ms.tasks.instructions("keyword", n=6))
+    outputs = ms.evaluate(model, task)["output"].tolist()
+    assert all(ms.tasks.checkers.mentions(o, s.word) for o, s in zip(outputs, task.samples, strict=True))
+    first = replace(task, samples=task.samples[:1] * 3)
+    left_out = outputs[0].split(". ", 1)[1]
+    scored = excluded(first)(pd.DataFrame({"output": [outputs[0], left_out, ""]}))
+    assert scored["adherence"].tolist() == [False, True, False]
+    assert scored["fidelity"].tolist() == [1, 1, 0]
+
+
+def test_a_finished_run_computes_nothing_again_and_files_hold_the_tables(
+    study: steer_instruct.Result, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = lambda *_, **__: pytest.fail("computed again")  # noqa: E731
+    monkeypatch.setattr(cells, "evaluate", again)
+    for name in ("differences_in_means", "score"):
+        monkeypatch.setattr(steer_instruct_cells, name, again)
+    monkeypatch.setattr(steer_instruct, "similarity", again)
+    rerun = steer_instruct.run(model, study.folder, **SMALL)
+    for name, table in study.tables.items():
+        assert_frame_equal(rerun.tables[name], table)
+        assert_frame_equal(read_table(study.folder / f"{name}.parquet"), table, check_dtype=False)
+        assert {"model_fingerprint", "version_mechsteer", "scope"} <= set(table.columns)
+    assert read_json(study.folder / "study.json")["study"] == "steer-instruct"
+
+
+def test_figures_are_drawn_from_the_tables_alone(
+    study: steer_instruct.Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in study.folder.glob("*.parquet"):
+        shutil.copy(path, tmp_path)
+
+    def save(figure: Any, stem: Path) -> list[Path]:
+        figure.draw_without_rendering()  # a layout that fails warns here
+        return [stem]
+
+    monkeypatch.setattr(steer_instruct_figures.plots, "save", save)
+    made = steer_instruct_figures.figures(tmp_path)
+    wanted = {"by_kind", "layers", "weights", "length", "exactly", "composition", "transfer", "cosine"}
+    assert {path.name for path in made} == wanted == set(study.figures())
+    assert {path.parent for path in made} == {tmp_path / "figures"}
+
+
+def test_the_papers_numbers_stand_beside_ours_for_its_models(study: steer_instruct.Result) -> None:
+    assert "published" not in study.tables
+    paper = steer_instruct._published("microsoft/Phi-3-mini-4k-instruct")
+    assert paper is not None
+    lower = row_of(paper, kind="lower", setting="without_instruction", method="steered")
+    assert lower["accuracy_percent"] == pytest.approx(77)
+    whole = paper[(paper["instruction"] == "all") & (paper["method"] == "none")]
+    assert sorted(whole["accuracy_percent"]) == [11.0, 69.9]
+    figure = steer_instruct_figures.draw({**study.tables, "published": paper})["published"]
+    heights = {round(bar.get_height()) for bar in figure.axes[0].patches}  # type: ignore[attr-defined]
+    assert {0, 100} <= heights
+
+
+def own(split: str, n: int = 12, **changes: Any) -> Instructions:
+    """Prompts that are not the bundled ones: nothing is known about their topics."""
+    task = ms.tasks.instructions("upper", split=split)
+    return Instructions("mine", tuple(replace(s, topic="of my own", **changes) for s in task.samples[:n]))
+
+
+def test_prompts_of_ones_own_have_no_fidelity_and_two_settings(model: Any, tmp_path: Path) -> None:
+    options = {**SMALL, "kinds": "upper", "shares": [], "n": 2}
+    result = steer_instruct.run(model, tmp_path, validation=own("validation"), test=own("evaluation"), **options)
+    table = result.tables["by_kind"]
+    assert table["setting"].tolist() == ["without instruction", "with instruction"]
+    assert table["fidelity_steered_percent"].isna().all() and table["perplexity_ratio_steered"].notna().all()
+    assert table["adherence_steered_percent"].tolist() == [100, 100]
+    verdicts = result.tables["weights"].set_index("kind")["verdict"]
+    assert verdicts["upper"].iloc[0] == "as good as the best constant, c = 0.65 norms at layer 5: 100.0 against 100.0 %"
+    for figure in result.figures().values():
+        figure.draw_without_rendering()
+
+
+def test_prompts_that_are_equal_with_and_without_are_counted(model: Any, tmp_path: Path) -> None:
+    options = {**SMALL, "kinds": ["upper"], "shares": []}
+    with pytest.raises(ms.MechsteerError, match="All 10 pairs have the same prompt with and without"):
+        steer_instruct.run(model, tmp_path, validation=own("validation", instruction=""), **options)
+
+
+def test_splits_that_overlap_are_refused_with_the_number_of_prompts(model: Any, tmp_path: Path) -> None:
+    test = ms.tasks.instructions(["upper"])
+    shared = ms.tasks.instructions(["upper"], split="validation")
+    validation = replace(shared, samples=(*shared.samples, *test.samples[:3]))
+    with pytest.raises(ms.MechsteerError, match="3 of 28 test prompts ask"):
+        steer_instruct.run(model, tmp_path / "out", validation=validation, test=test, **{**SMALL, "kinds": ["upper"]})
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"kinds": ["uper"]}, "Did you mean 'upper'"),
+        ({"n": 0}, "n must be"),
+        ({"n_validation": 28}, "Too few prompts of the kind 'upper': 0 for its vector"),
+        ({"scope": "everywhere"}, "Unknown scope"),
+        ({"perplexity_model": "/no/such/model"}, "No such model directory: '/no/such/model'"),
+        ({"shares": [1.0]}, "below 1"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_is_written(
+    wrong: dict[str, Any], message: str, model: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(ms.MechsteerError, match=message):
+        steer_instruct.run(model, tmp_path / "out", **{**SMALL, **wrong})
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_that_do_not_fit_are_refused(trap_t5: Any, tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(ms.MechsteerError, match="decoder-only"):
+        steer_instruct.run(trap_t5, tmp_path / "out", **{**SMALL, "shares": None})
+    with pytest.raises(ms.MechsteerError, match="base= is missing"):
+        steer_instruct.run(tiny("llama-gqa"), tmp_path / "out", **SMALL)
+
+
+def test_the_command_prints_it(
+    study: steer_instruct.Result, model: Any, mechsteer: CommandLine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("mechsteer.models.load", lambda name, **k: model)
+    monkeypatch.setattr(steer_instruct, "run", lambda *a, **k: study)
+    code, printed, _ = mechsteer("reproduce", "steer-instruct", "--out", tmp_path)
+    assert code == 0
+    for heading in ("Instruction vectors on organism:instruct-llama", "Vectors in the base model"):
+        assert heading in printed
+    for value in study.summary["adherence_steered_percent"].dropna():
+        assert f"{value:.1f}" in printed
