@@ -50,6 +50,7 @@ _HOMES = {
     "evaluation": ("evaluate",),
     "scoring": ("score_outputs",),
     "comparison": ("Comparison", "compare"),
+    "diagnosis": ("Diagnosis", "diagnose"),
     "tasks": ("task",),
     "identity": ("cell_key",),
 }
@@ -72,6 +73,7 @@ __all__ = [
     "ActivationStore",
     "Batch",
     "Comparison",
+    "Diagnosis",
     "Directer",
     "Direction",
     "DoLa",
@@ -94,6 +96,7 @@ __all__ = [
     "cell_key",
     "compare",
     "cross_attention_shift",
+    "diagnose",
     "difference_in_means",
     "directions",
     "evaluate",
@@ -157,6 +160,7 @@ if TYPE_CHECKING:
     )
     from mechsteer.comparison import Comparison, compare
     from mechsteer.decoding import Directer, DoLa, Gated, Generation, Greedy, Sample, generate, score
+    from mechsteer.diagnosis import Diagnosis, diagnose
     from mechsteer.directions import (
         Direction,
         difference_in_means,

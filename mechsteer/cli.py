@@ -174,6 +174,34 @@ class Compare:
 
 
 @dataclasses.dataclass(frozen=True)
+class Diagnose:
+    """Say why a model ignores an instruction: how often, is it attended to, decodable, what happens when it is cut.
+
+    A diagnosis that was stopped continues where it was when it is started again with the same --out.
+    """
+
+    model: Positional[Annotated[str, _shown_as("MODEL")]]
+    """organism:NAME, a local directory, or an id on the Hugging Face hub."""
+    task: Positional[Annotated[str, _shown_as("TASK")]]
+    """A JSONL or CSV file of prompts with their instruction, or the bundled task instructions."""
+    check: Annotated[str | None, _shown_as("CHECK")] = None
+    """For a file of one's own: lowercase, json, max_words:30, sentences:1, language:fr, contains:TEXT ... Default: as
+    its lines say."""
+    score: Annotated[str | None, _shown_as("COLUMN")] = None
+    """The score that says whether a prompt is followed. Default: the task's first."""
+    max_new_tokens: Annotated[int | None, _shown_as("INT")] = None
+    """For a file of one's own, the most new tokens. Default: 128."""
+    n: Annotated[int | None, _shown_as("INT")] = None
+    """The most prompts. Default: all."""
+    out: Annotated[Path, _shown_as("FOLDER")] = Path("results/diagnosis")
+    """Folder for tables and page."""
+    batch_size: int = 16
+    """Prompts computed together; does not change the results."""
+    device: Device = None
+    """cpu, cuda, mps."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Score:
     """Score answers that something else wrote: of IFEval, prompt and instruction level, strict and loose."""
 
@@ -255,6 +283,7 @@ Command = (
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
     | Annotated[Score, tyro.conf.subcommand("score")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[OrganismsCommand, tyro.conf.subcommand("organisms")]
@@ -289,6 +318,7 @@ def _run(command: Any) -> None:
         Sweep: _sweep,
         Generate: _generate,
         Compare: _compare,
+        Diagnose: _diagnose,
         Score: _score,
         Inspect: _inspect,
         ListOrganisms: _list_organisms,
@@ -713,6 +743,25 @@ def _compare(c: Compare) -> None:
     found.to_html(out / "comparison.html")
     print(found)
     print(f"\nThe page is {out}/comparison.html; the figure, the summary and all rows are beside it.")
+
+
+def _diagnose(c: Diagnose) -> None:
+    from mechsteer.diagnosis import diagnose
+    from mechsteer.errors import positive_int
+    from mechsteer.files import writable_dir
+    from mechsteer.models import load
+    from mechsteer.tasks.named import named_task
+
+    task = named_task(c.task, check=c.check, max_new_tokens=c.max_new_tokens)
+    if c.n is not None:
+        task = dataclasses.replace(task, samples=task.samples[: positive_int("n", c.n)])
+    out = writable_dir(c.out)
+    _threads(c.model)
+    model = load(c.model, device=c.device)
+    found = diagnose(model, task, score=c.score, batch_size=c.batch_size, out=out, progress=True)
+    found.to_html(out / "diagnosis.html")
+    print(found)
+    print(f"\nThe page is {out}/diagnosis.html; all tables are beside it.")
 
 
 def _score(c: Score) -> None:

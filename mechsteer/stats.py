@@ -64,10 +64,11 @@ def mean_interval(values: Iterable[float]) -> Interval:
         low, _ = share_interval(math.floor(total + 1e-9), n)
         _, high = share_interval(min(n, math.ceil(total - 1e-9)), n)
         return Interval(total / n, low, high, n)
-    return Interval(total / n, *_student(kept), n)
+    return Interval(total / n, *student_interval(kept), n)
 
 
-def _student(values: Sequence[float]) -> tuple[float, float]:
+def student_interval(values: Sequence[float]) -> tuple[float, float]:
+    """The ends of Student's t interval of a mean, of any numbers; NaN for fewer than two."""
     from scipy.stats import sem, t
 
     if len(values) < 2:

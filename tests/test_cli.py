@@ -20,7 +20,7 @@ from mechsteer.studies.dola_decoding import study as dola_decoding
 from mechsteer.studies.t5_dola import study as t5_dola
 from tests.command_line import CommandLine
 
-COMMANDS = ["reproduce", "figures", "sweep", "generate", "compare", "score", "inspect", "organisms"]
+COMMANDS = ["reproduce", "figures", "sweep", "generate", "compare", "diagnose", "score", "inspect", "organisms"]
 COMMANDS += ["organisms list", "organisms train", "organisms train-sae"]
 STUDIES = get_args(get_type_hints(cli.Reproduce)["study"])
 PROMPT = ms.tasks.memotrap().samples[0].prompt
@@ -96,6 +96,7 @@ for command in {["", *COMMANDS]!r}:
         ("figures", cli.Figures),
         ("sweep", cli.Sweep),
         ("compare", cli.Compare),
+        ("diagnose", cli.Diagnose),
         ("score", cli.Score),
         ("inspect", cli.Inspect),
         ("organisms train", cli.TrainOrganism),

@@ -34,6 +34,7 @@ ORDER = [
     "organisms",
     "report",
     "comparison",
+    "diagnosis",
     "cli",
 ]
 PACKAGE = Path(mechsteer.__file__).parent

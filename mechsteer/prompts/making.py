@@ -84,7 +84,7 @@ def prompt(
     else:
         spans = {name: [trimmed(turns[0].content, *r) for r in found] for name, found in turns[0].spans.items()}
         rendered = Rendered(turns[0].content, spans, None)
-    return _tokenised(model, rendered, dict(template or {}) if use_chat else None)
+    return tokenised(model, rendered, dict(template or {}) if use_chat else None)
 
 
 def _use_chat(tokenizer: Any, system: str | None, chat: bool | None, template: Mapping[str, Any] | None) -> bool:
@@ -204,7 +204,7 @@ def _turn(role: str, pieces: Pieces, other: Mapping[str, Any]) -> Turn:
     return Turn(role, content, spans, other)
 
 
-def _tokenised(model: Any, rendered: Rendered, template: Mapping[str, Any] | None) -> Prompt:
+def tokenised(model: Any, rendered: Rendered, template: Mapping[str, Any] | None) -> Prompt:
     """Tokens and token spans of a text; a template has written the special tokens already."""
     tokenizer = model.tokenizer
     text = rendered.text

@@ -113,6 +113,10 @@ class Instructions:
             for s in self.samples
         ]
 
+    def scores(self, sample: Instructed, text: str) -> dict[str, bool | float]:
+        """Adherence and fidelity of an answer."""
+        return {"adherence": follows(sample, text), "fidelity": is_true(sample, text)}
+
     def run(
         self,
         model: Any,
@@ -146,8 +150,7 @@ class Instructions:
                 "with_instruction": self.with_instruction,
                 "prompt": made.text,
                 "output": output,
-                "adherence": follows(sample, output),
-                "fidelity": is_true(sample, output),
+                **self.scores(sample, output),
             }
             for number, (sample, made, output) in enumerate(zip(self.samples, prompts, outputs, strict=True))
         ]

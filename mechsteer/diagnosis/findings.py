@@ -1,0 +1,165 @@
+"""The sentences of a diagnosis, each with its number and its uncertainty."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from mechsteer.diagnosis.cutting import ALL
+from mechsteer.diagnosis.evidence import ABOVE, BELOW, NONE, Compared
+from mechsteer.diagnosis.facts import Better, Facts, percent
+from mechsteer.diagnosis.verdict import (
+    DISTANCE,
+    FOLLOWED,
+    INCAPABLE,
+    NEVER,
+    OUTWEIGHED,
+    TEMPLATE,
+    TRUNCATED,
+    UNKNOWN,
+)
+
+MEANINGS = {
+    TRUNCATED: "The model does not read the instruction of most prompts.",
+    FOLLOWED: "The model follows the instruction.",
+    TEMPLATE: "The same prompts are followed in another template.",
+    DISTANCE: "The instruction is followed where it is near to the answer, and attended to less where it is.",
+    NEVER: "The instruction is attended to less than other text of its length, and hardly reaches the answer's state.",
+    OUTWEIGHED: "The instruction is read and speaks for following, but something else is stronger.",
+    INCAPABLE: "In no form and under no push did the model follow this instruction.",
+    UNKNOWN: "The tests tell no cause apart from the others.",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Attributes:
+        about: Which question it answers.
+        says: ``above``, ``below``, ``no evidence``, or ``measured`` for a number without a test.
+        sentence: The finding in words, with its number and its uncertainty.
+    """
+
+    about: str
+    says: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+def findings_of(facts: Facts) -> list[Finding]:
+    """Every finding, in the order of the questions."""
+    makers = (_reading, _how_often, _forms, _pushes, _attended, _decodable, _cut)
+    return [one for make in makers for one in make(facts)]
+
+
+def _reading(facts: Facts) -> Iterator[Finding]:
+    for reason, count in facts.missing.items():
+        yield Finding(
+            "reading", BELOW, f"{count} of {facts.n} prompts cannot be read with their instruction: {reason}."
+        )
+
+
+def _how_often(facts: Facts) -> Iterator[Finding]:
+    if facts.followed is None:
+        return
+    yield Finding("how often", "measured", f"Followed as asked: {percent(facts.followed)}.")
+    if facts.without is not None:
+        yield Finding("how often", "measured", f"Without the instruction the check passes: {percent(facts.without)}.")
+
+
+def _forms(facts: Facts) -> Iterator[Finding]:
+    for one in facts.others:
+        if one.group == "form":
+            tail = _mass_there(facts, one.arm) if one.helps else ""
+            yield Finding("form", _says(one), f"{one.arm.capitalize()}: {_told(one)}{tail}.")
+
+
+def _mass_there(facts: Facts, arm: str) -> str:
+    if arm not in facts.nearer_pull:
+        return ""
+    mass, pull = facts.nearer_mass[arm], facts.nearer_pull[arm]
+    attended = f"attention to the instruction is {mass.value:.2g} there, {_beside(mass)} in place"
+    return f"; {attended}, and adds {pull.value:+.2g} nats to following there, {_beside(pull)} in place"
+
+
+def _pushes(facts: Facts) -> Iterator[Finding]:
+    for one in facts.others:
+        if one.group == "push":
+            nats = one.arm.removeprefix("attention + ")
+            yield Finding("push", _says(one), f"Attention to the instruction raised by {nats} nats: {_told(one)}.")
+
+
+def _told(one: Better) -> str:
+    spoilt = f", {100 * one.collapsed:.0f} % of the answers collapsed" if one.collapsed else ""
+    change = f"{one.repaired} repaired, {one.broken} broken, p = {_p(one.p)}"
+    return f"followed {percent(one.followed)}{spoilt}; {change}{'' if one.helps else ': no evidence that it helps'}"
+
+
+def _says(one: Better) -> str:
+    return ABOVE if one.helps else NONE
+
+
+def _attended(facts: Facts) -> Iterator[Finding]:
+    if facts.mass is None or facts.state is None:
+        return
+    yield Finding(
+        "attended",
+        facts.mass.says,
+        f"Attention to the instruction at the answer, mean over layers: {facts.mass.value:.2g}, {_beside(facts.mass)} "
+        "for other text of its length.",
+    )
+    layers = {layer: one for layer, one in facts.mass_layers.items() if one.says == ABOVE}
+    if layers:
+        layer = max(layers, key=lambda place: layers[place].value - layers[place].control)
+        one = layers[layer]
+        sentence = f"Layer {layer} attends to it most beyond that: {one.value:.2g}, {_beside(one)} for other text"
+        yield Finding("attended", ABOVE, f"{sentence} ({len(layers)} of {len(facts.mass_layers)} layers do).")
+    yield Finding(
+        "attended",
+        facts.state.says,
+        f"Cutting all attention to it moves the last state by {facts.state.value:.2g} of its norm, "
+        f"{_beside(facts.state)} for other text.",
+    )
+
+
+def _decodable(facts: Facts) -> Iterator[Finding]:
+    found = facts.decodable
+    if found is None:
+        if facts.followed is not None:
+            yield Finding("decodable", NONE, "Decodable? Not tried: too few different prompts without instruction.")
+        return
+    accuracy = f"{100 * found.accuracy:.0f} % ({100 * found.low:.0f} to {100 * found.high:.0f} %, {found.n} states)"
+    controls = f"shuffled labels {100 * found.shuffled:.0f} %, attention to it cut {100 * found.cut:.0f} %"
+    start = f"A linear probe at layer {found.layer} tells prompts with the instruction from those without: {accuracy}"
+    tail = "" if found.says == ABOVE else "; no evidence that it can be decoded, which is not evidence that it cannot"
+    yield Finding("decodable", found.says, f"{start}; {controls}; p = {_p(found.p)}{tail}.")
+
+
+def _cut(facts: Facts) -> Iterator[Finding]:
+    for name, one in facts.answer.items():
+        where = "all layers" if name == ALL else f"layers {name}" if "-" in name else f"layer {name}"
+        yield Finding(
+            "cut",
+            one.says,
+            f"Cutting attention to it in {where} changes the log-probability of the answer's first tokens by "
+            f"{one.value:.2g} nats a token, {_beside(one)} for other text.",
+        )
+        pull = facts.pull[name]
+        if pull.n and not math.isnan(pull.value):
+            known = f"95 % interval {pull.low:.2g} to {pull.high:.2g}, {pull.n} prompts, p = {_p(pull.p)}"
+            none = "" if pull.says != NONE else "; no evidence that it speaks for following there"
+            yield Finding("cut", pull.says, f"In {where} it adds {pull.value:+.2g} nats to following ({known}{none}).")
+
+
+def _beside(one: Compared) -> str:
+    """The control's number, the difference and its test."""
+    difference = f"difference {one.low:.2g} to {one.high:.2g}, 95 % interval"
+    test = f"{one.up} of {one.up + one.down} above, p = {_p(one.p)}"
+    none = ", no evidence of a difference" if one.says == NONE else ""
+    return f"against {one.control:.2g} ({difference}; {test}{none})"
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 1e-4 else "< 0.0001"

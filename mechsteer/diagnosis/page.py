@@ -1,0 +1,59 @@
+"""A diagnosis for people: plain text, and a page that needs nothing else."""
+
+import html
+from typing import TYPE_CHECKING, Any
+
+from mechsteer.comparison.page import STYLE
+from mechsteer.report import show
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ROWS = 60
+"""Rows of a table on the page; all are in ``.tables``."""
+
+HEADINGS = {
+    "reading": "Can it read the instruction?",
+    "how often": "How often is it followed?",
+    "form": "Does another form help?",
+    "push": "Does more attention help?",
+    "attended": "Is it attended to at the answer?",
+    "decodable": "Is it decodable there?",
+    "cut": "What if attention to it is cut?",
+}
+
+
+def text(found: Any) -> str:
+    """The verdict and the findings, by question."""
+    lines = [found.title, "", f"Verdict: {found.verdict}"]
+    for about, sentences in _grouped(found):
+        lines += ["", HEADINGS[about], *(f"  {sentence}" for sentence in sentences)]
+    return "\n".join(lines)
+
+
+def page(found: Any, *, whole: bool = True) -> str:
+    """The page; a part for a notebook where it is not to be whole."""
+    parts = [f"<p><b>Verdict: {html.escape(found.verdict)}</b></p>"]
+    for about, sentences in _grouped(found):
+        items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
+        parts.append(f"<h3>{html.escape(HEADINGS[about])}</h3><ul>{items}</ul>")
+    if whole:
+        parts += [f"<h3>{name}</h3>{_table(table)}" for name, table in found.tables.items() if name != "findings"]
+    title = html.escape(found.title)
+    body = f'<div class="mechsteer"><style>{STYLE}</style><h2>{title}</h2>{"".join(parts)}</div>'
+    if not whole:
+        return body
+    head = f'<meta charset="utf-8"><title>Diagnosis of {title}</title>'
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+
+
+def _grouped(found: Any) -> list[tuple[str, list[str]]]:
+    groups: dict[str, list[str]] = {}
+    for one in found.findings:
+        groups.setdefault(one.about, []).append(one.sentence)
+    return list(groups.items())
+
+
+def _table(table: "pd.DataFrame") -> str:
+    rest = f"\n... and {len(table) - ROWS} more rows" if len(table) > ROWS else ""
+    return f"<pre>{html.escape(show(table.head(ROWS), decimals=3) + rest)}</pre>"

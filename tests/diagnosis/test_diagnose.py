@@ -1,0 +1,123 @@
+"""``diagnose``: the same tables however it is run, sentences with numbers, errors, pages, the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+import mechsteer as ms
+from mechsteer.diagnosis import diagnose_run
+from mechsteer.errors import MechsteerError
+from tests.planted import PLANTS, planted_task, varied, write_plant
+
+
+@pytest.fixture(scope="module")
+def plant() -> Any:
+    return varied(PLANTS["lost by distance"], 0)
+
+
+@pytest.fixture(scope="module")
+def folder(plant: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_plant(plant, tmp_path_factory.mktemp("plant"), 0)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> Any:
+    return ms.load(str(folder))
+
+
+@pytest.fixture(scope="module")
+def task(model: Any, plant: Any) -> Any:
+    return planted_task(model, plant, 0, n=8)
+
+
+@pytest.fixture(scope="module")
+def found(model: Any, task: Any) -> Any:
+    return ms.diagnose(model, task)
+
+
+def test_batches_do_not_matter(model: Any, task: Any, found: Any) -> None:
+    again = ms.diagnose(model, task, batch_size=3)
+    assert again.cause == found.cause
+    for name in set(found.tables) - {"findings"}:
+        assert_frame_equal(found.tables[name], again.tables[name], check_dtype=False, rtol=1e-3, atol=1e-4)
+
+
+def test_killed_and_continued_it_gives_the_same(
+    model: Any, task: Any, found: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(diagnose_run, "decodability", killed)
+        with pytest.raises(KeyboardInterrupt):
+            ms.diagnose(model, task, out=tmp_path)
+    assert not (tmp_path / "findings.csv").exists()
+    asked: list[int] = []
+    mass = diagnose_run.attention_mass
+
+    def counted(model: Any, prompts: Any, *arguments: Any) -> Any:
+        asked.append(len(prompts))
+        return mass(model, prompts, *arguments)
+
+    monkeypatch.setattr(diagnose_run, "attention_mass", counted)
+    monkeypatch.setattr("mechsteer.tasks.own.generate", killed)
+    again = ms.diagnose(model, task, out=tmp_path)
+    assert asked == [8, 8]  # the two nearer forms; what was measured before is found
+    assert again.cause == found.cause and set(again.tables) == set(found.tables)
+    for name, table in found.tables.items():
+        assert_frame_equal(again.tables[name], table, check_dtype=False, rtol=0, atol=1e-6)
+        assert_frame_equal(pd.read_parquet(tmp_path / f"{name}.parquet"), again.tables[name], check_dtype=False)
+
+
+def test_every_finding_has_its_number(found: Any) -> None:
+    assert {one.about for one in found.findings} >= {"how often", "form", "push", "attended", "decodable", "cut"}
+    for one in found.findings:
+        assert any(letter.isdigit() for letter in one.sentence), one
+        assert (one.says == "no evidence") == ("no evidence" in one.sentence), one
+    assert list(found.tables["findings"]["sentence"]) == [str(one) for one in found.findings]
+
+
+def test_pages_stand_alone_and_escape(model: Any, found: Any, tmp_path: Path) -> None:
+    text = found.to_html(tmp_path / "why.html").read_text(encoding="utf-8")
+    assert text.startswith("<!DOCTYPE html>") and "Verdict: lost by distance" in text and "http" not in text
+    assert "&lt;s&gt;" not in found._repr_html_() and "<table" not in found._repr_html_().split("Verdict")[0]
+    assert repr(found).splitlines()[2].startswith("Verdict: lost by distance.")
+
+
+def test_what_cannot_be_diagnosed_is_said(model: Any) -> None:
+    with pytest.raises(MechsteerError, match="has an instruction that is marked"):
+        ms.diagnose(model, ms.task(["about q1 ?"], "uppercase"))
+    with pytest.raises(MechsteerError, match="needs a task with an instruction"):
+        ms.diagnose(model, ms.tasks.memotrap())
+    task = ms.task([{"prompt": "about q1 ?", "instruction": "reply loudly"}], "uppercase", max_new_tokens=2)
+    with pytest.raises(MechsteerError, match="no score 'loud'"):
+        ms.diagnose(model, task, score="loud")
+
+
+def test_one_prompt_gives_no_evidence(model: Any) -> None:
+    task = ms.task([{"prompt": "about q1 ?", "instruction": "please"}], "uppercase", max_new_tokens=2)
+    found = ms.diagnose(model, task)
+    assert found.cause == "no evidence"
+    assert all(one.says in ("no evidence", "measured") for one in found.findings)
+
+
+def test_the_command_line(mechsteer: Callable[..., Any], folder: Path, task: Any, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": sample.asked, "instruction": sample.instruction, "context": sample.context}
+        for sample in task.samples
+    ]
+    file = tmp_path / "own.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    options = ("--check", "uppercase", "--max-new-tokens", 4, "--out", tmp_path / "out")
+    code, out, err = mechsteer("diagnose", folder, file, *options)
+    assert code == 0 and "Verdict: lost by distance" in out
+    assert "8 prompts asked in" in err and "megabytes" in err
+    assert (tmp_path / "out" / "diagnosis.html").exists()
+    assert len(pd.read_csv(tmp_path / "out" / "prompts.csv")) == 8
+    assert mechsteer("diagnose", folder, tmp_path / "none.jsonl")[0] == 2
