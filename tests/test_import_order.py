@@ -12,6 +12,7 @@ ORDER = [
     "errors",
     "checksums",
     "files",
+    "display",
     "stats",
     "parts",
     "tensors",

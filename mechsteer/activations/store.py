@@ -21,6 +21,7 @@ from mechsteer.activations import export
 from mechsteer.activations.manifest import NAME, Manifest, locked
 from mechsteer.activations.reading import SiteRows
 from mechsteer.activations.shards import FIX, map_shard, problem, read_index
+from mechsteer.display import folded, rows_of, titled
 from mechsteer.errors import MechsteerError, finite, listed, one_of
 from mechsteer.files import writable_dir
 from mechsteer.prompts import Prompt
@@ -199,6 +200,10 @@ class ActivationStore(Mapping[str, SiteRows]):
     def __repr__(self) -> str:
         prompts = sum(shard.prompts for shard in self._manifest.shards)
         return f"ActivationStore({str(self.path)!r}, {len(self.sites)} sites, {prompts} prompts)"
+
+    def _repr_html_(self) -> str:
+        rows = [(site, len(self[site]), list(self[site].shape[1:]), str(self[site].dtype)) for site in self.sites]
+        return titled(repr(self), folded("sites", rows_of(rows, ("site", "rows", "shape of each", "dtype"))))
 
     def of(self, site: str, prompts: Prompt | Sequence[Prompt]) -> Tensor:
         """The rows of some prompts at a site, in their order.

@@ -13,10 +13,12 @@ from tqdm.auto import tqdm
 from mechsteer.decoding.loop import MAX_BATCH_TOKENS, Queue, Writer, Written
 from mechsteer.decoding.processors import processors
 from mechsteer.decoding.recorder import Recorder
+from mechsteer.decoding.showing import page_of, text_of
 from mechsteer.decoding.strategies import Greedy, Strategy
 from mechsteer.errors import MechsteerError, positive_int, shown
 from mechsteer.models import as_prompts, context_of, hooked, is_encoder_decoder, pad
 from mechsteer.prompts import Prompt, Prompts
+from mechsteer.prompts.vocabulary import token_pieces
 from mechsteer.steering import Intervention, Step, as_intervention, attach, check_fired
 from mechsteer.steering.running import check_fits
 
@@ -36,6 +38,7 @@ class Generation:
         trace: What the strategy chose and why: one row a prompt and new token, with the columns ``prompt``, ``step``,
             ``token`` and the strategy's own. Without rows for greedy decoding and sampling.
         generation_config: What was applied of the checkpoint's ``generation_config.json``.
+        pieces: What each real token adds to the text, for people.
     """
 
     texts: list[str]
@@ -45,6 +48,13 @@ class Generation:
     activations: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
     trace: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     generation_config: dict[str, Any] = field(default_factory=dict)
+    pieces: list[list[str]] = field(default_factory=list, repr=False)
+
+    def __repr__(self) -> str:
+        return text_of(self)
+
+    def _repr_html_(self) -> str:
+        return page_of(self)
 
 
 @torch.no_grad()
@@ -150,4 +160,5 @@ def _collect(
     whole = model.tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
     texts = [_cut(text, stop) for text in whole]
     trace = pd.DataFrame([line for row in rows for line in row.trace])
-    return Generation(texts, tokens, logprobs, lengths, recorder.result(lengths), trace, applied)
+    pieces = [token_pieces(model.tokenizer, row.tokens) for row in rows]
+    return Generation(texts, tokens, logprobs, lengths, recorder.result(lengths), trace, applied, pieces)

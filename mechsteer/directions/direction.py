@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechsteer.display import folded, rows_of, titled
 from mechsteer.errors import MechsteerError, finite
 from mechsteer.tensors import read_tensors, save_tensors
 
@@ -81,6 +82,15 @@ class Direction:
 
     def __repr__(self) -> str:
         return f"Direction({self.method} at {self.site}, width {self.width}, norm {self.norm:.4g})"
+
+    def _repr_html_(self) -> str:
+        facts: list[tuple[str, object]] = [("site", self.site), ("width", self.width), ("norm", self.norm)]
+        known = {"mean projection": self.mean_projection, "mean norm of the states there": self.activation_norm}
+        facts += [(name, value) for name, value in known.items() if not math.isnan(value)]
+        if not math.isnan(self.activation_norm):
+            facts.append(("norm / norm of the states", self.norm / self.activation_norm))
+        where = folded("where it came from", rows_of(sorted(self.meta.items()), ("", "")))
+        return titled(f"Direction: {self.method}", rows_of(facts, ("", "")), where)
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the direction to a safetensors file with a checksum; metadata travels in its header.

@@ -7,7 +7,11 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
+from mechsteer.display import Piece, legend, titled, token_strip
 from mechsteer.errors import MechsteerError, unknown
+
+SPAN_COLOURS: Mapping[str, str] = {"task": "grey", "context": "green", "influence": "purple", "instruction": "blue"}
+"""The colour of each span in a notebook; of a token in several, the last one's."""
 
 Messages = Sequence[Mapping[str, Any]]
 """Turns of a conversation, each ``{"role": ..., "content": ...}``."""
@@ -79,6 +83,32 @@ class Prompt:
         if self.template is not None:
             parts.append(f"chat template with {dict(self.template)}" if self.template else "chat template")
         return f"Prompt({', '.join(parts)})"
+
+    def _repr_html_(self) -> str:
+        of = {i: name for name, colour in SPAN_COLOURS.items() if name in self.spans for i in self.positions(name)}
+        inside = {i for name in self.spans for i in self.positions(name)}
+        pieces = [
+            Piece(
+                text,
+                SPAN_COLOURS.get(of.get(i, ""), ""),
+                title=f"{i}: {of.get(i, '')}".rstrip(": "),
+                dim=i not in inside,
+            )
+            for i, text in enumerate(self._pieces())
+        ]
+        said = {colour: name for name, colour in SPAN_COLOURS.items() if name in of.values()}
+        rest = "" if len(inside) == len(self) else "; faint: the template's and special tokens"
+        return titled(f"Prompt, {len(self)} tokens{rest}", legend(said), token_strip(pieces))
+
+    def _pieces(self) -> list[str]:
+        """The text of each token with the white space before it; its name where nobody knows where it stands."""
+        if not self.offsets:
+            return [name.replace("\u2581", " ").replace("\u0120", " ") for name in self.str_tokens]
+        ends = [0, *(end for _, end in self.offsets)]
+        return [
+            self.text[min(before, start) : end] if end > start else name
+            for before, (start, end), name in zip(ends, self.offsets, self.str_tokens, strict=False)
+        ]
 
 
 PromptLike = str | Prompt | Messages

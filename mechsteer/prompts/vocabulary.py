@@ -1,6 +1,7 @@
 """What a tokenizer says about single tokens."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 
@@ -12,6 +13,38 @@ def token_names(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     """
     named = tokenizer.convert_ids_to_tokens(list(ids)) if len(ids) else []
     return [f"<{token}>" if name is None else str(name) for token, name in zip(ids, named, strict=True)]
+
+
+def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    r"""What each token adds to a text, for people: with its leading space, accented letters as letters.
+
+    A token that is part of a character (of several bytes) is shown by its bytes, as ``\xc3``.
+    """
+    names = token_names(tokenizer, ids)
+    if not _writes_bytes(tokenizer):
+        return [name.replace("\u2581", " ") for name in names]
+    known = {token.content for token in tokenizer.added_tokens_decoder.values()}
+    return [name if name in known else _from_bytes(name) for name in names]
+
+
+def _writes_bytes(tokenizer: Any) -> bool:
+    """Whether the tokens' names are bytes, each written as a character (GPT-2's way)."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    return backend is not None and "ByteLevel" in str(backend.decoder)
+
+
+@cache
+def _bytes() -> dict[str, int]:
+    """GPT-2's character for each byte: printable ones stand for themselves, the others from U+0100 on."""
+    plain = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in plain]
+    return {chr(b): b for b in plain} | {chr(0x100 + place): byte for place, byte in enumerate(others)}
+
+
+def _from_bytes(name: str) -> str:
+    if any(c not in _bytes() for c in name):
+        return name
+    return bytes(_bytes()[c] for c in name).decode("utf-8", errors="backslashreplace")
 
 
 def token_text(tokenizer: Any, token: int) -> str:

@@ -12,6 +12,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from mechsteer.directions import Direction
+from mechsteer.display import rows_of, titled
 from mechsteer.errors import MechsteerError, finite, listed, shown
 from mechsteer.models import (
     Fused,
@@ -126,6 +127,12 @@ class Edit:
         return tuple(Scope(f"span:{span}", self.scope.rows) for span in self.spans)
 
 
+def _in_norms(edit: Edit) -> str:
+    """What is added, in norms of the states there, where both are known."""
+    norm = float("nan") if edit.direction is None else edit.direction.activation_norm
+    return f"{edit.strength / norm:.2f}" if edit.method == "add" and norm > 0 else "-"
+
+
 @dataclass(eq=False, repr=False)
 class BoundEdit:
     """An edit in a running model, with a count of what it did. It is the hook function at all of its hook points."""
@@ -235,8 +242,25 @@ class Intervention:
         return Intervention(self.edits + other.edits)
 
     def __repr__(self) -> str:
-        parts = (f"{e.method}({e.site}, strength={e.strength:g}, scope={e.scope})" for e in self.edits)
+        norms = {e: f" = {said} norms" if (said := _in_norms(e)) != "-" else "" for e in self.edits}
+        parts = (f"{e.method}({e.site}, strength={e.strength:g}{norms[e]}, scope={e.scope})" for e in self.edits)
         return " + ".join(parts) or "Intervention()"
+
+    def _repr_html_(self) -> str:
+        heads = ("method", "site", "scope", "spans", "strength", "in norms of the states", "options")
+        rows = [
+            (
+                e.method,
+                e.site,
+                e.scope,
+                ", ".join(e.spans) or "-",
+                e.strength,
+                _in_norms(e),
+                ", ".join(f"{name}={shown(value)}" for name, value in e.options.items()) or "-",
+            )
+            for e in self.edits
+        ]
+        return titled("Intervention" if rows else "Intervention without edits", rows_of(rows, heads) if rows else "")
 
     def check(self, model: Any) -> None:
         """Raise if some edit's hook point is not in the model, is never reached, or does not fit it.

@@ -1,0 +1,119 @@
+"""Objects that show themselves: what stands in their HTML and text, escaped, small, and readable."""
+
+import html
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+import mechsteer as ms
+from mechsteer.display import LONGEST, Piece, rows_of, token_strip
+from mechsteer.prompts.vocabulary import token_pieces
+
+SCRIPT = "<script>alert(1)</script>"
+VOID = {"br", "img", "hr", "input", "meta"}
+
+
+class Balanced(HTMLParser):
+    """Fails on tags that do not match, and keeps the names of those that came."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+        self.feed(page)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.seen.add(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def text_in(page: str) -> str:
+    Balanced(page)
+    return html.unescape(re.sub(r"<[^>]+>", "", page))
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return ms.load("organism:instruct-llama", check=False)
+
+
+def test_what_came_from_a_model_stays_text() -> None:
+    page = token_strip([Piece(SCRIPT, "blue", title=SCRIPT), Piece(SCRIPT)]) + rows_of(
+        [(SCRIPT, 0.123456)], (SCRIPT, "")
+    )
+    assert "script" not in Balanced(page).seen
+    assert text_in(page).count(SCRIPT) == 4 and "0.1235" in page
+
+
+def test_long_strips_are_cut() -> None:
+    page = token_strip([Piece(f" {n}") for n in range(LONGEST + 7)])
+    assert "7 more tokens" in page and f" {LONGEST}" not in page
+
+
+def test_prompt(model: Any) -> None:
+    made = ms.prompt(model, f"Tell me about the fox. {SCRIPT}", instruction="Answer in été capitals.")
+    page = made._repr_html_()
+    assert made.text.replace("\n", "↵\n") in text_in(page)
+    for token in made.positions("instruction"):
+        assert f'title="{token}: instruction"' in page
+    assert "0,114,178" in page and "instruction" in page and "faint" in page
+
+
+def test_pieces_are_readable(model: Any) -> None:
+    text = "Ça va, été? 日\n✓ done"
+    ids = model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    pieces = token_pieces(model.tokenizer, ids)
+    assert "Ġ" not in "".join(pieces) and "Ã" not in "".join(pieces)
+    assert " été" in pieces and "\n" in pieces and pieces[:2] == ["\\xc3", "\\x87"]  # half a letter each
+    letters = model.tokenizer("plain words", add_special_tokens=False)["input_ids"]
+    assert "".join(token_pieces(model.tokenizer, letters)) == "plain words"
+
+
+def test_generation(model: Any) -> None:
+    prompts = [ms.prompt(model, f"What is a {what}?", instruction="Answer in capitals.") for what in ("fox", "bee")]
+    out = ms.generate(model, prompts, max_new_tokens=6)
+    assert repr(out).splitlines()[0] == f"Generation: 2 answers, {sum(out.lengths)} tokens"
+    page = text_in(out._repr_html_())
+    for number, text in enumerate(out.texts):
+        assert text.split()[0] in page
+        assert len(out.pieces[number]) == out.lengths[number]
+        assert text.strip() in "".join(out.pieces[number])
+    gated = ms.generate(model, prompts[:1], strategy=ms.Directer(), max_new_tokens=6)
+    page = gated._repr_html_()
+    line = gated.trace[~gated.trace["skipped"]].iloc[0]
+    assert f"layers {line['layers']}" in page and "steered" in page and "open" in page
+    assert "contrasted" in ms.generate(model, prompts[:1], strategy=ms.DoLa(), max_new_tokens=3)._repr_html_()
+
+
+def test_direction_and_intervention() -> None:
+    vector = torch.ones(4)
+    known = ms.Direction(vector, "blocks.1.hook_resid_post", "by hand", 1.0, 8.0, {"note": SCRIPT})
+    page = known._repr_html_()
+    assert "script" not in Balanced(page).seen and "0.25" in page and "by hand" in text_in(page)
+    steer = ms.add(known, scale=4.0) + ms.attention_bias(delta=1.0)
+    page = text_in(steer._repr_html_())
+    assert "0.50" in page and "instruction" in page and "attention_bias" in page
+    assert "strength=4 = 0.50 norms" in repr(steer)
+    unknown = ms.Direction(vector, "blocks.1.hook_resid_post", "by hand")
+    assert "norms" not in repr(ms.add(unknown, scale=4.0)) and "mean projection" not in unknown._repr_html_()
+
+
+def test_store(tiny: Callable[..., Any], tmp_path: Path) -> None:
+    store = ms.ActivationStore.create(tmp_path / "store")
+    model = tiny("llama")
+    ms.capture(model, ["the cat", "the dog sat"], sites="resid_post", store=store)
+    opened = ms.ActivationStore.open(tmp_path / "store")
+    page = text_in(opened._repr_html_())
+    assert "2 prompts" in page and all(site in page for site in opened.sites)
+    assert isinstance(opened.index_of(opened.sites[0]), pd.DataFrame)
