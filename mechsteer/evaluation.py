@@ -98,45 +98,25 @@ def evaluate(
         MechsteerError: for what is not a task or has no samples, an intervention that does not fit or never fired, a
             folder that cannot be written to, or ``against`` of other prompts.
     """
-    return timed(
-        model,
-        task,
-        steer=steer,
-        strategy=strategy,
-        batch_size=batch_size,
-        max_batch_tokens=max_batch_tokens,
-        generation_config=generation_config,
-        progress=progress,
-        out=out,
-        quality=quality,
-        against=against,
-    )[0]
+    run = Run(model, task, steer, strategy, batch_size, quality, progress, generation_config, max_batch_tokens)
+    return timed(run, out, against)[0]
 
 
 def timed(
-    model: Any,
-    task: Task,
-    *,
-    steer: Intervention | None = None,
-    strategy: Strategy | None = None,
-    batch_size: int = 64,
-    max_batch_tokens: int = MAX_BATCH_TOKENS,
-    generation_config: bool = True,
-    progress: bool = False,
+    run: Run,
     out: str | os.PathLike[str] | None = None,
-    quality: bool = False,
     against: "pd.DataFrame | Sequence[str] | None" = None,
 ) -> "tuple[pd.DataFrame, float]":
     """The table of :func:`evaluate`, and the seconds that the task took, without the measures of quality."""
+    model, task, steer, strategy = run.model, run.task, run.steer, run.strategy
     check_model(model)
     if not isinstance(task, Task):
         raise MechsteerError(f"task must be a task, e.g. ms.tasks.memotrap(), got {shown(task)}.")
     if not task.samples:
         raise MechsteerError(f"The task {task.name!r} has no samples.")
-    applied = processors(model, strategy, 1, use=generation_config)
+    applied = processors(model, strategy, 1, use=run.generation_config)
     as_intervention(steer)
     folder = None if out is None else Path(out)
-    run = Run(model, task, steer, strategy, batch_size, quality, progress, generation_config, max_batch_tokens)
     table, extra, seconds = measured(run, folder)
     leading = {"task": task.name, **describe(steer), "strategy": repr(strategy or Greedy())}
     leading["seed"] = getattr(strategy, "seed", None)
@@ -151,7 +131,7 @@ def timed(
         **provenance(model),
         **{name: more[name] for name in extra},
     )
-    if quality and "output" in table:
+    if run.quality and "output" in table:
         table = table.assign(**collapse_columns(table))
     if against is not None:
         table = table.assign(changed=changed_column(table, against))

@@ -46,9 +46,9 @@ class Run:
     task: Any
     steer: Intervention | None
     strategy: Strategy | None
-    batch_size: int
-    quality: bool
-    progress: bool
+    batch_size: int = 64
+    quality: bool = False
+    progress: bool = False
     generation_config: bool = True
     max_batch_tokens: int = MAX_BATCH_TOKENS
 

@@ -11,11 +11,7 @@ from mechsteer.errors import MechsteerError, shown
 from mechsteer.quality.columns import collapse_columns, text_columns
 from mechsteer.stats import mean_interval
 from mechsteer.tasks import Answers, IFEval, Instructions, MemoTrap, OwnTask, Rules
-from mechsteer.tasks.answers import is_answer
-from mechsteer.tasks.ifeval import check, require_checkers
-from mechsteer.tasks.instructions import follows, is_true
-from mechsteer.tasks.memotrap import last_word, obeyed, succeeded
-from mechsteer.tasks.rules import is_right
+from mechsteer.tasks.ifeval import require_checkers
 from mechsteer.tasks.spans import untagged
 
 if TYPE_CHECKING:
@@ -24,16 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scored:
-    """How a task's outputs are scored from their texts.
+    """What a file of outputs says of a task whose scores need nothing but the output.
 
     Attributes:
         asked: What a sample asks, as a file of responses would have it; several forms.
-        scores: The scores of one output.
         columns: What else a row says of its sample.
     """
 
     asked: Callable[[Any], Sequence[str]]
-    scores: Callable[[Any, Any, str], dict[str, Any]]
     columns: Callable[[Any], dict[str, Any]] = lambda sample: {}
 
 
@@ -47,27 +41,12 @@ def _parts(sample: Any) -> list[str]:
 
 
 SCORED: Mapping[type, Scored] = {
-    OwnTask: Scored(_own_forms, lambda task, s, text: task.scores(s, text), lambda s: {"kind": s.kind}),
-    IFEval: Scored(
-        lambda s: [s.prompt],
-        lambda _, s, text: check(s, text),
-        lambda s: {"key": s.key, "kind": " ".join(s.instructions)},
-    ),
-    Instructions: Scored(
-        _parts,
-        lambda _, s, text: {"adherence": follows(s, text), "fidelity": is_true(s, text)},
-        lambda s: {"kind": s.kind, "topic": s.topic},
-    ),
-    MemoTrap: Scored(
-        lambda s: [s.prompt],
-        lambda _, s, text: {
-            "success": succeeded(text, s),
-            "strict": obeyed(text, s),
-            "memorised": last_word(text) == s.trap.lower(),
-        },
-    ),
-    Answers: Scored(lambda s: [s.prompt], lambda _, s, text: {"correct": is_answer(text, s.answer)}),
-    Rules: Scored(lambda s: [s.text], lambda _, s, text: {"correct": is_right(s, text)}),
+    OwnTask: Scored(_own_forms, lambda s: {"kind": s.kind}),
+    IFEval: Scored(lambda s: [s.prompt], lambda s: {"key": s.key, "kind": " ".join(s.instructions)}),
+    Instructions: Scored(_parts, lambda s: {"kind": s.kind, "topic": s.topic}),
+    MemoTrap: Scored(lambda s: [s.prompt]),
+    Answers: Scored(lambda s: [s.prompt]),
+    Rules: Scored(lambda s: [s.text]),
 }
 """The tasks whose scores need nothing but the output."""
 
@@ -112,7 +91,7 @@ def score_outputs(task: Any, texts: Sequence[str] | Mapping[str, str]) -> "pd.Da
             **how.columns(sample),
             "prompt": prompt,
             "output": text,
-            **how.scores(task, sample, str(text)),
+            **task.scores(sample, str(text)),
         }
         for number, (sample, prompt, text) in enumerate(zip(task.samples, prompts, found, strict=True))
     ]

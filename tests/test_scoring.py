@@ -101,7 +101,7 @@ def test_levels_of_ifeval(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
             "n_loose": sum(loose),
         }
 
-    monkeypatch.setattr("mechsteer.scoring.check", check)
+    monkeypatch.setattr(IFEval, "scores", lambda task, sample, text: check(sample, text))
     monkeypatch.setattr("mechsteer.scoring.require_checkers", lambda: None)
     samples = tuple(IFEvalPrompt(i, f"prompt {i}", ("red", "blue"), ({}, {})) for i in range(4))
     rows = score_outputs(IFEval("ifeval:x", samples), ["red and blue", "red only", "RED and blue", ""])

@@ -13,6 +13,7 @@ from mechsteer.decoding import Strategy
 from mechsteer.errors import MechsteerError, shown
 from mechsteer.evaluation import Task, timed
 from mechsteer.files import atomic_path, digest
+from mechsteer.measured import Run
 from mechsteer.plots.comparison import comparison_figure
 from mechsteer.report import show
 from mechsteer.steering import Intervention, as_intervention
@@ -97,17 +98,9 @@ def compare(
     chosen = {name: _method(model, name, value) for name, value in _named(methods).items()}
     tables, seconds = [], {}
     for name, (steer, strategy) in chosen.items():
-        table, took = timed(
-            model,
-            task,
-            steer=steer,
-            strategy=strategy,
-            batch_size=batch_size,
-            out=None if out is None else Path(out) / _folder(name),
-            quality=quality,
-            against=tables[0] if tables and "output" in tables[0] else None,
-            progress=progress,
-        )
+        folder = None if out is None else Path(out) / _folder(name)
+        first = tables[0] if tables and "output" in tables[0] else None
+        table, took = timed(Run(model, task, steer, strategy, batch_size, quality, progress), folder, first)
         seconds[name] = took
         table.insert(0, "name", name)
         tables.append(table)

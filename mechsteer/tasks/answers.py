@@ -8,9 +8,9 @@ import csv
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.decoding import Strategy, generate
 from mechsteer.files import data_path, digest
-from mechsteer.steering import Intervention
+from mechsteer.prompts import Prompt, prompt
+from mechsteer.tasks.answered import answered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,38 +43,21 @@ class Answers:
         """A hash of the samples."""
         return digest([(q.prompt, q.answer) for q in self.samples])
 
-    def run(
-        self,
-        model: Any,
-        *,
-        steer: Intervention | None = None,
-        strategy: Strategy | None = None,
-        batch_size: int = 64,
-        progress: bool = False,
-        **options: Any,
-    ) -> "pd.DataFrame":
-        """Score every sample by exact match, case and spaces ignored: sample, prompt, answer, output, correct."""
-        import pandas as pd
+    def prompts(self, model: Any) -> list[Prompt]:
+        """The prompt of every sample."""
+        return [prompt(model, q.prompt) for q in self.samples]
 
-        outputs = generate(
-            model,
-            [q.prompt for q in self.samples],
-            steer=steer,
-            strategy=strategy,
-            max_new_tokens=self.max_new_tokens,
-            batch_size=batch_size,
-            progress=progress,
-            **options,
-        ).texts
-        return pd.DataFrame(
-            {
-                "sample": range(len(self.samples)),
-                "prompt": [q.prompt for q in self.samples],
-                "answer": [q.answer for q in self.samples],
-                "output": outputs,
-                "correct": [is_answer(o, q.answer) for o, q in zip(outputs, self.samples, strict=True)],
-            }
-        )
+    def scores(self, sample: Question, text: str) -> dict[str, bool | float]:
+        """Exact match, case, spaces and full stops ignored."""
+        return {"correct": is_answer(text, sample.answer)}
+
+    def run(self, model: Any, **how: Any) -> "pd.DataFrame":
+        """Score every sample, as :func:`mechsteer.evaluate` does: sample, prompt, answer, output, correct."""
+        return answered(model, self.samples, self.prompts(model), self._row, max_new_tokens=self.max_new_tokens, **how)
+
+    def _row(self, sample: Question, made: Prompt, output: str) -> dict[str, Any]:
+        asked = {"prompt": sample.prompt, "answer": sample.answer, "output": output}
+        return asked | self.scores(sample, output)
 
 
 def is_answer(output: str, answer: str) -> bool:

@@ -17,11 +17,10 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.decoding import Strategy, generate
 from mechsteer.errors import MechsteerError, one_of
 from mechsteer.files import digest
 from mechsteer.prompts import Prompt, prompt
-from mechsteer.steering import Intervention
+from mechsteer.tasks.answered import answered
 from mechsteer.tasks.ifeval_arguments import ARGUMENTS, problem
 from mechsteer.tasks.own_samples import OwnSample
 from mechsteer.tasks.splits import half
@@ -124,46 +123,22 @@ class IFEval:
         """
         return list(zip(self.prompts(model), self.prompts(model, with_instruction=False), strict=True))
 
-    def run(
-        self,
-        model: Any,
-        *,
-        steer: Intervention | None = None,
-        strategy: Strategy | None = None,
-        batch_size: int = 64,
-        progress: bool = False,
-        **options: Any,
-    ) -> "pd.DataFrame":
-        """Score every sample: sample, key, kind (the ids), prompt, output, and the five scores.
+    def scores(self, sample: IFEvalPrompt, text: str) -> dict[str, bool | int]:
+        """What :func:`check` says of an answer."""
+        return check(sample, text)
+
+    def run(self, model: Any, **how: Any) -> "pd.DataFrame":
+        """Score every sample: sample, key, kind, prompt, output, and what :func:`check` gives.
 
         Raises:
             MechsteerError: before anything is generated, if the extra ``eval`` or nltk's data is missing.
         """
-        import pandas as pd
-
         require_checkers()
-        outputs = generate(
-            model,
-            self.prompts(model),
-            steer=steer,
-            strategy=strategy,
-            max_new_tokens=self.max_new_tokens,
-            batch_size=batch_size,
-            progress=progress,
-            **options,
-        ).texts
-        rows = [
-            {
-                "sample": number,
-                "key": sample.key,
-                "kind": sample.kind,
-                "prompt": sample.prompt,
-                "output": output,
-                **check(sample, output),
-            }
-            for number, (sample, output) in enumerate(zip(self.samples, outputs, strict=True))
-        ]
-        return pd.DataFrame(rows)
+        return answered(model, self.samples, self.prompts(model), self._row, max_new_tokens=self.max_new_tokens, **how)
+
+    def _row(self, sample: IFEvalPrompt, made: Prompt, output: str) -> dict[str, Any]:
+        row = {"key": sample.key, "kind": sample.kind, "prompt": sample.prompt, "output": output}
+        return row | self.scores(sample, output)
 
 
 def check(sample: IFEvalPrompt, output: str) -> dict[str, bool | int]:

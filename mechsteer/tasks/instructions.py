@@ -22,11 +22,10 @@ from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.decoding import Strategy, generate
 from mechsteer.errors import MechsteerError, one_of
 from mechsteer.files import data_path, digest
 from mechsteer.prompts import Prompt, prompt
-from mechsteer.steering import Intervention
+from mechsteer.tasks.answered import answered
 from mechsteer.tasks.checkers import KINDS, fidelity, normal, words_of
 
 if TYPE_CHECKING:
@@ -117,44 +116,24 @@ class Instructions:
         """Adherence and fidelity of an answer."""
         return {"adherence": follows(sample, text), "fidelity": is_true(sample, text)}
 
-    def run(
-        self,
-        model: Any,
-        *,
-        steer: Intervention | None = None,
-        strategy: Strategy | None = None,
-        batch_size: int = 64,
-        progress: bool = False,
-        **options: Any,
-    ) -> "pd.DataFrame":
-        """Score every sample: sample, kind, topic, notes, with_instruction, prompt, output, adherence, fidelity."""
-        import pandas as pd
+    def run(self, model: Any, **how: Any) -> "pd.DataFrame":
+        """Score every sample, as :func:`mechsteer.evaluate` does.
 
-        prompts = self.prompts(model)
-        outputs = generate(
-            model,
-            prompts,
-            steer=steer,
-            strategy=strategy,
-            max_new_tokens=self.max_new_tokens,
-            batch_size=batch_size,
-            progress=progress,
-            **options,
-        ).texts
-        rows = [
-            {
-                "sample": number,
-                "kind": sample.kind,
-                "topic": sample.topic,
-                "notes": self.notes,
-                "with_instruction": self.with_instruction,
-                "prompt": made.text,
-                "output": output,
-                **self.scores(sample, output),
-            }
-            for number, (sample, made, output) in enumerate(zip(self.samples, prompts, outputs, strict=True))
-        ]
-        return pd.DataFrame(rows)
+        Returns:
+            Columns sample, kind, topic, notes, with_instruction, prompt, output, and :meth:`scores`.
+        """
+        return answered(model, self.samples, self.prompts(model), self._row, max_new_tokens=self.max_new_tokens, **how)
+
+    def _row(self, sample: Instructed, made: Prompt, output: str) -> dict[str, Any]:
+        row = {
+            "kind": sample.kind,
+            "topic": sample.topic,
+            "notes": self.notes,
+            "with_instruction": self.with_instruction,
+            "prompt": made.text,
+            "output": output,
+        }
+        return row | self.scores(sample, output)
 
 
 def follows(sample: Instructed, output: str) -> bool:

@@ -20,12 +20,11 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.decoding import Strategy, generate
 from mechsteer.errors import MechsteerError, one_of, positive_int
 from mechsteer.files import digest
 from mechsteer.prompts import Prompt, prompt
-from mechsteer.steering import Intervention
 from mechsteer.tasks import documents
+from mechsteer.tasks.answered import answered
 from mechsteer.tasks.instructions import instructions
 
 if TYPE_CHECKING:
@@ -110,44 +109,28 @@ class JsonSchema:
         made = prompt(model, asked, context=sample.text, order=("task", "context"))
         return replace(made, spans={name: at for name, at in made.spans.items() if name != "level2"})
 
-    def run(
-        self,
-        model: Any,
-        *,
-        steer: Intervention | None = None,
-        strategy: Strategy | None = None,
-        batch_size: int = 64,
-        progress: bool = False,
-        **options: Any,
-    ) -> "pd.DataFrame":
-        """Score every sample: sample, length, words, tokens, prompt, output, parsed and score."""
-        import pandas as pd
+    def scores(self, sample: Structured, text: str) -> dict[str, bool | float]:
+        """Whether an object can be read, and how far it follows the schema."""
+        value = extract(text)
+        return {"parsed": value is not None, "score": schema_score(value, self.schema)}
 
-        prompts = self.prompts(model)
-        outputs = generate(
-            model,
-            prompts,
-            steer=steer,
-            strategy=strategy,
-            max_new_tokens=self.max_new_tokens,
-            batch_size=batch_size,
-            progress=progress,
-            **options,
-        ).texts
-        rows = [
-            {
-                "sample": number,
-                "length": sample.length,
-                "words": len(sample.text.split()),
-                "tokens": len(made),
-                "prompt": made.text,
-                "output": output,
-                "parsed": extract(output) is not None,
-                "score": schema_score(extract(output), self.schema),
-            }
-            for number, (sample, made, output) in enumerate(zip(self.samples, prompts, outputs, strict=True))
-        ]
-        return pd.DataFrame(rows)
+    def run(self, model: Any, **how: Any) -> "pd.DataFrame":
+        """Score every sample, as :func:`mechsteer.evaluate` does.
+
+        Returns:
+            Columns sample, length, words, tokens, prompt, output, and :meth:`scores`.
+        """
+        return answered(model, self.samples, self.prompts(model), self._row, max_new_tokens=self.max_new_tokens, **how)
+
+    def _row(self, sample: Structured, made: Prompt, output: str) -> dict[str, Any]:
+        row = {
+            "length": sample.length,
+            "words": len(sample.text.split()),
+            "tokens": len(made),
+            "prompt": made.text,
+            "output": output,
+        }
+        return row | self.scores(sample, output)
 
 
 _SPANS = {"context": "document"}

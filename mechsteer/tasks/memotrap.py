@@ -22,12 +22,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from mechsteer.decoding import Strategy, generate, score
+from mechsteer.decoding import score
 from mechsteer.errors import MechsteerError, nearest, one_of
 from mechsteer.files import data_path, digest
 from mechsteer.models import spaced
-from mechsteer.prompts import prompt
+from mechsteer.prompts import Prompt, prompt
 from mechsteer.steering import Intervention
+from mechsteer.tasks.answered import answered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,52 +103,39 @@ class MemoTrap:
         one_of("split", split, SPLITS)
         return self if split == "evaluation" else replace(self, name=f"{self.name}[mining]", samples=self.mining)
 
-    def run(
-        self,
-        model: Any,
-        *,
-        steer: Intervention | None = None,
-        strategy: Strategy | None = None,
-        batch_size: int = 64,
-        progress: bool = False,
-        **options: Any,
-    ) -> "pd.DataFrame":
-        """Score every sample: sample, prompt, target, trap, output, the four scores, and the log-probabilities."""
-        import pandas as pd
+    def prompts(self, model: Any) -> list[Prompt]:
+        """The prompt of every sample."""
+        return [prompt(model, trap.prompt) for trap in self.samples]
 
-        prompts = [prompt(model, trap.prompt) for trap in self.samples]
+    def scores(self, sample: Trap, text: str) -> dict[str, bool | float]:
+        """What can be said of an output alone: success, strict and memorised."""
+        return {
+            "success": succeeded(text, sample),
+            "strict": obeyed(text, sample),
+            "memorised": last_word(text) == sample.trap.lower(),
+        }
+
+    def run(self, model: Any, *, steer: Intervention | None = None, batch_size: int = 64, **how: Any) -> "pd.DataFrame":
+        """Score every sample, as :func:`mechsteer.evaluate` does.
+
+        Returns:
+            Columns sample, prompt, target, trap, output, correct, :meth:`scores`, and the two log-probabilities.
+        """
+        prompts = self.prompts(model)
         asked = zip(self.samples, prompts, strict=True)
         choices = [[spaced(model, ending, made) for ending in trap.classes] for trap, made in asked]
         logprobs = score(model, prompts, choices, steer=steer, batch_size=batch_size)
-        outputs = generate(
-            model,
-            prompts,
-            steer=steer,
-            strategy=strategy,
-            max_new_tokens=self.max_new_tokens,
-            batch_size=batch_size,
-            progress=progress,
-            **options,
-        ).texts
-        rows = []
-        for sample, (trap, output, row) in enumerate(zip(self.samples, outputs, logprobs.tolist(), strict=True)):
-            others = max(value for i, value in enumerate(row) if i != trap.answer_index)
-            rows.append(
-                {
-                    "sample": sample,
-                    "prompt": trap.prompt,
-                    "target": trap.target,
-                    "trap": trap.trap,
-                    "output": output,
-                    "correct": row[trap.answer_index] > others,
-                    "success": succeeded(output, trap),
-                    "strict": obeyed(output, trap),
-                    "memorised": last_word(output) == trap.trap.lower(),
-                    "logprob_target": row[trap.answer_index],
-                    "logprob_trap": others,
-                }
-            )
-        return pd.DataFrame(rows)
+        known = list(zip(self.samples, logprobs.tolist(), strict=True))
+        how |= {"steer": steer, "batch_size": batch_size, "max_new_tokens": self.max_new_tokens}
+        return answered(model, known, prompts, self._row, **how)
+
+    def _row(self, known: tuple[Trap, list[float]], made: Prompt, output: str) -> dict[str, Any]:
+        trap, logprobs = known
+        target = logprobs[trap.answer_index]
+        other = max(value for place, value in enumerate(logprobs) if place != trap.answer_index)
+        row = {"prompt": trap.prompt, "target": trap.target, "trap": trap.trap, "output": output}
+        chosen = {"correct": target > other} | self.scores(trap, output)
+        return row | chosen | {"logprob_target": target, "logprob_trap": other}
 
 
 def succeeded(output: str, trap: Trap) -> bool:

@@ -15,12 +15,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.decoding import Strategy, generate
 from mechsteer.errors import MechsteerError, finite, one_of, positive_int
 from mechsteer.files import digest
 from mechsteer.prompts import Prompt, prompt
-from mechsteer.steering import Intervention
 from mechsteer.tasks import documents
+from mechsteer.tasks.answered import answered
 from mechsteer.tasks.checkers import mentions
 from mechsteer.tasks.instructions import instructions
 
@@ -108,45 +107,29 @@ class Needle:
             spans["document"] = made.spans["context"]
         return replace(made, spans=spans)
 
-    def run(
-        self,
-        model: Any,
-        *,
-        steer: Intervention | None = None,
-        strategy: Strategy | None = None,
-        batch_size: int = 64,
-        progress: bool = False,
-        **options: Any,
-    ) -> "pd.DataFrame":
-        """Score every sample: sample, length, depth, words, tokens, prompt, answer, output and found."""
-        import pandas as pd
+    def scores(self, sample: Hidden, text: str) -> dict[str, bool | float]:
+        """Whether the answer has what was hidden."""
+        return {"found": found(sample, text)}
 
-        prompts = self.prompts(model)
-        outputs = generate(
-            model,
-            prompts,
-            steer=steer,
-            strategy=strategy,
-            max_new_tokens=self.max_new_tokens,
-            batch_size=batch_size,
-            progress=progress,
-            **options,
-        ).texts
-        rows = [
-            {
-                "sample": number,
-                "length": sample.length,
-                "depth": sample.depth,
-                "words": len(sample.document.split()),
-                "tokens": len(made),
-                "prompt": made.text,
-                "answer": sample.answer,
-                "output": output,
-                "found": found(sample, output),
-            }
-            for number, (sample, made, output) in enumerate(zip(self.samples, prompts, outputs, strict=True))
-        ]
-        return pd.DataFrame(rows)
+    def run(self, model: Any, **how: Any) -> "pd.DataFrame":
+        """Score every sample, as :func:`mechsteer.evaluate` does.
+
+        Returns:
+            Columns sample, length, depth, words, tokens, prompt, answer, output, and :meth:`scores`.
+        """
+        return answered(model, self.samples, self.prompts(model), self._row, max_new_tokens=self.max_new_tokens, **how)
+
+    def _row(self, sample: Hidden, made: Prompt, output: str) -> dict[str, Any]:
+        row = {
+            "length": sample.length,
+            "depth": sample.depth,
+            "words": len(sample.document.split()),
+            "tokens": len(made),
+            "prompt": made.text,
+            "answer": sample.answer,
+            "output": output,
+        }
+        return row | self.scores(sample, output)
 
 
 def found(sample: Hidden, output: str) -> bool:

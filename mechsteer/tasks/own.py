@@ -25,11 +25,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.decoding import Strategy, generate
 from mechsteer.errors import MechsteerError, one_of, positive_int
 from mechsteer.files import digest
 from mechsteer.prompts import Prompt
-from mechsteer.steering import Intervention
+from mechsteer.tasks.answered import answered
 from mechsteer.tasks.checks import Scores, Spec, spec
 from mechsteer.tasks.own_samples import OwnSample, read_sample, read_samples
 from mechsteer.tasks.splits import half
@@ -120,35 +119,12 @@ class OwnTask:
             raise MechsteerError(f"{sample.where}: the check failed on {text!r}: {error!r}.") from error
         return _scores(sample, found)
 
-    def run(
-        self,
-        model: Any,
-        *,
-        steer: Intervention | None = None,
-        strategy: Strategy | None = None,
-        batch_size: int = 64,
-        progress: bool = False,
-        **options: Any,
-    ) -> "pd.DataFrame":
-        """Score every sample: sample, kind, prompt, output, and the scores."""
-        import pandas as pd
+    def run(self, model: Any, **how: Any) -> "pd.DataFrame":
+        """Score every sample, as :func:`mechsteer.evaluate` does: sample, kind, prompt, output, and the scores."""
+        return answered(model, self.samples, self.prompts(model), self._row, max_new_tokens=self.max_new_tokens, **how)
 
-        prompts = self.prompts(model)
-        outputs = generate(
-            model,
-            prompts,
-            steer=steer,
-            strategy=strategy,
-            max_new_tokens=self.max_new_tokens,
-            batch_size=batch_size,
-            progress=progress,
-            **options,
-        ).texts
-        rows = [
-            {"sample": number, "kind": sample.kind, "prompt": made.text, "output": output} | self.scores(sample, output)
-            for number, (sample, made, output) in enumerate(zip(self.samples, prompts, outputs, strict=True))
-        ]
-        return pd.DataFrame(rows)
+    def _row(self, sample: OwnSample, made: Prompt, output: str) -> dict[str, Any]:
+        return {"kind": sample.kind, "prompt": made.text, "output": output} | self.scores(sample, output)
 
 
 def task(

@@ -26,12 +26,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.decoding import Strategy, generate
 from mechsteer.errors import MechsteerError, one_of, positive_int
 from mechsteer.files import data_path, digest, read_json
 from mechsteer.models import word_ids
 from mechsteer.prompts import Prompt, prompt
-from mechsteer.steering import Intervention
+from mechsteer.tasks.answered import answered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,49 +85,33 @@ class Rules:
         """What :func:`mechsteer.sparse_direction` learns from: each prompt and how it goes on."""
         return [(made, f" {s.answers[0]}") for made, s in zip(self.prompts(model), self.samples, strict=True)]
 
-    def run(
-        self,
-        model: Any,
-        *,
-        steer: Intervention | None = None,
-        strategy: Strategy | None = None,
-        batch_size: int = 64,
-        progress: bool = False,
-        **options: Any,
-    ) -> "pd.DataFrame":
-        """Score every sample by exact match: sample, rule, shots, question, prompt, answer, output, correct.
+    def scores(self, sample: Asked, text: str) -> dict[str, bool | float]:
+        """Whether an answer is right."""
+        return {"correct": is_right(sample, text)}
+
+    def run(self, model: Any, **how: Any) -> "pd.DataFrame":
+        """Score every sample, as :func:`mechsteer.evaluate` does.
 
         As many tokens are generated as the longest right answer has, and one more.
-        """
-        import pandas as pd
 
+        Returns:
+            Columns sample, rule, shots, question, prompt, answer, output and correct.
+        """
         prompts = self.prompts(model)
         asked = zip(self.samples, prompts, strict=True)
         longest = max(len(word_ids(model, a, made)) for s, made in asked for a in s.answers)
-        outputs = generate(
-            model,
-            prompts,
-            steer=steer,
-            strategy=strategy,
-            max_new_tokens=longest + 1,
-            batch_size=batch_size,
-            progress=progress,
-            **options,
-        ).texts
-        rows = [
-            {
-                "sample": number,
-                "rule": self.rule,
-                "shots": len(sample.shots),
-                "question": sample.question,
-                "prompt": sample.text,
-                "answer": sample.answers[0],
-                "output": output,
-                "correct": is_right(sample, output),
-            }
-            for number, (sample, output) in enumerate(zip(self.samples, outputs, strict=True))
-        ]
-        return pd.DataFrame(rows)
+        return answered(model, self.samples, prompts, self._row, max_new_tokens=longest + 1, **how)
+
+    def _row(self, sample: Asked, made: Prompt, output: str) -> dict[str, Any]:
+        row = {
+            "rule": self.rule,
+            "shots": len(sample.shots),
+            "question": sample.question,
+            "prompt": sample.text,
+            "answer": sample.answers[0],
+            "output": output,
+        }
+        return row | self.scores(sample, output)
 
 
 def is_right(sample: Asked, output: str) -> bool:

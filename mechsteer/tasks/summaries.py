@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.decoding import Strategy, generate
 from mechsteer.files import digest
 from mechsteer.prompts import Prompt, prompt
-from mechsteer.steering import Intervention
 from mechsteer.tasks import documents
+from mechsteer.tasks.answered import answered
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,39 +64,16 @@ class Summaries:
         """The prompt of every sample, with the spans ``instruction`` (where there is one) and ``task``."""
         return [prompt(model, s.text, instruction=s.instruction, separator=" \n ") for s in self.samples]
 
-    def run(
-        self,
-        model: Any,
-        *,
-        steer: Intervention | None = None,
-        strategy: Strategy | None = None,
-        batch_size: int = 64,
-        progress: bool = False,
-        **options: Any,
-    ) -> "pd.DataFrame":
-        """Score every sample: sample, length, prompt, output and french."""
-        import pandas as pd
+    def scores(self, sample: Text, text: str) -> dict[str, bool | float]:
+        """Whether an answer is French."""
+        return {"french": is_french(text)}
 
-        prompts = self.prompts(model)
-        outputs = generate(
-            model,
-            prompts,
-            steer=steer,
-            strategy=strategy,
-            max_new_tokens=self.max_new_tokens,
-            batch_size=batch_size,
-            progress=progress,
-            **options,
-        ).texts
-        return pd.DataFrame(
-            {
-                "sample": range(len(outputs)),
-                "length": [s.length for s in self.samples],
-                "prompt": [p.text for p in prompts],
-                "output": outputs,
-                "french": [is_french(output) for output in outputs],
-            }
-        )
+    def run(self, model: Any, **how: Any) -> "pd.DataFrame":
+        """Score every sample, as :func:`mechsteer.evaluate` does: sample, length, prompt, output and french."""
+        return answered(model, self.samples, self.prompts(model), self._row, max_new_tokens=self.max_new_tokens, **how)
+
+    def _row(self, sample: Text, made: Prompt, output: str) -> dict[str, Any]:
+        return {"length": sample.length, "prompt": made.text, "output": output} | self.scores(sample, output)
 
 
 def summaries(lengths: Sequence[int], n: int, seed: int = 0, instruction: str = INSTRUCTION) -> Summaries:
