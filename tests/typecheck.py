@@ -22,8 +22,8 @@ from jaxtyping import config
 checker = beartype(conf=BeartypeConf(is_pep484_tower=True))
 _jaxtyped = jaxtyping.jaxtyped
 _ARRAYS = (torch.Tensor, torch.nn.Parameter, np.ndarray)
-_SEES_VALUES = ("Literal[", "Annotated[", "{")
 _LONG = 64
+_of_closures: dict[Any, "_Checks"] = {}
 _has_items: dict[type, bool] = {str: False, bytes: False}
 
 
@@ -72,23 +72,49 @@ def _one_kind(items: Any, mixed: bool) -> Any:
     return next(iter(kinds), None)
 
 
-def _result_check(fn: Any, typechecker: Any) -> Callable[..., None]:
-    """The check of a result with the arguments of its call, without the call."""
-    box: list[Any] = []
+class _Checks:
+    """What is known of a function, or of all closures of one definition."""
 
-    def echo(*args: Any, **kwargs: Any) -> Any:
-        return box.pop()
+    def __init__(self, fn: Any, typechecker: Any) -> None:
+        self.fn, self.typechecker = fn, typechecker
+        annotations = repr(list(fn.__annotations__.values()))
+        self.sees_values = any(word in annotations for word in ("Literal[", "Annotated[", "{"))
+        self.mixed = ", ...]" not in annotations
+        first = next(iter(inspect.signature(fn).parameters), "")
+        self.skip = int(first in ("self", "cls") and first not in fn.__annotations__)
+        self.passed: dict[Any, set[Any]] = {}
+        self.next: list[Callable[..., Any]] = []
 
-    echo = types.FunctionType(
-        echo.__code__, fn.__globals__, fn.__name__, None, echo.__closure__
-    )  # names as fn sees them
-    checked = _jaxtyped(functools.update_wrapper(echo, fn), typechecker=typechecker)
+    @functools.cached_property
+    def checked(self) -> Callable[..., Any]:
+        """The checks, around a call of what is the next function; made when first needed."""
+        following = self.next
 
-    def check(result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        box[:] = [result]
-        checked(*args, **kwargs)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            return following.pop()(*args, **kwargs)
 
-    return check
+        fn, code = self.fn, call.__code__
+        call = types.FunctionType(code, fn.__globals__, fn.__name__, None, call.__closure__)  # finds names as fn does
+        return _jaxtyped(functools.update_wrapper(call, fn), typechecker=self.typechecker)
+
+    def around(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.next[:] = [fn]
+        return self.checked(*args, **kwargs)
+
+    def kinds(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The kinds of a call's arguments; None if they have none."""
+        mixed = self.mixed
+        try:
+            named = ((name, _kind(value, mixed)) for name, value in kwargs.items())
+            return *(_kind(value, mixed) for value in args[self.skip :]), *named
+        except _NoKindError:
+            return None
+
+    def kind(self, result: Any) -> Any:
+        try:
+            return _kind(result, self.mixed)
+        except _NoKindError:
+            return None
 
 
 def once_a_kind(fn: Any, *, typechecker: Any) -> Any:
@@ -97,49 +123,37 @@ def once_a_kind(fn: Any, *, typechecker: Any) -> Any:
         if "__dataclass_fields__" in vars(fn) and not hasattr(fn.__init__, "__wrapped__"):
             fn.__init__ = once_a_kind(fn.__init__, typechecker=typechecker)
         return fn
-    always = _jaxtyped(fn, typechecker=typechecker)
-    annotations = repr(list(fn.__annotations__.values()))
-    if any(word in annotations for word in _SEES_VALUES):
-        return always
-    check_result = _result_check(fn, typechecker)
-    mixed = ", ...]" not in annotations
-    first = next(iter(inspect.signature(fn).parameters), "")
-    skip = int(first in ("self", "cls") and first not in fn.__annotations__)
-    passed: dict[Any, set[Any]] = {}
-
-    def kind_or_none(value: Any) -> Any:
-        try:
-            return _kind(value, mixed)
-        except _NoKindError:
-            return None
-
-    def kinds_or_none(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        try:
-            return (
-                *(_kind(value, mixed) for value in args[skip:]),
-                *((name, _kind(value, mixed)) for name, value in kwargs.items()),
-            )
-        except _NoKindError:
-            return None
+    checks = _checks(fn, typechecker)
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
         if config.jaxtyping_disable:
             return fn(*args, **kwargs)
-        given = kinds_or_none(args, kwargs)
-        if given not in passed:
-            result = always(*args, **kwargs)
-            if given is not None:
-                passed[given] = {kind_or_none(result)} - {None}
+        given = None if checks.sees_values else checks.kinds(args, kwargs)
+        if given is None:
+            return checks.around(fn, args, kwargs)
+        if given not in checks.passed:
+            result = checks.around(fn, args, kwargs)
+            checks.passed[given] = {checks.kind(result)} - {None}
             return result
         result = fn(*args, **kwargs)
-        kind = kind_or_none(result)
-        if kind not in passed[given]:
-            check_result(result, args, kwargs)
-            passed[given] |= {kind} - {None}
+        kind = checks.kind(result)
+        if kind not in checks.passed[given]:
+            checks.around(lambda *args, **kwargs: result, args, kwargs)
+            checks.passed[given] |= {kind} - {None}
         return result
 
     return call
+
+
+def _checks(fn: Any, typechecker: Any) -> _Checks:
+    """A function that is defined in another shares them with those that the same lines define at other times."""
+    if "<locals>" not in fn.__qualname__:
+        return _Checks(fn, typechecker)
+    key = fn.__code__, tuple(fn.__annotations__.items()), typechecker
+    if key not in _of_closures:
+        _of_closures[key] = _Checks(fn, typechecker)
+    return _of_closures[key]
 
 
 def _decorator(*, typechecker: Any) -> Callable[[Any], Any]:
