@@ -8,11 +8,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from mechsteer.errors import MechsteerError
+from mechsteer.studies.core.study import Study
+from mechsteer.studies.registry import OPTIONS, STUDIES, names_with
 
 Positional = tyro.conf.Positional
 
@@ -21,6 +23,15 @@ def _shown_as(metavar: str) -> Any:
     """What stands for the value in the help text."""
     return tyro.conf.arg(metavar=metavar)
 
+
+if TYPE_CHECKING:
+    StudyName = str
+else:
+    StudyName = Literal[(*STUDIES, "all")]
+
+_WHICH = f"Which study. {'; '.join(f'{study.name}: {study.title}' for study in STUDIES.values())}."
+_DATA = "; ".join(f"for {study.name}, {study.data[0]}" for study in STUDIES.values() if study.data)
+_DATA = f"F{_DATA[1:]}. Default: bundled."
 
 Device = Annotated[str | None, _shown_as("DEVICE")]
 
@@ -32,28 +43,12 @@ class Reproduce:
     A run that was stopped continues where it was when it is started again with the same --out.
     """
 
-    study: Positional[
-        Literal[
-            "t5-dola",
-            "dola-decoding",
-            "inside",
-            "steer-instruct",
-            "steering",
-            "guide",
-            "directer",
-            "layerwise",
-            "compose",
-            "all",
-        ]
-    ]
-    """Which study."""
+    study: Positional[Annotated[StudyName, tyro.conf.arg(help=_WHICH)]]
     model: Annotated[str | None, _shown_as("MODEL")] = None
     """organism:NAME, a local directory, or an id on the Hugging Face hub. Default: the study's bundled models."""
     out: Annotated[Path, _shown_as("FOLDER")] = Path("results")
     """Folder for results; with "all", each study gets a folder of its own in it."""
-    data: Annotated[Path | None, _shown_as("FILE")] = None
-    """For t5-dola and inside, traps in MemoTrap's CSV format; for dola-decoding, IFEval's JSONL; for layerwise, a rule
-    in the function-vectors JSON format. Default: bundled."""
+    data: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help=_DATA)] = None
     device: Device = None
     """cpu, cuda, cuda:1, mps. Default: cuda where there is one."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -337,290 +332,66 @@ def _threads(model: str) -> None:
 
 
 def _reproduce(c: Reproduce) -> None:
+    _check_options(c)
+    for study in STUDIES.values() if c.study == "all" else (STUDIES[c.study],):
+        _reproduce_one(c, study)
+
+
+def _check_options(c: Reproduce) -> None:
+    """Refuse options of other studies, and a file that is not in the study's format, before a model is fetched.
+
+    Raises:
+        MechsteerError: naming the studies that take the option, or what is wrong with the file.
+    """
+    for option in OPTIONS:
+        takers = names_with(option)
+        if getattr(c, option) and c.study not in takers and (option, c.study) != ("data", "all"):
+            same = [f"--{name.replace('_', '-')}" for name in OPTIONS if names_with(name) == takers]
+            own = f"; {c.study} has prompts of its own" if option == "data" else f", not {c.study}"
+            raise MechsteerError(f"{_and(same)} {'are' if len(same) > 1 else 'is'} for {_and(takers)}{own}.")
+    if c.data is not None:
+        from mechsteer import tasks
+
+        _, reader = STUDIES[_first_of(c.study)].data or ("", "memotrap")
+        getattr(tasks, reader)(c.data)
+
+
+def _first_of(study: str) -> str:
+    """The study whose format a file is in: with "all", that of the first, and others of its format take it too."""
+    return next(iter(STUDIES)) if study == "all" else study
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _reproduce_one(c: Reproduce, study: Study) -> None:
     from mechsteer.files import writable_dir
-    from mechsteer.tasks import ifeval, memotrap, rules
-
-    if c.data is not None and c.study in ("steering", "steer-instruct", "guide", "directer", "compose"):
-        raise MechsteerError(
-            f"--data is for t5-dola, dola-decoding, inside and layerwise; {c.study} has prompts of its own."
-        )
-    if c.study != "steer-instruct" and (c.base or c.perplexity_model):
-        raise MechsteerError(f"--base and --perplexity-model are for steer-instruct, not {c.study}.")
-    if c.study != "compose" and c.sae:
-        raise MechsteerError(f"--sae is for compose, not {c.study}.")
-    if c.data is not None:  # a broken file is named before a model is fetched
-        {"dola-decoding": ifeval, "layerwise": rules}.get(c.study, memotrap)(c.data)
-    actions = {
-        "t5-dola": (("organism:trap-t5",), _t5_dola),
-        "dola-decoding": (("organism:trap-t5", "organism:instruct-llama"), _dola_decoding),
-        "inside": (("organism:trap-t5",), _inside),
-        "steer-instruct": (("organism:instruct-llama",), _steer_instruct),
-        "steering": (("organism:instruct-llama",), _steering),
-        "guide": (("organism:instruct-llama",), _guide),
-        "directer": (("organism:instruct-llama",), _directer),
-        "layerwise": (("organism:rules-gpt2",), _layerwise),
-        "compose": (("organism:instruct-llama",), _compose),
-    }
-    for study in actions if c.study == "all" else (c.study,):
-        bundled, action = actions[study]
-        names = (c.model,) if c.model else bundled
-        out = writable_dir(c.out / study if c.study == "all" else c.out)
-        _threads(names[0])
-        action(c, [_loaded(c, name) for name in names], out)
-        print(f"\nTables and figures are in {out}/ and {out}/figures/")
-
-
-def _loaded(c: Reproduce, name: str) -> Any:
     from mechsteer.models import load
 
-    return load(name, device=c.device, dtype=c.dtype)
-
-
-def _t5_dola(c: Reproduce, models: list[Any], out: Path) -> None:
-    from mechsteer.models import model_info
-    from mechsteer.report import show
-    from mechsteer.studies.dola_decoding import study as dola_decoding
-    from mechsteer.studies.t5_dola import study as t5_dola
-
-    (model,) = models
-    result = t5_dola.run(model, out, data=c.data, batch_size=c.batch_size)
-    print(f"\nMemoTrap on {model_info(model).name}, gradient steering (percent of evaluation traps)\n")
-    print(show(result.summary))
-    print("\nSide effects (percent right), by strength in mean residual norms\n")
-    side = result.tables["side_effects"].pivot(index="task", columns="strength", values="percent").reset_index()
-    print(show(side))
-    if "published" in result.tables:
-        print("\nPublished improvement of greedy success (percentage points), for this model\n")
-        paper = result.tables["published"].pivot(index="layer", columns="strength", values="improvement_pp")
-        print(show(paper.reset_index()))
-    if c.study == "t5-dola":  # "all" runs it as a study of its own
-        _show_decoding(dola_decoding.run(model, out / "decoding", traps=c.data, batch_size=c.batch_size))
-
-
-def _dola_decoding(c: Reproduce, models: list[Any], out: Path) -> None:
-    from mechsteer.studies.dola_decoding import study as dola_decoding
-
-    data = c.data if c.study == "dola-decoding" else None
-    _show_decoding(dola_decoding.run(models, out, data=data, batch_size=c.batch_size))
-
-
-def _show_decoding(result: Any) -> None:
-    """Print the summary: its tasks and categories, a column a way of decoding."""
-    from mechsteer.report import show
-
-    summary = result.summary[result.summary["level"] != "instruction"]
-    keys = ["task", "group", "scoring"]
-    for model, part in summary.groupby("model_name", sort=False):
-        shown = part.pivot(index=keys, columns="method", values="percent")
-        shown = shown.reindex(index=list(dict.fromkeys(zip(*(part[k] for k in keys), strict=True))))
-        print(f"\nDecoding with DoLa on {model} (percent)\n")
-        print(show(shown[list(dict.fromkeys(part["method"]))].reset_index()))
-
-
-def _inside(c: Reproduce, models: list[Any], out: Path) -> None:
-    from mechsteer.models import model_info
-    from mechsteer.report import show
-    from mechsteer.studies.inside import study as inside
-
-    (model,) = models
-    result = inside.run(model, out, data=c.data, batch_size=c.batch_size)
-    print(f"\nWhat the sublayers of {model_info(model).name} add to the target's logit minus the trap's, by group\n")
-    means = result.summary.pivot(index=["group", "layer"], columns="sublayer", values="logit_difference")
-    print(show(means[["self_attn", "cross_attn", "mlp"]].reset_index(), decimals=2))
-    frozen = result.tables["frozen"].assign(percent=lambda table: 100 * table["accuracy"])
-    print("\nTarget likelier than trap with cross-attention frozen (percent)\n")
-    print(show(frozen.pivot(index="layer", columns="frozen", values="percent").reset_index()))
-
-
-def _steer_instruct(c: Reproduce, models: list[Any], out: Path) -> None:
-    from mechsteer.models import model_info
-    from mechsteer.report import show
-    from mechsteer.studies.instruction_vectors import study as steer_instruct
-
-    (model,) = models
-    result = steer_instruct.run(model, out, batch_size=c.batch_size, base=c.base, perplexity_model=c.perplexity_model)
-    print(f"\nInstruction vectors on {model_info(model).name}, test prompts (percent, means over kinds)\n")
-    columns = ["over", "kinds", "adherence_unsteered_percent", "adherence_steered_percent"]
-    columns += ["fidelity_unsteered_percent", "fidelity_steered_percent", "p_value"]
-    shown = result.summary[["setting", *columns]].assign(p_value=result.summary["p_value"].map("{:.2g}".format))
-    print(show(shown.rename(columns=lambda name: name.removesuffix("_percent").replace("_", " "))))
-    if "weights" in result.tables:
-        weights = result.tables["weights"]
-        print("\nDynamic weight (projection) and constant ones: prompts that are followed and true\n")
-        print(show(weights.loc[weights["verdict"] != "", ["kind", "layer", "verdict"]]))
-    both = result.tables["composition"].query("row == 'both'")
-    if not both.empty:
-        print("\nTwo vectors in one pass: test prompts that follow the first, the second, both (percent)\n")
-        columns = ["pair", "setting", "first_percent", "second_percent", "both_percent", "both_and_true_percent"]
-        print(show(both[columns].rename(columns=lambda name: name.removesuffix("_percent").replace("_", " "))))
-    if "transfer" in result.tables:
-        means = result.tables["transfer"].pivot_table(
-            index=["setting", "share"], columns="vector", values="adherence_percent", sort=False
-        )
-        print("\nVectors in the base model (share 0) and between: adherence (percent, mean over formats)\n")
-        print(show(means.reset_index(), decimals=2))
-    if "published" in result.tables:
-        paper = result.tables["published"]
-        paper = paper.loc[paper["instruction"] == "all", ["setting", "method", "layer_choice", "accuracy_percent", "n"]]
-        print("\nPublished accuracy on IFEval prompts, for this model\n")
-        print(show(paper))
-
-
-def _steering(c: Reproduce, models: list[Any], out: Path) -> None:
-    from mechsteer.models import model_info
-    from mechsteer.report import show
-    from mechsteer.studies.families import study as steering
-
-    (model,) = models
-    result = steering.run(model, out, batch_size=c.batch_size)
-    print(f"\nSteering families on {model_info(model).name}, mean over kinds of instructions (percent)\n")
-    print(show(result.summary, decimals=2))
-
-
-def _guide(c: Reproduce, models: list[Any], out: Path) -> None:
-    from mechsteer.models import model_info
-    from mechsteer.report import show
-    from mechsteer.studies.guide import study as guide
-
-    (model,) = models
-    result = guide.run(model, out, batch_size=c.batch_size)
-    print(f"\nGUIDE on {model_info(model).name}, mean over lengths (percent)\n")
-    print(show(result.summary.rename(columns=lambda name: name.removesuffix("_percent"))))
-    aucs = result.tables["prediction"].pivot(index=["task", "predictor"], columns="within", values="auc")
-    print("\nWhat predicts success: AUC over all prompts, and within a length\n")
-    print(show(aucs.reset_index(), decimals=3))
-    if "choice" in result.tables:
-        columns = ["length", "unit", "target", "delta", "score_percent", "unbiased_percent", "best_percent"]
-        print("\nThe delta with as much Influence as a target, chosen without generating, and its score (percent)\n")
-        print(show(result.tables["choice"].reindex(columns=columns), decimals=2))
-
-
-def _directer(c: Reproduce, models: list[Any], out: Path) -> None:
-    from mechsteer.models import model_info
-    from mechsteer.report import show
-    from mechsteer.studies.directer import study as directer
-
-    (model,) = models
-    result = directer.run(model, out, batch_size=c.batch_size)
-    columns = ["notes", "method", "setting", "strength", "adherence_percent", "fidelity_percent", "average_percent"]
-    shown = result.summary[columns].assign(p_value=result.summary["p_value"].map("{:.2g}".format))
-    prompts = int(result.summary["n"].iloc[0])
-    print(f"\nDIRECTER and others on {model_info(model).name}, {prompts} prompts (percent; p of adherence)\n")
-    print(show(shown.rename(columns=lambda name: name.removesuffix("_percent").replace("_", " ")), decimals=2))
-    changes = result.tables["differences"].query("measure != 'average'")
-    print("\nOn the same prompts: percentage points, 95 % interval\n")
-    print(show(changes[["method", "against", "measure", "difference_pp", "low_pp", "high_pp", "verdict"]]))
-    costs = result.tables["cost"]
-    about = f"{costs['device'].iloc[0]}, {costs['threads'].iloc[0]} of {costs['cores'].iloc[0]} cores"
-    print(f"\nOne prompt at a time ({about})\n")
-    columns = ["method", "first_token_ms", "token_ms", "tokens_per_second", "peak_mb", "first_token_ms_times"]
-    print(show(costs[[*columns, "token_ms_times"]], decimals=2))
-    paper = result.tables["published"]
-    print(f"\nPublished, on {paper['published_model'].iloc[0]}\n")
-    print(show(paper[["part", "variant", "published_measure", "published", "unit"]]))
-
-
-def _layerwise(c: Reproduce, models: list[Any], out: Path) -> None:
-    from mechsteer.models import model_info, provenance
-    from mechsteer.report import show
-    from mechsteer.studies.layerwise import study as layerwise
-
-    (model,) = models
-    data = c.data if c.study == "layerwise" else None
-    result = layerwise.run(model, out, names=data, batch_size=c.batch_size)
-    shown = {"exact_match_percent": "exact match", "exact_match_percent_low": "low", "exact_match_percent_high": "high"}
-    layer = int(result.summary["layer"].iloc[0])
-    print(f"\nLearned vectors on {model_info(model).name}, layer {layer}: exact match on test words (percent)\n")
-    print(show(result.summary.drop(columns=["layer", *provenance(model)])))
-    layers = result.tables["layers"]
-    print(f"\nBy layer, unregularised, {layers['seeds'].iloc[0]} seeds (percent)\n")
-    print(show(layers.pivot(index="layer", columns="rule", values="exact_match_percent").reset_index()))
-    every = result.tables["examples"].query("rule == 'mean of the rules'")
-    print("\nBy the number of training words, mean of the rules (percent, 95 % interval)\n")
-    print(show(every[["method", "examples", *shown]].rename(columns=shown)))
-    columns = ["rule", "l1_share", "weight", "heads", "entries", *shown]
-    print("\nRegularised: weights as parts of the largest, heads and entries that are not zero (percent)\n")
-    print(show(result.tables["tradeoff"][columns].rename(columns=shown), decimals=2))
-    if "calculus" in result.tables:
-        print("\nComposed rules (percent)\n")
-        print(show(result.tables["calculus"][["rule", "method", *shown, "n"]].rename(columns=shown)))
-        print("\nOpinions of groups: KL (nats), total variation, probability of the answers\n")
-        columns = [name for measure in ("kl", "tv", "mass") for name in (measure, f"{measure}_low", f"{measure}_high")]
-        print(show(result.tables["opinions"][["group", "method", *columns]], decimals=3))
-    print("\nNo number of the paper could be obtained, so none is beside these.")
-
-
-def _compose(c: Reproduce, models: list[Any], out: Path) -> None:
-    from mechsteer.models import model_info
-    from mechsteer.report import show
-    from mechsteer.studies.compose import study as compose
-    from mechsteer.studies.compose.tables import matrix
-
-    (model,) = models
-    result = compose.run(model, out, sae=c.sae, batch_size=c.batch_size)
-    summary, apart = result.summary, result.tables["interference"]
-    start = summary[summary["first"] == ""].iloc[0]
-    print(f"\nPairs of ways to steer {model_info(model).name}, {start['n']} prompts; on the diagonal one way alone")
-    for setting in ("chosen", "half"):
-        for name in ("adherence", "fidelity", "interference"):
-            percent = name != "interference"
-            table = summary if percent else apart
-            found = matrix(table[table["setting"] == setting], f"{name}_percent" if percent else name)
-            unsteered = f" (percent; unsteered {start[f'{name}_percent']:.1f})" if percent else ""
-            print(f"\n{name.capitalize()}, {setting} strengths{unsteered}\n")
-            print(show(found.reset_index(names=""), decimals=1 if percent else 2))
-    gains = result.tables["gains"].query("measure != 'average'")
-    told = gains["gain_verdict"] != "not told apart"
-    for label, part in (("gain", gains[told]), ("excess", gains[gains["setting"] == "half"])):
-        about = {
-            "gain": "Pair minus better single, where the interval leaves out 0",
-            "excess": "Beyond the sum of gains",
-        }
-        print(f"\n{about[label]} (percentage points; {len(part)} of {len(gains)} rows)\n")
-        columns = ["setting", "first", "second", "measure", f"{label}_pp", f"{label}_low_pp", f"{label}_high_pp"]
-        print(show(part[columns].rename(columns=lambda name: name.removesuffix("_pp").replace("_", " "))))
-    print("\nOrder at the SAE's hook point: vector first minus features first\n")
-    print(show(result.tables["orders"], decimals=3))
+    names = (c.model,) if c.model else study.models
+    out = writable_dir(c.out / study.name if c.study == "all" else c.out)
+    _threads(names[0])
+    models: list[Any] = [load(name, device=c.device, dtype=c.dtype) for name in names]
+    given = {option: getattr(c, option) for option in study.options}
+    if study.data != STUDIES[_first_of(c.study)].data:
+        given["data"] = None
+    options = {study.options[option]: value for option, value in given.items() if option in study.options}
+    subject = models if len(study.models) > 1 else models[0]
+    print(study.report(study.run(subject, out, batch_size=c.batch_size, **options)))
+    if c.study == "t5-dola":  # the paper's other half, which is a study of its own under "all"
+        second = STUDIES["dola-decoding"]
+        print(second.report(second.run(models, out / "decoding", traps=c.data, batch_size=c.batch_size)))
+    print(f"\nTables and figures are in {out}/ and {out}/figures/")
 
 
 def _figures(c: Figures) -> None:
-    from mechsteer.errors import one_of
-    from mechsteer.files import read_record
-    from mechsteer.studies.compose import figures as compose_figures
-    from mechsteer.studies.compose import study as compose
-    from mechsteer.studies.directer import figures as directer_figures
-    from mechsteer.studies.directer import study as directer
-    from mechsteer.studies.dola_decoding import figures as dola_decoding_figures
-    from mechsteer.studies.dola_decoding import study as dola_decoding
-    from mechsteer.studies.families import figures as steering_figures
-    from mechsteer.studies.families import study as steering
-    from mechsteer.studies.guide import figures as guide_figures
-    from mechsteer.studies.guide import study as guide
-    from mechsteer.studies.inside import figures as inside_figures
-    from mechsteer.studies.inside import study as inside
-    from mechsteer.studies.instruction_vectors import figures as instruct_figures
-    from mechsteer.studies.instruction_vectors import study as instruct
-    from mechsteer.studies.layerwise import figures as layerwise_figures
-    from mechsteer.studies.layerwise import study as layerwise
-    from mechsteer.studies.t5_dola import figures as t5_figures
-    from mechsteer.studies.t5_dola import study as t5_dola
+    from mechsteer.studies.core.result import recorded, redraw
 
-    draw = {
-        t5_dola.NAME: t5_figures.figures,
-        steering.NAME: steering_figures.figures,
-        dola_decoding.NAME: dola_decoding_figures.figures,
-        inside.NAME: inside_figures.figures,
-        instruct.NAME: instruct_figures.figures,
-        guide.NAME: guide_figures.figures,
-        directer.NAME: directer_figures.figures,
-        compose.NAME: compose_figures.figures,
-        layerwise.NAME: layerwise_figures.figures,
-    }
     parts = [c.folder, *(path.parent for path in sorted(c.folder.glob("*/study.json")))]
     for folder in parts if (c.folder / "study.json").exists() else [c.folder]:
-        study = read_record(folder / "study.json", "record of a study")
-        name = one_of("study", str(study.get("study")) if isinstance(study, dict) else str(study), draw)
-        for path in draw[name](folder):
+        study, _ = recorded(folder)
+        for path in redraw(study, folder):
             print(path)
 
 

@@ -22,6 +22,16 @@ def show(table: "pd.DataFrame", *, decimals: int = 1) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
+def titled(title: str, table: "pd.DataFrame", *, decimals: int = 1) -> str:
+    """The table under a title, with an empty line before each."""
+    return f"\n{title}\n\n{show(table, decimals=decimals)}"
+
+
+def worded(name: str) -> str:
+    """A column's name as people say it: no ``_percent`` at its end, no underscores."""
+    return name.removesuffix("_percent").replace("_", " ")
+
+
 def _cell(value: object, decimals: int) -> str:
     if value is None or str(value) in {"nan", "<NA>", "NaT"}:
         return "-"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -16,6 +17,7 @@ import pytest
 
 import mechsteer as ms
 from mechsteer import cli
+from mechsteer.studies import registry
 from mechsteer.studies.dola_decoding import study as dola_decoding
 from mechsteer.studies.t5_dola import study as t5_dola
 from tests.command_line import CommandLine
@@ -221,13 +223,12 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     path = tmp_path / "small.csv"
     pd.DataFrame(rows, columns=["prompt", "classes", "answer_index", "split"]).to_csv(path, index=False)
     original = t5_dola.run
-    monkeypatch.setattr(t5_dola, "figures", lambda folder: [])
     monkeypatch.setattr(
         t5_dola, "_SIDE_TASKS", (lambda: replace(ms.tasks.recall(), samples=ms.tasks.recall().samples[:3]),)
     )
     monkeypatch.setattr(
         t5_dola, "run",
-        lambda *a, **k: original(*a, layers=[2], strengths=[1.0], absolute=[20.0], n_random=1, **k),
+        lambda *a, **k: original(*a, layers=[2], strengths=[1.0], absolute=[20.0], n_random=1, draw=False, **k),
     )  # fmt: skip
     decoding = dola_decoding.run
     monkeypatch.setattr(dola_decoding, "run", lambda *a, **k: decoding(*a, n=2, **k))
@@ -267,15 +268,23 @@ def test_reproduce_prints_its_tables_and_figures_draws_from_them(
 def test_reproduce_all_runs_each_study_in_a_folder_of_its_own(
     mechsteer: CommandLine, loaded: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "_loaded", lambda c, name: name)
+    monkeypatch.setattr("mechsteer.models.load", lambda name, **_: name)
     ran = {}
-    for study in STUDIES[:-1]:
-        action = lambda c, models, out, study=study: ran.update({study: (models, out)})  # noqa: E731
-        monkeypatch.setattr(cli, f"_{study.replace('-', '_')}", action)
+
+    def run(name: str, models: Any, out: Path, **_: Any) -> str:
+        ran[name] = ([models] if isinstance(models, str) else models, out)
+        return name
+
+    for name, study in registry.STUDIES.items():
+        monkeypatch.setattr(study.module("study"), "run", partial(run, name))
+        monkeypatch.setattr(study.module("report"), "report", lambda result: f"Report of {result}.")
     code, printed, _ = mechsteer("reproduce", "all", "--out", tmp_path)
     assert code == 0 and STUDIES[-1] == "all"
     assert list(ran) == list(STUDIES[:-1]), "in the order of the help text"
-    assert all(folder == tmp_path / study and f"are in {folder}/" in printed for study, (_, folder) in ran.items())
+    assert all(
+        folder == tmp_path / study and f"Report of {study}." in printed and f"are in {folder}/" in printed
+        for study, (_, folder) in ran.items()
+    )
     assert all(name.startswith("organism:") for names, _ in ran.values() for name in names)
 
 

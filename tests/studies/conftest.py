@@ -48,9 +48,7 @@ def small_run(trap_t5: Any, traps: Path) -> Callable[..., t5_dola.Result]:
     def run(out: Path, model: Any = trap_t5, *, drawn: bool = False, **arguments: Any) -> t5_dola.Result:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(t5_dola, "_SIDE_TASKS", (small_recall, small_copying))
-            if not drawn:
-                patch.setattr(t5_dola, "figures", lambda folder: [])
-            return t5_dola.run(model, out, **({"data": traps} | SMALL | arguments))
+            return t5_dola.run(model, out, draw=drawn, **({"data": traps} | SMALL | arguments))
 
     return run
 

@@ -1,13 +1,11 @@
 """The figures of the study :mod:`mechsteer.studies.compose`, from its tables alone."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
 from mechsteer.plots.maps import SEQUENTIAL
 from mechsteer.studies.compose.tables import matrix
-from mechsteer.studies.core.result import redraw
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,15 +25,6 @@ NAMES = {
 """The methods as figures have them."""
 
 SETTINGS = {"chosen": "chosen strengths", "half": "half strengths"}
-
-
-def figures(folder: Path) -> list[Path]:
-    """Draw every figure of the study from the parquet tables in ``folder`` into ``folder/figures``.
-
-    Raises:
-        MechsteerError: if a table is missing or damaged.
-    """
-    return redraw(folder, draw, TABLES)
 
 
 def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":

@@ -49,9 +49,8 @@ from mechsteer.models import is_encoder_decoder, load, model_info, provenance
 from mechsteer.steering import load_sae
 from mechsteer.steering.saes import as_sae, bundled_saes, check_sae, site_of
 from mechsteer.studies.compose import tables as parts
-from mechsteer.studies.compose.figures import draw, figures
 from mechsteer.studies.compose.methods import KINDS, ways
-from mechsteer.studies.core.result import Result, finish
+from mechsteer.studies.core.result import Result, finished
 from mechsteer.studies.directer.bench import Work
 from mechsteer.tasks import instructions
 
@@ -71,6 +70,7 @@ def run(
     n: int = 14,
     n_validation: int = 8,
     batch_size: int = 128,
+    draw: bool = True,
     progress: bool = True,
 ) -> Result:
     """Run the study; what was computed before in the same folder is not computed again.
@@ -86,6 +86,7 @@ def run(
         n_validation: Validation prompts of each kind to choose layers and strengths on; vectors are learned from the
             others.
         batch_size: Prompts computed together.
+        draw: Draw the figures; without, ``Result.figures()`` draws them.
         progress: Show a bar.
 
     Returns:
@@ -117,15 +118,13 @@ def run(
     made = _sae(loaded, sae)
     folder = writable_dir(out)
     settings = {"kinds": chosen, "notes": notes, "n": n, "n_validation": n_validation, "sae_site": site_of(made, None)}
-    about = {"study": NAME, **settings, **provenance(loaded)}
+    about = {**settings, **provenance(loaded)}
     with tqdm(desc=NAME, unit="cell", disable=not progress) as bar:
         work = Work(loaded, folder, chosen, notes, n, n_validation, batch_size, bar)
         tables = _tables(work, made)
     for name, table in tables.items():
         tables[name] = table.assign(**provenance(loaded), data_hash=work.task().data_hash)
-    finish(folder, about, tables)
-    figures(folder)
-    return Result(folder, tables, draw)
+    return finished(NAME, folder, about, tables, draw=draw)
 
 
 def _sae(model: Any, sae: Any) -> Any:

@@ -1,18 +1,28 @@
 """What every study returns: its tables, where they lie, and its figures on demand."""
 
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, one_of
 from mechsteer.files import read_record, read_table, write_record, write_table
+from mechsteer.studies.core.study import Study
+from mechsteer.studies.registry import STUDIES
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+RECORD = "study.json"
+
+
+def _nothing(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
+    """No figures."""
+    return {}
 
 
 @dataclass(frozen=True)
@@ -27,7 +37,18 @@ class Result:
 
     folder: Path
     tables: "dict[str, pd.DataFrame]"
-    draw: "Callable[[Mapping[str, pd.DataFrame]], dict[str, Figure]]" = field(repr=False)
+    draw: "Callable[[Mapping[str, pd.DataFrame]], dict[str, Figure]]" = field(default=_nothing, repr=False)
+
+    @staticmethod
+    def load(folder: str | os.PathLike[str]) -> "Result":
+        """The result of a study that was run before, from its folder alone.
+
+        Raises:
+            MechsteerError: if the folder has no record of a finished study, or a table is missing or damaged.
+        """
+        place = Path(folder)
+        study, names = recorded(place)
+        return Result(place, {name: read_table(place / f"{name}.parquet") for name in names}, study.draw)
 
     @property
     def summary(self) -> "pd.DataFrame":
@@ -37,6 +58,28 @@ class Result:
     def figures(self) -> "dict[str, Figure]":
         """The study's figures, by name, drawn from the tables."""
         return self.draw(self.tables)
+
+
+def recorded(folder: Path) -> tuple[Study, list[str]]:
+    """Which study a folder is of, and the names of its tables.
+
+    Raises:
+        MechsteerError: if the folder has no record of a study that there is.
+    """
+    record = read_record(folder / RECORD, "record of a study")
+    record = record if isinstance(record, dict) else {"study": record}
+    return STUDIES[one_of("study", str(record.get("study")), STUDIES)], list(record.get("tables", []))
+
+
+def finished(
+    name: str, folder: Path, about: Mapping[str, Any], tables: "Mapping[str, pd.DataFrame]", *, draw: bool
+) -> Result:
+    """Write a study's tables and record (see :func:`finish`), and draw its figures from what was written."""
+    study = STUDIES[name]
+    finish(folder, {"study": name, **about}, tables)
+    if draw:
+        redraw(study, folder)
+    return Result(folder, dict(tables), study.draw)
 
 
 def finish(folder: Path, about: Mapping[str, Any], tables: "Mapping[str, pd.DataFrame]") -> None:
@@ -50,7 +93,7 @@ def finish(folder: Path, about: Mapping[str, Any], tables: "Mapping[str, pd.Data
         about: The study's name, its settings and the model's provenance.
         tables: The tables, by name.
     """
-    record, earlier = folder / "study.json", []
+    record, earlier = folder / RECORD, []
     with suppress(MechsteerError):
         earlier = read_record(record, "record of a study").get("tables", [])
     record.unlink(missing_ok=True)
@@ -62,23 +105,13 @@ def finish(folder: Path, about: Mapping[str, Any], tables: "Mapping[str, pd.Data
     write_record(record, {**about, "tables": list(tables)})
 
 
-def redraw(
-    folder: Path,
-    draw: "Callable[[Mapping[str, pd.DataFrame]], dict[str, Figure]]",
-    tables: Iterable[str],
-    optional: Iterable[str] = (),
-) -> list[Path]:
+def redraw(study: Study, folder: Path) -> list[Path]:
     """Draw a study's figures from the parquet tables in ``folder`` into ``folder/figures``.
-
-    Args:
-        folder: The study's folder.
-        draw: Makes the figures from the tables.
-        tables: The tables that must be there.
-        optional: Those that are read where they are there.
 
     Raises:
         MechsteerError: if a table is missing or damaged.
     """
-    names = [*tables, *(name for name in optional if (folder / f"{name}.parquet").exists())]
-    made = draw({name: read_table(folder / f"{name}.parquet") for name in names})
+    module = study.module("figures")
+    optional = [name for name in getattr(module, "OPTIONAL", ()) if (folder / f"{name}.parquet").exists()]
+    made = study.draw({name: read_table(folder / f"{name}.parquet") for name in (*module.TABLES, *optional)})
     return [path for name, figure in made.items() for path in plots.save(figure, folder / "figures" / name)]

@@ -1,11 +1,9 @@
 """The figures of the study :mod:`mechsteer.studies.directer`, from its tables alone."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
-from mechsteer.studies.core.result import redraw
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,15 +24,6 @@ _NAMES = {
 }
 _SIGNS = {"pasta": "α", "spotlight": "ψ", "guide": "Δ", "directer": "β", "difference in means": "×"}
 _SETTINGS = {"chosen on validation": ", chosen", "released code": ", released code"}
-
-
-def figures(folder: Path) -> list[Path]:
-    """Draw every figure of the study from the parquet tables in ``folder`` into ``folder/figures``.
-
-    Raises:
-        MechsteerError: if a table is missing or damaged.
-    """
-    return redraw(folder, draw, TABLES)
 
 
 def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":

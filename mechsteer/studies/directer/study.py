@@ -24,11 +24,10 @@ from tqdm.auto import tqdm
 from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.files import writable_dir
 from mechsteer.models import is_encoder_decoder, load, model_info, provenance
-from mechsteer.studies.core.result import Result, finish
+from mechsteer.studies.core.result import Result, finished
 from mechsteer.studies.directer import tables as parts
 from mechsteer.studies.directer.bench import Work
 from mechsteer.studies.directer.cost import cost
-from mechsteer.studies.directer.figures import draw, figures
 from mechsteer.studies.directer.published import beside
 from mechsteer.studies.directer.vectors import vector_maker
 from mechsteer.tasks import instructions
@@ -50,6 +49,7 @@ def run(
     n: int = 14,
     n_validation: int = 8,
     batch_size: int = 128,
+    draw: bool = True,
     progress: bool = True,
 ) -> Result:
     """Run the study; what was computed before in the same folder is not computed again, except times and memory.
@@ -63,6 +63,7 @@ def run(
         n: Prompts of each kind.
         n_validation: Validation prompts of each kind, to choose strengths on.
         batch_size: Prompts computed together.
+        draw: Draw the figures; without, ``Result.figures()`` draws them.
         progress: Show a bar.
 
     Returns:
@@ -89,15 +90,13 @@ def run(
         )
     folder = writable_dir(out)
     settings = {"kinds": chosen, "notes": notes, "fewer_notes": fewer_notes, "n": n, "n_validation": n_validation}
-    about = {"study": NAME, **settings, **provenance(loaded)}
+    about = {**settings, **provenance(loaded)}
     with tqdm(desc=NAME, unit="cell", disable=not progress) as bar:
         work = Work(loaded, folder, chosen, notes, n, n_validation, batch_size, bar)
         tables = _tables(work, (fewer_notes, notes) if fewer_notes != notes else (notes,))
     for name, table in tables.items():
         tables[name] = table.assign(**provenance(loaded), data_hash=work.task().data_hash)
-    finish(folder, about, tables)
-    figures(folder)
-    return Result(folder, tables, draw)
+    return finished(NAME, folder, about, tables, draw=draw)
 
 
 def _tables(work: Work, lengths: tuple[int, ...]) -> "dict[str, pd.DataFrame]":

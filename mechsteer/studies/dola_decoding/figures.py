@@ -1,11 +1,9 @@
 """The figures of the study :mod:`mechsteer.studies.dola_decoding`, from its tables alone."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechsteer import plots
-from mechsteer.studies.core.result import redraw
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,14 +19,8 @@ _SCORING = {
 _LEFT_OUT = ("success", "fidelity")  # the first equals "strict" unless outputs echo the prompt; the second has a figure
 _METHOD = {"dola": "DoLa, released code", "dola, paper's equations": "DoLa, paper's equations"}
 
-
-def figures(folder: Path) -> list[Path]:
-    """Draw every figure of the study from the parquet tables in ``folder`` into ``folder/figures``.
-
-    Raises:
-        MechsteerError: if a table is missing or damaged.
-    """
-    return redraw(folder, draw, ["summary"], ["tracking"])
+TABLES = ("summary",)
+OPTIONAL = ("tracking",)
 
 
 def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":

@@ -25,12 +25,11 @@ from mechsteer.analysis.mcnemar import exact_p
 from mechsteer.decoding import DoLa, Greedy, Strategy
 from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.evaluation import Task
-from mechsteer.files import read_table, writable_dir
+from mechsteer.files import writable_dir
 from mechsteer.models import load, model_info, provenance
 from mechsteer.studies.core.cells import evaluated
 from mechsteer.studies.core.published import published
-from mechsteer.studies.core.result import Result, finish
-from mechsteer.studies.dola_decoding.figures import draw, figures
+from mechsteer.studies.core.result import Result, finished
 from mechsteer.studies.dola_decoding.word_ranks import tracked
 from mechsteer.tasks import IFEval, Instructions, MemoTrap, copying, ifeval, instructions, memotrap, recall
 from mechsteer.tasks.ifeval import IFEvalPrompt, followed, require_checkers
@@ -59,6 +58,7 @@ def run(
     traps: str | os.PathLike[str] | None = None,
     n: int | None = None,
     batch_size: int = 128,
+    draw: bool = True,
     progress: bool = True,
 ) -> Result:
     """Run the study; what was computed before in the same folder is not computed again.
@@ -70,6 +70,7 @@ def run(
         traps: Traps in MemoTrap's public CSV format; default: the bundled ones.
         n: The most samples of each task, and of each kind of instruction; default: all.
         batch_size: Prompts computed together.
+        draw: Draw the figures; without, ``Result.figures()`` draws them.
         progress: Show a bar.
 
     Returns:
@@ -106,9 +107,8 @@ def run(
             parts[name].append(table if name == "samples" else table.assign(**provenance(loaded)))
     tables = {name: pd.concat(found, ignore_index=True) for name, found in parts.items() if found}
     methods = {name: repr(strategy) for name, strategy in METHODS.items()}
-    finish(folder, {"study": NAME, "models": about, "methods": methods}, tables)
-    figures(folder)
-    return Result(folder, {name: read_table(folder / f"{name}.parquet") for name in tables}, draw)
+    finished(NAME, folder, {"models": about, "methods": methods}, tables, draw=draw)
+    return Result.load(folder)
 
 
 def _tasks(model: Any, prompts: IFEval | None, traps: MemoTrap) -> list[Any]:

@@ -1,11 +1,9 @@
 """The figure of the study :mod:`mechsteer.studies.families`, from its tables alone."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechsteer import plots
-from mechsteer.studies.core.result import redraw
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,14 +19,7 @@ _LABELS = {
 }
 _MEASURES = {"adherence_percent": "adherence", "fidelity_percent": "fidelity"}
 
-
-def figures(folder: Path) -> list[Path]:
-    """Draw the study's figure from the parquet tables in ``folder`` into ``folder/figures``.
-
-    Raises:
-        MechsteerError: if a table is missing or damaged.
-    """
-    return redraw(folder, draw, ["summary"])
+TABLES = ("summary",)
 
 
 def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":

@@ -26,8 +26,7 @@ from mechsteer.files import writable_dir
 from mechsteer.models import is_encoder_decoder, load, model_info, provenance, stacks
 from mechsteer.steering import Intervention, add, attention_bias, pasta, project, scale_keys, spotlight
 from mechsteer.studies.core.cells import evaluated
-from mechsteer.studies.core.result import Result, finish
-from mechsteer.studies.families.figures import draw, figures
+from mechsteer.studies.core.result import Result, finished
 from mechsteer.tasks import instructions
 from mechsteer.tasks.checkers import KINDS
 
@@ -61,6 +60,7 @@ def run(
     notes: int = 24,
     n: int = 10,
     batch_size: int = 64,
+    draw: bool = True,
     progress: bool = True,
 ) -> Result:
     """Run the study; what was computed before in the same folder is not computed again.
@@ -72,6 +72,7 @@ def run(
         notes: How many notes stand between instruction and question for the attention families.
         n: Prompts of each kind.
         batch_size: Prompts computed together.
+        draw: Draw the figures; without, ``Result.figures()`` draws them.
         progress: Show a bar.
 
     Returns:
@@ -92,7 +93,7 @@ def run(
             f"This study is for decoder-only models; {model_info(loaded).name!r} is an encoder-decoder."
         )
     folder = writable_dir(out)
-    about = {"study": NAME, "notes": notes, "n": n, **provenance(loaded)}
+    about = {"notes": notes, "n": n, **provenance(loaded)}
     count = stacks(loaded)["blocks"]
     total = 3 + sum(len(s) for _, s in ATTENTION.values()) + len(chosen) * (count + len(VECTOR) * len(STEPS))
     with tqdm(desc=NAME, unit="cell", total=total, disable=not progress) as bar:
@@ -103,9 +104,7 @@ def run(
     groups = cells.groupby(["method", "setting", "strength"], sort=False)
     summary = groups[measures].mean().assign(kinds=groups.size()).reset_index()
     tables = {name: table.assign(**provenance(loaded)) for name, table in {"cells": cells, "summary": summary}.items()}
-    finish(folder, about, tables)
-    figures(folder)
-    return Result(folder, tables, draw)
+    return finished(NAME, folder, about, tables, draw=draw)
 
 
 @dataclass

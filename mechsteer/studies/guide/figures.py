@@ -1,12 +1,10 @@
 """The figures of the study :mod:`mechsteer.studies.guide`, from its tables alone."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
 from mechsteer.studies.core.published import published
-from mechsteer.studies.core.result import redraw
 from mechsteer.studies.guide.published import MODEL, SAME
 
 if TYPE_CHECKING:
@@ -29,15 +27,6 @@ _UPPERCASE = "0.45"
 _WORDINGS = ("plain, Δ", "uppercase", "Important: …", "You must …", "*marked*", "twice", "at the end")
 _ALL, _ONE, _TYPES = "all prompts", "one length", "one length and kind"
 _WITHIN = {"all": _ALL, "length": _ONE, "length and kind": _TYPES}
-
-
-def figures(folder: Path) -> list[Path]:
-    """Draw the study's figures from the parquet tables in ``folder`` into ``folder/figures``.
-
-    Raises:
-        MechsteerError: if a table is missing or damaged.
-    """
-    return redraw(folder, draw, TABLES, OPTIONAL)
 
 
 def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":

@@ -25,9 +25,8 @@ from tqdm.auto import tqdm
 from mechsteer.errors import MechsteerError, one_of, positive_int
 from mechsteer.files import writable_dir
 from mechsteer.models import is_encoder_decoder, load, model_info, provenance, stacks
-from mechsteer.studies.core.result import Result, finish
+from mechsteer.studies.core.result import Result, finished
 from mechsteer.studies.guide.choose import choice, influence_by_delta
-from mechsteer.studies.guide.figures import draw, figures
 from mechsteer.studies.guide.predict import predict
 from mechsteer.studies.guide.published import beside, reference
 from mechsteer.studies.guide.tables import Work, baselines, by_strength, layers, limits, needle_grid, predicted
@@ -46,6 +45,7 @@ def run(
     tasks: Sequence[str] | None = None,
     n: int = 10,
     batch_size: int = 64,
+    draw: bool = True,
     progress: bool = True,
 ) -> Result:
     """Run the study; what was computed before in the same folder is not computed again.
@@ -56,6 +56,7 @@ def run(
         tasks: Some of ``instructions`` (bundled model) or ``french`` (others), ``needle`` and ``json``; default: all.
         n: Prompts of each length and kind of instruction, or depth of the needle; three times as many for ``json``.
         batch_size: Prompts computed together.
+        draw: Draw the figures; without, ``Result.figures()`` draws them.
         progress: Show a bar.
 
     Returns:
@@ -81,14 +82,12 @@ def run(
     bundled = name.startswith("organism:")
     subjects = _subjects(loaded, ORGANISM if bundled else DOCUMENTS, tasks, n)
     settings = {"n": n, "lengths": {s.name: s.lengths for s in subjects}}
-    about = {"study": NAME, **settings, **provenance(loaded)}
+    about = {**settings, **provenance(loaded)}
     with tqdm(desc=NAME, unit="part", total=_parts(subjects, bundled), disable=not progress) as bar:
         tables = _tables(Work(loaded, folder, batch_size, bar, n), subjects, bundled)
     tables = {key: table.assign(**provenance(loaded)) for key, table in tables.items() if not table.empty}
     tables["published"] = reference(name)
-    finish(folder, about, tables)
-    figures(folder)
-    return Result(folder, tables, draw)
+    return finished(NAME, folder, about, tables, draw=draw)
 
 
 def _subjects(model: Any, subjects: Sequence[Subject], names: Sequence[str] | None, n: int) -> tuple[Subject, ...]:

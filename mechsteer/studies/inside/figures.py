@@ -1,11 +1,9 @@
 """The figures of the study :mod:`mechsteer.studies.inside`, from its tables alone."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechsteer import plots
-from mechsteer.studies.core.result import redraw
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,15 +12,6 @@ if TYPE_CHECKING:
 
 TABLES = ("summary", "frozen", "ranks", "volatility")
 _WHICH = {"up_to": "this block and all below", "from": "this block and all above", "one": "this block alone"}
-
-
-def figures(folder: Path) -> list[Path]:
-    """Draw every figure of the study from the parquet tables in ``folder`` into ``folder/figures``.
-
-    Raises:
-        MechsteerError: if a table is missing or damaged.
-    """
-    return redraw(folder, draw, TABLES)
 
 
 def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":

@@ -17,8 +17,7 @@ from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.evaluation import evaluate
 from mechsteer.files import writable_dir
 from mechsteer.models import is_encoder_decoder, load, model_info, provenance
-from mechsteer.studies.core.result import Result, finish
-from mechsteer.studies.inside.figures import draw, figures
+from mechsteer.studies.core.result import Result, finished
 from mechsteer.tasks import MemoTrap, memotrap
 
 if TYPE_CHECKING:
@@ -36,6 +35,7 @@ def run(
     data: str | os.PathLike[str] | None = None,
     n: int | None = None,
     batch_size: int = 128,
+    draw: bool = True,
     progress: bool = True,
 ) -> Result:
     """Run the study.
@@ -46,6 +46,7 @@ def run(
         data: Traps in MemoTrap's public CSV format; default: the bundled ones.
         n: The most traps; default: all of the evaluation split.
         batch_size: Prompts computed together.
+        draw: Draw the figures; without, ``Result.figures()`` draws them.
         progress: Show bars.
 
     Returns:
@@ -67,13 +68,11 @@ def run(
         raise MechsteerError(
             f"This study is about cross-attention; {model_info(loaded).name} has none. Use an encoder-decoder."
         )
-    about = {"study": NAME, "data": task.name, **provenance(loaded)}
+    about = {"data": task.name, **provenance(loaded)}
     tables = _tables(loaded, _first(task, n), batch_size, progress)
     for name, table in tables.items():
         tables[name] = table.assign(**provenance(loaded), data_hash=task.data_hash)
-    finish(folder, about, tables)
-    figures(folder)
-    return Result(folder, tables, draw)
+    return finished(NAME, folder, about, tables, draw=draw)
 
 
 def _first(task: MemoTrap, n: int | None) -> MemoTrap:

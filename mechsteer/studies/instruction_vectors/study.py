@@ -32,11 +32,10 @@ from mechsteer.models import is_encoder_decoder, load, model_info, provenance, s
 from mechsteer.steering.scope import make_scope
 from mechsteer.studies.core.cells import cell
 from mechsteer.studies.core.published import published
-from mechsteer.studies.core.result import Result, finish
+from mechsteer.studies.core.result import Result, finished
 from mechsteer.studies.instruction_vectors.bench import FORMATS, Bench, Filter, Prompts
 from mechsteer.studies.instruction_vectors.choose import grid
 from mechsteer.studies.instruction_vectors.coefficients import exactly, length, weights
-from mechsteer.studies.instruction_vectors.figures import draw, figures
 from mechsteer.studies.instruction_vectors.tables import by_kind, choose_all, scopes, summarise
 from mechsteer.studies.instruction_vectors.transfer import transfer
 from mechsteer.studies.instruction_vectors.vectors import Steering
@@ -76,6 +75,7 @@ def run(
     base: Any = None,
     shares: Sequence[float] | None = None,
     batch_size: int = 64,
+    draw: bool = True,
     progress: bool = True,
 ) -> Result:
     """Run the study; what was computed before in the same folder is not computed again.
@@ -98,6 +98,7 @@ def run(
         shares: Models between the base (0) and ``model`` (1) to try its vectors on. Default: 0, and for the bundled
             model also 0.25, 0.5 and 0.75.
         batch_size: Prompts computed together.
+        draw: Draw the figures; without, ``Result.figures()`` draws them.
         progress: Show a bar.
 
     Returns:
@@ -128,16 +129,14 @@ def run(
         perplexities(perplexity_model, ["a text"])  # refuses a model that cannot be read, before anything is measured
     folder = writable_dir(out)
     settings = {"scope": scope, "n": n, "n_validation": n_validation, "notes": notes, "filter": perplexity_model}
-    about = {"study": NAME, **settings, **provenance(loaded)}
+    about = {**settings, **provenance(loaded)}
     with tqdm(desc=NAME, unit="cell", disable=not progress) as bar:
         bench = Bench(loaded, folder, batch_size, bar, Filter.by(perplexity_model), scope)
         tables = _tables(bench, prompts, chosen, base, shares)
     for name, table in tables.items():
         extra = {key: value for key, value in provenance(loaded).items() if key not in table.columns}
         tables[name] = table.assign(**extra, scope=scope) if "scope" not in table.columns else table.assign(**extra)
-    finish(folder, about, tables)
-    figures(folder)
-    return Result(folder, tables, draw)
+    return finished(NAME, folder, about, tables, draw=draw)
 
 
 def _tables(

@@ -1,11 +1,9 @@
 """The figures of the study :mod:`mechsteer.studies.layerwise`, from its tables alone."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
-from mechsteer.studies.core.result import redraw
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,15 +13,6 @@ if TYPE_CHECKING:
 TABLES = ("layers", "examples", "tradeoff", "sparse", "values")
 OPTIONAL = ("calculus", "opinions")
 EXACT = "Exact match on test words (%)"
-
-
-def figures(folder: Path) -> list[Path]:
-    """Draw every figure of the study from the parquet tables in ``folder`` into ``folder/figures``.
-
-    Raises:
-        MechsteerError: if a table is missing or damaged.
-    """
-    return redraw(folder, draw, TABLES, OPTIONAL)
 
 
 def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":

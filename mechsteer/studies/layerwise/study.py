@@ -23,9 +23,8 @@ from tqdm.auto import tqdm
 from mechsteer.errors import MechsteerError, listed, positive_int
 from mechsteer.files import writable_dir
 from mechsteer.models import load, provenance
-from mechsteer.studies.core.result import Result, finish
+from mechsteer.studies.core.result import Result, finished
 from mechsteer.studies.layerwise.bench import Bench
-from mechsteer.studies.layerwise.figures import draw, figures
 from mechsteer.studies.layerwise.opinions import opinions
 from mechsteer.studies.layerwise.tables import best_layer, by_examples, by_layer, calculus, tradeoff
 from mechsteer.tasks import rules
@@ -52,6 +51,7 @@ def run(
     points: int = 6,
     max_steps: int = 30,
     batch_size: int = 64,
+    draw: bool = True,
     progress: bool = True,
 ) -> Result:
     """Run the study; what was computed before in the same folder is not computed again.
@@ -69,6 +69,7 @@ def run(
         points: Weights on each regularisation path.
         max_steps: The most steps of a fit.
         batch_size: Prompts computed together.
+        draw: Draw the figures; without, ``Result.figures()`` draws them.
         progress: Show a bar.
 
     Returns:
@@ -92,7 +93,7 @@ def run(
     folder = writable_dir(out)
     loaded = load(model) if isinstance(model, str) else model
     settings = {"rules": chosen, "seeds": seeds, "n_train": n_train, "max_steps": max_steps, "points": points}
-    about = {"study": NAME, **settings, **provenance(loaded)}
+    about = {**settings, **provenance(loaded)}
     with tqdm(desc=NAME, unit="cell", disable=not progress) as bar:
         bench = Bench(loaded, folder, batch_size, bar, n_train, n_test, tuple(range(seeds)), max_steps)
         tables = _tables(bench, chosen, list(counts), shots, points, whole=names is None)
@@ -100,9 +101,7 @@ def run(
         if "rule" in table.columns:  # of files the name alone
             table["rule"] = [Path(rule).name.removesuffix(".json") for rule in table["rule"]]
         tables[name] = table.assign(**provenance(loaded))
-    finish(folder, about, tables)
-    figures(folder)
-    return Result(folder, tables, draw)
+    return finished(NAME, folder, about, tables, draw=draw)
 
 
 def _names(names: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None) -> list[str]:

@@ -1,11 +1,9 @@
 """The figures of the study :mod:`mechsteer.studies.t5_dola`, from its tables alone."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
-from mechsteer.studies.core.result import redraw
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,15 +13,7 @@ _SIDE_LABELS = {"recall": "recall without an instruction", "copy": "copying in n
 
 
 TABLES = ("grid", "controls", "side_effects")
-
-
-def figures(folder: Path) -> list[Path]:
-    """Draw every figure of the study from the parquet tables in ``folder`` into ``folder/figures``.
-
-    Raises:
-        MechsteerError: if a table is missing or damaged.
-    """
-    return redraw(folder, draw, TABLES, ["published"])
+OPTIONAL = ("published",)
 
 
 def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":

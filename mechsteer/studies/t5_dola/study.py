@@ -26,8 +26,7 @@ from mechsteer.models import load, model_info, provenance, stacks
 from mechsteer.steering import add
 from mechsteer.studies.core.cells import evaluated
 from mechsteer.studies.core.published import published
-from mechsteer.studies.core.result import Result, finish
-from mechsteer.studies.t5_dola.figures import draw, figures
+from mechsteer.studies.core.result import Result, finished
 from mechsteer.tasks import MemoTrap, copying, memotrap, recall
 
 if TYPE_CHECKING:
@@ -52,6 +51,7 @@ def run(
     n_random: int = 24,
     compat: str = "paper",
     batch_size: int = 128,
+    draw: bool = True,
     progress: bool = True,
 ) -> Result:
     """Run the study; what was computed before in the same folder is not computed again.
@@ -67,6 +67,7 @@ def run(
         n_random: How many random directions to compare the chosen cell with.
         compat: Passed to :func:`mechsteer.gradient_direction`.
         batch_size: Prompts computed together.
+        draw: Draw the figures; without, ``Result.figures()`` draws them.
         progress: Show a bar.
 
     Returns:
@@ -85,7 +86,7 @@ def run(
     folder = writable_dir(out)
     loaded = load(model) if isinstance(model, str) else model
     chosen_layers = _layers(loaded, layers)
-    about: dict[str, Any] = {"study": NAME, "compat": compat, "data": task.name, **provenance(loaded)}
+    about: dict[str, Any] = {"compat": compat, "data": task.name, **provenance(loaded)}
     work = _Work(loaded, folder, task, batch_size, tqdm(desc=NAME, unit="cell", disable=not progress))
     mined = {layer: work.mine(layer, compat) for layer in chosen_layers}
     about["same_first_token"] = {
@@ -101,9 +102,7 @@ def run(
     paper = _published(model_info(loaded).name)
     if paper is not None:
         tables["published"] = paper
-    finish(folder, about, tables)
-    figures(folder)
-    return Result(folder, tables, draw)
+    return finished(NAME, folder, about, tables, draw=draw)
 
 
 @dataclass

@@ -15,7 +15,6 @@ from mechsteer import cli
 from mechsteer.analysis.features import instruction_features
 from mechsteer.files import read_json, read_table
 from mechsteer.steering import features, load_sae
-from mechsteer.studies.compose import figures as compose_figures
 from mechsteer.studies.compose import methods as compose_methods
 from mechsteer.studies.compose import study as compose
 from mechsteer.studies.compose import tables as compose_parts
@@ -28,8 +27,10 @@ from mechsteer.studies.compose.interference import (
 )
 from mechsteer.studies.compose.methods import METHODS, Lesson, Point, Ways, by_kind, gradients, lesson, together, ways
 from mechsteer.studies.compose.tables import PAIRS, best, gain, halfway, matrix, settings, summary
+from mechsteer.studies.core.result import redraw
 from mechsteer.studies.directer import bench as directer_cells
 from mechsteer.studies.directer.bench import Way, Work
+from mechsteer.studies.registry import STUDIES
 from mechsteer.tasks import Instructions
 from tests.typecheck import unchecked
 
@@ -74,7 +75,6 @@ def patched() -> Any:
         patch.setattr(compose_methods, "vector_layers", lambda model: [1, 3])
         patch.setattr(compose_methods, "METHODS", FEWER)
         patch.setattr(compose_parts, "METHODS", FEWER)
-        patch.setattr(compose, "figures", lambda folder: [])
         yield
 
 
@@ -82,7 +82,7 @@ def patched() -> Any:
 def study(patched: Any, model: Any, tmp_path_factory: pytest.TempPathFactory) -> compose.Result:
     folder = tmp_path_factory.mktemp("compose")
     with unchecked():
-        return compose.run(model, folder, kinds=KINDS, n=1, n_validation=1, progress=False)
+        return compose.run(model, folder, kinds=KINDS, n=1, n_validation=1, draw=False, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -361,7 +361,7 @@ def test_the_figures_come_from_the_tables(study: compose.Result, tmp_path: Path)
     assert [float(x) for x in dots.get_xdata()] == part["gain_pp"].tolist()  # pyright: ignore[reportGeneralTypeIssues]
     (tmp_path / "copy" / "gains.parquet").unlink()
     with pytest.raises(ERROR, match="gains"):
-        compose_figures.figures(tmp_path / "copy")
+        redraw(STUDIES["compose"], tmp_path / "copy")
 
 
 def test_the_command_prints_the_pairs(

@@ -12,6 +12,7 @@ import torch
 import mechsteer as ms
 from mechsteer.files import read_json, read_table
 from mechsteer.studies.core.published import published
+from mechsteer.studies.core.result import redraw
 from mechsteer.studies.directer import bench as directer_cells
 from mechsteer.studies.directer import figures as directer_figures
 from mechsteer.studies.directer import study as directer
@@ -20,6 +21,7 @@ from mechsteer.studies.directer import vectors as directer_vectors
 from mechsteer.studies.directer.bench import Way, Work, difference, fates, means, moved, pooled
 from mechsteer.studies.directer.cost import cost, peak
 from mechsteer.studies.directer.published import beside
+from mechsteer.studies.registry import STUDIES
 from tests.command_line import CommandLine
 from tests.typecheck import unchecked
 
@@ -42,10 +44,9 @@ def study(model: Any, tmp_path_factory: pytest.TempPathFactory) -> directer.Resu
         patch.setattr(directer_parts, "BETAS", (0.1, 0.5))
         patch.setattr(directer_parts, "SEEDS", (0, 1))
         patch.setattr(directer, "cost", lambda *a, **k: cost(a[0], a[1][:1], max_new_tokens=3, rounds=1))
-        patch.setattr(directer, "figures", lambda folder: [])
         folder = tmp_path_factory.mktemp("directer")
         with unchecked():
-            return directer.run(model, folder, kinds=KINDS, n=1, n_validation=1, progress=False)
+            return directer.run(model, folder, kinds=KINDS, n=1, n_validation=1, draw=False, progress=False)
 
 
 def test_scores_are_those_of_the_task(study: directer.Result, model: Any) -> None:
@@ -305,7 +306,7 @@ def test_the_figures_come_from_the_tables(study: directer.Result, tmp_path: Path
     assert list(line.get_ydata()) == study.tables["strengths"]["fidelity_percent"].tolist()[:-1]
     (tmp_path / "copy" / "gate.parquet").unlink()
     with pytest.raises(ERROR, match="gate"):
-        directer_figures.figures(tmp_path / "copy")
+        redraw(STUDIES["directer"], tmp_path / "copy")
 
 
 def test_a_cell_is_computed_once(study: directer.Result, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

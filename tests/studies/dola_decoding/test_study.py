@@ -21,11 +21,12 @@ from mechsteer.decoding.repetition import penalised
 from mechsteer.files import read_json, read_table
 from mechsteer.models.info import set_info
 from mechsteer.studies.core import cells
-from mechsteer.studies.core.result import Result
+from mechsteer.studies.core.result import Result, redraw
 from mechsteer.studies.dola_decoding import study as dola_decoding
-from mechsteer.studies.dola_decoding.figures import bars, figures, tracking
+from mechsteer.studies.dola_decoding.figures import bars, tracking
 from mechsteer.studies.dola_decoding.study import METHODS, compared, run, scores, wilson
 from mechsteer.studies.dola_decoding.word_ranks import FIGURE_5, first_token, track
+from mechsteer.studies.registry import STUDIES
 from mechsteer.tasks.ifeval import IFEvalPrompt
 
 NAMES = ["bars_trap-t5", "tracking_trap-t5"]
@@ -260,13 +261,13 @@ def test_the_study_tracks_a_trap_that_dola_gets_right(small: Result, trap_t5: An
 def test_figures_are_drawn_from_tables_alone_byte_for_byte(small: Result, tmp_path: Path) -> None:
     for path in small.folder.glob("*.parquet"):
         shutil.copy(path, tmp_path)
-    made = figures(tmp_path)
+    made = redraw(STUDIES["dola-decoding"], tmp_path)
     assert sorted(path.name for path in made) == sorted(f"{name}.{kind}" for name in NAMES for kind in ("pdf", "png"))
     for path in made:
         assert path.read_bytes() == (small.folder / "figures" / path.name).read_bytes()
     (tmp_path / "summary.parquet").write_bytes(b"PAR1")
     with pytest.raises(ms.MechsteerError, match=r"summary\.parquet"):
-        figures(tmp_path)
+        redraw(STUDIES["dola-decoding"], tmp_path)
 
 
 def test_bars_show_the_summary(small: Result) -> None:

@@ -11,12 +11,14 @@ import pytest
 
 import mechsteer as ms
 from mechsteer.files import data_path, read_json, read_table
+from mechsteer.studies.core.result import redraw
 from mechsteer.studies.guide import choose as guide_choice
 from mechsteer.studies.guide import figures as guide_figures
 from mechsteer.studies.guide import published as guide_published
 from mechsteer.studies.guide import study as guide
 from mechsteer.studies.guide.tables import Work, limits
 from mechsteer.studies.guide.tasks import DOCUMENTS, ORGANISM, Subject, subsets, worded
+from mechsteer.studies.registry import STUDIES
 from mechsteer.tasks.summaries import is_french, summaries
 from tests.command_line import CommandLine
 from tests.typecheck import unchecked
@@ -48,9 +50,8 @@ def study(model: Any, tmp_path_factory: pytest.TempPathFactory) -> guide.Result:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(guide, "ORGANISM", tuple(small(s) for s in ORGANISM))
         patch.setattr(guide, "limits", partial(limits, n=2))
-        patch.setattr(guide, "figures", lambda folder: [])
         with unchecked():
-            return guide.run(model, tmp_path_factory.mktemp("guide"), n=1, progress=False)
+            return guide.run(model, tmp_path_factory.mktemp("guide"), n=1, draw=False, progress=False)
 
 
 def test_scores_are_those_of_the_task_under_the_bias(study: guide.Result, model: Any) -> None:
@@ -187,7 +188,7 @@ def test_figures_come_from_the_tables_alone(
     drawn = []
     monkeypatch.setattr(guide_figures.plots, "save", lambda figure, stem: drawn.append((stem, figure)) or [stem])
     names = ["by_length", "by_delta", "predictors", "needle", "wordings", "layers", "choice"]
-    assert guide_figures.figures(tmp_path) == [tmp_path / "figures" / name for name in names]
+    assert redraw(STUDIES["guide"], tmp_path) == [tmp_path / "figures" / name for name in names]
     made = {stem.name: figure for stem, figure in drawn}
     for figure in made.values():
         figure.canvas.draw()
@@ -199,10 +200,9 @@ def test_figures_come_from_the_tables_alone(
 def test_a_second_run_computes_nothing(study: guide.Result, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guide, "ORGANISM", tuple(small(s) for s in ORGANISM))
     monkeypatch.setattr(guide, "limits", partial(limits, n=2))
-    monkeypatch.setattr(guide, "figures", lambda folder: [])
     for module in ("mechsteer.studies.core.cells.evaluate", "mechsteer.studies.guide.tables.predictors"):
         monkeypatch.setattr(module, lambda *a, **k: pytest.fail("computed again"))
-    again = guide.run(model, study.folder, n=1, progress=False)
+    again = guide.run(model, study.folder, n=1, draw=False, progress=False)
     assert again.tables["by_strength"].equals(study.tables["by_strength"])
 
 
@@ -210,11 +210,10 @@ def test_other_models_get_the_papers_tasks(tmp_path: Path, monkeypatch: pytest.M
     other = ms.load(str(data_path("organisms", "instruct-llama")))  # by its path it is a model like any other
     few = {"french": (30, 40, 9000), "needle": (40,), "json": (30,)}
     monkeypatch.setattr(guide, "DOCUMENTS", tuple(_short(s, few[s.name]) for s in DOCUMENTS))
-    drawn = []
-    monkeypatch.setattr(guide, "figures", lambda folder: drawn.append(folder))
-    result = guide.run(other, tmp_path, n=1, tasks=["french", "json"], progress=False)
+    result = guide.run(other, tmp_path, n=1, tasks=["french", "json"], draw=False, progress=False)
+    assert not (tmp_path / "figures").exists()
     table = result.tables["by_strength"]
-    assert set(table["task"]) == {"french", "json"} and "limits" not in result.tables and drawn == [tmp_path]
+    assert set(table["task"]) == {"french", "json"} and "limits" not in result.tables
     assert set(table[table["task"] == "french"]["length"]) == {30, 40}, "9000 words do not fit"
     assert result.figures()["by_length"].axes[0].get_title() == "Summaries in French"
 

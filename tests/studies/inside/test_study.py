@@ -9,8 +9,10 @@ from pandas.testing import assert_frame_equal
 
 import mechsteer as ms
 from mechsteer.files import read_json, read_table
+from mechsteer.studies.core.result import redraw
 from mechsteer.studies.inside import figures as inside_figures
 from mechsteer.studies.inside import study as inside
+from mechsteer.studies.registry import STUDIES
 
 N = 12
 
@@ -49,7 +51,7 @@ def test_figures_come_from_the_tables_alone(study: inside.Result, tmp_path: Path
     for name in inside_figures.TABLES:
         assert_frame_equal(read_table(study.folder / f"{name}.parquet"), study.tables[name])
         (tmp_path / f"{name}.parquet").write_bytes((study.folder / f"{name}.parquet").read_bytes())
-    again = inside_figures.figures(tmp_path)
+    again = redraw(STUDIES["inside"], tmp_path)
     assert [path.name for path in again if path.suffix == ".png"] == [
         "cross_attention.png",
         "updates.png",

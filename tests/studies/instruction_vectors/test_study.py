@@ -18,6 +18,7 @@ from mechsteer.files import read_json, read_table
 from mechsteer.models import model_info
 from mechsteer.models.blend import blend
 from mechsteer.studies.core import cells
+from mechsteer.studies.core.result import redraw
 from mechsteer.studies.instruction_vectors import bench as steer_instruct_cells
 from mechsteer.studies.instruction_vectors import coefficients as steer_instruct_weights
 from mechsteer.studies.instruction_vectors import figures as steer_instruct_figures
@@ -28,6 +29,7 @@ from mechsteer.studies.instruction_vectors.bench import Bench, Prompts
 from mechsteer.studies.instruction_vectors.choose import Choice, grid
 from mechsteer.studies.instruction_vectors.vectors import Steering, excluded, to_exclude
 from mechsteer.studies.instruction_vectors.words import words
+from mechsteer.studies.registry import STUDIES
 from mechsteer.tasks import Instructions
 from tests.command_line import CommandLine
 from tests.typecheck import unchecked
@@ -38,6 +40,7 @@ SMALL: dict[str, Any] = {
     "n_validation": 2,
     "notes": 0,
     "shares": [0.5],
+    "draw": False,
     "progress": False,
 }
 BOTH = ["adherence_percent", "fidelity_percent"]
@@ -53,7 +56,6 @@ def fewer_cells() -> Iterator[None]:
     """Two of the three layers, few coefficients, one format in the base model; figures are drawn by their own test."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steer_instruct, "grid", lambda layers: grid(layers)[::2])
-        patch.setattr(steer_instruct, "figures", lambda folder: [])
         patch.setattr(steer_instruct_transfer, "FORMATS", ("upper",))
         patch.setattr(steer_instruct_weights, "CONSTANTS", (0.65, 1.5))
         patch.setattr(steer_instruct_weights, "LENGTHS", (1.0, 1.5))
@@ -309,7 +311,7 @@ def test_figures_are_drawn_from_the_tables_alone(
         return [stem]
 
     monkeypatch.setattr(steer_instruct_figures.plots, "save", save)
-    made = steer_instruct_figures.figures(tmp_path)
+    made = redraw(STUDIES["steer-instruct"], tmp_path)
     wanted = {"by_kind", "layers", "weights", "length", "exactly", "composition", "transfer", "cosine"}
     assert {path.name for path in made} == wanted == set(study.figures())
     assert {path.parent for path in made} == {tmp_path / "figures"}

@@ -14,12 +14,14 @@ import mechsteer as ms
 from mechsteer import cli
 from mechsteer.directions import sparse_direction
 from mechsteer.files import read_json, read_table
+from mechsteer.studies.core.result import redraw
 from mechsteer.studies.layerwise import baselines as layerwise_baselines
 from mechsteer.studies.layerwise import figures as layerwise_figures
 from mechsteer.studies.layerwise import study as layerwise
 from mechsteer.studies.layerwise import tables as layerwise_parts
 from mechsteer.studies.layerwise.baselines import difference, gradient
 from mechsteer.studies.layerwise.bench import Bench, Weighting, crossed, exact_match, with_shots
+from mechsteer.studies.registry import STUDIES
 from mechsteer.tasks import rules
 
 SMALL: dict[str, Any] = {
@@ -159,7 +161,7 @@ def test_figures_come_from_the_tables_alone(study: layerwise.Result, tmp_path: P
     for name in (*layerwise_figures.TABLES, *layerwise_figures.OPTIONAL):
         assert_frame_equal(read_table(study.folder / f"{name}.parquet"), study.tables[name])
         (tmp_path / f"{name}.parquet").write_bytes((study.folder / f"{name}.parquet").read_bytes())
-    again = layerwise_figures.figures(tmp_path)
+    again = redraw(STUDIES["layerwise"], tmp_path)
     assert {path.stem for path in again} == {"layers", "examples", "tradeoff", "heads", "calculus", "opinions"}
     for path in again:
         assert path.read_bytes() == (study.folder / "figures" / path.name).read_bytes()
@@ -169,13 +171,12 @@ def test_figures_come_from_the_tables_alone(study: layerwise.Result, tmp_path: P
 
 
 def test_other_models_and_files(tiny: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layerwise, "figures", lambda folder: [])
     monkeypatch.setattr(layerwise_baselines, "STEPS", (1.0,))
     monkeypatch.setattr(layerwise_baselines, "PARTS", (0.5,))
     path = tmp_path / "colours.json"
     rows = [{"input": f"w{i}", "output": "red blue"} for i in range(60, 90)]
     path.write_text(json.dumps(rows), encoding="utf-8")
-    given: dict[str, Any] = SMALL | {"seeds": 2, "shots": 1}
+    given: dict[str, Any] = SMALL | {"seeds": 2, "shots": 1, "draw": False}
     result = layerwise.run(tiny("t5"), tmp_path / "out", names=path, **given)
     row, right = result.tables["layers"].iloc[0], []
     for seed in (0, 1):

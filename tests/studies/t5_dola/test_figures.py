@@ -10,7 +10,9 @@ import pytest
 import mechsteer as ms
 from mechsteer.files import write_table
 from mechsteer.plots import COLOURS
-from mechsteer.studies.t5_dola.figures import control_strip, figures, heatmap, published, side_effects
+from mechsteer.studies.core.result import redraw
+from mechsteer.studies.registry import STUDIES
+from mechsteer.studies.t5_dola.figures import control_strip, heatmap, published, side_effects
 from mechsteer.studies.t5_dola.study import Result
 
 NAMES = ["controls", "heatmap_absolute", "heatmap_relative", "side_effects"]
@@ -25,7 +27,7 @@ def tables_alone(study: Result, tmp_path: Path) -> Path:
 
 
 def test_figures_are_drawn_from_tables_alone_byte_for_byte(study: Result, tables_alone: Path) -> None:
-    made = figures(tables_alone)
+    made = redraw(STUDIES["t5-dola"], tables_alone)
     assert sorted(path.name for path in made) == sorted(f"{name}.{kind}" for name in NAMES for kind in ("pdf", "png"))
     for path in made:
         start = path.read_bytes()[:8]
@@ -36,7 +38,7 @@ def test_figures_are_drawn_from_tables_alone_byte_for_byte(study: Result, tables
 def test_a_published_table_gets_a_figure(tables_alone: Path) -> None:
     paper = pd.DataFrame({"layer": [0, 1], "strength": [500, 500], "improvement_pp": [1.0, -20.0]})
     write_table(paper, tables_alone / "published")
-    assert {path.name for path in figures(tables_alone)} >= {"published.pdf", "published.png"}
+    assert {path.name for path in redraw(STUDIES["t5-dola"], tables_alone)} >= {"published.pdf", "published.png"}
 
 
 @pytest.mark.parametrize("damage", [b"", b"PAR1", None])
@@ -44,7 +46,7 @@ def test_a_damaged_or_missing_table_is_named(tables_alone: Path, damage: bytes |
     path = tables_alone / "controls.parquet"
     path.unlink() if damage is None else path.write_bytes(damage)
     with pytest.raises(ms.MechsteerError, match=str(path)):
-        figures(tables_alone)
+        redraw(STUDIES["t5-dola"], tables_alone)
     assert not (tables_alone / "figures").exists()
 
 

@@ -1,0 +1,33 @@
+"""What the command line prints of the study :mod:`mechsteer.studies.instruction_vectors`."""
+
+from mechsteer.report import titled, worded
+from mechsteer.studies.core.result import Result
+
+
+def report(result: Result) -> str:
+    """The tables that say most, as text."""
+    summary, tables = result.summary, result.tables
+    columns = ["setting", "over", "kinds", "adherence_unsteered_percent", "adherence_steered_percent"]
+    columns += ["fidelity_unsteered_percent", "fidelity_steered_percent", "p_value"]
+    shown = summary[columns].assign(p_value=summary["p_value"].map("{:.2g}".format)).rename(columns=worded)
+    name = summary["model_name"].iloc[0]
+    parts = [titled(f"Instruction vectors on {name}, test prompts (percent, means over kinds)", shown)]
+    if "weights" in tables:
+        said = tables["weights"].loc[tables["weights"]["verdict"] != "", ["kind", "layer", "verdict"]]
+        parts.append(titled("Dynamic weight (projection) and constant ones: prompts that are followed and true", said))
+    both = tables["composition"].query("row == 'both'")
+    if not both.empty:
+        columns = ["pair", "setting", "first_percent", "second_percent", "both_percent", "both_and_true_percent"]
+        title = "Two vectors in one pass: test prompts that follow the first, the second, both (percent)"
+        parts.append(titled(title, both[columns].rename(columns=worded)))
+    if "transfer" in tables:
+        means = tables["transfer"].pivot_table(
+            index=["setting", "share"], columns="vector", values="adherence_percent", sort=False
+        )
+        title = "Vectors in the base model (share 0) and between: adherence (percent, mean over formats)"
+        parts.append(titled(title, means.reset_index(), decimals=2))
+    if "published" in tables:
+        paper = tables["published"]
+        paper = paper.loc[paper["instruction"] == "all", ["setting", "method", "layer_choice", "accuracy_percent", "n"]]
+        parts.append(titled("Published accuracy on IFEval prompts, for this model", paper))
+    return "\n".join(parts)
