@@ -64,7 +64,8 @@ def test_a_result_is_read_back_with_its_figures(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("record", "message"), [(None, "study.json"), ({"study": "guid"}, "Did you mean 'guide'"), ([], "Unknown study '\\[")]
+    ("record", "message"),
+    [(None, "study.json"), ({"study": "guid"}, "Did you mean 'guide'"), ([], "Unknown study '\\[")],
 )
 def test_a_folder_of_no_study_is_refused(record: Any, message: str, tmp_path: Path) -> None:
     if record is not None:
