@@ -18,6 +18,7 @@ ORDER = [
     "tensors",
     "prompts",
     "models",
+    "sources",
     "directions",
     "steering",
     "analysis",

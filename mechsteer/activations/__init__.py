@@ -3,5 +3,6 @@
 from mechsteer.activations.capture import Activations, capture
 from mechsteer.activations.moments import Moments, moments
 from mechsteer.activations.store import ActivationStore
+from mechsteer.sources import Recorded, from_cache
 
-__all__ = ["ActivationStore", "Activations", "Moments", "capture", "moments"]
+__all__ = ["ActivationStore", "Activations", "Moments", "Recorded", "capture", "from_cache", "moments"]

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -10,13 +11,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.activations.positions import Rows
+from mechsteer.activations.recorded import grouped, of_activations
 from mechsteer.activations.store import ActivationStore
 from mechsteer.activations.streaming import Chunk, Plan, make_plan, stream
-from mechsteer.activations.writing import fill
+from mechsteer.activations.writing import about, fill
 from mechsteer.decoding.strategies import Strategy
 from mechsteer.errors import MechsteerError, one_of
 from mechsteer.models import as_prompts
-from mechsteer.prompts import Prompts, token_names
+from mechsteer.prompts import Prompt, Prompts, token_names
+from mechsteer.sources import Recorded
 from mechsteer.steering import Intervention, as_intervention
 
 if TYPE_CHECKING:
@@ -30,19 +33,38 @@ class Activations(Mapping[str, Tensor]):
     """Captured activations: a mapping from full site names to tensors ``[rows, width...]``.
 
     A row is one position of one prompt; rows lie in the order of the prompts, and within one in the order of its
-    positions. With ``positions="last"`` (and nothing generated) row i is prompt i.
+    positions. With ``positions="last"`` (and nothing generated) row i is prompt i. The analyses take it in the place of
+    a model, see :mod:`mechsteer.sources`.
 
     Attributes:
         tensors: For each site its tensor.
         rows: For each stack, what its rows stand for.
         stacks: For each site, which stack's positions its rows are.
         tokenizer: The model's.
+        prompts: The prompts, in order.
+        groups: For each group the places of its prompts; those captured as one list are ``"prompts"``.
+        about: What the activations are of.
     """
 
     tensors: dict[str, Tensor]
     rows: dict[str, Rows]
     stacks: dict[str, str]
     tokenizer: Any = field(repr=False)
+    prompts: Sequence[Prompt] = field(default=(), repr=False)
+    groups: Mapping[str, Sequence[int]] = field(default_factory=dict, repr=False)
+    about: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def group(self, name: str) -> Recorded:
+        """One group's prompts, in the place of all: ``ms.logit_lens(model, made.group("with"))``.
+
+        Raises:
+            MechsteerError: if there is no such group.
+        """
+        return self.recorded().group(name)
+
+    def recorded(self) -> Recorded:
+        """What the analyses read: see :class:`mechsteer.sources.Recorded`."""
+        return of_activations(self)
 
     def __getitem__(self, site: str) -> Tensor:
         return self.tensors[one_of("captured site", site, self.tensors)]
@@ -95,7 +117,7 @@ class Activations(Mapping[str, Tensor]):
 @overload
 def capture(
     model: Any,
-    prompts: Prompts,
+    prompts: Prompts | Mapping[str, Prompts],
     *,
     sites: str | Sequence[str],
     positions: str | Sequence[int] = "last",
@@ -112,7 +134,7 @@ def capture(
 @overload
 def capture(
     model: Any,
-    prompts: Prompts,
+    prompts: Prompts | Mapping[str, Prompts],
     *,
     sites: str | Sequence[str],
     positions: str | Sequence[int] = "last",
@@ -129,7 +151,7 @@ def capture(
 @torch.no_grad()
 def capture(
     model: Any,
-    prompts: Prompts,
+    prompts: Prompts | Mapping[str, Prompts],
     *,
     sites: str | Sequence[str],
     positions: str | Sequence[int] = "last",
@@ -148,7 +170,8 @@ def capture(
 
     Args:
         model: A loaded model.
-        prompts: Texts or prompts, one or many.
+        prompts: Texts or prompts, one or many; or prompts by group, ``{"with": [...], "without": [...]}``, by which the
+            analyses find them. In a store a group may grow at its end.
         sites: Full names, glob patterns such as ``"blocks.*.hook_resid_post"``, or kinds: ``"resid_post"`` is every
             layer of the stack that predicts, ``"encoder.resid_post"`` every layer of T5's encoder.
         positions: ``"last"``, the position that predicts (of T5's decoder its start token, of its encoder the last
@@ -170,19 +193,27 @@ def capture(
     Raises:
         MechsteerError: for no prompts, prompts that are longer than the context or lack a span or position, sites that
             are unknown, never fire or do not hold one row a position, an intervention that does not fit or never fires,
-            values that are NaN or infinite (naming site and prompt); a store of another model, sites, positions or
-            intervention, one that is being written to, or a disk that cannot hold what is needed.
+            values that are NaN or infinite (naming site and prompt); a store of another model, sites, positions,
+            intervention or prompts of a group, one that is being written to, or a disk that cannot hold what is needed.
+
+    Example:
+        >>> store = ms.capture(model, {"with": with_it, "without": without}, sites="resid_post", store="states")
+        >>> ms.similarity(store), ms.separability(store), ms.difference_in_means(store, layer=5)
     """
-    made = as_prompts(model, prompts)
+    groups = {name: as_prompts(model, some) for name, some in grouped(prompts).items()}
+    made = [prompt for some in groups.values() for prompt in some]
     plan = make_plan(model, sites, positions, as_intervention(steer), generate=generate, strategy=strategy, dtype=dtype)
     if store is not None:
-        return fill(store, model, made, plan, batch_size=batch_size, progress=progress)
+        return fill(store, model, groups, plan, batch_size=batch_size, progress=progress)
     chunks: list[Chunk] = []
     stream(model, made, plan, chunks.append, batch_size=batch_size, progress="capturing" if progress else "")
-    return _joined(chunks, plan, model.tokenizer)
+    ends = list(accumulate(len(some) for some in groups.values()))
+    places = {name: range(end - len(some), end) for (name, some), end in zip(groups.items(), ends, strict=True)}
+    known = {**about(model), "positions": plan.where, "intervention": str(plan.steer) if plan.steer.edits else "none"}
+    return _joined(chunks, plan, model.tokenizer, prompts=made, groups=places, about=known)
 
 
-def _joined(chunks: list[Chunk], plan: Plan, tokenizer: Any) -> Activations:
+def _joined(chunks: list[Chunk], plan: Plan, tokenizer: Any, **what: Any) -> Activations:
     """Batches put together, in the order of the prompts."""
     rows, orders = {}, {}
     for stack in dict.fromkeys(plan.stacks.values()):
@@ -196,4 +227,4 @@ def _joined(chunks: list[Chunk], plan: Plan, tokenizer: Any) -> Activations:
         name: torch.cat([chunk.values.pop(name) for chunk in chunks])[orders[stack]]
         for name, stack in plan.stacks.items()
     }
-    return Activations(values, rows, plan.stacks, tokenizer)
+    return Activations(values, rows, plan.stacks, tokenizer, **what)

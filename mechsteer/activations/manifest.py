@@ -18,7 +18,8 @@ from mechsteer.checksums import NAME as CHECKSUM
 from mechsteer.errors import MechsteerError
 from mechsteer.files import atomic_path, check_record, from_json, read_bytes, record_bytes
 
-FORMAT = "mechsteer.activations/1"
+FORMAT = "mechsteer.activations/2"
+_EARLIER = "mechsteer.activations/1"  # without groups and prompts
 NAME = "manifest.json"
 WRITING = ".writing"
 _TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp\.[a-z]+")
@@ -73,6 +74,8 @@ class Manifest:
         stacks: For each site, whose positions its rows are.
         shards: The finished shards, in order.
         versions: Of the packages that made the first of them.
+        groups: The prompts of each group, by id, in order; also those that are still to be captured.
+        about: What artefacts made of the activations say of the model, and how many layers its stacks have.
     """
 
     shard_bytes: int
@@ -81,6 +84,8 @@ class Manifest:
     stacks: dict[str, str] = field(default_factory=dict)
     shards: list[ShardRecord] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, list[str]] = field(default_factory=dict)
+    about: dict[str, Any] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Replace the manifest file."""
@@ -99,7 +104,7 @@ class Manifest:
         content = read_bytes(path)
         value = from_json(path, content)
         stated = value.pop(CHECKSUM, None) if isinstance(value, dict) else None
-        if not isinstance(value, dict) or value.pop("format", None) != FORMAT:
+        if not isinstance(value, dict) or value.pop("format", None) not in (FORMAT, _EARLIER):
             raise MechsteerError(f"{path} is not the manifest of an activation store ({FORMAT}).")
         try:
             shards = [

@@ -7,6 +7,7 @@ header names the capture and the prompts; a file of another store does not fit e
 import hashlib
 import io
 import json
+import mmap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -27,6 +28,9 @@ DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF1
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _RAW: dict[torch.dtype, Any] = {torch.bfloat16: np.int16}
 _LONGEST_HEADER = 100_000_000  # the limit of the format
+PROMPT = "prompt"
+"""The column of the index with a prompt's record, in the first of its rows."""
+
 FIX = "Remove it with ActivationStore.repair(path) and capture again, which computes only what is missing."
 
 
@@ -117,8 +121,8 @@ def _header_digest(file: BinaryIO) -> str:
     return hashlib.sha256(header).hexdigest()
 
 
-def map_shard(folder: Path, shard: ShardRecord) -> dict[str, np.ndarray]:
-    """The tensors of a shard, memory-mapped, by site; bfloat16 as int16.
+def map_shard(folder: Path, shard: ShardRecord) -> tuple[mmap.mmap, dict[str, np.ndarray]]:
+    """A shard, memory-mapped, and its tensors by site; bfloat16 as int16.
 
     The whole file is verified here, when it is first touched. The map follows the file: whoever writes to it afterwards
     changes what is read, until the store is opened again.
@@ -129,7 +133,9 @@ def map_shard(folder: Path, shard: ShardRecord) -> dict[str, np.ndarray]:
     path = shard.path(folder, "safetensors")
     if wrong := problem(folder, shard, checksums=True):
         raise MechsteerError(f"{wrong} {FIX}")
-    whole = np.memmap(path, dtype=np.uint8, mode="r")
+    with path.open("rb") as opened:
+        file = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+    whole = np.frombuffer(file, dtype=np.uint8)
     start = 8 + int.from_bytes(whole[:8].tobytes(), "little")
     entries = json.loads(whole[8:start].tobytes())
     mapped = {}
@@ -139,7 +145,7 @@ def map_shard(folder: Path, shard: ShardRecord) -> dict[str, np.ndarray]:
         a, b = entry["data_offsets"]
         raw = raw_dtype(DTYPES[entry["dtype"]])
         mapped[site] = whole[start + a : start + b].view(raw).reshape(entry["shape"])
-    return mapped
+    return file, mapped
 
 
 def raw_dtype(dtype: torch.dtype) -> np.dtype:
@@ -159,5 +165,4 @@ def read_index(folder: Path, shard: ShardRecord, columns: list[str] | None = Non
     content = path.read_bytes() if path.exists() else b""
     if hashlib.sha256(content).hexdigest() != expected.sha256:
         raise MechsteerError(f"{problem(folder, shard, checksums=True)} {FIX}")
-    table = pd.read_parquet(io.BytesIO(content))
-    return table if columns is None else table[columns]
+    return pd.read_parquet(io.BytesIO(content), columns=columns)

@@ -8,9 +8,7 @@ from typing import Any
 from mechsteer.errors import MechsteerError, nearest, shown, unknown
 from mechsteer.models import fires, is_encoder_decoder, predicting_stack, shape_of, site, stacks
 from mechsteer.models.sites import KINDS
-
-ONE_ROW = ("pos", "key_pos", "encoder_pos")
-"""The second dimension of sites with one row a position (when a prompt is run whole)."""
+from mechsteer.sources.cache import ONE_ROW
 
 Stage = tuple[int, int]
 """A point in the order of a forward pass: encoder block, encoder norm, predicting block or read-out; and blocks run."""

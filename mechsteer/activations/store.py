@@ -3,11 +3,11 @@
 A folder with ``manifest.json`` and shards: ``shard-NUMBER.safetensors`` with one tensor a site, and
 ``shard-NUMBER.parquet`` with what its rows are. Any program that reads these formats can read a store. One store holds
 the activations of one model, one choice of sites and positions and one intervention; prompts can be added at any time.
+The analyses take a store in the place of a model, see :mod:`mechsteer.sources`.
 """
 
-import hashlib
-import json
 import math
+import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,23 +20,17 @@ from torch import Tensor
 from mechsteer.activations import export
 from mechsteer.activations.manifest import NAME, Manifest, locked
 from mechsteer.activations.reading import SiteRows
-from mechsteer.activations.shards import FIX, map_shard, problem, read_index
+from mechsteer.activations.shards import FIX, PROMPT, map_shard, problem, read_index
 from mechsteer.display import folded, rows_of, titled
 from mechsteer.errors import MechsteerError, finite, listed, one_of
 from mechsteer.files import writable_dir
 from mechsteer.prompts import Prompt
+from mechsteer.sources import Recorded, prompt_id
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SHARD_MB = 64
-
-
-def prompt_id(prompt: Prompt) -> str:
-    """What a store knows a prompt by: a hash of its tokens and spans (which decide where steering by span acts)."""
-    spans = {name: [list(ends) for ends in ranges] for name, ranges in sorted(prompt.spans.items())}
-    text = json.dumps([prompt.tokens.tolist(), spans])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:
@@ -71,6 +65,7 @@ class ActivationStore(Mapping[str, SiteRows]):
         self.path = path
         self._manifest = manifest
         self._maps: dict[int, dict[str, np.ndarray]] = {}
+        self._files: dict[int, mmap.mmap] = {}
         self._closed = False
 
     @classmethod
@@ -150,7 +145,7 @@ class ActivationStore(Mapping[str, SiteRows]):
         """Show what was written since the store was opened."""
         self._check_open()
         self._manifest = Manifest.read(self.path)
-        self._maps.clear()
+        self._let_go()
 
     @property
     def sites(self) -> list[str]:
@@ -174,7 +169,8 @@ class ActivationStore(Mapping[str, SiteRows]):
         if not self._manifest.shards:
             columns = ["stack", "row", "prompt_id", "text_hash", "position", "token", "text", "generated"]
             return pd.DataFrame(columns=columns)
-        table = pd.concat([read_index(self.path, shard) for shard in self._manifest.shards], ignore_index=True)
+        shards = [read_index(self.path, shard).drop(columns=PROMPT, errors="ignore") for shard in self._manifest.shards]
+        table = pd.concat(shards, ignore_index=True)
         table.insert(1, "row", table.groupby("stack").cumcount())
         return table
 
@@ -190,6 +186,34 @@ class ActivationStore(Mapping[str, SiteRows]):
         shards = [(shard.number, shard.rows[self._manifest.stacks[site]]) for shard in self._manifest.shards]
         dtype = getattr(torch, self._manifest.key["dtype"])
         return SiteRows(site, tuple(self._manifest.widths[site]), dtype, shards, self._map)
+
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """The prompts of each group, by their ids in :attr:`index`; those captured as one list are ``"prompts"``."""
+        return {name: list(ids) for name, ids in self._manifest.groups.items()}
+
+    def prompts(self, group: str | None = None) -> list[Prompt]:
+        """The prompts of a group, or of all groups, in order.
+
+        Raises:
+            MechsteerError: for an unknown group, or a store of an earlier version, which did not keep them.
+        """
+        source = self.recorded() if group is None else self.group(group)
+        return source.prompts(source.members)
+
+    def group(self, name: str) -> Recorded:
+        """One group's prompts, in the place of the whole store: ``ms.logit_lens(model, store.group("with"))``.
+
+        Raises:
+            MechsteerError: if there is no such group.
+        """
+        return self.recorded().group(name)
+
+    def recorded(self) -> Recorded:
+        """What the analyses read: see :class:`mechsteer.sources.Recorded`."""
+        from mechsteer.activations.recorded import of_store
+
+        return of_store(self)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.sites)
@@ -238,8 +262,18 @@ class ActivationStore(Mapping[str, SiteRows]):
 
     def close(self) -> None:
         """Let go of the files. Nothing can be read afterwards."""
-        self._maps.clear()
+        self._let_go()
         self._closed = True
+
+    def _let_go(self) -> None:
+        self._maps.clear()
+        self._files.clear()
+
+    def release(self) -> None:
+        """Give the memory of what was read back to the system; what is read again comes from the disk again."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for file in self._files.values():
+                file.madvise(mmap.MADV_DONTNEED)
 
     def __enter__(self) -> "ActivationStore":
         return self
@@ -256,5 +290,5 @@ class ActivationStore(Mapping[str, SiteRows]):
         self._check_open()
         if number not in self._maps:
             shard = next(s for s in self._manifest.shards if s.number == number)
-            self._maps[number] = map_shard(self.path, shard)
+            self._files[number], self._maps[number] = map_shard(self.path, shard)
         return self._maps[number][site]

@@ -19,6 +19,7 @@ from mechsteer.decoding.recorder import Recorder
 from mechsteer.decoding.strategies import Greedy, Strategy
 from mechsteer.errors import MechsteerError, shown
 from mechsteer.models import context_of, encode, is_encoder_decoder, model_device, position_stack, residual, unembed
+from mechsteer.models.hooking import Hook, Kept
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, begin, run_batches
 from mechsteer.steering.targets import names
@@ -161,19 +162,15 @@ class _Prefill:
     def __init__(self, model: Any, plan: Plan) -> None:
         self.model, self.plan = model, plan
         self.picks: dict[str, tuple[Tensor, Tensor]] = {}
-        self.kept: dict[str, Tensor] = {}
+        self.kept = Kept(plan.stacks, lambda x, site: x[self.picks[plan.stacks[site]]])
 
-    def hooks(self) -> list[tuple[str, Any]]:
-        return [(name, self._keep) for name in self.plan.stacks]
-
-    def _keep(self, x: Tensor, hook: Any) -> None:
-        self.kept[hook.name] = x[self.picks[self.plan.stacks[hook.name]]]
+    def hooks(self) -> list[Hook]:
+        return self.kept.hooks
 
     def read(self, step: Step) -> Chunk:
         rows = {stack: self._choose(step, stack) for stack in dict.fromkeys(self.plan.stacks.values())}
-        self.kept = {}
         self._run(step)
-        return Chunk(rows, {name: self.kept[name].to("cpu", self.plan.dtype) for name in self.plan.stacks})
+        return Chunk(rows, {name: self.kept.take(name).to("cpu", self.plan.dtype) for name in self.plan.stacks})
 
     def _choose(self, step: Step, stack: str) -> Rows:
         """The rows of a batch; notes where in the batch's tensors they lie."""
@@ -211,7 +208,7 @@ class _Generating:
         self.chooser = plan.strategy.chooser(model)
         self.applied = processors(model, plan.strategy, plan.generate)
 
-    def hooks(self) -> list[tuple[str, Any]]:
+    def hooks(self) -> list[Hook]:
         return self.recorder.hooks()
 
     def read(self, step: Step) -> Chunk:

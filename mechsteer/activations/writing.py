@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from mechsteer.activations.manifest import WRITING, Manifest, clean, locked
-from mechsteer.activations.shards import read_index, write_shard
-from mechsteer.activations.store import ActivationStore, is_store, prompt_id
+from mechsteer.activations.recorded import joined_groups, prompt_record
+from mechsteer.activations.shards import PROMPT, read_index, write_shard
+from mechsteer.activations.store import ActivationStore, is_store
 from mechsteer.activations.streaming import Chunk, Plan, check_prompts, stream
 from mechsteer.decoding.strategies import Sample
 from mechsteer.errors import MechsteerError
 from mechsteer.files import digest, versions
 from mechsteer.identity import described
-from mechsteer.models import loaded_info, model_identity
+from mechsteer.models import loaded_info, model_identity, provenance, stacks
 from mechsteer.prompts import Prompt, token_names
+from mechsteer.sources import prompt_id
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,22 +32,29 @@ MARGIN = 64 * 2**20
 def fill(
     where: ActivationStore | str | os.PathLike[str],
     model: Any,
-    prompts: Sequence[Prompt],
+    groups: Mapping[str, Sequence[Prompt]],
     plan: Plan,
     *,
     batch_size: int,
     progress: bool,
 ) -> ActivationStore:
     """Capture the prompts that the store does not have; see :func:`mechsteer.activations.capture`."""
+    ids = {name: [prompt_id(p) for p in prompts] for name, prompts in groups.items()}
+    asked = {pid: p for name, prompts in groups.items() for pid, p in zip(ids[name], prompts, strict=True)}
     key = key_of(model, plan)
     store = _opened(where)
     store.reload()
     with writing(store, key, plan) as writer:
         had = writer.prompts()
-        missing = list({pid: p for p in prompts if (pid := prompt_id(p)) not in had}.values())
+        missing = [p for pid, p in asked.items() if pid not in had]
+        manifest, before = writer.manifest, writer.manifest.groups
+        manifest.groups = joined_groups(str(store.path), before, ids)
+        manifest.about = manifest.about or about(model)
         if missing:
             announce(store.path, plan, check_prompts(model, plan, missing), len(missing))
             writer.take_from(model, missing, plan, batch_size, progress)
+        elif manifest.groups != before:
+            manifest.write(store.path)
     store.reload()
     return store
 
@@ -56,6 +65,12 @@ def _opened(where: ActivationStore | str | os.PathLike[str]) -> ActivationStore:
     if not isinstance(where, str | os.PathLike):
         raise MechsteerError(f"store must be an ActivationStore or a path, got {where!r}.")
     return ActivationStore.open(where) if is_store(where) else ActivationStore.create(where)
+
+
+def about(model: Any) -> dict[str, Any]:
+    """What artefacts made of activations say of their model, and how many layers its stacks have; JSON values."""
+    known = provenance(model)
+    return {"provenance": known, "fingerprint": known["model_fingerprint"], "sizes": stacks(model)}
 
 
 def key_of(model: Any, plan: Plan) -> dict[str, Any]:
@@ -169,20 +184,19 @@ class Writer:
 
     def take_from(self, model: Any, prompts: Sequence[Prompt], plan: Plan, batch_size: int, progress: bool) -> None:
         """Run the prompts. What was computed before an error or an interruption is written."""
-        ids, texts = [prompt_id(p) for p in prompts], [digest(p.text) for p in prompts]
 
         def take(chunk: Chunk) -> None:
-            self.add(chunk, ids, texts, model.tokenizer)
+            self.add(chunk, prompts, model.tokenizer)
 
         try:
             stream(model, prompts, plan, take, batch_size=batch_size, progress="capturing" if progress else "")
         finally:
             self.flush()
 
-    def add(self, chunk: Chunk, ids: Sequence[str], texts: Sequence[str], tokenizer: Any) -> None:
-        """Take a batch; ``ids`` and ``texts`` are the id and the hash of the text of every prompt in the list."""
+    def add(self, chunk: Chunk, prompts: Sequence[Prompt], tokenizer: Any) -> None:
+        """Take a batch of some of the prompts in a list."""
         self.chunks.append(chunk)
-        self.tables.append(_table(chunk, ids, texts, tokenizer))
+        self.tables.append(_table(chunk, prompts, tokenizer))
         self.bytes += sum(_nbytes(values) for values in chunk.values.values())
         if self.bytes >= self.manifest.shard_bytes:
             self.flush()
@@ -215,10 +229,12 @@ def _nbytes(values: Tensor) -> int:
     return values.numel() * values.element_size()
 
 
-def _table(chunk: Chunk, ids: Sequence[str], texts: Sequence[str], tokenizer: Any) -> "pd.DataFrame":
-    """The index of a batch: columns stack, prompt_id, text_hash, position, token, text, generated."""
+def _table(chunk: Chunk, prompts: Sequence[Prompt], tokenizer: Any) -> "pd.DataFrame":
+    """The index of a batch: columns stack, prompt_id, text_hash, position, token, text, generated, prompt."""
     import pandas as pd
 
+    here = {place for rows in chunk.rows.values() for place in rows.prompt}
+    ids, texts = {i: prompt_id(prompts[i]) for i in here}, {i: digest(prompts[i].text) for i in here}
     parts = [
         pd.DataFrame(
             {
@@ -233,4 +249,8 @@ def _table(chunk: Chunk, ids: Sequence[str], texts: Sequence[str], tokenizer: An
         )
         for stack, rows in chunk.rows.items()
     ]
-    return pd.concat(parts, ignore_index=True)
+    table = pd.concat(parts, ignore_index=True)
+    first = ~table["prompt_id"].duplicated()
+    records = {ids[place]: prompt_record(prompts[place]) for place in here}
+    table[PROMPT] = table["prompt_id"].map(records).where(first, None)
+    return table

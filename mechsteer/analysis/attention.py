@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mechsteer.errors import MechsteerError, not_finite, one_of
 from mechsteer.models import as_prompts, continuation_ids, is_encoder_decoder, residual, site, stacks
+from mechsteer.models.hooking import Kept, reading
 from mechsteer.prompts import Prompt, PromptLike, token_names
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 
@@ -51,14 +52,11 @@ def attention(
     if len(made) != 1:
         raise MechsteerError(f"attention shows one prompt, got {len(made)}.")
     after = [] if continuation is None else continuation_ids(model, continuation, made[0])
-    kept: list[Tensor] = []
+    kept = Kept([name], lambda x, site: x[0].float().cpu())
 
-    def keep(x: Tensor, hook: Any) -> None:
-        kept.append(x[0].float().cpu())
-
-    def check(x: Tensor, hook: Any) -> None:
+    def check(x: Tensor, site: str) -> None:
         if not x.amax().isfinite():  # here: the library turns NaN into weights of 0
-            raise not_finite(hook.name, 0)
+            raise not_finite(site, 0)
 
     def run(step: Step) -> None:
         state, tokens, mask = begin(model, step)
@@ -66,10 +64,11 @@ def attention(
         if after:
             residual(model, state, torch.tensor([after]), torch.ones((1, len(after)), dtype=torch.bool))
 
-    hooks = [(name.replace("hook_pattern", "hook_attn_scores"), check), (name, keep)]
+    hooks = [*reading([name.replace("hook_pattern", "hook_attn_scores")], check), *kept.hooks]
     run_batches(model, made, run, steer=as_intervention(steer), batch_size=1, hooks=hooks)
-    keys = kept[-1].shape[-1]
-    pattern = torch.cat([F.pad(part, (0, keys - part.shape[-1])) for part in kept], dim=1)
+    parts = kept.parts(name)
+    keys = parts[-1].shape[-1]
+    pattern = torch.cat([F.pad(part, (0, keys - part.shape[-1])) for part in parts], dim=1)
     if not pattern.isfinite().all():
         raise not_finite(name, 0)
     return pattern, *_labels(model, made[0], after, name)

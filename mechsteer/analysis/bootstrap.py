@@ -1,13 +1,15 @@
 """Bootstrap intervals of means: 95 %, percentile, seeded."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechsteer.errors import MechsteerError, positive_int, shown
 
 LEVEL = 0.95
 SAMPLES = 1000
+BLOCK = 64
+"""Resamples drawn at once."""
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -22,13 +24,14 @@ def seeded(seed: int) -> torch.Generator:
         raise MechsteerError(f"seed must be an integer, got {shown(seed)}.") from None
 
 
-def resamples(n: int, *, samples: int = SAMPLES, seed: int = 0) -> Float[Tensor, "samples n"]:
-    """How often each of n units is drawn in each resample of n draws; float64."""
+def resamples(n: int, *, samples: int = SAMPLES, seed: int = 0) -> Int[Tensor, "samples n"]:
+    """How often each of n units is drawn in each resample of n draws; in 16 bits, as there are many."""
     positive_int("n_boot", samples)
-    drawn = torch.randint(n, (samples, n), generator=seeded(seed))
-    return torch.zeros(samples, n, dtype=torch.float64).scatter_add_(
-        1, drawn, torch.ones(samples, n, dtype=torch.float64)
-    )
+    generator, counts = seeded(seed), torch.zeros(samples, n, dtype=torch.int16)
+    for some in counts.split(BLOCK):  # draws are 64 bits each
+        drawn = torch.randint(n, some.shape, generator=generator)
+        some.scatter_add_(1, drawn, torch.ones_like(some))
+    return counts
 
 
 def interval(estimates: Float[Tensor, "samples *rest"]) -> tuple[Float[Tensor, "*rest"], Float[Tensor, "*rest"]]:
@@ -42,5 +45,5 @@ def mean_interval(
 ) -> tuple[Float[Tensor, "*rest"], Float[Tensor, "*rest"], Float[Tensor, "*rest"]]:
     """The mean over the first dimension, and the ends of its interval."""
     counts = resamples(len(values), samples=samples, seed=seed)
-    estimates = torch.einsum("bn,n...->b...", counts, values.double()) / len(values)
+    estimates = torch.einsum("bn,n...->b...", counts.double(), values.double()) / len(values)
     return values.double().mean(0), *interval(estimates)

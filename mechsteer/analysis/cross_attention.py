@@ -27,11 +27,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.analysis.distributions import entropy, jsd
+from mechsteer.analysis.exits import continuations, padded
 from mechsteer.analysis.lens import exit_logits
-from mechsteer.analysis.streams import continuations, padded
 from mechsteer.analysis.targets import TargetPairs, target_pairs
-from mechsteer.errors import MechsteerError, not_finite
+from mechsteer.errors import MechsteerError
 from mechsteer.models import as_prompts, is_encoder_decoder, model_info, residual, site, stacks
+from mechsteer.models.hooking import Kept, check_finite
 from mechsteer.prompts import Prompt, Prompts
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 
@@ -97,21 +98,16 @@ def cross_attention_shift(
     streams += [site(model, kind, layer) for layer in layers for kind in SUBLAYERS.values()]
     patterns = [site(model, "cross_pattern", layer) for layer in layers]
     after = continuations(model, made, continuation)
-    kept: dict[str, list[Tensor]] = {}
+    kept = Kept([*streams, *patterns], lambda x, site: x.transpose(1, 2) if site in patterns else x)
     frames: list[list[pd.DataFrame]] = [[] for _ in made]
 
-    def keep(x: Tensor, hook: Any) -> None:
-        queries = x.transpose(1, 2) if hook.name in patterns else x
-        kept.setdefault(hook.name, []).append(queries)
-
     def run(step: Step) -> None:
-        kept.clear()
         index = list(step.index or range(len(step.batch)))
         state, tokens, mask = begin(model, step)
         residual(model, state, tokens, mask)
         if longest := max(len(after[place]) for place in index):
             residual(model, state, *padded([after[place] for place in index], longest))
-        seen = {name: torch.cat(parts, dim=1) for name, parts in kept.items()}
+        seen = {name: kept.take(name) for name in (*streams, *patterns)}
         for row, place in enumerate(index):
             for position in range(1 + len(after[place])):
                 frames[place].append(measured(seen, row, place, position))
@@ -131,7 +127,7 @@ def cross_attention_shift(
         run,
         steer=as_intervention(steer),
         batch_size=batch_size,
-        hooks=[(name, keep) for name in (*streams, *patterns)],
+        hooks=kept.hooks,
         progress="shifts" if progress else "",
     )
     return pd.concat([frame for of_prompt in frames for frame in of_prompt], ignore_index=True)
@@ -199,7 +195,6 @@ def _finite(
 ) -> Float[Tensor, "names *shape"]:
     """What was seen of one prompt at some sites and a position, float32."""
     found = torch.stack([seen[name][row, position] for name in names]).float()
-    bad = ~found.isfinite().flatten(1).all(1)
-    if bad.any():
-        raise not_finite(names[int(bad.nonzero()[0])], place)
+    for name, values in zip(names, found, strict=True):
+        check_finite(values[None], name, [place])
     return found

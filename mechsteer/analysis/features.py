@@ -13,19 +13,21 @@ The sum of difference_i w_i over all features is the SAE's part of the differenc
     steer = ms.features(sae, edits, scope="last_prompt")
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from mechsteer.analysis.states import last_states
-from mechsteer.directions.contrast import Pair, pair_prompts
+from mechsteer.analysis.moments import Moments
 from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.models import check_model
 from mechsteer.models import site as site_name
+from mechsteer.sources import GROUPS, Pair, Paired, Recorded, as_recorded, paired
 from mechsteer.steering import Intervention
-from mechsteer.steering.sae_conventions import as_trained, check_prompts
-from mechsteer.steering.saes import activations_of, as_sae, check_sae, decoder_rows, site_of
+from mechsteer.steering.sae_conventions import as_trained, check_prompts, processing
+from mechsteer.steering.saes import activations_of, as_sae, check_origin, check_sae, decoder_rows, site_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,8 +39,9 @@ CHUNK = 1024  # prompts encoded at once: wide SAEs
 def instruction_features(
     model: Any,
     sae: Any,
-    pairs: Sequence[Pair],
+    pairs: Sequence[Pair] | Any = None,
     *,
+    groups: Sequence[str] = GROUPS,
     top: int | None = 20,
     site: str | None = None,
     transfer: bool = False,
@@ -49,9 +52,12 @@ def instruction_features(
     """The features whose activation an instruction changes most.
 
     Args:
-        model: A loaded model.
+        model: A loaded model; or captured activations in its place. What the SAE's metadata say of the model's weights
+            can be checked with the model alone: give it, and captured activations in the place of the pairs.
         sae: A SAELens SAE, loaded (:func:`mechsteer.load_sae`) or just trained.
-        pairs: ``(with instruction, without instruction)``; at least two.
+        pairs: ``(with instruction, without instruction)``, at least two; or prompts by group; or captured activations:
+            a store, what :func:`mechsteer.capture` returned, or the library's caches by group.
+        groups: The names of the groups with and without.
         top: How many features; None for all.
         site: The full name of the hook point; default: the SAE's own.
         transfer: Allow an SAE of another site or model of the same width, or of other texts.
@@ -66,29 +72,45 @@ def instruction_features(
         frequency_without (shares of the prompts in which it is active).
 
     Raises:
-        MechsteerError: for fewer than two pairs, an SAE that does not fit, activations that are not finite.
+        MechsteerError: for fewer than two pairs, an SAE that does not fit, activations that are not finite; for a
+            group, site or position that was not captured.
     """
     import pandas as pd
 
     if top is not None:
         positive_int("top", top)
-    check_model(model)
     made = as_sae(sae)
-    at = site_name(model, site_of(made, site))
-    check_sae(made, model, at, transfer=transfer)
-    first, second = pair_prompts(model, pairs, at_least=2)
-    check_prompts(made, model, [*first, *second], transfer=transfer)
-    states = last_states(model, [*first, *second], [at], steer=steer, batch_size=batch_size, progress=progress)[at]
-    states = as_trained(made, states, at)
-    acts = torch.cat([activations_of(made, part[:, None])[:, 0].float().cpu() for part in states.split(CHUNK)])
-    if not acts.isfinite().all():
-        raise MechsteerError(f"The SAE of {at!r} makes NaN or infinite features of finite activations.")
-    on, off = acts[: len(first)].double(), acts[len(first) :].double()
-    difference = on.mean(0) - off.mean(0)
-    spread = ((on.var(0) + off.var(0)) / 2).sqrt()
+    live = as_recorded(model) is None and not isinstance(model, Mapping)
+    if live:
+        check_model(model)
+    at = site_name(model, site_of(made, site)) if live else site_of(made, site)
+    if live:
+        check_sae(made, model, at, transfer=transfer)
+
+    def recorded_site(source: Recorded) -> dict[int, str]:
+        if not live and not transfer:
+            _check_unseen(made, source, at)
+        return {0: source.site(at)}
+
+    found = paired(
+        model,
+        pairs,
+        sites=lambda model: {0: at},
+        recorded_sites=recorded_site,
+        groups=groups,
+        at_least=2,
+        steer=steer,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    if live and not transfer:
+        for block in found.blocks():
+            check_prompts(made, model, [p for side in (0, 1) for p in found.prompts(side, *block)], transfer=False)
+    (on, active_on), (off, active_off), dense = _features(made, found, at)
+    difference = on.mean - off.mean
+    spread = ((on.variance + off.variance) / 2).sqrt()
     rows = decoder_rows(made, tuple(range(made.cfg.d_sae))).double().cpu()
     norms = rows.norm(dim=-1)
-    dense = (states[: len(first)] - states[len(first) :]).double().flatten(1).mean(0)
     lengths = (norms * dense.norm()).clamp(min=1e-30)
     table = pd.DataFrame(
         {
@@ -97,11 +119,49 @@ def instruction_features(
             "effect_size": torch.where(difference == 0, 0.0, difference / spread),
             "change": difference.abs() * norms,
             "cosine": (rows @ dense) / lengths,
-            "mean_with": on.mean(0),
-            "mean_without": off.mean(0),
-            "frequency_with": (on != 0).double().mean(0),
-            "frequency_without": (off != 0).double().mean(0),
+            "mean_with": on.mean,
+            "mean_without": off.mean,
+            "frequency_with": active_on / on.count,
+            "frequency_without": active_off / off.count,
         }
     )
     table = table.sort_values(["change", "feature"], ascending=[False, True], ignore_index=True)
     return table if top is None else table.head(top)
+
+
+Counted = tuple[Moments, Float[Tensor, "features"]]
+"""The moments of features' activations, and in how many prompts each is active."""
+
+
+def _features(sae: Any, found: Paired, site: str) -> tuple[Counted, Counted, Float[Tensor, "width"]]:
+    """The features with and without the instruction, and the difference in means of the states."""
+    moments = [Moments.none(sae.cfg.d_sae, covariance=False) for _ in range(2)]
+    active = torch.zeros(2, sae.cfg.d_sae, dtype=torch.float64)
+    dense: Tensor | float = 0.0
+    for with_it, without in found.states(site):
+        both = as_trained(sae, torch.cat([with_it, without]), site)
+        acts = torch.cat([activations_of(sae, part[:, None])[:, 0].float().cpu() for part in both.split(CHUNK)])
+        if not acts.isfinite().all():
+            raise MechsteerError(f"The SAE of {site!r} makes NaN or infinite features of finite activations.")
+        for side, some in enumerate(acts.split(len(with_it))):
+            moments[side].add(some)
+            active[side] += (some != 0).double().sum(0)
+        first, second = both.split(len(with_it))
+        dense = dense + (first - second).double().flatten(1).sum(0)
+    return (moments[0], active[0]), (moments[1], active[1]), torch.as_tensor(dense) / len(found)
+
+
+def _check_unseen(sae: Any, source: Recorded, site: str) -> None:
+    """What can be checked of an SAE without the model.
+
+    Raises:
+        MechsteerError: for an SAE of another site or model, or one whose metadata need the model.
+    """
+    known = source.about.get("provenance", {})
+    check_origin(sae, site, name=known.get("model_name", ""), fingerprint=source.about.get("fingerprint", "unknown"))
+    processed = [name for name, value in processing(sae).items() if value]
+    if processed:
+        raise MechsteerError(
+            f"This SAE was trained on a model with {processed[0]}=True, which the model alone can be compared with: "
+            "ms.instruction_features(model, sae, store)."
+        )

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from mechsteer.analysis.exits import continuations
 from mechsteer.analysis.flow_hooks import Weighing, track
-from mechsteer.analysis.streams import continuations
 from mechsteer.errors import MechsteerError, finite, listed, positive_int, shown
 from mechsteer.models import (
     as_prompts,

@@ -16,11 +16,12 @@ from tqdm.auto import tqdm
 from mechsteer.analysis.bootstrap import SAMPLES, mean_interval
 from mechsteer.analysis.cross_attention import check_encoder_decoder
 from mechsteer.analysis.distributions import jsd
-from mechsteer.analysis.states import last_states
 from mechsteer.analysis.targets import TargetPairs, target_pairs
-from mechsteer.errors import MechsteerError, listed, not_finite, positive_int, unknown
+from mechsteer.errors import MechsteerError, listed, positive_int, unknown
 from mechsteer.models import advance, as_prompts, site, stacks
+from mechsteer.models.hooking import check_finite
 from mechsteer.prompts import Prompt, Prompts
+from mechsteer.sources import last_states
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 
 if TYPE_CHECKING:
@@ -126,9 +127,7 @@ def _first_logits(
     def run(step: Step) -> None:
         index = list(step.index or range(len(step.batch)))
         found[index] = advance(model, *begin(model, step))[:, -1].float().cpu()
-        bad = [place for place in index if not found[place].isfinite().all()]
-        if bad:
-            raise not_finite("unembed.hook_out", bad[0])
+        check_finite(found[index], "unembed.hook_out", index)
 
     run_batches(model, prompts, run, steer=as_intervention(steer), batch_size=batch_size, hooks=hooks)
     return found

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from mechsteer.errors import MechsteerError, finite, not_finite, one_of
+from mechsteer.errors import MechsteerError, finite, one_of
 from mechsteer.models import (
     State,
     fork,
@@ -28,6 +28,7 @@ from mechsteer.models import (
     repeat_rows,
     residual,
 )
+from mechsteer.models.hooking import Kept, check_finite
 from mechsteer.steering import Step
 
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -99,23 +100,21 @@ def key_scaling_distances(
         first = fork(state)
         residual(model, first, tokens, mask)
         state = replace(state, cross=first.cross)
-    kept: dict[str, Tensor] = {}
-
-    def keep(x: Tensor, hook: Any) -> None:
-        kept[hook.name] = x[:, -1].unflatten(0, (-1, copies))
-
     names = _names(model)
+    inside = [name for _, *both in names for name in both]
+    kept = Kept(inside, lambda x, site: x[:, -1].unflatten(0, (-1, copies)))
     factors = torch.where(columns, alpha, 1.0)
     scaling = [(keys, _scaled(factors, copies, layer)) for layer, (keys, _, _) in enumerate(names)]
     alive = None if step is None else list(range(len(step.batch)) if step.alive is None else step.alive)
     each = [row for row in alive or () for _ in range(copies)]
     shown = nullcontext() if step is None else step.copied(each, [False] * len(each))
-    keeping = [(name, keep) for _, *inside in names for name in inside]
-    with shown, hooked(model, scaling, first=True), hooked(model, keeping):
+    with shown, hooked(model, scaling, first=True), hooked(model, kept.hooks):
         repeated = [x.repeat_interleave(copies, 0) for x in (tokens, mask)]
         residual(model, repeat_rows(state, copies), *repeated)
-    _check_finite(kept, step, alive)
-    pre, post = _inputs_and_outputs(model, names, kept)
+    found = {name: kept.take(name) for name in dict.fromkeys(inside)}
+    for name, x in found.items():
+        check_finite(x, name, _places(step, alive, len(x)))
+    pre, post = _inputs_and_outputs(model, names, found)
     between = DISTANCES[distance]
     return KeyScalingDistances(
         raw=between(pre[:, 0], post[:, 0]),
@@ -164,13 +163,10 @@ def _scaled(factors: Float[Tensor, "rows keys"], copies: int, layer: int) -> Cal
     return scale
 
 
-def _check_finite(kept: dict[str, Tensor], step: Step | None, alive: Sequence[int] | None) -> None:
-    for name, x in kept.items():
-        bad = ~x.isfinite().flatten(1).all(1)
-        if bad.any():
-            row = int(bad.nonzero()[0])
-            row = row if alive is None else alive[row]
-            raise not_finite(name, row if step is None or step.index is None else step.index[row])
+def _places(step: Step | None, alive: Sequence[int] | None, rows: int) -> list[int]:
+    """The place of each row's prompt in the caller's list."""
+    here = list(range(rows) if alive is None else alive)
+    return here if step is None or step.index is None else [step.index[row] for row in here]
 
 
 def _inputs_and_outputs(

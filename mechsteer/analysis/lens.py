@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechsteer.analysis.distributions import entropy, jsd, ranks
-from mechsteer.analysis.streams import Exits, each_prompts_exits, written
+from mechsteer.analysis.exits import Exits, captured, each_prompts_exits, written
 from mechsteer.errors import MechsteerError, listed, not_finite, positive_int, shown
 from mechsteer.models import as_prompts, unembed, word_id, word_ids
 from mechsteer.prompts import Prompt, Prompts, token_names
@@ -30,7 +30,7 @@ Targets = Sequence[str | int] | Sequence[Sequence[str | int]]
 @torch.no_grad()
 def logit_lens(
     model: Any,
-    prompts: Prompts,
+    prompts: Prompts | Any,
     targets: Targets | None = None,
     *,
     normalise: bool = True,
@@ -44,8 +44,9 @@ def logit_lens(
     """Rank and probability of named tokens after every block.
 
     Args:
-        model: A loaded model.
-        prompts: One or many.
+        model: A loaded model. Of captured activations only its read-out is used.
+        prompts: One or many; or captured activations: a store, what :func:`mechsteer.capture` returned, one group of
+            either (``store.group("with")``), or the library's cache.
         targets: What to follow: words or token ids; one list for all prompts, or one list a prompt. A word is followed
             by the first of its tokens behind the prompt and the continuation (:mod:`mechsteer.models.following`).
             None: the ``top_k`` most likely tokens of the model's own distribution.
@@ -67,7 +68,7 @@ def logit_lens(
 
     Raises:
         MechsteerError: for targets without tokens or of a wrong number, positions that are not there, activations that
-            are not finite, or an intervention that does not fit.
+            are not finite, or an intervention that does not fit; for a site or position that was not captured.
 
     Warns:
         UserWarning: if words begin with the same token, which has one row for all of them.
@@ -75,9 +76,13 @@ def logit_lens(
     import pandas as pd
 
     positive_int("top_k", top_k)
-    made = as_prompts(model, prompts)
-    followed = None if targets is None else _followed(model, targets, made, written(made, continuation))
-    frames: list[pd.DataFrame | None] = [None] * len(made)
+    source = captured(model, prompts, steer=steer, continuation=continuation)
+    if source is None:
+        made = as_prompts(model, prompts)
+    else:
+        made = None if targets is None else source.prompts(source.members)
+    followed = None if targets is None or made is None else _followed(model, targets, made, written(made, continuation))
+    frames: dict[int, pd.DataFrame] = {}
 
     def take(found: Exits) -> None:
         frames[found.place] = _table(
@@ -86,7 +91,7 @@ def logit_lens(
 
     each_prompts_exits(
         model,
-        made,
+        source or made or [],
         take,
         positions=positions,
         continuation=continuation,
@@ -94,7 +99,7 @@ def logit_lens(
         batch_size=batch_size,
         progress="lens" if progress else "",
     )
-    return pd.concat([frame for frame in frames if frame is not None], ignore_index=True)
+    return pd.concat([frames[place] for place in sorted(frames)], ignore_index=True)
 
 
 def exit_logits(

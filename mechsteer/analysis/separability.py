@@ -5,10 +5,13 @@ y = +1 (with) or -1 (without), a = (K / d + ridge I)^-1 y, and a new state x cou
 sum_i a_i <x_i, x> / d > 0. Accuracy is on held-out queries: the queries are dealt into folds, and a query's two states
 are never in both parts. Beside it the accuracy of the same probe trained on shuffled labels, which is what telling
 apart by chance looks like with so many dimensions.
+
+With more states than dimensions the same weights w = sum_i a_i x_i come from w = (X^T X / d + ridge I)^-1 X^T y, whose
+matrix is as wide as a state, so that memory does not grow with the states.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,9 +19,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechsteer.analysis.bootstrap import seeded
-from mechsteer.analysis.states import last_states, pair_sites
-from mechsteer.directions.contrast import Pair, pair_prompts
+from mechsteer.analysis.moments import Moments
 from mechsteer.errors import MechsteerError, finite, positive_int
+from mechsteer.sources import GROUPS, Pair, Paired, pairs_at_layers
 from mechsteer.steering import Intervention
 
 if TYPE_CHECKING:
@@ -30,8 +33,9 @@ Z = 1.959963984540054  # of a 95 % interval
 @torch.no_grad()
 def separability(
     model: Any,
-    pairs: Sequence[Pair],
+    pairs: Sequence[Pair] | Any = None,
     *,
+    groups: Sequence[str] = GROUPS,
     site: str = "resid_post",
     layers: Sequence[int] | None = None,
     stack: str | None = None,
@@ -45,8 +49,11 @@ def separability(
     """Held-out accuracy of a linear probe for the instruction, by layer.
 
     Args:
-        model: A loaded model.
-        pairs: ``(with instruction, without instruction)``; at least as many different queries as folds.
+        model: A loaded model; or captured activations: a store, what :func:`mechsteer.capture` returned, or the
+            library's caches by group. Of these the last tokens' states are read, some pairs at a time.
+        pairs: ``(with instruction, without instruction)``, or prompts by group; at least as many different queries as
+            folds. Of captured activations None for all of the two groups.
+        groups: The names of the groups with and without.
         site: The kind of site; one with a vector a position.
         layers: Default: all.
         stack: ``"encoder"`` for the last token of an encoder-decoder's input; default: the position that predicts.
@@ -63,36 +70,107 @@ def separability(
 
     Raises:
         MechsteerError: for too few queries, a ridge that is not above 0, an unknown site or layer, activations that are
-            not finite, or an intervention that does not fit.
+            not finite, or an intervention that does not fit; for a group, layer or position that was not captured.
     """
     import pandas as pd
 
     positive_int("folds", folds)
     if not finite("ridge", ridge) > 0:
         raise MechsteerError(f"ridge must be above 0, got {ridge}.")
-    first, second = pair_prompts(model, pairs, at_least=2)
-    queries = {text: place for place, text in enumerate(dict.fromkeys(p.text for p in second))}
+    found = pairs_at_layers(
+        model,
+        pairs,
+        kind=site,
+        layers=layers,
+        stack=stack,
+        groups=groups,
+        at_least=2,
+        steer=steer,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    fold, labels, shuffled = _dealt([p.text for p in found.second], folds, seed)
+    smallest = min(int((fold != f).sum()) for f in range(folds))
+    rows = []
+    for layer, name in found.sites.items():
+        right, control = _right(found, name, labels, shuffled, fold, ridge)
+        low, high = wilson(right, len(labels))
+        rows.append((layer, right / len(labels), low, high, control / len(labels), smallest, len(labels)))
+    return pd.DataFrame(rows, columns=["layer", "accuracy", "low", "high", "shuffled", "n_train", "n_test"])
+
+
+def _dealt(
+    texts: Sequence[str], folds: int, seed: int
+) -> tuple[Int[Tensor, "states"], Float[Tensor, "states"], Float[Tensor, "states"]]:
+    """The fold of each state, those with before those without, its label, and the labels shuffled."""
+    queries = {text: place for place, text in enumerate(dict.fromkeys(texts))}
     if not 2 <= folds <= len(queries):
         raise MechsteerError(f"folds must be from 2 to the number of different queries, {len(queries)}; got {folds}.")
     generator = seeded(seed)
     dealt = torch.arange(len(queries)) % folds
     dealt = dealt[torch.randperm(len(queries), generator=generator)]
-    fold = torch.tensor([int(dealt[queries[p.text]]) for p in second]).repeat(2)
-    labels = torch.tensor([1.0] * len(first) + [-1.0] * len(second), dtype=torch.float64)
-    shuffled = labels[torch.randperm(len(labels), generator=generator)]
-    names = pair_sites(model, site, layers, stack)
-    states = last_states(
-        model, [*first, *second], list(names.values()), steer=steer, batch_size=batch_size, progress=progress
-    )
-    rows = []
-    for layer, name in names.items():
-        x = states[name].double().flatten(1)
-        right = held_out(x, labels, labels, fold, ridge)
-        low, high = wilson(right, len(labels))
-        control = held_out(x, shuffled, labels, fold, ridge)
-        smallest = min(int((fold != f).sum()) for f in range(folds))
-        rows.append((layer, right / len(labels), low, high, control / len(labels), smallest, len(labels)))
-    return pd.DataFrame(rows, columns=["layer", "accuracy", "low", "high", "shuffled", "n_train", "n_test"])
+    fold = torch.tensor([int(dealt[queries[text]]) for text in texts]).repeat(2)
+    labels = torch.tensor([1.0] * len(texts) + [-1.0] * len(texts), dtype=torch.float64)
+    return fold, labels, labels[torch.randperm(len(labels), generator=generator)]
+
+
+def _right(
+    found: Paired,
+    site: str,
+    labels: Float[Tensor, "states"],
+    shuffled: Float[Tensor, "states"],
+    fold: Int[Tensor, "states"],
+    ridge: float,
+) -> tuple[int, int]:
+    """How many held-out states get their label, from probes that were taught labels and shuffled ones."""
+    width = found.read(site, 0, 0, 1).flatten(1).shape[1]
+    taught = torch.stack([labels, shuffled], dim=1)
+    if len(labels) > width:
+        return _right_by_sums(found, site, taught, fold, ridge)
+    x = torch.cat([part for _, part in _states(found, site)])
+    return held_out(x, labels, labels, fold, ridge), held_out(x, shuffled, labels, fold, ridge)
+
+
+def _states(found: Paired, site: str) -> Iterator[tuple[Int[Tensor, "rows"], Float[Tensor, "rows width"]]]:
+    """All states at a site with their places, a block at a time."""
+    for side in (0, 1):
+        for first, end in found.blocks():
+            places = torch.arange(first, end) + side * len(found)
+            yield places, found.read(site, side, first, end).double().flatten(1)
+
+
+def _right_by_sums(
+    found: Paired, site: str, taught: Float[Tensor, "states probes"], fold: Int[Tensor, "states"], ridge: float
+) -> tuple[int, int]:
+    """The same as :func:`held_out` of all states, in two passes over them: sums of each fold, then what they say."""
+    width = found.read(site, 0, 0, 1).flatten(1).shape[1]
+    folds = range(int(fold.max()) + 1)
+    moments = [Moments.none(width) for _ in folds]
+    sums = torch.zeros(len(folds), width, taught.shape[1], dtype=torch.float64)
+    for places, x in _states(found, site):
+        for f in folds:
+            mine = fold[places] == f
+            if mine.any():
+                moments[f].add(x[mine])
+                sums[f] += x[mine].T @ taught[places[mine]]
+    probes = []
+    for f in folds:
+        train, known = Moments.none(width), fold != f
+        for other in folds:
+            if other != f:
+                train.merge(moments[other])
+        spread = train.std.clamp(min=1e-12)
+        by_label = (sums.sum(0) - sums[f] - torch.outer(train.mean, taught[known].sum(0))) / spread[:, None]
+        matrix = train.products / torch.outer(spread, spread) / width
+        weights = torch.linalg.solve(matrix + ridge * torch.eye(width, dtype=torch.float64), by_label)
+        probes.append((train.mean, spread, weights))
+    right = torch.zeros(2, dtype=torch.long)
+    for places, x in _states(found, site):
+        for f, (mean, spread, weights) in enumerate(probes):
+            mine = fold[places] == f
+            said = ((x[mine] - mean) / spread) @ weights > 0
+            right += (said == (taught[places[mine], :1] > 0)).sum(0)
+    return int(right[0]), int(right[1])
 
 
 def held_out(

@@ -6,14 +6,17 @@ See :mod:`mechsteer.steering.sinks` for what they are and what they do to steeri
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechsteer.errors import finite, not_finite
+from mechsteer.errors import finite, not_finite, positive_int
 from mechsteer.models import advance, as_prompts, is_encoder_decoder, model_info, parse, site, stacks
-from mechsteer.prompts import Prompt
-from mechsteer.steering import Intervention, Step, begin, run_batches
+from mechsteer.models.hooking import Kept
+from mechsteer.prompts import Prompts
+from mechsteer.sources import Recorded, as_recorded, check_made_by, refuse_steer
+from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 from mechsteer.steering.sinks import SINK_RATIO, norm_ratios
 
 if TYPE_CHECKING:
@@ -25,14 +28,22 @@ WRITTEN = 8
 
 @torch.no_grad()
 def sinks(
-    model: Any, prompts: str | Prompt | Sequence[str | Prompt], *, above: float = SINK_RATIO, batch_size: int = 32
+    model: Any,
+    prompts: Prompts | Any = None,
+    *,
+    above: float = SINK_RATIO,
+    steer: Intervention | None = None,
+    batch_size: int = 32,
 ) -> "pd.DataFrame":
     """Where the residual stream is far larger than elsewhere in the same sequence.
 
     Args:
-        model: A loaded model.
-        prompts: Texts or prompts, of at least two tokens; one or many.
+        model: A loaded model; or captured activations: a store, what :func:`mechsteer.capture` returned, one group of
+            either, or the library's cache. They need ``resid_post`` at all positions (of a decoder, those that it
+            wrote: ``generate=8`` captures what is looked at of a model). The sites that they have are looked at.
+        prompts: Texts or prompts, of at least two tokens; one or many. Of captured activations None.
         above: How many times the median norm of a prompt's positions, after the same block, a sink's norm has at least.
+        steer: An intervention to look under.
         batch_size: Prompts computed together.
 
     Returns:
@@ -42,30 +53,68 @@ def sinks(
         there is no sink.
 
     Raises:
-        MechsteerError: for no prompts, a number that is not finite, or NaN in the stream.
+        MechsteerError: for no prompts, a number that is not finite, NaN in the stream, an intervention that does not
+            fit, or positions that were not captured.
     """
     import pandas as pd
 
     finite("above", above)
+    positive_int("batch_size", batch_size)
+    source = as_recorded(model)
+    if source is None and (source := as_recorded(prompts)) is not None:
+        check_made_by(model, [source])
+    if source is not None:
+        refuse_steer(source, steer)
+        rows = _captured(source, above, batch_size)
+        two_stacks = source.predicting() == "decoder"
+    else:
+        rows = _of_model(model, prompts, above, as_intervention(steer), batch_size)
+        two_stacks = is_encoder_decoder(model)
+    keys = ["stack"] * two_stacks + ["layer", "position"]
+    table = pd.DataFrame(rows, columns=["stack", "layer", "position", "norm", "ratio"])
+    return table.groupby(keys, sort=True)[["norm", "ratio"]].median().reset_index()
+
+
+Sink = tuple[str, int, int, float, float]
+"""Stack, layer, position, norm and ratio."""
+
+
+def _of_model(model: Any, prompts: Prompts, above: float, steer: Intervention, batch_size: int) -> list[Sink]:
+    """The sinks of prompts that are run."""
+    made = as_prompts(model, prompts)
     sites = [site(model, "resid_post", layer, stack) for stack, n in stacks(model).items() for layer in range(n)]
-    norms: dict[str, list[Float[Tensor, "rows positions"]]] = {}
-    rows: list[tuple[str, int, int, float, float]] = []
+    kept = Kept(sites, lambda x, site: x.float().norm(dim=-1).cpu())
+    rows: list[Sink] = []
 
     def run(step: Step) -> None:
-        norms.clear()
         written = _run(model, step)
         for name in sites:
             real = written if name.startswith("decoder") else step.batch.mask
-            rows.extend(_found(name, torch.cat(norms[name], dim=1), real, step, above))
+            rows.extend(_found(name, kept.take(name), real, step.index or range(len(real)), above))
 
-    def keep(x: Tensor, hook: Any) -> None:
-        norms.setdefault(hook.name, []).append(x.float().norm(dim=-1).cpu())
+    run_batches(model, made, run, steer=steer, batch_size=batch_size, hooks=kept.hooks)
+    return rows
 
-    hooks = [(name, keep) for name in sites]
-    run_batches(model, as_prompts(model, prompts), run, steer=Intervention(), batch_size=batch_size, hooks=hooks)
-    keys = ["stack"] * is_encoder_decoder(model) + ["layer", "position"]
-    table = pd.DataFrame(rows, columns=["stack", "layer", "position", "norm", "ratio"])
-    return table.groupby(keys, sort=True)[["norm", "ratio"]].median().reset_index()
+
+def _captured(source: Recorded, above: float, size: int) -> list[Sink]:
+    """The sinks of prompts that were captured, ``size`` of them in memory at a time."""
+    rows: list[Sink] = []
+    for name, stack in source.stacks.items():
+        parsed = parse(name)
+        if parsed is None or parsed[2] != "resid_post":
+            continue
+        places, members = source.places(stack), source.members
+        for first in range(0, len(members), size):
+            some = members[first : first + size]
+            each = [source.rows(name, member, places) for member in some]
+            lengths = [len(found) for found in each]
+            norms = source.read(name, np.concatenate(each)).float().norm(dim=-1).split(lengths)
+            real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+            padded = torch.nn.utils.rnn.pad_sequence(list(norms), batch_first=True)
+            rows.extend(_found(name, padded, real, range(first, first + len(some)), above))
+    if not any((parsed := parse(name)) and parsed[2] == "resid_post" for name in source.stacks):
+        source.layers("resid_post")  # says what to capture
+    return rows
 
 
 def _run(model: Any, step: Step) -> Bool[Tensor, "rows positions"]:
@@ -82,10 +131,13 @@ def _run(model: Any, step: Step) -> Bool[Tensor, "rows positions"]:
 
 
 def _found(
-    name: str, norms: Float[Tensor, "rows positions"], real: Bool[Tensor, "rows positions"], step: Step, above: float
-) -> list[tuple[str, int, int, float, float]]:
-    """Stack, layer, position, norm and ratio of each sink of a batch at one site."""
-    places = step.index or range(len(norms))
+    name: str,
+    norms: Float[Tensor, "rows positions"],
+    real: Bool[Tensor, "rows positions"],
+    places: Sequence[int] | range,
+    above: float,
+) -> list[Sink]:
+    """The sinks of a batch at one site."""
     bad = (~norms.isfinite() & real).any(1)
     if bad.any():
         raise not_finite(name, places[int(bad.nonzero()[0])])

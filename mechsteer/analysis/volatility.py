@@ -18,10 +18,11 @@ from torch import Tensor
 
 from mechsteer.analysis.bootstrap import SAMPLES, mean_interval
 from mechsteer.analysis.distributions import jsd
+from mechsteer.analysis.exits import Exits, captured, each_prompts_exits
 from mechsteer.analysis.lens import exit_logits
-from mechsteer.analysis.streams import Exits, Prompts, each_prompts_exits
 from mechsteer.errors import MechsteerError, finite, positive_int
 from mechsteer.models import as_prompts
+from mechsteer.prompts import Prompts
 from mechsteer.steering import Intervention
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ QUANTITIES = ("flip_rate", "rbo", "jsd")
 @torch.no_grad()
 def volatility(
     model: Any,
-    prompts: Prompts,
+    prompts: Prompts | Any,
     *,
     normalise: bool = True,
     p: float = 0.9,
@@ -47,8 +48,9 @@ def volatility(
     """Change of the lens's distribution at each block.
 
     Args:
-        model: A loaded model.
-        prompts: One or many.
+        model: A loaded model. Of captured activations only its read-out is used.
+        prompts: One or many; or captured activations: a store, what :func:`mechsteer.capture` returned, one group of
+            either (``store.group("with")``), or the library's cache.
         normalise: Apply the final norm at every exit; without it at the last alone.
         p: How much weight deeper ranks have in the overlap, between 0 and 1: 0.9 puts 86 % on the first ten.
         top_k: The depth of the lists that are compared.
@@ -70,16 +72,18 @@ def volatility(
     if not 0 < finite("p", p) < 1:
         raise MechsteerError(f"p must be between 0 and 1, got {p}.")
     positive_int("top_k", top_k)
-    made = as_prompts(model, prompts)
-    found: list[Tensor] = [torch.empty(0)] * len(made)
+    given = captured(model, prompts, steer=steer) or as_prompts(model, prompts)
+    found: dict[int, Tensor] = {}
 
     def take(exits: Exits) -> None:
         found[exits.place] = _changes(model, exits, normalise, p, top_k)
 
-    each_prompts_exits(model, made, take, steer=steer, batch_size=batch_size, progress="volatility" if progress else "")
-    mean, low, high = mean_interval(torch.stack(found), samples=n_boot, seed=seed)
+    each_prompts_exits(
+        model, given, take, steer=steer, batch_size=batch_size, progress="volatility" if progress else ""
+    )
+    mean, low, high = mean_interval(torch.stack([found[place] for place in sorted(found)]), samples=n_boot, seed=seed)
     blocks = len(mean)
-    columns: dict[str, Any] = {"exit": range(1, blocks + 1), "layer": range(blocks), "n": len(made)}
+    columns: dict[str, Any] = {"exit": range(1, blocks + 1), "layer": range(blocks), "n": len(found)}
     for place, name in enumerate(QUANTITIES):
         columns |= {name: mean[:, place], f"{name}_low": low[:, place], f"{name}_high": high[:, place]}
     return pd.DataFrame({name: v.tolist() if isinstance(v, Tensor) else v for name, v in columns.items()})

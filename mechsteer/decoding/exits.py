@@ -11,6 +11,7 @@ from torch import Tensor
 from mechsteer.decoding.strategies import Pass
 from mechsteer.errors import MechsteerError, one_of, shown
 from mechsteer.models import hooked, model_info, predicting_stack, residual, site
+from mechsteer.models.hooking import Kept
 
 NAMED = ("even", "low", "high")
 _DEEP, _REACH = 40, 20  # Hugging Face's: of deeper models, "low" and "high" are the outermost 20 layers
@@ -80,12 +81,8 @@ def exit_streams(
     current: Pass, exits: Sequence[int]
 ) -> tuple[Float[Tensor, "exits rows d_model"], Float[Tensor, "rows d_model"]]:
     """Run a pass: the stream at the early exits, as interventions leave it, and after the last block; last position."""
-    caught: dict[str, Tensor] = {}
-
-    def catch(x: Tensor, hook: Any) -> None:
-        caught[hook.name] = x[:, -1]
-
     names = [site(current.model, "resid_pre", e) for e in exits]  # what block e reads is what e blocks have made
-    with hooked(current.model, [(name, catch) for name in names]):
+    kept = Kept(names, lambda x, site: x[:, -1])
+    with hooked(current.model, kept.hooks):
         last = residual(current.model, current.state, current.tokens, current.mask)[:, -1]
-    return torch.stack([caught[name] for name in names]), last
+    return torch.stack([kept.take(name) for name in names]), last

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mechsteer.errors import MechsteerError, unknown
 from mechsteer.models import fires, position_stack, shape_of
+from mechsteer.models.hooking import Hook, reading
 from mechsteer.steering import Scope, Step
 
 
@@ -22,12 +23,12 @@ class Recorder:
         self._stacks = {site: position_stack(site, two_stacks=hasattr(model, "decoder_final_ln")) for site in sites}
         self.step: Step | None = None
 
-    def hooks(self) -> list[tuple[str, Any]]:
+    def hooks(self) -> list[Hook]:
         """Hook functions; registered after those that edit, they see the edited activations."""
-        return [(site, self._keep) for site in self.rows]
+        return reading(self.rows, self._keep)
 
-    def _keep(self, x: Tensor, hook: Any) -> None:
-        step, site = self.step, hook.name
+    def _keep(self, x: Tensor, site: str) -> None:
+        step = self.step
         if step is None:
             return
         chosen = step.select(Scope(), self._stacks[site], x.shape[1])

@@ -17,12 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.analysis.states import last_states
 from mechsteer.decoding.score import score_ids
 from mechsteer.diagnosis.decision import Decision, margins
 from mechsteer.diagnosis.windows import SPANS
 from mechsteer.models import predicting_stack, site
 from mechsteer.prompts import Prompt
+from mechsteer.sources import last_states
 from mechsteer.steering import Intervention, attention_bias
 
 if TYPE_CHECKING:

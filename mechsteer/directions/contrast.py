@@ -11,51 +11,42 @@ length and words. In encoder-decoders, which the paper does not have, the state 
 """
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from mechsteer.directions.direction import Direction
-from mechsteer.errors import MechsteerError, listed, not_finite, positive_int, shown
+from mechsteer.errors import MechsteerError, listed
 from mechsteer.files import digest
-from mechsteer.models import (
-    advance,
-    as_prompts,
-    at_last,
-    check_model,
-    first_tokens,
-    hooked,
-    pad,
-    predicting_stack,
-    provenance,
-    site,
-    start,
-)
-from mechsteer.prompts import Batch, Prompt, PromptLike
-
-Pair = tuple[PromptLike, PromptLike]
+from mechsteer.models import predicting_stack, site
+from mechsteer.sources import GROUPS, Member, Pair, Paired, Recorded, Steering, paired
 
 
 def difference_in_means(
     model: Any,
-    pairs: Sequence[Pair],
+    pairs: Sequence[Pair] | Any = None,
     *,
     layer: int,
     site: str = "resid_post",
+    groups: Sequence[str] = GROUPS,
+    steer: Steering | None = None,
     batch_size: int = 32,
     progress: bool = False,
 ) -> Direction:
     """Estimate the direction at one layer.
 
     Args:
-        model: A loaded model, of either type.
-        pairs: ``(with instruction, without instruction)``, texts or prompts.
+        model: A loaded model, of either type; or captured activations: a store, what :func:`mechsteer.capture`
+            returned, or the library's caches by group. Of these the last tokens' states are read, some pairs at a time.
+        pairs: ``(with instruction, without instruction)``, texts or prompts; or prompts by group. Of captured
+            activations None for all of the two groups.
         layer: The layer, from 0. Encoder-decoders: of the decoder.
         site: The kind of site in that layer; one with a vector a position.
+        groups: The names of the groups with and without.
+        steer: An intervention to estimate under.
         batch_size: Prompts in one pass; does not change the result.
         progress: Show a bar.
 
@@ -65,118 +56,94 @@ def difference_in_means(
 
     Raises:
         MechsteerError: for no pairs, pairs that do not differ, an unknown site or layer, states that are not finite
-            (with site and pair).
+            (with site and pair), an intervention that does not fit; for a group, layer or position that was not
+            captured.
 
     Warns:
         UserWarning: if some of the pairs do not differ, with their number; they pull the vector towards zero.
     """
-    return differences_in_means(model, pairs, layers=[layer], site=site, batch_size=batch_size, progress=progress)[
-        layer
-    ]
+    found = differences_in_means(
+        model, pairs, layers=[layer], site=site, groups=groups, steer=steer, batch_size=batch_size, progress=progress
+    )
+    return found[layer]
 
 
+@torch.no_grad()
 def differences_in_means(
     model: Any,
-    pairs: Sequence[Pair],
+    pairs: Sequence[Pair] | Any = None,
     *,
     layers: Sequence[int] | None = None,
     site: str = "resid_post",
+    groups: Sequence[str] = GROUPS,
+    steer: Steering | None = None,
     batch_size: int = 32,
     progress: bool = False,
 ) -> dict[int, Direction]:
     """The directions of several layers (default: all) in one pass over the pairs; see :func:`difference_in_means`."""
-    positive_int("batch_size", batch_size)
-    first, second = pair_prompts(model, pairs)
-    _check_pairs(first, second)
-    chosen = range(predicting_stack(model)[1]) if layers is None else listed("layers", layers)
-    sites = {layer: _site(model, site, layer) for layer in chosen}
-    with_it = _states(model, first, list(sites.values()), batch_size, progress)
-    without = _states(model, second, list(sites.values()), batch_size, progress)
-    meta = provenance(model) | {
-        "examples": str(len(first)),
-        "examples_hash": digest([(a.text, b.text) for a, b in zip(first, second, strict=True)]),
-    }
-    return {layer: _direction(name, with_it[name], without[name], meta) for layer, name in sites.items()}
+
+    def sites(model: Any) -> dict[int, str]:
+        chosen = range(predicting_stack(model)[1]) if layers is None else listed("layers", layers)
+        return {layer: _site(model, site, layer) for layer in chosen}
+
+    def recorded_sites(source: Recorded) -> dict[int, str]:
+        if isinstance(site, str) and "." in site and layers is not None:
+            return {layer: source.site(site) for layer in layers}
+        return source.layers(site, layers)
+
+    found = paired(
+        model,
+        pairs,
+        sites=sites,
+        recorded_sites=recorded_sites,
+        groups=groups,
+        steer=steer,
+        batch_size=batch_size,
+        in_order=True,  # as ever: directions made earlier stay the same to the bit
+        progress=progress,
+    )
+    _check_pairs(found.first, found.second)
+    texts = [(a.text, b.text) for a, b in zip(found.first, found.second, strict=True)]
+    meta = {**found.provenance, "examples": str(len(found)), "examples_hash": digest(texts)}
+    return {layer: _direction(found, name, meta) for layer, name in found.sites.items()}
 
 
-def pair_prompts(model: Any, pairs: Sequence[Pair], *, at_least: int = 1) -> tuple[list[Prompt], list[Prompt]]:
-    """The prompts with and those without the instruction.
-
-    Raises:
-        MechsteerError: for fewer pairs than are needed, or what is no pair.
-    """
-    check_model(model)
-    given = listed("pairs", pairs)
-    wrong = [
-        pair
-        for pair in given
-        if not isinstance(pair, Sequence) or isinstance(pair, str) or len(pair) != 2 or isinstance(pair[0], Mapping)
-    ]
-    if wrong:
-        raise MechsteerError(f"A pair is (with instruction, without instruction), got {shown(wrong[0])}.")
-    if not given:
-        raise MechsteerError("No pairs of prompts were given.")
-    if len(given) < at_least:
-        raise MechsteerError(f"At least {at_least} pairs of prompts are needed, got {len(given)}.")
-    return as_prompts(model, [pair[0] for pair in given]), as_prompts(model, [pair[1] for pair in given])
-
-
-def _check_pairs(first: Sequence[Prompt], second: Sequence[Prompt]) -> None:
+def _check_pairs(first: Sequence[Member], second: Sequence[Member]) -> None:
     """Say how many pairs are the same prompt twice."""
-    equal = [a.text for a, b in zip(first, second, strict=True) if torch.equal(a.tokens, b.tokens)]
-    if len(equal) == len(first):
+    equal = [a.text for a, b in zip(first, second, strict=True) if a.text and a.text == b.text]
+    if equal and len(equal) == len(first):
         raise MechsteerError(f"All {len(equal)} pairs have the same prompt with and without, e.g. {equal[0]!r}.")
     if equal:
         warnings.warn(
             f"{len(equal)} of {len(first)} pairs have the same prompt with and without, e.g. {equal[0]!r}; they pull "
             "the vector towards zero.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
 _site = site  # the parameter of the same name hides the function
 
 
-def _direction(
-    name: str, with_it: Float[Tensor, "n width"], without: Float[Tensor, "n width"], meta: dict[str, str]
-) -> Direction:
-    vector = (with_it - without).mean(0)
+def _direction(found: Paired, site: str, meta: dict[str, str]) -> Direction:
+    """Two passes over the states at a site: the mean difference first, then the projections on it."""
+    count = len(found)
+    vector: Float[Tensor, "width"] | int = 0
+    for with_it, without in found.states(site):
+        if with_it.ndim != 2:
+            raise MechsteerError(f"{site!r} holds {tuple(with_it.shape)}; a direction needs one vector a position.")
+        vector = vector + (with_it - without).sum(0)
+    assert isinstance(vector, Tensor)
+    vector = vector / count
     norm = vector.norm()
-    projection = float((with_it @ (vector / norm)).mean()) if norm > 0 else 0.0
+    projection, size = torch.zeros(()), torch.zeros(())
+    for with_it in found.side(site, 0):
+        projection = projection + (with_it @ (vector / norm)).sum()
+        size = size + with_it.norm(dim=-1).sum()
     return Direction(
         vector=vector,
-        site=name,
+        site=site,
         method="difference_in_means",
-        mean_projection=projection,
-        activation_norm=float(with_it.norm(dim=-1).mean()),
+        mean_projection=float(projection / count) if norm > 0 else 0.0,
+        activation_norm=float(size / count),
         meta=meta,
     )
-
-
-@torch.no_grad()
-def _states(
-    model: Any, prompts: Sequence[Prompt], sites: Sequence[str], batch_size: int, progress: bool
-) -> dict[str, Float[Tensor, "n width"]]:
-    """The state at the last position (of T5's decoder its start token), for every prompt and site."""
-    rows: dict[str, list[Tensor]] = {name: [] for name in sites}
-    for first in tqdm(range(0, len(prompts), batch_size), desc="states", unit="batch", disable=not progress):
-        for name, x in _last(model, pad(model, prompts[first : first + batch_size]), sites).items():
-            bad = ~x.isfinite().all(1)
-            if bad.any():
-                raise not_finite(name, first + int(bad.nonzero()[0]))
-            rows[name].append(x)
-    return {name: torch.cat(parts) for name, parts in rows.items()}
-
-
-def _last(model: Any, chunk: Batch, sites: Sequence[str]) -> dict[str, Float[Tensor, "batch width"]]:
-    """The states of one batch."""
-    found: dict[str, Tensor] = {}
-
-    def keep(x: Tensor, hook: Any) -> None:
-        if x.ndim != 3:
-            raise MechsteerError(f"{hook.name!r} holds {tuple(x.shape)}; a direction needs one vector a position.")
-        found[hook.name] = at_last(model, x, hook.name, chunk).float().cpu()
-
-    with hooked(model, [(name, keep) for name in sites]):
-        advance(model, start(model, chunk.tokens, chunk.mask), *first_tokens(model, chunk))
-    return found

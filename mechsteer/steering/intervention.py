@@ -331,6 +331,17 @@ class Intervention:
                     )
         return [BoundEdit(edit, step, two_stacks) for edit in self.edits]
 
+    def running(self, model: Any, prompts: Sequence[Prompt]) -> Any:
+        """Begin a run of prompts under the edits; see :class:`mechsteer.steering.running.Running`.
+
+        Raises:
+            MechsteerError: if they do not fit the model or the prompts.
+        """
+        from mechsteer.steering.running import Running, check_fits
+
+        check_fits(model, prompts, self)
+        return Running(self, model)
+
     def explain(self, model: Any, prompt: PromptLike) -> "pd.DataFrame":
         """What each edit does to one prompt; see :func:`mechsteer.steering.explain.explain`."""
         from mechsteer.steering.explain import explain

@@ -1,27 +1,26 @@
 """Running prompts batch by batch under an intervention: what generating, scoring and every measurement share."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
-from mechsteer.errors import positive_int
-from mechsteer.models import State, first_tokens, hooked, is_encoder_decoder, pad, start
-from mechsteer.prompts import Prompt
+from mechsteer.models import hooked, is_encoder_decoder
+from mechsteer.prompts import Batch, Prompt
+from mechsteer.sources import batches, begin
 from mechsteer.steering.intervention import BoundEdit, Intervention, attach, check_fired
 from mechsteer.steering.sae_conventions import check_prompts
 from mechsteer.steering.scope import Step
 
+__all__ = ["Running", "begin", "check_fits", "run_batches", "steps"]
+
 
 def steps(model: Any, prompts: Sequence[Prompt], batch_size: int) -> Iterator[Step]:
     """Batches of prompts of like length, padded as the model wants them; ``index`` gives their places in the list."""
-    positive_int("batch_size", batch_size)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    for first in range(0, len(order), batch_size):
-        index = order[first : first + batch_size]
-        padded = pad(model, [prompts[i] for i in index])
-        yield Step(padded, decoder_prefix=int(is_encoder_decoder(model)), index=index)
+    for batch, index in batches(model, prompts, batch_size):
+        yield Step(batch, decoder_prefix=int(is_encoder_decoder(model)), index=index)
 
 
 def check_fits(model: Any, prompts: Sequence[Prompt], steer: Intervention) -> None:
@@ -34,6 +33,34 @@ def check_fits(model: Any, prompts: Sequence[Prompt], steer: Intervention) -> No
     for edit in steer.edits:
         if edit.features is not None:
             check_prompts(edit.features.sae, model, prompts, transfer=bool(edit.options.get("transfer")))
+
+
+@dataclass
+class Running:
+    """A run under an intervention: what :class:`mechsteer.sources.Steering` promises to those below.
+
+    Attributes:
+        steer: The intervention.
+        model: The model.
+        bound: The edits that were on the model so far.
+    """
+
+    steer: Intervention
+    model: Any
+    bound: list[BoundEdit] = field(default_factory=list)
+
+    @contextmanager
+    def on(self, batch: Batch, index: Sequence[int]) -> Iterator[Step]:
+        """Put the edits on the model for a batch of prompts, whose places in the caller's list are ``index``."""
+        step = Step(batch, decoder_prefix=int(is_encoder_decoder(self.model)), index=index)
+        step.edits = edits = self.steer.bind(self.model, step)
+        self.bound += edits
+        with hooked(self.model, attach(edits, self.model)):
+            yield step
+
+    def check_fired(self) -> None:
+        """Raise if an edit never acted."""
+        check_fired(self.bound, self.model)
 
 
 def run_batches(
@@ -60,23 +87,10 @@ def run_batches(
     Raises:
         MechsteerError: if the intervention does not fit the model, or never fired.
     """
-    check_fits(model, prompts, steer)
-    bound: list[BoundEdit] = []
+    under = steer.running(model, prompts)
     with tqdm(total=len(prompts), desc=progress, unit="prompt", disable=not progress) as bar:
-        for step in steps(model, prompts, batch_size):
-            step.edits = edits = steer.bind(model, step)
-            bound += edits
-            with hooked(model, [*attach(edits, model), *hooks]):
+        for batch, index in batches(model, prompts, batch_size):
+            with under.on(batch, index) as step, hooked(model, hooks):
                 run(step)
-            bar.update(len(step.batch))
-    check_fired(bound, model)
-
-
-def begin(model: Any, step: Step) -> tuple[State, torch.Tensor, torch.Tensor]:
-    """The state of a batch, which announces its passes to the step, and the tokens and mask of the first.
-
-    What follows is ``advance(model, state, tokens, mask)`` or ``residual(...)``, as often as is wanted.
-    """
-    state = start(model, step.batch.tokens, step.batch.mask)
-    state.announce = step.begin
-    return state, *first_tokens(model, step.batch)
+            bar.update(len(index))
+    under.check_fired()

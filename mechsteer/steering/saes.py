@@ -246,22 +246,30 @@ def check_sae(sae: Any, model: Any, site: str, *, transfer: bool) -> None:
     if sae.cfg.d_in != size and sae.cfg.metadata.hook_head_index is None:
         raise MechsteerError(f"The SAE has width {sae.cfg.d_in}, but the activations at {site!r} have {size}.")
     check_processing(sae, model, site, transfer=transfer)
-    if transfer:
-        return
+    if not transfer:
+        info = model_info(model)
+        check_origin(sae, site, name=info.name, fingerprint=info.fingerprint)
+
+
+def check_origin(sae: Any, site: str, *, name: str, fingerprint: str) -> None:
+    """Raise unless the SAE was trained at a site of a model.
+
+    Raises:
+        MechsteerError: with both values.
+    """
     data = sae.cfg.metadata
     if data.hook_name and data.hook_name != site:
         raise MechsteerError(
             f"This SAE was trained at {data.hook_name!r}, not at {site!r}. Pass transfer=True if another site is meant."
         )
-    info = model_info(model)
     if data.model_fingerprint:
-        same = data.model_fingerprint == info.fingerprint
+        same = data.model_fingerprint == fingerprint
     else:
-        same = not data.model_name or _same_model(str(data.model_name), info.name)
+        same = not data.model_name or _same_model(str(data.model_name), name)
     if not same:
         raise MechsteerError(
             f"This SAE was trained on {data.model_name!r} (fingerprint {data.model_fingerprint or 'unknown'}), not on "
-            f"{info.name!r} ({info.fingerprint}). Pass transfer=True if crossing models is meant."
+            f"{name!r} ({fingerprint}). Pass transfer=True if crossing models is meant."
         )
 
 

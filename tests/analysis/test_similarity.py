@@ -10,7 +10,7 @@ import torch
 import mechsteer as ms
 from mechsteer.analysis.separability import held_out, separability, wilson
 from mechsteer.analysis.similarity import similarity
-from mechsteer.analysis.states import last_states
+from mechsteer.sources import last_states
 from tests.analysis.naive import hf_run, hugging_face
 
 QUERIES = ["the cat sat", "one two red", "a dog in house", "write the task", "blue quote on mat ."]

@@ -2,7 +2,8 @@
 
 An *exit* is a number of blocks passed: exit 0 is the embeddings, exit N the stream after the last of N blocks. It is
 the layer number of the DoLa papers and the index in Hugging Face's ``hidden_states``; in names of sites, exit e is
-``resid_post`` of layer e - 1.
+``resid_post`` of layer e - 1. Captured activations are read instead of running the model where they are given; exit 0,
+the embeddings, need not have been captured.
 """
 
 import operator
@@ -10,19 +11,31 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, listed, not_finite, positive_int, shown
-from mechsteer.models import as_prompts, continuation_ids, is_encoder_decoder, predicting_stack, residual, site
-from mechsteer.prompts import Prompt, Prompts
+from mechsteer.errors import MechsteerError, listed, positive_int, shown
+from mechsteer.models import (
+    continuation_ids,
+    is_encoder_decoder,
+    model_device,
+    pad,
+    predicting_stack,
+    residual,
+    site,
+    start,
+)
+from mechsteer.models.hooking import Kept, check_finite
+from mechsteer.prompts import Prompt
+from mechsteer.sources import Recorded, as_recorded, check_made_by, refuse_steer
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 
 
 @dataclass(frozen=True)
 class Exits:
-    """One prompt's streams.
+    """One prompt's stream at every exit.
 
     Attributes:
         place: The prompt's place in the caller's list.
@@ -69,7 +82,7 @@ def continuations(model: Any, prompts: Sequence[Prompt], continuation: str | Seq
 
 def each_prompts_exits(
     model: Any,
-    prompts: Prompts,
+    prompts: Sequence[Prompt] | Recorded,
     take: Callable[[Exits], None],
     *,
     positions: str | Sequence[int] = "last",
@@ -77,12 +90,12 @@ def each_prompts_exits(
     steer: Intervention | None = None,
     batch_size: int = 32,
     progress: str = "",
-) -> list[Prompt]:
-    """Run prompts and hand over the streams of each, one batch in memory at a time.
+) -> None:
+    """Run prompts and hand over the stream of each at every exit, one batch in memory at a time.
 
     Args:
         model: A loaded model.
-        prompts: One or many.
+        prompts: The prompts; or captured activations, see :func:`captured`.
         take: Called once a prompt, not in their order.
         positions: ``"last"`` (the one that predicts what comes next), ``"all"``, or positions; negative ones count from
             the end.
@@ -93,19 +106,18 @@ def each_prompts_exits(
 
     Raises:
         MechsteerError: for positions that are not there, activations that are not finite (with site and prompt), or an
-            intervention that does not fit.
+            intervention that does not fit; for a site or position that was not captured.
     """
     positive_int("batch_size", batch_size)
-    made = as_prompts(model, prompts)
-    after = continuations(model, made, continuation)
-    starts = [1 if is_encoder_decoder(model) else len(p) for p in made]
-    wanted = [_positions(positions, start + len(ids)) for start, ids in zip(starts, after, strict=True)]
     names = exit_sites(model)
-    kept: dict[str, list[Tensor]] = {name: [] for name in names}
+    if isinstance(prompts, Recorded):
+        _each_captured(model, prompts, take, names, positions, batch_size)
+        return
+    after = continuations(model, prompts, continuation)
+    starts = [1 if is_encoder_decoder(model) else len(p) for p in prompts]
+    wanted = [_positions(positions, start + len(ids)) for start, ids in zip(starts, after, strict=True)]
     first = 0  # of the current pass, the first position that some prompt of the batch wants
-
-    def keep(x: Tensor, hook: Any) -> None:
-        kept[hook.name].append(x[:, first:])
+    kept = Kept(names, lambda x, site: x[:, first:])
 
     def run(step: Step) -> None:
         nonlocal first
@@ -119,28 +131,85 @@ def each_prompts_exits(
         if longest:
             first = max(earliest - length, 0)
             residual(model, state, *padded([after[place] for place in index], longest))
-        streams = torch.stack([torch.cat(kept[name], dim=1) for name in names])
-        for parts in kept.values():
-            parts.clear()
+        found = torch.stack([kept.take(name) for name in names])
         for row, (place, offset) in enumerate(zip(index, offsets, strict=True)):
-            states = streams[:, row, [offset + position - earliest for position in wanted[place]]].float()
-            _check_finite(states, names, place)
-            take(Exits(place, wanted[place], states))
+            states = found[:, row, [offset + position - earliest for position in wanted[place]]].float()
+            _take(Exits(place, wanted[place], states), names, take)
 
     # The context bounds the padded batch; alone, every prompt and its continuation fit if they fit at all.
-    longest = max(map(len, made)) + max(map(len, after))
+    longest = max(map(len, prompts)) + max(map(len, after))
     if not is_encoder_decoder(model) and longest > model.cfg.n_ctx:
         batch_size = 1
-    run_batches(
-        model,
-        made,
-        run,
-        steer=as_intervention(steer),
-        batch_size=batch_size,
-        hooks=[(name, keep) for name in names],
-        progress=progress,
-    )
-    return made
+    under = as_intervention(steer)
+    run_batches(model, prompts, run, steer=under, batch_size=batch_size, hooks=kept.hooks, progress=progress)
+
+
+def captured(
+    model: Any, prompts: Any, *, steer: Intervention | None, continuation: str | Sequence[str] | None = None
+) -> Recorded | None:
+    """Captured activations that were given in the place of prompts; None for prompts.
+
+    Raises:
+        MechsteerError: for activations of another model, or with an intervention or a continuation, which are for
+            prompts that are run.
+    """
+    source = as_recorded(prompts)
+    if source is None and as_recorded(model) is not None:
+        raise MechsteerError(
+            "States are read out by the model's own norm and unembedding: give it first, and what was captured in the "
+            "place of the prompts, e.g. ms.logit_lens(model, store)."
+        )
+    if source is not None:
+        check_made_by(model, [source])
+        refuse_steer(source, steer)
+        if continuation is not None:
+            raise MechsteerError(f"{source.name} is captured already; a continuation is for prompts that are run.")
+    return source
+
+
+def _each_captured(
+    model: Any,
+    source: Recorded,
+    take: Callable[[Exits], None],
+    names: Sequence[str],
+    positions: str | Sequence[int],
+    size: int,
+) -> None:
+    """The same from captured activations, ``size`` prompts in memory at a time."""
+    stack, _ = predicting_stack(model)
+    embedded = names[0] not in source.stacks and source.about.get("intervention") == "none"
+    sites = [source.site(name) for name in (names[1:] if embedded else names)]
+    places, members = source.places(stack), source.members
+    for first in range(0, len(members), size):
+        some = members[first : first + size]
+        wanted = [_positions(positions, 1 if stack == "decoder" else member.length) for member in some]
+        pairs = [(member, position) for member, chosen in zip(some, wanted, strict=True) for position in chosen]
+        rows = np.array([source.row(sites[0], member, position, places) for member, position in pairs])
+        states = [source.read(name, rows) for name in sites]
+        if embedded:
+            states.insert(0, _embeddings(model, source.prompts(some), wanted))
+        each = torch.stack([x.float() for x in states]).to(model_device(model)).split([len(w) for w in wanted], dim=1)
+        for place, (chosen, found) in enumerate(zip(wanted, each, strict=True), start=first):
+            _take(Exits(place, chosen, found), names, take)
+
+
+def _embeddings(
+    model: Any, prompts: Sequence[Prompt], wanted: Sequence[Sequence[int]]
+) -> Float[Tensor, "positions d_model"]:
+    """The stream before the first block, which no other token decides."""
+    if is_encoder_decoder(model):
+        token = torch.tensor([[model.cfg.decoder_start_token_id]], device=model_device(model))
+        return model.embed(token)[0].expand(len(prompts), -1).cpu()
+    batch = pad(model, prompts)
+    stream = residual(model, start(model, batch.tokens, batch.mask), batch.tokens, batch.mask, layers=0)
+    rows = zip(stream, batch.starts, wanted, strict=True)
+    return torch.cat([x[[first + position for position in chosen]] for x, first, chosen in rows]).cpu()
+
+
+def _take(found: Exits, names: Sequence[str], take: Callable[[Exits], None]) -> None:
+    for name, states in zip(names, found.states, strict=True):
+        check_finite(states[None], name, [found.place])
+    take(found)
 
 
 def padded(rows: Sequence[Sequence[int]], length: int) -> tuple[Int[Tensor, "rows new"], Bool[Tensor, "rows new"]]:
@@ -173,9 +242,3 @@ def _positions(positions: str | Sequence[int], length: int) -> list[int]:
     if not found:
         raise MechsteerError("No positions were given.")
     return sorted(set(found))
-
-
-def _check_finite(states: Float[Tensor, "exits positions d_model"], names: Sequence[str], place: int) -> None:
-    bad = ~states.isfinite().flatten(1).all(1)
-    if bad.any():
-        raise not_finite(names[int(bad.nonzero()[0])], place)
