@@ -51,6 +51,7 @@ _HOMES = {
     "scoring": ("score_outputs",),
     "comparison": ("Comparison", "compare"),
     "diagnosis": ("Diagnosis", "diagnose"),
+    "tuning": ("Tuning", "tune"),
     "tasks": ("task",),
     "identity": ("cell_key",),
 }
@@ -87,6 +88,7 @@ __all__ = [
     "Prompt",
     "Sample",
     "SinkWarning",
+    "Tuning",
     "activations",
     "add",
     "analysis",
@@ -137,6 +139,7 @@ __all__ = [
     "studies",
     "task",
     "tasks",
+    "tune",
     "verify",
     "volatility",
 ]
@@ -189,6 +192,7 @@ if TYPE_CHECKING:
         spotlight,
     )
     from mechsteer.tasks import task
+    from mechsteer.tuning import Tuning, tune
 
 
 def __getattr__(name: str) -> Any:

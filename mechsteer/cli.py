@@ -197,6 +197,43 @@ class Diagnose:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tune:
+    """Find how to steer for an instruction: chosen on one half of the prompts, tested once on the other.
+
+    Says first what it will take. A tuning that was stopped continues where it was when it is started again with the
+    same --out.
+    """
+
+    model: Positional[Annotated[str, _shown_as("MODEL")]]
+    """organism:NAME, a local directory, or an id on the Hugging Face hub."""
+    task: Positional[Annotated[str, _shown_as("TASK")]]
+    """A JSONL or CSV file of prompts with their instruction, or the bundled task instructions."""
+    methods: Annotated[tuple[str, ...], _shown_as("METHOD ...")] = ()
+    """Of guide, spotlight, pasta, scale_keys, directer, vector, project. Default: all."""
+    check: Annotated[str | None, _shown_as("CHECK")] = None
+    """For a file of one's own: lowercase, json, max_words:30, sentences:1, language:fr, contains:TEXT ... Default: as
+    its lines say."""
+    score: Annotated[str | None, _shown_as("COLUMN")] = None
+    """The score that counts. Default: the task's first."""
+    floor: float = 0.9
+    """The least quality, as a part of the unsteered model's: answers that have not collapsed."""
+    budget: float = 3.0
+    """Tokens that each method may generate, in answers of the unsteered model to all validation prompts."""
+    max_new_tokens: Annotated[int | None, _shown_as("INT")] = None
+    """For a file of one's own, the most new tokens. Default: 128."""
+    n: Annotated[int | None, _shown_as("INT")] = None
+    """The most prompts, both halves together. Default: all."""
+    seed: int = 0
+    """Decides the halves and the order in which prompts are looked at."""
+    out: Annotated[Path, _shown_as("FOLDER")] = Path("results/tuning")
+    """Folder for what was computed, the tables, the page, the figure and the intervention."""
+    batch_size: int = 16
+    """Prompts computed together; does not change the results."""
+    device: Device = None
+    """cpu, cuda, mps."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Score:
     """Score answers that something else wrote: of IFEval, prompt and instruction level, strict and loose."""
 
@@ -279,6 +316,7 @@ Command = (
     | Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
+    | Annotated[Tune, tyro.conf.subcommand("tune")]
     | Annotated[Score, tyro.conf.subcommand("score")]
     | Annotated[Inspect, tyro.conf.subcommand("inspect")]
     | Annotated[OrganismsCommand, tyro.conf.subcommand("organisms")]
@@ -314,6 +352,7 @@ def _run(command: Any) -> None:
         Generate: _generate,
         Compare: _compare,
         Diagnose: _diagnose,
+        Tune: _tune,
         Score: _score,
         Inspect: _inspect,
         ListOrganisms: _list_organisms,
@@ -496,15 +535,11 @@ def _plan(c: Inspect) -> None:
 def _compare(c: Compare) -> None:
     from mechsteer.comparison import compare
     from mechsteer.comparison.methods import methods_of
-    from mechsteer.errors import positive_int
     from mechsteer.files import writable_dir, write_table
     from mechsteer.models import load
     from mechsteer.plots import save
-    from mechsteer.tasks.named import named_task
 
-    task, methods = named_task(c.task, check=c.check, max_new_tokens=c.max_new_tokens), methods_of(c.methods)
-    if c.n is not None:
-        task = dataclasses.replace(task, samples=task.samples[: positive_int("n", c.n)])
+    task, methods = _task(c), methods_of(c.methods)
     out = writable_dir(c.out)
     _threads(c.model)
     model = load(c.model, device=c.device)
@@ -518,14 +553,10 @@ def _compare(c: Compare) -> None:
 
 def _diagnose(c: Diagnose) -> None:
     from mechsteer.diagnosis import diagnose
-    from mechsteer.errors import positive_int
     from mechsteer.files import writable_dir
     from mechsteer.models import load
-    from mechsteer.tasks.named import named_task
 
-    task = named_task(c.task, check=c.check, max_new_tokens=c.max_new_tokens)
-    if c.n is not None:
-        task = dataclasses.replace(task, samples=task.samples[: positive_int("n", c.n)])
+    task = _task(c)
     out = writable_dir(c.out)
     _threads(c.model)
     model = load(c.model, device=c.device)
@@ -533,6 +564,28 @@ def _diagnose(c: Diagnose) -> None:
     found.to_html(out / "diagnosis.html")
     print(found)
     print(f"\nThe page is {out}/diagnosis.html; all tables are beside it.")
+
+
+def _task(c: Compare | Diagnose | Tune) -> Any:
+    """The named task, or its first prompts."""
+    from mechsteer.errors import positive_int
+    from mechsteer.tasks.named import named_task
+
+    task = named_task(c.task, check=c.check, max_new_tokens=c.max_new_tokens)
+    return task if c.n is None else dataclasses.replace(task, samples=task.samples[: positive_int("n", c.n)])
+
+
+def _tune(c: Tune) -> None:
+    from mechsteer.models import load
+    from mechsteer.tuning import tune
+    from mechsteer.tuning.ladders import DEFAULT, families_of
+
+    task, methods = _task(c), tuple(families_of(c.methods or DEFAULT))
+    _threads(c.model)
+    model = load(c.model, device=c.device)
+    options = {"floor": c.floor, "budget": c.budget, "score": c.score, "seed": c.seed, "batch_size": c.batch_size}
+    found = tune(model, task, methods, out=c.out, progress=True, **options)
+    print(f"\n{found}\n\nThe page is {c.out}/tuning.html; the tables, the figure and {found.saved_as} are beside it.")
 
 
 def _score(c: Score) -> None:

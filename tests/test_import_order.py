@@ -37,6 +37,7 @@ ORDER = [
     "organisms",
     "comparison",
     "diagnosis",
+    "tuning",
     "cli",
 ]
 PACKAGE = Path(mechsteer.__file__).parent

@@ -14,6 +14,7 @@ add batch cell_key evaluate generate gradient_direction load model_info prompt s
 ActivationStore Directer DoLa Gated capture cross_attention_shift influence layer_sensitivity logit_lens match_influence
 features instruction_features load_sae sparse_direction sparse_path
 task Comparison compare score_outputs Diagnosis diagnose
+task Comparison compare Tuning tune score_outputs
 rollout separability frozen_cross_attention similarity volatility
 sinks SinkWarning
 activations analysis directions models organisms plots steering studies tasks

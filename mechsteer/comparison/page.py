@@ -54,14 +54,19 @@ def page(
     rows: "pd.DataFrame", summary: "pd.DataFrame", score: str, figure: "Figure | None", *, limit: int | None = None
 ) -> str:
     """The page; with ``limit``, a part for a notebook with so many prompts."""
-    image = "" if figure is None else f'<img alt="Adherence by method" src="data:image/png;base64,{_png(figure)}">'
-    body = f'<div class="mechsteer"><style>{STYLE}</style>{_table(summary)}{image}{_answers(rows, score, limit)}</div>'
+    drawn = "" if figure is None else image(figure, "Adherence by method")
+    body = f'<div class="mechsteer"><style>{STYLE}</style>{_table(summary)}{drawn}{answers(rows, score, limit)}</div>'
     if figure is None:
         return body
     title = f"Comparison on {html.escape(str(rows['task'].iloc[0]))}, {html.escape(str(rows['model_name'].iloc[0]))}"
     head = f'<meta charset="utf-8"><title>{title}</title>'
     body = f'<h1 class="mechsteer">{title}</h1>{body}'
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+
+
+def image(figure: "Figure", alt: str) -> str:
+    """A figure as a part of a page."""
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{_png(figure)}">'
 
 
 def _png(figure: "Figure") -> str:
@@ -98,7 +103,7 @@ def _percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.0f} %"
 
 
-def _answers(rows: "pd.DataFrame", score: str, limit: int | None) -> str:
+def answers(rows: "pd.DataFrame", score: str, limit: int | None) -> str:
     """A table with a column for each method and two lines for each prompt."""
     if "output" not in rows:
         return ""

@@ -1,0 +1,88 @@
+"""How far a way to steer moves the model: one axis of strength for all of them, which needs no generated token.
+
+For the first tokens y_1 .. y_n of the unsteered model's answers to a few prompts x, the Jensen-Shannon divergences
+
+    JSD(p(. | x, y_<t), q(. | x, y_<t))    (nats, 0 to ln 2)
+
+of the unsteered p and the steered q, and of all these tokens the 95th percentile: steering moves a few tokens and
+leaves the rest, which a mean would hide.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mechsteer.analysis.distributions import jsd
+from mechsteer.models import advance
+from mechsteer.prompts import Prompt
+from mechsteer.steering import Intervention, Step, begin, run_batches
+
+PROMPTS, TOKENS = 4, 24
+"""How many prompts, and how many tokens of each answer."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What candidates are compared with.
+
+    Attributes:
+        model: A loaded model.
+        prompts: What is asked.
+        answers: The first tokens of the unsteered model's answers.
+        unsteered: For each, the log-probabilities of the next token.
+    """
+
+    model: Any
+    prompts: Sequence[Prompt]
+    answers: Sequence[Sequence[int]]
+    unsteered: Sequence[Float[Tensor, "_ d_vocab"]]
+
+    def divergence(self, steer: Intervention) -> float:
+        """The 95th percentile over all tokens, in nats."""
+        steered = _log_probabilities(self.model, self.prompts, self.answers, steer)
+        found = [jsd(p, q) for p, q in zip(self.unsteered, steered, strict=True)]
+        return float(torch.cat(found).quantile(0.95))
+
+
+def probe(model: Any, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]]) -> Probe:
+    """Read what the unsteered model says.
+
+    Args:
+        model: A loaded model.
+        prompts: What is asked.
+        answers: The tokens that it answered; of answers without any, its next token alone counts.
+    """
+    kept = [list(ids)[:TOKENS] for ids in answers[:PROMPTS]]
+    chosen = list(prompts[:PROMPTS])
+    return Probe(model, chosen, kept, _log_probabilities(model, chosen, kept, Intervention()))
+
+
+@torch.no_grad()
+def _log_probabilities(
+    model: Any, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], steer: Intervention
+) -> list[Float[Tensor, "_ d_vocab"]]:
+    """For each prompt, of the tokens of its answer (at least the first), all read in one pass."""
+    found: list[Tensor] = [torch.empty(0)] * len(prompts)
+
+    def run(step: Step) -> None:
+        index = list(step.index or range(len(step.batch)))
+        fed = [list(answers[i])[:-1] for i in index]
+        longest = max(map(len, fed))
+        target = torch.zeros((len(fed), longest), dtype=torch.long)
+        real = torch.zeros_like(target, dtype=torch.bool)
+        for row, ids in enumerate(fed):
+            target[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
+            real[row, : len(ids)] = True
+        state, tokens, mask = begin(model, step)
+        logits = advance(model, state, tokens, mask)
+        if longest:
+            logits = torch.cat([logits, advance(model, state, target, real, logits_at="all")], dim=1)
+        for row, place in enumerate(index):
+            found[place] = logits[row, : len(fed[row]) + 1].float().log_softmax(-1).cpu()
+
+    run_batches(model, prompts, run, steer=steer, batch_size=PROMPTS)
+    return found

@@ -1,0 +1,115 @@
+"""``Tuning``: what a tuning found, as tables, a figure, sentences and a page."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mechsteer.decoding import Strategy
+from mechsteer.files import atomic_path, write_record, write_table
+from mechsteer.plots import save
+from mechsteer.plots.tuning import tuning_figure
+from mechsteer.report import show
+from mechsteer.steering import Intervention
+from mechsteer.tuning.findings import findings
+from mechsteer.tuning.ladders import Way
+from mechsteer.tuning.page import tuning_page
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+FILE = "intervention.safetensors"
+BEST = ["method", "strength", "layer", "divergence", "adherence", "adherence_low", "adherence_high", "quality", "edge"]
+TEST = ["name", "n", "adherence", "adherence_low", "adherence_high", "quality", "repaired", "broken", "p_value"]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What came out.
+
+    Attributes:
+        curve: Every candidate on the validation prompts; see :func:`mechsteer.tuning.tables.curve_table`.
+        best: The best of each method there, the best first; see :func:`mechsteer.tuning.tables.best_table`.
+        test: The held-out prompts: the unsteered model, the tuned way, and other ways to ask.
+        rows: One row a held-out prompt and way.
+        way: The tuned way; without steering where nothing was better.
+        tokens: How many tokens the search generated, by method.
+        grid_tokens: How many all points of all ladders would take on all validation prompts.
+        left_out: Methods and ways to ask that were left out, and why.
+    """
+
+    curve: "pd.DataFrame"
+    best: "pd.DataFrame"
+    test: "pd.DataFrame"
+    rows: "pd.DataFrame"
+    way: Way
+    tokens: Mapping[str, int]
+    grid_tokens: int
+    left_out: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def intervention(self) -> Intervention | Strategy:
+        """What to steer with: an intervention to save, for DIRECTER the strategy; without edits where nothing helps."""
+        return self.way.strategy or self.way.steer or Intervention()
+
+    @property
+    def saved_as(self) -> str:
+        """Where :meth:`save` puts the intervention, in words."""
+        setting = self.intervention
+        if isinstance(setting, Intervention):
+            return FILE if setting.edits else "no intervention, for none helps,"
+        return f"the settings ({setting!r}, in tuning.json)"
+
+    @property
+    def findings(self) -> list[str]:
+        """What was found, in sentences."""
+        start = float(self.curve["adherence"].iloc[0])
+        return [*findings(self.best, self.test, self.rows, start), self._cost(), *self._left_out()]
+
+    def _cost(self) -> str:
+        spent = sum(self.tokens.values())
+        part = 100 * spent / max(1, self.grid_tokens)
+        return (
+            f"The search generated {spent:,} tokens, {part:.0f} % of the {self.grid_tokens:,} that the full grid of "
+            f"{', '.join(self.tokens)} would take."
+        )
+
+    def _left_out(self) -> list[str]:
+        return [f"Left out: {name}: {why}" for name, why in self.left_out.items()]
+
+    def plot(self) -> "Figure":
+        """Adherence against quality with the front of the best, and adherence by divergence, on validation prompts."""
+        return tuning_figure(self.curve, self.best)
+
+    def to_html(self, path: str | os.PathLike[str]) -> Path:
+        """Write a page that needs nothing else: findings, tables, figure, and the held-out answers side by side."""
+        with atomic_path(path) as temporary:
+            temporary.write_text(tuning_page(self, self.plot()), encoding="utf-8")
+        return Path(path)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the tables, the figure, the page, the findings, and the intervention (of DIRECTER its settings)."""
+        out = Path(folder)
+        for name in ("curve", "best", "test", "rows"):
+            write_table(getattr(self, name), out / name)
+        save(self.plot(), out / "tuning")
+        self.to_html(out / "tuning.html")
+        setting = self.intervention
+        if isinstance(setting, Intervention) and setting.edits:
+            setting.save(out / FILE)
+        record = {"way": repr(setting), "findings": self.findings, "tokens": dict(self.tokens)}
+        write_record(out / "tuning.json", record)
+        return out
+
+    def _repr_html_(self) -> str:
+        return tuning_page(self, None)
+
+    def __repr__(self) -> str:
+        said = "\n".join(f"- {one}" for one in self.findings)
+        tables = {
+            "Held-out prompts": show(self.test[TEST], decimals=2),
+            "Best of each method on the validation prompts": show(self.best[BEST], decimals=3),
+        }
+        return "\n\n".join([said, *(f"{title}\n\n{table}" for title, table in tables.items())])

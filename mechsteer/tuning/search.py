@@ -1,0 +1,220 @@
+"""Successive halving of one method's points, with a budget of generated tokens.
+
+1. Points that are as different as can be (:meth:`mechsteer.tuning.grids.Grid.first`) write their first tokens. Those
+   that go wrong there are dropped.
+2. The others answer an eighth of the prompts; the better half of them the next quarter; the better half of those the
+   rest. A prompt is answered once by each.
+3. While the budget lasts, what was behind and no longer is (since the best turned out to be below the floor of quality,
+   say) goes on, and neighbours of the best on the ladder and in depth are tried in the same order of prompts and given
+   up as soon as they are behind it. Where the best is at the strong end, the ladder grows.
+
+There is no bisection: adherence rises and falls with strength. Better means: not below the floor of quality (on the
+first stretch, by no more than one prompt), then higher adherence, then quality, then less divergence. The floor
+is a part of the unsteered model's quality on the same prompts.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from mechsteer.stats import Interval, mean_interval
+from mechsteer.tuning.grids import Grid
+from mechsteer.tuning.halves import blocks
+from mechsteer.tuning.ladders import Candidate
+from mechsteer.tuning.trying import FIRST_TOKENS, Runs
+
+LEAST, MOST = 3, 8
+"""The fewest and the most points that a method begins with."""
+
+WRONG = 0.5
+"""A point is dropped if so much more of its beginnings have collapsed than of the unsteered model's."""
+
+FIRST_SHARE = 0.7
+"""The part of the budget that the first points may take; the rest is for neighbours."""
+
+
+@dataclass
+class Tried:
+    """One candidate and what it has answered.
+
+    Attributes:
+        candidate: The candidate.
+        parts: The rows of its answers, stretch by stretch.
+        tokens: How many tokens it has written, its beginnings included.
+        dropped: Why it was given up before it had answered all prompts; empty where it was not.
+    """
+
+    candidate: Candidate
+    parts: list[pd.DataFrame] = field(default_factory=list)
+    tokens: int = 0
+    dropped: str = ""
+
+    def values(self, name: str, rungs: int | None = None) -> list[float]:
+        """A column over the prompts of the first stretches. Default: of all that were answered."""
+        return [float(value) for part in self.parts[:rungs] for value in part[name]]
+
+    def mean(self, name: str, rungs: int | None = None) -> float:
+        """Its mean; NaN where nothing was answered."""
+        values = self.values(name, rungs)
+        return math.fsum(values) / len(values) if values else math.nan
+
+    def interval(self, name: str) -> Interval:
+        """Its mean over all that was answered, with the interval."""
+        return mean_interval(self.values(name))
+
+
+@dataclass
+class Search:
+    """The search of one method.
+
+    Attributes:
+        grid: Its points.
+        runs: Evaluations on the validation prompts.
+        unsteered: What the unsteered model answered.
+        beginnings: The share of the unsteered model's beginnings that have collapsed.
+        floor: The least quality, as a part of the unsteered model's.
+        budget: How many tokens may be generated.
+        tried: The candidates so far.
+    """
+
+    grid: Grid
+    runs: Runs
+    unsteered: Tried
+    beginnings: float
+    floor: float
+    budget: int
+    tried: list[Tried] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.blocks = blocks(len(self.runs.task.samples))
+
+    @property
+    def spent(self) -> int:
+        """How many tokens the method has generated."""
+        return sum(one.tokens for one in self.tried)
+
+    def run(self) -> list[Tried]:
+        """All that were tried, in the order in which they were begun."""
+        alive = [one for one in map(self._begun, self.grid.first(self._count())) if not one.dropped]
+        for rung in range(len(self.blocks)):
+            for one in alive:
+                self._answer(one, rung)
+            alive = self._halved(alive, rung)
+        self._refine()
+        return self.tried
+
+    def best(self) -> Tried | None:
+        """The best of those that have answered all prompts."""
+        whole = [one for one in self.tried if len(one.parts) == len(self.blocks)]
+        return max(whole, key=lambda one: self.rank(one, len(self.blocks)), default=None)
+
+    def rank(self, one: Tried, rungs: int, slack: float | None = None) -> tuple[float, ...]:
+        """What candidates are ordered by, the larger the better.
+
+        Args:
+            one: A candidate.
+            rungs: How many of its stretches count.
+            slack: By how many prompts it may be below the floor. Default: by one on the first stretch, else by none.
+        """
+        adherence, quality = one.mean("adherence", rungs), one.mean("quality", rungs)
+        allowed = float(rungs == 1 < len(self.blocks)) if slack is None else slack
+        least = self.floor * self.unsteered.mean("quality", rungs) - allowed / self.blocks[rungs - 1][1]
+        moved = self.grid.moved(one.candidate)
+        return (quality >= least - 1e-9, adherence, quality, -moved if not math.isnan(moved) else 0.0)
+
+    def _count(self) -> int:
+        """How many points there are to begin with, so that halving them takes most of the budget."""
+        costs = [self._cost(rung) for rung in range(len(self.blocks))]
+        start = min(1.0, FIRST_TOKENS / self.runs.task.max_new_tokens) * costs[0]
+        for count in range(MOST, LEAST, -1):
+            left, total = count, count * start
+            for cost in costs:
+                total += left * cost
+                left = max(1, left // 2)
+            if total <= FIRST_SHARE * self.budget:
+                return count
+        return LEAST
+
+    def _cost(self, rung: int) -> int:
+        """The tokens that a stretch takes: as many as the unsteered model wrote."""
+        return int(self.unsteered.parts[rung]["n_tokens"].sum())
+
+    def _begun(self, candidate: Candidate) -> Tried:
+        """A candidate with its first tokens written, and dropped if they have gone wrong."""
+        one = Tried(candidate)
+        self.tried.append(one)
+        if self.runs.task.max_new_tokens > 2 * FIRST_TOKENS:
+            rows = self.runs.rows(self.grid.way(candidate), self.blocks[0], FIRST_TOKENS)
+            one.tokens += int(rows["n_tokens"].sum())
+            if float(rows["collapsed"].mean()) >= self.beginnings + WRONG:
+                one.dropped = "wrong in its first tokens"
+        return one
+
+    def _answer(self, one: Tried, rung: int) -> None:
+        rows = self.runs.rows(self.grid.way(one.candidate), self.blocks[rung])
+        one.parts.append(rows)
+        one.tokens += int(rows["n_tokens"].sum())
+
+    def _halved(self, alive: list[Tried], rung: int) -> list[Tried]:
+        if rung + 1 == len(self.blocks):
+            return alive
+        order = sorted(alive, key=lambda one: self.rank(one, rung + 1), reverse=True)
+        kept = order[: max(1, len(order) // 2)]
+        for one in order[len(kept) :]:
+            one.dropped = f"behind after {self.blocks[rung][1]} prompts"
+        return [one for one in alive if one in kept]
+
+    def _refine(self) -> None:
+        """Let others catch up with the best, until the budget is spent or there is none left."""
+        while (best := self.best()) is not None and self.spent + self._cost(0) <= self.budget:
+            one = self._contender(best) or self._neighbour(best)
+            if one is None:
+                return
+            self._race(one, best)
+
+    def _contender(self, best: Tried) -> Tried | None:
+        """The best of those that were given up but are not behind the best, now that it is known."""
+
+        def ahead(one: Tried) -> bool:
+            rungs, over = len(one.parts), self.rank(best, len(self.blocks))[0]
+            above, adherence = self.rank(one, rungs, slack=0)[:2]
+            return (above, adherence) > (over, best.mean("adherence", rungs))
+
+        waiting = [one for one in self.tried if 0 < len(one.parts) < len(self.blocks) and one.dropped and ahead(one)]
+        found = max(waiting, key=lambda one: self.rank(one, len(one.parts)), default=None)
+        return None if found is None or not self._affordable(len(found.parts)) else found
+
+    def _neighbour(self, best: Tried) -> Tried | None:
+        """A neighbour that was not tried; where the best is below the floor, one that is half-way to what is not.
+
+        Quality, unlike adherence, falls with strength, so that its floor may be bisected.
+        """
+        known = {one.candidate: one for one in self.tried}
+        beside = self.grid.beside(best.candidate)
+        if not self.rank(best, len(self.blocks))[0]:
+            sound = [c for c, one in known.items() if one.parts and self.rank(one, len(one.parts), slack=0)[0]]
+            beside = self.grid.between(best.candidate, sound)
+        left = next((point for point in beside if point not in known), None)
+        return None if left is None else self._begun(left)
+
+    def _affordable(self, rung: int) -> bool:
+        return self.spent + self._cost(rung) <= self.budget
+
+    def _race(self, one: Tried, best: Tried) -> None:
+        """Let a candidate answer on until it is behind the best."""
+        if one.dropped.startswith("wrong"):
+            return
+        one.dropped = ""
+        for rung in range(len(one.parts), len(self.blocks)):
+            if not self._affordable(rung):
+                one.dropped = f"the budget ended after {len(one.values('adherence'))} prompts"
+                return
+            self._answer(one, rung)
+            if rung + 1 < len(self.blocks) and self.rank(one, rung + 1)[:2] < self._standard(best, rung + 1):
+                one.dropped = f"behind after {self.blocks[rung][1]} prompts"
+                return
+
+    def _standard(self, best: Tried, rungs: int) -> tuple[float, ...]:
+        """What must be reached on some stretches; one whose quality is too low on all prompts sets no high one."""
+        return (self.rank(best, len(self.blocks))[0], best.mean("adherence", rungs))

@@ -1,0 +1,78 @@
+"""The tables of a tuning: every candidate, and the best of each method."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from mechsteer.tuning.ladders import FAMILIES
+from mechsteer.tuning.search import Search, Tried
+
+COLUMNS = ["method", "strength", "unit", "layer", "divergence", "n", "adherence", "adherence_low", "adherence_high"]
+COLUMNS += ["followed", "quality", "above_floor", "collapsed", "n_tokens", "dropped"]
+
+
+def curve_table(searches: Mapping[str, Search], unsteered: Tried) -> pd.DataFrame:
+    """One row a candidate, the unsteered model first.
+
+    Returns:
+        method, strength, unit (of the strength), layer (-1 without), divergence (nats; see
+        :mod:`mechsteer.tuning.divergence`), n (prompts answered), adherence with adherence_low and adherence_high (95
+        %; answers that follow and have not collapsed), followed (the same, collapsed ones too), quality, above_floor
+        (on the same prompts), collapsed (shares), n_tokens (all that were generated for it), dropped (why it did not
+        answer all prompts).
+    """
+    rows = [_row(unsteered, 0.0, above=True)]
+    for search in searches.values():
+        rows += [_row_of(search, one) for one in search.tried]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _row_of(search: Search, one: Tried) -> dict[str, Any]:
+    above = bool(one.parts) and bool(search.rank(one, len(one.parts), slack=0)[0])
+    return _row(one, search.grid.moved(one.candidate), above=above)
+
+
+def _row(one: Tried, moved: float, *, above: bool) -> dict[str, Any]:
+    candidate, adherence = one.candidate, one.interval("adherence")
+    family = FAMILIES.get(candidate.method)
+    return {
+        "method": candidate.method,
+        "strength": candidate.strength,
+        "unit": family.argument if family else "",
+        "layer": candidate.layer,
+        "divergence": moved,
+        "n": adherence.n,
+        "adherence": adherence.mean,
+        "adherence_low": adherence.low,
+        "adherence_high": adherence.high,
+        "followed": one.mean("followed"),
+        "quality": one.mean("quality"),
+        "above_floor": above,
+        "collapsed": one.mean("collapsed"),
+        "n_tokens": one.tokens or int(sum(one.values("n_tokens"))),
+        "dropped": one.dropped,
+    }
+
+
+def best_table(searches: Mapping[str, Search], unsteered: Tried) -> tuple[pd.DataFrame, Tried | None]:
+    """The best candidate of each method, the best first, and the one that is chosen.
+
+    Returns:
+        The columns of :func:`curve_table`, then edge (above the floor, and nothing stronger was tried: a better one may
+        lie beyond) and chosen; and the chosen candidate: the best of all that is above the floor and follows more often
+        than the unsteered model, None if there is none.
+    """
+    found = [(search, best) for search in searches.values() if (best := search.best()) is not None]
+    found.sort(key=lambda pair: pair[0].rank(pair[1], len(pair[0].blocks)), reverse=True)
+    start = unsteered.interval("adherence").mean
+    chosen = None
+    if found:
+        search, first = found[0]
+        above, adherence, *_ = search.rank(first, len(search.blocks))
+        chosen = first if above and adherence > start and not math.isnan(adherence) else None
+    table = pd.DataFrame([_row_of(search, one) for search, one in found], columns=COLUMNS)
+    edges = [search.grid.is_edge(one.candidate, [other.candidate for other in search.tried]) for search, one in found]
+    edges = [edge and bool(above) for edge, above in zip(edges, table["above_floor"], strict=True)]
+    return table.assign(edge=edges, chosen=[one is chosen for _, one in found]), chosen

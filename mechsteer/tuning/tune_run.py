@@ -1,0 +1,178 @@
+"""``tune``: from prompts with an instruction to a setting that was chosen fairly and tested honestly."""
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from mechsteer.decoding import generate
+from mechsteer.directions import Direction
+from mechsteer.directions.contrast import differences_in_means
+from mechsteer.errors import MechsteerError, finite
+from mechsteer.evaluation import Task
+from mechsteer.files import writable_dir
+from mechsteer.identity import cell_key
+from mechsteer.models import check_model, predicting_stack, taken_once
+from mechsteer.tuning.divergence import PROMPTS, TOKENS, Probe, probe
+from mechsteer.tuning.estimate import estimate
+from mechsteer.tuning.grids import Grid
+from mechsteer.tuning.halves import blocks, halves
+from mechsteer.tuning.held_out import held_out, worked_examples
+from mechsteer.tuning.ladders import DEFAULT, Candidate, Family, Way, families_of, layers_tried
+from mechsteer.tuning.result import Tuning
+from mechsteer.tuning.search import Search, Tried
+from mechsteer.tuning.tables import best_table, curve_table
+from mechsteer.tuning.trying import FIRST_TOKENS, Runs, kept_number
+
+BUDGET = 3.0
+"""How often a method may answer all validation prompts, in tokens of the unsteered model's answers."""
+
+FLOOR = 0.9
+"""The least quality, as a part of the unsteered model's."""
+
+
+def tune(
+    model: Any,
+    task: Task,
+    methods: str | Sequence[str] = DEFAULT,
+    *,
+    floor: float = FLOOR,
+    out: str | os.PathLike[str] | None = None,
+    validation: Task | None = None,
+    budget: float = BUDGET,
+    score: str | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    progress: bool = False,
+) -> Tuning:
+    """Find how to steer: methods, layers and strengths by successive halving, then one run on held-out prompts.
+
+    Args:
+        model: A loaded model.
+        task: The task, e.g. :func:`mechsteer.task`. Half of its prompts are chosen on, the other half are reported on.
+        methods: Names of :data:`mechsteer.tuning.ladders.FAMILIES`. Those that need what the prompts do not have (an
+            instruction's span, a form without it) are left out, with the reason.
+        floor: The least quality, as a part of the unsteered model's: the share of answers that have not collapsed (of
+            tasks that measure ``fidelity``, its mean).
+        out: A folder for what was computed, the tables, the page and the intervention. A tuning that was killed goes on
+            there and ends with the same tables.
+        validation: A task of other prompts to choose on; then all of ``task`` is reported on.
+        budget: How many tokens each method may generate, in answers of the unsteered model to all validation prompts.
+        score: The column that says how well a prompt was followed. Default: as :func:`mechsteer.compare` chooses.
+        seed: Decides the halves and the order in which prompts are looked at.
+        batch_size: Prompts computed together; does not change the results.
+        progress: Say what it will take, and show bars.
+
+    Returns:
+        The tables, figures and findings, and the intervention.
+
+    Raises:
+        MechsteerError: for an unknown method, a floor or a budget that is none, too few prompts, a task that generates
+            nothing, or methods of which none can be used.
+
+    Example:
+        >>> task = ms.task("mine.jsonl", check="sentences:1")
+        >>> found = ms.tune(model, task, methods=("guide", "directer", "vector"), out="results/mine")
+        >>> found.intervention.save("mine.safetensors")
+    """
+    check_model(model)
+    families = families_of(methods)
+    if not 0 <= finite("floor", floor) <= 1:
+        raise MechsteerError(f"floor must be from 0 to 1, a part of the unsteered model's quality, got {floor}.")
+    if not finite("budget", budget) >= 1:
+        raise MechsteerError(f"budget must be at least 1 answer to all validation prompts, got {budget}.")
+    choosing, reporting = halves(task, validation, seed)
+    folder = None if out is None else writable_dir(out)
+    total = _announced(model, choosing, reporting, families, budget, batch_size) if progress else None
+    with taken_once(), tqdm(desc="tuning", unit="token", total=total, disable=not progress) as bar:
+        runs = Runs(model, choosing, folder, batch_size, score, bar)
+        study = _Study(runs, floor, budget)
+        for name, family in families.items():
+            study.search(name, family)
+        found = study.result(Runs(model, reporting, folder, batch_size, score, bar))
+    if folder is not None:
+        found.save(folder)
+    return found
+
+
+def _announced(model: Any, choosing: Any, reporting: Any, *options: Any) -> int:
+    """Say what it will take; the tokens."""
+    found = estimate(model, choosing, reporting, *options)
+    print(found)
+    return found.tokens
+
+
+class _Study:
+    """One tuning while it runs."""
+
+    def __init__(self, runs: Runs, floor: float, budget: float) -> None:
+        self.runs = runs
+        stretches = blocks(len(runs.task.samples))
+        self.unsteered = Tried(Candidate("unsteered", 0.0), [runs.rows(Way(), stretch) for stretch in stretches])
+        self.beginnings = float(runs.rows(Way(), stretches[0], FIRST_TOKENS)["collapsed"].mean())
+        self.tokens = int(sum(self.unsteered.values("n_tokens")))
+        self.floor = floor
+        self.budget = round(budget * self.tokens)
+        self.prompts = runs.task.prompts(runs.model)[:PROMPTS]
+        self.probe = self._probe()
+        self.searches: dict[str, Search] = {}
+        self.left_out: dict[str, str] = {}
+        self.directions: dict[int, Direction] | None = None
+
+    def _probe(self) -> Probe:
+        out = generate(self.runs.model, self.prompts, max_new_tokens=TOKENS, batch_size=PROMPTS)
+        ids = [row[:length].tolist() for row, length in zip(out.tokens, out.lengths, strict=True)]
+        return probe(self.runs.model, self.prompts, ids)
+
+    def search(self, name: str, family: Family) -> None:
+        """Search one method, or say why it cannot be used."""
+        try:
+            directions = self._directions() if family.kind == "vector" else {}
+            grid = Grid(name, directions, self._moved)
+            search = Search(grid, self.runs, self.unsteered, self.beginnings, self.floor, self.budget)
+            search.run()
+        except MechsteerError as error:
+            self.left_out[name] = str(error)
+            return
+        self.searches[name] = search
+
+    def _directions(self) -> dict[int, Direction]:
+        """Differences in means of the validation prompts with and without their instruction."""
+        if self.directions is None:
+            task, model = self.runs.task, self.runs.model
+            pairs = list(zip(task.prompts(model), task.prompts(model, with_instruction=False), strict=True))
+            self.directions = differences_in_means(model, pairs, layers=layers_tried(predicting_stack(model)[1]))
+        return self.directions
+
+    def _moved(self, way: Way) -> float:
+        steer = way.steer
+        if steer is None:
+            return float("nan")
+        key = partial(cell_key, self.runs.model, [self.prompts, self.probe.answers], steer, None, "divergence")
+        return kept_number(self.runs.out, key, lambda: self.probe.divergence(steer))
+
+    def result(self, reporting: Runs) -> Tuning:
+        """Choose, and run once on the held-out prompts."""
+        if not self.searches:
+            reasons = "; ".join(f"{name}: {why}" for name, why in self.left_out.items())
+            raise MechsteerError(f"None of the methods can be used. {reasons}")
+        curve = curve_table(self.searches, self.unsteered)
+        best, chosen = best_table(self.searches, self.unsteered)
+        way = Way() if chosen is None else self.searches[chosen.candidate.method].grid.way(chosen.candidate)
+        answered = [self.unsteered, *([] if chosen is None else [chosen])]
+        tables = [pd.concat(one.parts, ignore_index=True) for one in answered]
+        examples = worked_examples(self.runs.task, tables)
+        found = held_out(reporting, None if chosen is None else (chosen.candidate.name, way), examples)
+        return Tuning(
+            curve=curve,
+            best=best,
+            test=found.summary,
+            rows=found.rows,
+            way=way,
+            tokens={name: search.spent for name, search in self.searches.items()},
+            left_out={**self.left_out, **found.left_out},
+            grid_tokens=self.tokens * sum(search.grid.size for search in self.searches.values()),
+        )

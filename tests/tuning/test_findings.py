@@ -1,0 +1,78 @@
+"""The sentences: what they call an improvement, the ceiling, the gap, and what they refuse to say."""
+
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from mechsteer.comparison.summary import summarise
+from mechsteer.tuning.findings import findings
+from mechsteer.tuning.tables import COLUMNS
+
+N = 20
+
+
+def arm(name: str, followed: int, *, start: int = 0) -> pd.DataFrame:
+    """So many prompts follow, from a place on."""
+    values = [float(start <= place < start + followed) for place in range(N)]
+    return pd.DataFrame({"name": name, "adherence": values, "quality": 1.0, "collapsed": False, "n_tokens": 5})
+
+
+def best(adherence: float, **more: Any) -> pd.DataFrame:
+    row = dict.fromkeys(COLUMNS, 0.0) | {"method": "guide", "adherence": adherence, "above_floor": True}
+    return pd.DataFrame([row | {"edge": False, "chosen": True} | more])
+
+
+def said(tables: list[pd.DataFrame], chosen: pd.DataFrame) -> str:
+    rows = pd.concat(tables, ignore_index=True)
+    summary = summarise(rows, "adherence", {}).assign(quality=1.0)
+    return "\n".join(findings(chosen, summary, rows, 0.2))
+
+
+def test_a_large_difference_is_an_improvement_with_its_gap() -> None:
+    text = said([arm("unsteered", 4), arm("tuned: guide 1", 14)], best(0.9))
+    assert "14 of 20 (70 %, 95 % interval" in text and ": an improvement (10 repaired, 0 broken" in text
+    assert "promised 90 %, the held-out prompts gave 70 %: a gap of +20 points" in text
+    assert "Made worse: 0 of 20 prompts (0 %)" in text and "Edge" not in text
+
+
+@pytest.mark.parametrize("followed", [5, 9])
+def test_what_chance_explains_is_no_improvement(followed: int) -> None:
+    text = said([arm("unsteered", 4), arm("tuned: guide 1", followed)], best(0.9))
+    assert "no difference that these prompts can tell from chance" in text and "an improvement (" not in text
+
+
+def test_prompts_made_worse_are_counted() -> None:
+    text = said([arm("unsteered", 12), arm("tuned: guide 1", 3, start=10)], best(0.9))
+    assert "Made worse: 10 of 20 prompts (50 %)" in text and ": a loss (" in text
+
+
+def test_the_ceiling_is_the_best_way_to_ask() -> None:
+    tables = [arm("unsteered", 4), arm("tuned: guide 1", 8), arm("in capitals", 3), arm("instruction last", 18)]
+    text = said([*tables, arm("without instruction", 1)], best(0.5))
+    assert "Its ceiling when told otherwise is 18 of 20" in text and "(instruction last)" in text
+    assert "1 of 20 (5 %, 95 % interval 0 to 27 %) when the instruction is left out" in text
+    assert "Steering does worse than the best other way to ask (instruction last" in text
+
+
+def test_a_ceiling_that_asking_does_not_raise() -> None:
+    text = said([arm("unsteered", 4), arm("tuned: guide 1", 8), arm("in capitals", 2)], best(0.5))
+    assert "No other way to ask does better" in text
+    assert "ceiling is not known" in said([arm("unsteered", 4), arm("tuned: guide 1", 8)], best(0.5))
+
+
+def test_an_edge_is_said() -> None:
+    text = said([arm("unsteered", 4), arm("tuned: guide 1", 8)], best(0.5, edge=True))
+    assert "Edge: nothing stronger" in text
+
+
+def test_no_setting_is_recommended_where_none_helps() -> None:
+    none = best(0.1, chosen=False)
+    assert "none is recommended" in said([arm("unsteered", 4)], none)
+    assert "below the floor" in said([arm("unsteered", 4)], none.assign(above_floor=False))
+    assert "all were dropped" in said([arm("unsteered", 4)], none.iloc[:0])
+
+
+def test_few_prompts_say_what_they_can_show() -> None:
+    text = said([arm("unsteered", 4), arm("tuned: guide 1", 8)], best(0.5))
+    assert "at least 6 must be repaired" in text

@@ -1,0 +1,138 @@
+"""Successive halving on curves that are known: no model, so that what is found can be compared with the truth."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from mechsteer.tuning.grids import Grid
+from mechsteer.tuning.halves import blocks
+from mechsteer.tuning.ladders import FAMILIES, Candidate, Way
+from mechsteer.tuning.search import Search, Tried
+from mechsteer.tuning.tables import best_table, curve_table
+from mechsteer.tuning.trying import Runs
+
+N, LONG = 40, 60
+Curve = Callable[[float], tuple[float, float]]
+"""Share that follows and share that has not collapsed, of a strength."""
+
+
+class Prompts:
+    """As much of a task as the search asks for."""
+
+    samples = tuple(range(N))
+    max_new_tokens = LONG
+
+
+class Known(Runs):
+    """Rows of prompts of which the easiest follow and the last collapse."""
+
+    def __init__(self, curve: Curve) -> None:
+        super().__init__(None, Prompts(), None, 16)
+        self.curve, self.calls = curve, 0
+
+    def rows(self, way: Way, stretch: tuple[int, int] | None = None, limit: int | None = None) -> pd.DataFrame:
+        first, end = stretch or (0, N)
+        self.calls += 1
+        follow, sound = self.curve(way.steer.edits[0].strength if way.steer else 0.0)
+        places = [(place * 17) % N for place in range(first, end)]  # easy and hard ones mixed
+        whole = [place < sound * N for place in places]
+        rows = {"followed": [float(p < follow * N) for p in places], "collapsed": [not w for w in whole]}
+        table = pd.DataFrame(rows).assign(quality=[float(w) for w in whole], n_tokens=min(limit or LONG, LONG))
+        return table.assign(adherence=table["followed"] * table["quality"])
+
+
+def hill(top: float, best: float, breaks: float) -> Curve:
+    """Rises to ``top`` at ``best`` and falls; answers collapse from ``breaks`` on."""
+
+    def curve(strength: float) -> tuple[float, float]:
+        distance = abs(math.log2(max(strength, 0.01) / best))
+        return (max(0.1, top - 0.15 * distance) if strength else 0.1), 1.0 if strength < breaks else 0.3
+
+    return curve
+
+
+def searched(curve: Curve, budget: float = 3.0, method: str = "guide") -> Search:
+    runs = Known(curve)
+    parts = [runs.rows(Way(), stretch) for stretch in blocks(N)]
+    unsteered = Tried(Candidate("unsteered", 0.0), parts)
+    grid = Grid(method, {}, lambda way: way.steer.edits[0].strength / 100 if way.steer else math.nan)
+    search = Search(grid, runs, unsteered, 0.0, 0.9, round(budget * N * LONG))
+    search.run()
+    return search
+
+
+@pytest.mark.parametrize("best", [0.5, 1.0, 2.0, 4.0])
+def test_the_hill_is_climbed_for_a_part_of_the_grid(best: float) -> None:
+    curve = hill(0.9, best, 8.0)
+    search = searched(curve)
+    found = search.best()
+    assert found is not None and found.mean("adherence") >= 0.9 - 0.1
+    assert search.spent <= search.budget and search.budget <= 0.26 * len(FAMILIES["guide"].ladder) * N * LONG
+
+
+def test_what_collapses_at_once_is_dropped_before_it_answers() -> None:
+    search = searched(hill(0.9, 1.0, 4.0))
+    for one in search.tried:
+        broken = one.candidate.strength >= 4.0
+        assert (one.dropped == "wrong in its first tokens") == broken
+        assert not (broken and one.parts)
+
+
+def test_the_floor_of_quality_counts_before_adherence() -> None:
+    def tempting(strength: float) -> tuple[float, float]:
+        return min(1.0, 0.1 + 0.15 * strength), 1.0 if strength <= 1.5 else 0.7
+
+    search = searched(tempting)
+    found = search.best()
+    assert found is not None and found.candidate.strength <= 1.5
+    table, chosen = best_table({"guide": search}, search.unsteered)
+    assert chosen is found and bool(table["above_floor"].all()) and table["chosen"].tolist() == [True]
+
+
+def test_the_ladder_grows_until_the_best_is_inside() -> None:
+    rising = searched(lambda s: (min(1.0, 0.05 * s), 1.0 if s < 20 else 0.2), budget=8.0)
+    found = rising.best()
+    assert found is not None and found.candidate.strength > FAMILIES["guide"].ladder[-1]
+    table, _ = best_table({"guide": rising}, rising.unsteered)
+    assert not table["edge"].any()
+
+
+def test_at_the_end_of_the_budget_the_table_says_edge() -> None:
+    search = searched(lambda s: (min(1.0, 0.05 * s), 1.0), budget=1.9)
+    found = search.best()
+    table, _ = best_table({"guide": search}, search.unsteered)
+    stronger = [one for one in search.tried if found is not None and one.candidate.strength > found.candidate.strength]
+    assert table["edge"].tolist() == [not stronger]
+
+
+def test_nothing_is_chosen_where_nothing_beats_the_unsteered_model() -> None:
+    search = searched(lambda s: (0.1, 1.0))
+    table, chosen = best_table({"guide": search}, search.unsteered)
+    assert chosen is None and len(table) == 1 and not table["chosen"].any()
+
+
+def test_the_curve_has_every_candidate_and_its_tokens() -> None:
+    search = searched(hill(0.8, 1.0, 4.0))
+    table = curve_table({"guide": search}, search.unsteered)
+    assert table["method"].tolist() == ["unsteered", *["guide"] * len(search.tried)]
+    assert table["n_tokens"].iloc[1:].sum() == search.spent
+    whole = table[(table["n"] == N) & (table["method"] == "guide")]
+    assert set(table.loc[table["n"] < N, "dropped"]) <= set(table["dropped"]) - {""} and (whole["dropped"] == "").all()
+    for row in whole.to_dict("records"):
+        assert row["adherence_low"] <= row["adherence"] <= row["adherence_high"]
+
+
+def test_a_prompt_is_answered_once_by_each() -> None:
+    search = searched(hill(0.9, 2.0, 8.0))
+    for one in search.tried:
+        answered = [len(part) for part in one.parts]
+        assert answered == [end - first for first, end in blocks(N)][: len(answered)]
+
+
+def test_two_searches_of_one_curve_are_the_same() -> None:
+    first, second = searched(hill(0.9, 2.0, 8.0)), searched(hill(0.9, 2.0, 8.0))
+    tables: list[Any] = [curve_table({"guide": one}, one.unsteered) for one in (first, second)]
+    pd.testing.assert_frame_equal(*tables)

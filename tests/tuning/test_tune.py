@@ -1,0 +1,189 @@
+"""``tune`` as a whole: the same tables after a kill, what was chosen, the page, the command line, what is refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pandas.testing import assert_frame_equal
+
+import mechsteer as ms
+from mechsteer.steering import Intervention
+from mechsteer.tasks import instructions
+from mechsteer.tuning import tune_run
+from tests.typecheck import unchecked
+
+TABLES = ("curve", "best", "test", "rows")
+PROMPTS = [
+    "the cat sat on",
+    "a dog in a house",
+    "write a word",
+    "one <b> two",
+    "the mat",
+    "red , blue",
+    "a task on",
+    "on",
+]
+
+
+METHODS = ("guide", "directer", "vector")
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Callable[..., Any]) -> Any:
+    return tiny("llama-gqa")
+
+
+@pytest.fixture(scope="module")
+def task(model: Any) -> Any:
+    """Followed by every answer that is not the unsteered one."""
+    samples = [{"prompt": text, "instruction": "answer in capitals"} for text in PROMPTS]
+    plain = ms.evaluate(model, ms.task(samples, "uppercase", max_new_tokens=4))["output"].tolist()
+    return ms.task(samples, lambda text, sample: text not in plain, name="other words", max_new_tokens=4)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("tuning")
+
+
+@pytest.fixture(scope="module")
+def found(model: Any, task: Any, folder: Path) -> Any:
+    with unchecked():
+        return ms.tune(model, task, METHODS, floor=0.0, out=folder)
+
+
+def same(first: Any, second: Any) -> None:
+    for name in TABLES:
+        assert_frame_equal(getattr(first, name), getattr(second, name), rtol=0, atol=0)
+    assert first.findings == second.findings and repr(first.intervention) == repr(second.intervention)
+
+
+def test_a_killed_tuning_goes_on_and_ends_the_same(
+    model: Any, task: Any, found: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, calls, ends = type(task).run, [], [4, 9]
+
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if ends and len(calls) == ends[0]:
+            calls.clear()
+            ends.pop(0)
+            raise KeyboardInterrupt
+        return original(self, *args, **kwargs)
+
+    monkeypatch.setattr(type(task), "run", run)
+    with unchecked():
+        while ends:
+            with pytest.raises(KeyboardInterrupt):
+                ms.tune(model, task, METHODS, floor=0.0, out=tmp_path)
+        same(found, ms.tune(model, task, METHODS, floor=0.0, out=tmp_path))
+        assert calls
+        calls.clear()
+        same(found, ms.tune(model, task, METHODS, floor=0.0, out=tmp_path))
+        assert not calls
+    for name in TABLES:
+        assert (tmp_path / f"{name}.csv").read_bytes() == (folder / f"{name}.csv").read_bytes()
+
+
+def test_the_halves_and_the_arms(model: Any, task: Any, found: Any) -> None:
+    arms = list(found.test["name"])
+    assert arms[0] == "unsteered" and arms[1].startswith("tuned: ") and arms[-1] == "without instruction"
+    assert {"in capitals", "instruction last", "said twice"} <= set(arms)
+    assert found.test["n"].eq(4).all() and int(found.curve["n"].max()) == 4
+    assert sum(found.tokens.values()) == int(found.curve["n_tokens"].iloc[1:].sum())
+    assert found.test["adherence"].iloc[0] == 0.0 and found.test["adherence"].iloc[1] > 0.0
+
+
+def test_the_held_out_run_is_that_of_the_setting(model: Any, task: Any, found: Any, folder: Path) -> None:
+    for name, steer, strategy in (("unsteered", None, None), (found.test["name"].iloc[1], *found.way)):
+        rows = found.rows[found.rows["name"] == name]
+        alone = ms.evaluate(model, task, steer=steer, strategy=strategy).set_index("prompt")
+        assert rows["output"].tolist() == alone.loc[list(rows["prompt"]), "output"].tolist()
+    if isinstance(found.intervention, Intervention):
+        assert repr(Intervention.load(folder / "intervention.safetensors")) == repr(found.intervention)
+    else:
+        assert repr(found.intervention) in (folder / "tuning.json").read_text()
+
+
+def test_strength_zero_afterwards_is_the_unsteered_model(model: Any, task: Any, found: Any) -> None:
+    prompts = task.prompts(model)
+    before = ms.generate(model, prompts, max_new_tokens=6)
+    assert found.curve["method"].iloc[0] == "unsteered"
+    after = ms.generate(model, prompts, steer=ms.attention_bias(delta=0.0), max_new_tokens=6)
+    assert before.texts == after.texts and torch.equal(before.tokens, after.tokens)
+    plain = found.rows[found.rows["name"] == "unsteered"]
+    assert set(plain["output"]) <= {text for text in ms.generate(model, prompts, max_new_tokens=4).texts}
+
+
+def test_it_shows_itself(found: Any, tmp_path: Path) -> None:
+    text = found.to_html(tmp_path / "page.html").read_text()
+    assert "one &lt;b&gt; two" in text and "data:image/png;base64," in text and "<script" not in text
+    part = found._repr_html_()
+    assert "<html" not in part and "Held-out prompts" in part and "Held-out prompts" in repr(found)
+    assert found.findings[0] in repr(found) and len(found.plot().axes) == 2
+
+
+def test_instruct_llama_follows_again() -> None:
+    model = ms.load("organism:instruct-llama", check=False)
+    parts = [instructions("upper", notes=24, n=n, split=split) for n, split in ((8, "evaluation"), (8, "validation"))]
+    with unchecked():
+        found = ms.tune(model, parts[0], ("guide", "directer"), validation=parts[1], budget=2.0)
+    tuned = found.test.set_index("name")
+    name = next(one for one in tuned.index if one.startswith("tuned: "))
+    assert tuned.loc[name, "adherence"] >= tuned.loc["unsteered", "adherence"] + 0.3
+    assert tuned.loc[name, "quality"] >= 0.9 * tuned.loc["unsteered", "quality"]
+    assert any("Asked as it is" in one for one in found.findings)
+
+
+def test_the_command_line(mechsteer: Callable[..., tuple[int, str, str]], checkpoint: Any, tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n".join(f'{{"prompt": "{text}", "instruction": "answer in capitals"}}' for text in PROMPTS))
+    arguments = ["tune", checkpoint("llama-gqa"), file, "--check", "uppercase", "--methods", "guide"]
+    arguments += ["--max-new-tokens", 5, "--out", tmp_path / "out"]
+    with unchecked():
+        code, out, err = mechsteer(*arguments)
+    assert code == 0, err
+    assert out.startswith("At most ") and "minutes on this machine" in out and "Asked as it is" in out
+    kept = {name: (tmp_path / "out" / f"{name}.csv").read_bytes() for name in TABLES}
+    with unchecked():
+        again = mechsteer(*arguments)
+    assert again[0] == 0 and kept == {name: (tmp_path / "out" / f"{name}.csv").read_bytes() for name in TABLES}
+    assert (tmp_path / "out" / "tuning.html").exists() and (tmp_path / "out" / "tuning.pdf").exists()
+    assert mechsteer("tune", "organism:instruct-llama", file, "--check", "uppercase", "--methods", "gide")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"methods": "gide"}, "Did you mean 'guide'"),
+        ({"methods": ()}, "at least one"),
+        ({"floor": 1.5}, "floor must be from 0 to 1"),
+        ({"budget": 0.5}, "budget must be at least 1"),
+        ({"score": "adherance"}, "Did you mean 'adherence'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options: dict[str, Any], said: str, model: Any, task: Any) -> None:
+    with pytest.raises(ms.MechsteerError, match=said):
+        ms.tune(model, task, **options)
+
+
+def test_methods_that_prompts_do_not_allow_are_left_out_with_the_reason(model: Any) -> None:
+    plain = ms.task(PROMPTS, lambda text, sample: len(text) % 3 == 0, name="no instruction", max_new_tokens=5)
+    with pytest.raises(ms.MechsteerError, match=r"None of the methods can be used\. guide: .*instruction"):
+        ms.tune(model, plain, ("guide", "vector"))
+
+
+def test_the_budget_is_the_same_for_every_method(model: Any, task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    budgets: list[int] = []
+    original = tune_run.Search
+
+    def search(*arguments: Any) -> Any:
+        budgets.append(arguments[-1])
+        return original(*arguments)
+
+    monkeypatch.setattr(tune_run, "Search", search)
+    with unchecked():
+        ms.tune(model, task, ("guide", "spotlight", "project"))
+    assert len(budgets) == 3 and len(set(budgets)) == 1
