@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mechsteer.diagnosis.windows import SPANS
+from mechsteer.analysis.influence import influence
+from mechsteer.diagnosis.windows import FIRST_TOKEN, SPANS
 from mechsteer.errors import not_finite
-from mechsteer.models import is_encoder_decoder, residual, site, stacks
+from mechsteer.models import is_encoder_decoder, predicting_stack, residual, site, stacks
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, begin, run_batches
 
@@ -20,9 +21,29 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+def influence_at_answer(model: Any, prompts: Sequence[Prompt]) -> "pd.DataFrame":
+    """:func:`mechsteer.influence` of the instruction and of one control where the first answer token is predicted.
+
+    Returns:
+        One row a prompt, layer and span: columns place, layer, span, influence.
+    """
+    import pandas as pd
+
+    frames = []
+    for place, made in enumerate(prompts):
+        table = influence(model, made, list(SPANS[:2]))
+        table = table[table["stack"] == predicting_stack(model)[0]]
+        last = table[table["position"] == table["position"].max()]
+        frames.append(last[["layer", "span", "influence"]].assign(place=place))
+    return pd.concat(frames, ignore_index=True)[["place", "layer", "span", "influence"]]
+
+
 @torch.no_grad()
 def attention_mass(
-    model: Any, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]], spans: Sequence[str] = SPANS
+    model: Any,
+    prompts: Sequence[Prompt],
+    answers: Sequence[Sequence[int]],
+    spans: Sequence[str] = (*SPANS, FIRST_TOKEN),
 ) -> "pd.DataFrame":
     """The attention on spans at the answer.
 

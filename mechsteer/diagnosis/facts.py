@@ -1,19 +1,10 @@
-"""What the tables of a diagnosis say, as numbers with their tests: all that the verdict and the sentences stand on."""
+"""What a diagnosis knows, as numbers with their tests: all that the verdict and the sentences stand on."""
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
-from mechsteer.analysis.mcnemar import mcnemar
-from mechsteer.diagnosis.arms import IN_PLACE, WITHOUT
-from mechsteer.diagnosis.cutting import ALL
-from mechsteer.diagnosis.evidence import ABOVE, BELOW, LEVEL, NONE, Compared, compared
-from mechsteer.diagnosis.windows import SPANS
-from mechsteer.stats import Interval, holm, mean_interval
-
-if TYPE_CHECKING:
-    import pandas as pd
+from mechsteer.diagnosis.evidence import ABOVE, BELOW, LEVEL, NONE, Compared
+from mechsteer.stats import Interval
 
 SLIGHT = 0.25
 """The part of what other text gets, below which attention to the instruction counts as none."""
@@ -61,9 +52,10 @@ class Decodable:
         accuracy: Held-out accuracy there.
         low: The lower end of its 95 % interval.
         high: The upper end.
-        shuffled: Accuracy with shuffled labels there.
+        shuffled: Mean accuracy with shuffled labels there.
+        shuffled_most: The best layer of the best shuffle.
         cut: Accuracy with attention to the instruction cut.
-        p: Adjusted over layers.
+        p: The part of the shuffles whose best layer is as good.
         n: States.
     """
 
@@ -72,6 +64,7 @@ class Decodable:
     low: float
     high: float
     shuffled: float
+    shuffled_most: float
     cut: float
     p: float
     n: int
@@ -79,7 +72,7 @@ class Decodable:
     @property
     def says(self) -> str:
         """``above`` chance, or ``no evidence``."""
-        return ABOVE if self.p < LEVEL and self.accuracy > self.shuffled else NONE
+        return ABOVE if self.p < LEVEL else NONE
 
 
 @dataclass(frozen=True)
@@ -125,110 +118,3 @@ class Facts:
         """Whether attention to the instruction and its effect are slight beside other text, and it supplies little."""
         slight = bool(self.slight) and all(one.says == BELOW for one in self.slight)
         return slight and not (self.supplied is not None and self.supplied.says == ABOVE)
-
-
-def arm_facts(answers: "pd.DataFrame") -> tuple[Interval, Interval | None, list[Better]]:
-    """How often the prompts are followed as they are, how often their check passes without, and the other arms."""
-    arms = {str(name): rows.set_index("case") for name, rows in answers.groupby("arm", sort=False)}
-    own = arms[IN_PLACE]
-    without = mean_interval(arms[WITHOUT]["passed"]) if WITHOUT in arms else None
-    made = [_better(name, own, rows) for name, rows in arms.items() if name not in (IN_PLACE, WITHOUT)]
-    adjusted: dict[str, float] = {}
-    for group in dict.fromkeys(one.group for one in made):
-        members = [one for one in made if one.group == group]
-        adjusted |= zip([one.arm for one in members], holm([one.p for one in members]), strict=True)
-    return mean_interval(own["followed"]), without, [replace(one, p=adjusted[one.arm]) for one in made]
-
-
-def _better(name: str, own: "pd.DataFrame", rows: "pd.DataFrame") -> Better:
-    """An arm against the prompts as they are; its p is not adjusted."""
-    test = mcnemar(own.loc[rows.index, "followed"].tolist(), rows["followed"].tolist())
-    return Better(
-        arm=name,
-        group=str(rows["group"].iloc[0]),
-        followed=mean_interval(rows["followed"]),
-        passed=mean_interval(rows["passed"]),
-        collapsed=float(rows["collapsed"].mean()),
-        repaired=test.gained,
-        broken=test.lost,
-        p=test.p_value,
-    )
-
-
-def mass_facts(mass: "pd.DataFrame", cases: Sequence[int]) -> tuple[Compared, dict[int, Compared], Compared]:
-    """The instruction's attention mass beside its controls' mean: mean over layers, layer by layer, and slight."""
-    table = _by_span(mass[mass["case"].isin(cases)], ["case", "layer"], "mass")
-    layers = [int(layer) for layer in table.index.get_level_values("layer").unique()]
-    means = table.groupby(level="case").mean()
-    parts = {layer: table.xs(layer, level="layer") for layer in layers}
-    by_layer = {
-        layer: compared(part["instruction"], part["control"], tests=len(layers)) for layer, part in parts.items()
-    }
-    slight = compared(means["instruction"], SLIGHT * means["control"])
-    return compared(means["instruction"], means["control"]), by_layer, slight
-
-
-@dataclass(frozen=True)
-class Cuts:
-    """What the cuts in some prompts say; see :class:`Facts`."""
-
-    state: Compared
-    slight: Compared
-    answer: Mapping[str, Compared]
-    pull: Mapping[str, Compared]
-    supplied: Compared
-
-
-def cut_facts(effects: "pd.DataFrame", cases: Sequence[int]) -> Cuts:
-    """State and what is supplied (all layers), answer and pull (by group of layers) of the cuts in some prompts."""
-    own = effects[effects["case"].isin(cases)]
-    groups = list(dict.fromkeys(own["layers"]))
-    answer, pull = {}, {}
-    for name in groups:
-        tests = 1 if name == ALL else max(1, len(groups) - 1)
-        part = own[own["layers"] == name]
-        sizes = _by_span(part.assign(answer=part["answer"].abs()), ["case"], "answer")
-        answer[name] = compared(sizes["instruction"], sizes["control"], tests=tests)
-        signed = _by_span(part, ["case"], "margin")
-        pull[name] = compared(signed["instruction"], [0.0] * len(signed), tests=tests, least=TINY)
-    states = _by_span(own[own["layers"] == ALL], ["case"], "state")
-    whole = own[(own["layers"] == ALL) & (own["span"] == SPANS[0])]
-    return Cuts(
-        compared(states["instruction"], states["control"]),
-        compared(states["instruction"], SLIGHT * states["control"]),
-        answer,
-        pull,
-        compared(whole["margin"], SLIGHT * (whole["margin"] - whole["intact"]), least=TINY),
-    )
-
-
-def decodable_fact(table: "pd.DataFrame") -> Decodable | None:
-    """The layer with the best accuracy, the first of several."""
-    if table.empty:
-        return None
-    best = table.sort_values(["accuracy", "layer"], ascending=[False, True]).to_dict("records")[0]
-    return Decodable(
-        layer=int(best["layer"]),
-        accuracy=best["accuracy"],
-        low=best["low"],
-        high=best["high"],
-        shuffled=best["shuffled"],
-        cut=best["accuracy_cut"],
-        p=best["p_adjusted"],
-        n=int(best["n_test"]),
-    )
-
-
-def _by_span(table: "pd.DataFrame", keys: list[str], value: str) -> "pd.DataFrame":
-    """The instruction's values, and the mean of the controls', side by side."""
-    wide = table.pivot(index=keys, columns="span", values=value)
-    controls = wide[[name for name in wide.columns if name != SPANS[0]]]
-    return wide[[SPANS[0]]].assign(control=controls.mean(axis=1))
-
-
-def percent(interval: Interval) -> str:
-    """A share with its interval, for a sentence."""
-    if math.isnan(interval.mean):
-        return "no share"
-    ends = f"{100 * interval.low:.0f} to {100 * interval.high:.0f} %"
-    return f"{100 * interval.mean:.0f} % ({round(interval.mean * interval.n)} of {interval.n}; 95 % interval {ends})"

@@ -2,11 +2,11 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from mechsteer.diagnosis.cutting import ALL
-from mechsteer.diagnosis.evidence import ABOVE, BELOW, NONE, Compared
-from mechsteer.diagnosis.facts import Better, Facts, percent
+from mechsteer.diagnosis.evidence import ABOVE, BELOW, NONE
+from mechsteer.diagnosis.facts import Better, Facts
+from mechsteer.diagnosis.finding import Finding
 from mechsteer.diagnosis.verdict import (
     DISTANCE,
     FOLLOWED,
@@ -17,6 +17,7 @@ from mechsteer.diagnosis.verdict import (
     TRUNCATED,
     UNKNOWN,
 )
+from mechsteer.diagnosis.wording import beside, p_value, percent
 
 MEANINGS = {
     TRUNCATED: "The model does not read the instruction of most prompts.",
@@ -28,24 +29,6 @@ MEANINGS = {
     INCAPABLE: "In no form and under no push did the model follow this instruction.",
     UNKNOWN: "The tests tell no cause apart from the others.",
 }
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was found.
-
-    Attributes:
-        about: Which question it answers.
-        says: ``above``, ``below``, ``no evidence``, or ``measured`` for a number without a test.
-        sentence: The finding in words, with its number and its uncertainty.
-    """
-
-    about: str
-    says: str
-    sentence: str
-
-    def __str__(self) -> str:
-        return self.sentence
 
 
 def findings_of(facts: Facts) -> list[Finding]:
@@ -80,8 +63,8 @@ def _mass_there(facts: Facts, arm: str) -> str:
     if arm not in facts.nearer_pull:
         return ""
     mass, pull = facts.nearer_mass[arm], facts.nearer_pull[arm]
-    attended = f"attention to the instruction is {mass.value:.2g} there, {_beside(mass)} in place"
-    return f"; {attended}, and adds {pull.value:+.2g} nats to following there, {_beside(pull)} in place"
+    attended = f"attention to the instruction is {mass.value:.2g} there, {beside(mass)} in place"
+    return f"; {attended}, and adds {pull.value:+.2g} nats to following there, {beside(pull)} in place"
 
 
 def _pushes(facts: Facts) -> Iterator[Finding]:
@@ -93,7 +76,7 @@ def _pushes(facts: Facts) -> Iterator[Finding]:
 
 def _told(one: Better) -> str:
     spoilt = f", {100 * one.collapsed:.0f} % of the answers collapsed" if one.collapsed else ""
-    change = f"{one.repaired} repaired, {one.broken} broken, p = {_p(one.p)}"
+    change = f"{one.repaired} repaired, {one.broken} broken, p = {p_value(one.p)}"
     return f"followed {percent(one.followed)}{spoilt}; {change}{'' if one.helps else ': no evidence that it helps'}"
 
 
@@ -107,20 +90,20 @@ def _attended(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         "attended",
         facts.mass.says,
-        f"Attention to the instruction at the answer, mean over layers: {facts.mass.value:.2g}, {_beside(facts.mass)} "
+        f"Attention to the instruction at the answer, mean over layers: {facts.mass.value:.2g}, {beside(facts.mass)} "
         "for other text of its length.",
     )
     layers = {layer: one for layer, one in facts.mass_layers.items() if one.says == ABOVE}
     if layers:
         layer = max(layers, key=lambda place: layers[place].value - layers[place].control)
         one = layers[layer]
-        sentence = f"Layer {layer} attends to it most beyond that: {one.value:.2g}, {_beside(one)} for other text"
+        sentence = f"Layer {layer} attends to it most beyond that: {one.value:.2g}, {beside(one)} for other text"
         yield Finding("attended", ABOVE, f"{sentence} ({len(layers)} of {len(facts.mass_layers)} layers do).")
     yield Finding(
         "attended",
         facts.state.says,
         f"Cutting all attention to it moves the last state by {facts.state.value:.2g} of its norm, "
-        f"{_beside(facts.state)} for other text.",
+        f"{beside(facts.state)} for other text.",
     )
 
 
@@ -131,10 +114,12 @@ def _decodable(facts: Facts) -> Iterator[Finding]:
             yield Finding("decodable", NONE, "Decodable? Not tried: too few different prompts without instruction.")
         return
     accuracy = f"{100 * found.accuracy:.0f} % ({100 * found.low:.0f} to {100 * found.high:.0f} %, {found.n} states)"
-    controls = f"shuffled labels {100 * found.shuffled:.0f} %, attention to it cut {100 * found.cut:.0f} %"
+    shuffled = f"shuffled labels {100 * found.shuffled:.0f} % (at most {100 * found.shuffled_most:.0f} % at any layer)"
+    controls = f"{shuffled}, attention to it cut {100 * found.cut:.0f} %"
     start = f"A linear probe at layer {found.layer} tells prompts with the instruction from those without: {accuracy}"
-    tail = "" if found.says == ABOVE else "; no evidence that it can be decoded, which is not evidence that it cannot"
-    yield Finding("decodable", found.says, f"{start}; {controls}; p = {_p(found.p)}{tail}.")
+    left = "; so it need not have come by attention to it" if found.cut > found.accuracy - 0.1 else ""
+    tail = left if found.says == ABOVE else "; no evidence that it can be decoded, which is not evidence that it cannot"
+    yield Finding("decodable", found.says, f"{start}; {controls}; p = {p_value(found.p)}{tail}.")
 
 
 def _cut(facts: Facts) -> Iterator[Finding]:
@@ -144,22 +129,10 @@ def _cut(facts: Facts) -> Iterator[Finding]:
             "cut",
             one.says,
             f"Cutting attention to it in {where} changes the log-probability of the answer's first tokens by "
-            f"{one.value:.2g} nats a token, {_beside(one)} for other text.",
+            f"{one.value:.2g} nats a token, {beside(one)} for other text.",
         )
         pull = facts.pull[name]
         if pull.n and not math.isnan(pull.value):
-            known = f"95 % interval {pull.low:.2g} to {pull.high:.2g}, {pull.n} prompts, p = {_p(pull.p)}"
+            known = f"95 % interval {pull.low:.2g} to {pull.high:.2g}, {pull.n} prompts, p = {p_value(pull.p)}"
             none = "" if pull.says != NONE else "; no evidence that it speaks for following there"
             yield Finding("cut", pull.says, f"In {where} it adds {pull.value:+.2g} nats to following ({known}{none}).")
-
-
-def _beside(one: Compared) -> str:
-    """The control's number, the difference and its test."""
-    difference = f"difference {one.low:.2g} to {one.high:.2g}, 95 % interval"
-    test = f"{one.up} of {one.up + one.down} above, p = {_p(one.p)}"
-    none = ", no evidence of a difference" if one.says == NONE else ""
-    return f"against {one.control:.2g} ({difference}; {test}{none})"
-
-
-def _p(value: float) -> str:
-    return f"{value:.2g}" if value >= 1e-4 else "< 0.0001"

@@ -3,7 +3,7 @@
 import html
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.comparison.page import STYLE
+from mechsteer.comparison.page import STYLE, image
 from mechsteer.report import show
 
 if TYPE_CHECKING:
@@ -15,11 +15,15 @@ ROWS = 60
 HEADINGS = {
     "reading": "Can it read the instruction?",
     "how often": "How often is it followed?",
+    "where": "Where is it, and what differs where it is followed?",
     "form": "Does another form help?",
     "push": "Does more attention help?",
     "attended": "Is it attended to at the answer?",
     "decodable": "Is it decodable there?",
     "cut": "What if attention to it is cut?",
+    "lens": "Where is the decision made?",
+    "sinks": "Are there attention sinks?",
+    "methods": "Which mild method moves the decision most?",
 }
 
 
@@ -38,6 +42,7 @@ def page(found: Any, *, whole: bool = True) -> str:
         items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
         parts.append(f"<h3>{html.escape(HEADINGS[about])}</h3><ul>{items}</ul>")
     if whole:
+        parts += [image(found.plot(), "Attention, probes and cuts")] * ("mass" in found.tables)
         parts += [f"<h3>{name}</h3>{_table(table)}" for name, table in found.tables.items() if name != "findings"]
     title = html.escape(found.title)
     body = f'<div class="mechsteer"><style>{STYLE}</style><h2>{title}</h2>{"".join(parts)}</div>'
@@ -51,7 +56,7 @@ def _grouped(found: Any) -> list[tuple[str, list[str]]]:
     groups: dict[str, list[str]] = {}
     for one in found.findings:
         groups.setdefault(one.about, []).append(one.sentence)
-    return list(groups.items())
+    return sorted(groups.items(), key=lambda item: list(HEADINGS).index(item[0]))
 
 
 def _table(table: "pd.DataFrame") -> str:

@@ -9,10 +9,13 @@ from mechsteer.prompts import Prompt
 
 CONTROLS = ("control 1", "control 2", "control 3")
 SPANS = (SPAN, *CONTROLS)
+FIRST_TOKEN = "first token"
 
 
 def windowed(prompt: Prompt, seed: int) -> Prompt | None:
     """The prompt with the spans :data:`SPANS` alone: the instruction, and stretches of the same length elsewhere.
+
+    (And :data:`FIRST_TOKEN`, for what a sink takes.)
 
     The sequence's first position is in none of them, for it may be an attention sink, without which nothing works.
     Controls lie in the prompt's named text (task, context) where it has some, else anywhere but in its last token, and
@@ -38,6 +41,7 @@ def windowed(prompt: Prompt, seed: int) -> Prompt | None:
     chosen = {SPAN: inside} | {
         name: outside[start : start + size] for name, start in zip(CONTROLS, starts, strict=True)
     }
+    chosen[FIRST_TOKEN] = [0]
     return replace(prompt, spans={name: _ranges(places) for name, places in chosen.items()})
 
 

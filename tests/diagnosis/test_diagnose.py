@@ -10,7 +10,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 import mechsteer as ms
-from mechsteer.diagnosis import diagnose_run
+from mechsteer.diagnosis import measures
 from mechsteer.errors import MechsteerError
 from tests.planted import PLANTS, planted_task, varied, write_plant
 
@@ -54,18 +54,18 @@ def test_killed_and_continued_it_gives_the_same(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(diagnose_run, "decodability", killed)
+        patch.setattr(measures, "decodability", killed)
         with pytest.raises(KeyboardInterrupt):
             ms.diagnose(model, task, out=tmp_path)
     assert not (tmp_path / "findings.csv").exists()
     asked: list[int] = []
-    mass = diagnose_run.attention_mass
+    mass = measures.attention_mass
 
     def counted(model: Any, prompts: Any, *arguments: Any) -> Any:
         asked.append(len(prompts))
         return mass(model, prompts, *arguments)
 
-    monkeypatch.setattr(diagnose_run, "attention_mass", counted)
+    monkeypatch.setattr(measures, "attention_mass", counted)
     monkeypatch.setattr("mechsteer.tasks.own.generate", killed)
     again = ms.diagnose(model, task, out=tmp_path)
     assert asked == [8, 8]  # the two nearer forms; what was measured before is found
@@ -76,7 +76,8 @@ def test_killed_and_continued_it_gives_the_same(
 
 
 def test_every_finding_has_its_number(found: Any) -> None:
-    assert {one.about for one in found.findings} >= {"how often", "form", "push", "attended", "decodable", "cut"}
+    asked = "how often|where|form|push|attended|decodable|cut|lens|sinks|methods"
+    assert {one.about for one in found.findings} == set(asked.split("|"))
     for one in found.findings:
         assert any(letter.isdigit() for letter in one.sentence), one
         assert (one.says == "no evidence") == ("no evidence" in one.sentence), one
@@ -85,8 +86,14 @@ def test_every_finding_has_its_number(found: Any) -> None:
 
 def test_pages_stand_alone_and_escape(model: Any, found: Any, tmp_path: Path) -> None:
     text = found.to_html(tmp_path / "why.html").read_text(encoding="utf-8")
-    assert text.startswith("<!DOCTYPE html>") and "Verdict: lost by distance" in text and "http" not in text
-    assert "&lt;s&gt;" not in found._repr_html_() and "<table" not in found._repr_html_().split("Verdict")[0]
+    assert (
+        text.startswith("<!DOCTYPE html>")
+        and "Verdict: lost by distance" in text
+        and "<img" in text
+        and 'src="http' not in text
+    )
+    shown = ms.Diagnosis("no evidence", (), {}, "a <b> task")._repr_html_()
+    assert "a &lt;b&gt; task" in shown and "<b> task" not in shown
     assert repr(found).splitlines()[2].startswith("Verdict: lost by distance.")
 
 

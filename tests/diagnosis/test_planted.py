@@ -20,7 +20,7 @@ def diagnosed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], 
         if (cause, seed) not in made:
             plant = varied(PLANTS[cause], seed)
             model = ms.load(str(write_plant(plant, tmp_path_factory.mktemp("plant"), seed)))
-            made[cause, seed] = ms.diagnose(model, planted_task(model, plant, seed))
+            made[cause, seed] = ms.diagnose(model, planted_task(model, plant, seed, n=10))
         return made[cause, seed]
 
     return get

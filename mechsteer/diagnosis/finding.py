@@ -1,0 +1,21 @@
+"""One thing that a diagnosis found."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was found.
+
+    Attributes:
+        about: Which question it answers.
+        says: ``above``, ``below``, ``no evidence``, or ``measured`` for a number without a test.
+        sentence: The finding in words, with its number and its uncertainty.
+    """
+
+    about: str
+    says: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return self.sentence
