@@ -15,10 +15,11 @@ from torch import Tensor
 
 from mechsteer.analysis.bootstrap import seeded
 from mechsteer.analysis.separability import held_out
-from mechsteer.analysis.states import last_states, pair_sites
 from mechsteer.diagnosis.cutting import cut
 from mechsteer.diagnosis.windows import SPANS
+from mechsteer.models import predicting_stack, site
 from mechsteer.prompts import Prompt
+from mechsteer.sources import last_states
 from mechsteer.stats import share_interval
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def decodability(model: Any, pairs: list[tuple[Prompt, Prompt]], batch_size: int
     dealt = (torch.arange(len(queries)) % min(FOLDS, len(queries)))[torch.randperm(len(queries), generator=generator)]
     fold = torch.tensor([int(dealt[queries[without.text]]) for _, without in pairs]).repeat(2)
     coins = torch.randint(0, 2, (SHUFFLES, len(pairs)), generator=generator).double() * 2 - 1
-    sites = pair_sites(model, "resid_post", None, None)
+    sites = {layer: site(model, "resid_post", layer) for layer in range(predicting_stack(model)[1])}
     prompts = [*(one for one, _ in pairs), *(other for _, other in pairs)]
     states = last_states(model, prompts, list(sites.values()), batch_size=batch_size)
     steer = cut(SPANS[0], rows=range(len(pairs)))
