@@ -1,7 +1,10 @@
 """The suite's type checker refuses what beartype refuses, also after calls of other kinds have passed."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -167,3 +170,8 @@ def test_the_package_is_checked_unless_told_otherwise() -> None:
     with typecheck.unchecked(), pytest.raises((TypeError, AttributeError)) as caught:
         linear("x", zeros(2, 2), zeros(2))
     assert not isinstance(caught.value, TypeCheckError)
+
+
+def test_workers_of_a_sweep_import_the_tests_without_torch() -> None:
+    code = 'import sys, tests.studies.sweep_runs; assert "torch" not in sys.modules'
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

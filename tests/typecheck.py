@@ -14,17 +14,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import jaxtyping
-import numpy as np
-import torch
 from beartype import BeartypeConf, beartype
 from jaxtyping import config
 
 checker = beartype(conf=BeartypeConf(is_pep484_tower=True))
 _jaxtyped = jaxtyping.jaxtyped
-_ARRAYS = (torch.Tensor, torch.nn.Parameter, np.ndarray)
 _LONG = 64
 _of_closures: dict[Any, "_Checks"] = {}
-_has_items: dict[type, bool] = {str: False, bytes: False}
+_sorts: dict[type, str] = {}
 
 
 @contextmanager
@@ -41,21 +38,25 @@ class _NoKindError(Exception):
     """Only a check can say whether this value passes."""
 
 
-def _holds_items(cls: type) -> bool:
-    """Whether a check may see more of an object than its class."""
-    if cls not in _has_items:
-        _has_items[cls] = issubclass(cls, Collection | type)
-    return _has_items[cls]
+def _sort(cls: type) -> str:
+    """What a check may look at; by name, since a worker of a sweep imports these tests and should not import torch."""
+    if f"{cls.__module__}.{cls.__name__}" in ("torch.Tensor", "torch.nn.parameter.Parameter", "numpy.ndarray"):
+        return "array"
+    if issubclass(cls, type):
+        return "class"
+    return "items" if issubclass(cls, Collection) and not issubclass(cls, str | bytes) else "object"
 
 
 def _kind(value: Any, mixed: bool) -> Any:
     """What a check of the value can depend on; mixed: a tuple's items are checked one by one, not by chance."""
     cls = type(value)
-    if cls in _ARRAYS:
-        return cls, value.dtype, tuple(value.shape)
-    if not _holds_items(cls):
+    if (sort := _sorts.get(cls)) is None:
+        sort = _sorts[cls] = _sort(cls)
+    if sort == "object":
         return cls
-    if issubclass(cls, type):
+    if sort == "array":
+        return cls, value.dtype, tuple(value.shape)
+    if sort == "class":
         return value
     if mixed and issubclass(cls, tuple) and len(value) <= _LONG:
         return cls, *(_kind(item, mixed) for item in value)
