@@ -31,7 +31,8 @@ else:
 
 _WHICH = f"Which study. {'; '.join(f'{study.name}: {study.title}' for study in STUDIES.values())}."
 _DATA = "; ".join(f"for {study.name}, {study.data[0]}" for study in STUDIES.values() if study.data)
-_DATA = f"F{_DATA[1:]}. Default: bundled."
+_ON_DATA = [study.name for study in STUDIES.values() if study.on_data]
+_DATA = f"F{_DATA[1:]} (with it, {' and '.join(_ON_DATA)} are ifeval). Default: bundled."
 
 Device = Annotated[str | None, _shown_as("DEVICE")]
 
@@ -59,6 +60,12 @@ class Reproduce:
     """For steer-instruct, the model that MODEL was tuned from: MODEL's vectors are tried on it."""
     perplexity_model: Annotated[str | None, _shown_as("MODEL")] = None
     """For steer-instruct, a second language model that finds collapsed outputs. Default: by repetition."""
+    n: Annotated[int | None, _shown_as("INT")] = None
+    """For ifeval, so many prompts, the first ones. Default: all."""
+    kinds: Annotated[tuple[str, ...], _shown_as("ID ...")] = ()
+    """For ifeval, prompts with at least one of these instructions, e.g. punctuation:no_comma. Default: all."""
+    max_new_tokens: Annotated[int | None, _shown_as("INT")] = None
+    """For ifeval, the most new tokens. Default: 256."""
     sae: Annotated[str | None, _shown_as("SAE")] = None
     """For compose, a directory that SAELens wrote, or organism:NAME. Default: the bundled one of MODEL."""
 
@@ -371,8 +378,11 @@ def _threads(model: str) -> None:
 
 
 def _reproduce(c: Reproduce) -> None:
+    if c.data is not None and c.study in _ON_DATA:
+        c = dataclasses.replace(c, study=STUDIES[c.study].on_data)
     _check_options(c)
-    for study in STUDIES.values() if c.study == "all" else (STUDIES[c.study],):
+    bundled = [study for study in STUDIES.values() if study.models]
+    for study in bundled if c.study == "all" else (STUDIES[c.study],):
         _reproduce_one(c, study)
 
 
@@ -388,6 +398,8 @@ def _check_options(c: Reproduce) -> None:
             same = [f"--{name.replace('_', '-')}" for name in OPTIONS if names_with(name) == takers]
             own = f"; {c.study} has prompts of its own" if option == "data" else f", not {c.study}"
             raise MechsteerError(f"{_and(same)} {'are' if len(same) > 1 else 'is'} for {_and(takers)}{own}.")
+    if c.study != "all" and not STUDIES[c.study].models and (c.model is None or c.data is None):
+        raise MechsteerError(f"{c.study} needs --model and --data FILE; nothing is bundled for it.")
     if c.data is not None:
         from mechsteer import tasks
 
@@ -415,7 +427,7 @@ def _reproduce_one(c: Reproduce, study: Study) -> None:
     given = {option: getattr(c, option) for option in study.options}
     if study.data != STUDIES[_first_of(c.study)].data:
         given["data"] = None
-    options = {study.options[option]: value for option, value in given.items() if option in study.options}
+    options = {study.options[o]: value for o, value in given.items() if o in study.options and value not in (None, ())}
     subject = models if len(study.models) > 1 else models[0]
     print(study.report(study.run(subject, out, batch_size=c.batch_size, **options)))
     if c.study == "t5-dola":  # the paper's other half, which is a study of its own under "all"

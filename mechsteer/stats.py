@@ -67,6 +67,23 @@ def mean_interval(values: Iterable[float]) -> Interval:
     return Interval(total / n, *student_interval(kept), n)
 
 
+def clustered_interval(successes: int, n: int, clusters: int) -> tuple[float, float]:
+    """:func:`share_interval` for samples that come in clusters, such as the instructions of one prompt.
+
+    The clusters count as the independent samples, whatever their size, as if all samples of one went the same way: it
+    errs to the safe side.
+
+    Raises:
+        MechsteerError: if there are no samples, or more clusters than samples.
+    """
+    if not 1 <= clusters <= n or not 0 <= successes <= n:
+        raise MechsteerError(f"Clusters need samples, got {successes} of {n} in {clusters} clusters.")
+    share = successes / n * clusters
+    low, _ = share_interval(math.floor(share + 1e-9), clusters)
+    _, high = share_interval(math.ceil(share - 1e-9), clusters)
+    return low, high
+
+
 def student_interval(values: Sequence[float]) -> tuple[float, float]:
     """The ends of Student's t interval of a mean, of any numbers; NaN for fewer than two."""
     from scipy.stats import sem, t

@@ -275,17 +275,38 @@ def test_reproduce_all_runs_each_study_in_a_folder_of_its_own(
         ran[name] = ([models] if isinstance(models, str) else models, out)
         return name
 
+    bundled = [name for name, study in registry.STUDIES.items() if study.models]
     for name, study in registry.STUDIES.items():
         monkeypatch.setattr(study.module("study"), "run", partial(run, name))
         monkeypatch.setattr(study.module("report"), "report", lambda result: f"Report of {result}.")
     code, printed, _ = mechsteer("reproduce", "all", "--out", tmp_path)
     assert code == 0 and STUDIES[-1] == "all"
-    assert list(ran) == list(STUDIES[:-1]), "in the order of the help text"
+    assert list(ran) == bundled and set(STUDIES[:-1]) - set(bundled) == {"ifeval"}, "in the order of the help text"
     assert all(
         folder == tmp_path / study and f"Report of {study}." in printed and f"are in {folder}/" in printed
         for study, (_, folder) in ran.items()
     )
     assert all(name.startswith("organism:") for names, _ in ran.values() for name in names)
+
+
+@pytest.mark.parametrize("study", ["guide", "directer", "ifeval"])
+def test_studies_of_attention_take_prompts_of_ifeval(
+    study: str, mechsteer: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line = {"key": 1, "prompt": "Write. No commas.", "prompt_without_instruction": "Write.", "kwargs": [{}]}
+    data = tmp_path / "ifeval.jsonl"
+    data.write_text(json.dumps(line | {"instruction_id_list": ["punctuation:no_comma"]}), encoding="utf-8")
+    code, _, err = mechsteer("reproduce", "ifeval", "--data", data)
+    assert code == 2 and "needs --model and --data" in err
+    monkeypatch.setattr("mechsteer.models.load", lambda name, **_: name)
+    module, given = registry.STUDIES["ifeval"].module("study"), []
+    monkeypatch.setattr(module, "run", lambda model, out, **options: given.append((model, options)))
+    monkeypatch.setattr(registry.STUDIES["ifeval"].module("report"), "report", lambda result: "Printed.")
+    options = ("--n", 5, "--kinds", "punctuation:no_comma", "--max-new-tokens", 9)
+    code, printed, _ = mechsteer("reproduce", study, "--model", "x", "--data", data, "--out", tmp_path / "o", *options)
+    assert code == 0 and "Printed." in printed and given[0][0] == "x"
+    wanted = {"batch_size": 128, "data": data, "n": 5, "kinds": ("punctuation:no_comma",), "max_new_tokens": 9}
+    assert given[0][1] == wanted
 
 
 # ------------------------------------------------------------------------------------------------ bad input
@@ -413,7 +434,7 @@ def test_data_of_the_wrong_study_is_refused(refused: Callable[..., str], tmp_pat
     path = tmp_path / "ifeval.jsonl"
     path.write_text('{"key": 1}\n')
     assert "'prompt' must be a str" in refused("reproduce", "dola-decoding", "--data", path, "--out", tmp_path / "out")
-    assert "--data is for t5-dola, dola-decoding, inside and layerwise" in refused(
+    assert "--data is for t5-dola, dola-decoding, inside, guide, directer, layerwise and ifeval" in refused(
         "reproduce", "steering", "--data", path
     )
     assert "--base and --perplexity-model are for" in refused("reproduce", "steering", "--base", "organism:trap-t5")

@@ -3,6 +3,8 @@
 from mechsteer.studies.core.study import Study
 
 _TRAPS = ("traps in MemoTrap's CSV format", "memotrap")
+_IFEVAL = ("IFEval's JSONL", "ifeval")
+_ON_PROMPTS = {name: name for name in ("data", "n", "kinds", "max_new_tokens")}
 _INSTRUCT = ("organism:instruct-llama",)
 
 STUDIES: dict[str, Study] = {
@@ -22,7 +24,7 @@ STUDIES: dict[str, Study] = {
             folder="dola_decoding",
             models=("organism:trap-t5", "organism:instruct-llama"),
             options={"data": "data"},
-            data=("IFEval's JSONL", "ifeval"),
+            data=_IFEVAL,
         ),
         Study(
             "inside",
@@ -40,8 +42,20 @@ STUDIES: dict[str, Study] = {
             options={"base": "base", "perplexity_model": "perplexity_model"},
         ),
         Study("steering", "every steering family by strength", folder="families", models=_INSTRUCT),
-        Study("guide", "GUIDE and Influence (arXiv 2409.19001)", folder="guide", models=_INSTRUCT),
-        Study("directer", "DIRECTER (arXiv 2603.06745)", folder="directer", models=_INSTRUCT),
+        Study(
+            "guide",
+            "GUIDE and Influence (arXiv 2409.19001)",
+            folder="guide",
+            models=_INSTRUCT,
+            on_data="ifeval",
+        ),
+        Study(
+            "directer",
+            "DIRECTER (arXiv 2603.06745)",
+            folder="directer",
+            models=_INSTRUCT,
+            on_data="ifeval",
+        ),
         Study(
             "layerwise",
             "learned vectors at one layer (arXiv 2502.06115)",
@@ -49,6 +63,14 @@ STUDIES: dict[str, Study] = {
             models=("organism:rules-gpt2",),
             options={"data": "names"},
             data=("a rule in the function-vectors JSON format", "rules"),
+        ),
+        Study(
+            "ifeval",
+            "the papers' table of IFEval: ways to ask, GUIDE, PASTA, SpotLight and DIRECTER, on any model and --data",
+            folder="ifeval",
+            models=(),
+            options=_ON_PROMPTS,
+            data=_IFEVAL,
         ),
         Study(
             "compose",
@@ -67,4 +89,4 @@ OPTIONS = tuple(dict.fromkeys(option for study in STUDIES.values() for option in
 
 def names_with(option: str) -> list[str]:
     """The studies that take an option of the command line."""
-    return [name for name, study in STUDIES.items() if option in study.options]
+    return [n for n, study in STUDIES.items() if option in study.options or (option == "data" and study.on_data)]

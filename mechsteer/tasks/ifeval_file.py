@@ -68,10 +68,16 @@ def ifeval(
     if not samples:
         raise MechsteerError(f"{source} has no prompts.")
     _refuse_repeated(source, [line.strip() for line in lines])
-    return IFEval(f"ifeval:{source.name}", _kept(samples, n, kinds), max_new_tokens)
+    return selected(IFEval(f"ifeval:{source.name}", samples, max_new_tokens), n, kinds)
 
 
-def _kept(samples: tuple[IFEvalPrompt, ...], n: int | None, kinds: Iterable[str] | None) -> tuple[IFEvalPrompt, ...]:
+def selected(task: IFEval, n: int | None, kinds: Iterable[str] | None) -> IFEval:
+    """The first ``n`` prompts with at least one of the instructions ``kinds``; None for all.
+
+    Raises:
+        MechsteerError: for an instruction that no prompt has, or no positive number.
+    """
+    samples = task.samples
     if kinds is not None:
         wanted = [kinds] if isinstance(kinds, str) else list(kinds)
         known = dict.fromkeys(name for sample in samples for name in sample.instructions)
@@ -80,7 +86,7 @@ def _kept(samples: tuple[IFEvalPrompt, ...], n: int | None, kinds: Iterable[str]
         samples = tuple(s for s in samples if set(wanted) & set(s.instructions))
     if n is not None:
         positive_int("n", n)
-    return samples[:n]
+    return replace(task, samples=samples[:n])
 
 
 def _downloaded() -> Path:

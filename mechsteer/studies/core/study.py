@@ -22,8 +22,10 @@ class Study:
         name: On the command line, and in ``study.json``.
         title: What it is about, in a line.
         folder: Its folder in ``mechsteer/studies``.
-        models: The bundled models that it runs on by default; with several, ``run`` takes a list.
+        models: The bundled models that it runs on by default; with several, ``run`` takes a list. None: it needs a
+            model and data of the user's.
         options: Options of the command line that it takes, and the arguments of ``run`` that they are.
+        on_data: The study that runs in its place when the command line is given data; none where empty.
         data: What its option ``data`` is, and the function of :mod:`mechsteer.tasks` that reads it; None for prompts of
             its own.
     """
@@ -34,6 +36,7 @@ class Study:
     models: tuple[str, ...]
     options: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     data: tuple[str, str] | None = None
+    on_data: str = ""
 
     def module(self, job: str) -> ModuleType:
         """A module of its folder: ``study``, ``figures`` or ``report``."""

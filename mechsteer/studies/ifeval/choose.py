@@ -1,0 +1,29 @@
+"""Which setting of a method: the one that follows most on prompts that the table does not report."""
+
+from typing import TYPE_CHECKING
+
+from mechsteer.studies.ifeval.methods import Method
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MORE_COLLAPSED = 0.05
+"""A setting is left aside that makes this share of answers more collapse than the unsteered model's."""
+
+
+def choose(method: Method, tried: "pd.DataFrame", unsteered_collapsed: float) -> float:
+    """The setting with the most prompts followed (loose, then strict), of those that keep quality; ties: the mildest.
+
+    Args:
+        method: The method.
+        tried: One row a setting, the mildest first: setting, prompt_loose, prompt_strict, collapsed, as shares.
+        unsteered_collapsed: The unsteered model's share of collapsed answers on the same prompts.
+
+    Returns:
+        The setting. Where none keeps quality, the mildest.
+    """
+    kept = tried[tried["collapsed"] <= unsteered_collapsed + MORE_COLLAPSED]
+    if kept.empty:
+        return method.ladder[0]
+    best = max(zip(kept["prompt_loose"], kept["prompt_strict"], range(0, -len(kept), -1), kept["setting"], strict=True))
+    return float(best[-1])
