@@ -1,6 +1,8 @@
 """Checkers of the instruction task: was the instruction followed, and is the answer still right?
 
-Plain functions of a text. None of them is satisfied by an empty text.
+Plain functions of a text, which look at the form that was asked for and at nothing else: what has the form passes,
+answer or not. None of them is satisfied by an empty text. Tables made with them keep their meaning; the strict forms
+are in :mod:`mechsteer.tasks.sound`.
 """
 
 import json
@@ -87,11 +89,22 @@ def fidelity(text: str, truths: Collection[str], *, word: str = "") -> float:
     return len(set(counted) & set(truths)) / len(counted) if counted else 0.0
 
 
+def count_true(text: str, truths: Collection[str], *, word: str = "") -> int:
+    """How many different true sentences an answer has: what :func:`fidelity`, a precision, does not say.
+
+    Args:
+        text: The answer.
+        truths: As for :func:`fidelity`.
+        word: As for :func:`fidelity`.
+    """
+    return len({s for s in sentences(text) if not (word and mentions(s, word))} & set(truths))
+
+
 def sentences(text: str) -> list[str]:
     """The sentences of an answer, in normal form, taken out of a list or a JSON object."""
     values = _json_object(text)
     if values:
-        text = ". ".join(_strings(value for key, value in values.items() if key.lower() != "topic"))
+        text = ". ".join(strings(value for key, value in values.items() if key.lower() != "topic"))
     lines = [_BULLET.sub("", line, count=1) for line in text.split("\n")]
     return [normal(sentence) for sentence in " ".join(lines).split(".") if normal(sentence)]
 
@@ -110,8 +123,12 @@ def _json_object(text: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _strings(values: Iterable[Any]) -> list[str]:
-    """The texts among values and in their lists."""
-    return [
-        text for value in values for text in (value if isinstance(value, list) else [value]) if isinstance(text, str)
-    ]
+def strings(values: Iterable[Any]) -> list[str]:
+    """The texts among values, and in their lists and objects, however deep."""
+    found: list[str] = []
+    for value in values:
+        if isinstance(value, str):
+            found.append(value)
+        elif isinstance(value, dict | list):
+            found += strings(value.values() if isinstance(value, dict) else value)
+    return found

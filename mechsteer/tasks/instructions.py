@@ -8,9 +8,12 @@ Scores, of one sample each:
 
 - ``adherence``: the output passes the checker of its kind of instruction, whether or not the prompt had it.
 - ``fidelity``: the part of the output's sentences that are true of the topic and no repetition, in whatever form and in
-  English or French. NaN for topics of one's own, about which the task knows nothing.
+  English or French. NaN for topics of one's own, about which the task knows nothing. A precision: one true sentence is
+  1.0.
+- ``true_sentences``: how many different ones there are; 0 for topics of one's own.
+- ``sound``: adherence in the strict form, that an echo, a loop or a punctuation mark does not pass.
 
-See :mod:`mechsteer.tasks.checkers`.
+See :mod:`mechsteer.tasks.checkers`, and for the last :mod:`mechsteer.tasks.sound`.
 """
 
 import csv
@@ -19,6 +22,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +30,8 @@ from mechsteer.errors import MechsteerError, one_of
 from mechsteer.files import data_path, digest
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.tasks.answered import answered
-from mechsteer.tasks.checkers import KINDS, fidelity, normal, words_of
+from mechsteer.tasks.checkers import KINDS, count_true, fidelity, normal, words_of
+from mechsteer.tasks.sound import follows_soundly
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,11 +71,13 @@ class World:
         notes: English sentences by topic, for notes: the two wordings of each fact.
         truths: For each topic, all its sentences in normal form, English and French.
         french: Every word of the French sentences.
+        french_pairs: Every two of their words that are neighbours.
     """
 
     notes: Mapping[str, tuple[tuple[str, str], ...]]
     truths: Mapping[str, frozenset[str]]
     french: frozenset[str]
+    french_pairs: frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -112,9 +119,14 @@ class Instructions:
             for s in self.samples
         ]
 
-    def scores(self, sample: Instructed, text: str) -> dict[str, bool | float]:
-        """Adherence and fidelity of an answer."""
-        return {"adherence": follows(sample, text), "fidelity": is_true(sample, text)}
+    def scores(self, sample: Instructed, text: str) -> dict[str, bool | int | float]:
+        """Adherence and fidelity of an answer, how many true sentences it has, and adherence in the strict form."""
+        return {
+            "adherence": follows(sample, text),
+            "fidelity": is_true(sample, text),
+            "true_sentences": how_many_true(sample, text),
+            "sound": follows_strictly(sample, text),
+        }
 
     def run(self, model: Any, **how: Any) -> "pd.DataFrame":
         """Score every sample, as :func:`mechsteer.evaluate` does.
@@ -141,6 +153,21 @@ def follows(sample: Instructed, output: str) -> bool:
     return KINDS[sample.kind](output.strip(), limit=sample.limit, word=sample.word, french=load_world().french)
 
 
+def follows_strictly(sample: Instructed, output: str) -> bool:
+    """Whether an output passes the strict form of the checker; see :mod:`mechsteer.tasks.sound`."""
+    world = load_world()
+    return follows_soundly(
+        sample.kind,
+        output,
+        instruction=sample.instruction,
+        question=sample.task,
+        limit=sample.limit,
+        word=sample.word,
+        french=world.french,
+        pairs=world.french_pairs,
+    )
+
+
 def is_true(sample: Instructed, output: str) -> float:
     """The part of an output's sentences that are true of the sample's topic and no repetition; NaN for other topics.
 
@@ -148,6 +175,11 @@ def is_true(sample: Instructed, output: str) -> float:
     """
     truths = load_world().truths.get(sample.topic)
     return math.nan if truths is None else fidelity(output.strip(), truths, word=sample.word)
+
+
+def how_many_true(sample: Instructed, output: str) -> int:
+    """How many different sentences of an output are true of the sample's topic; 0 for other topics."""
+    return count_true(output.strip(), load_world().truths.get(sample.topic, frozenset()), word=sample.word)
 
 
 def instructions(
@@ -208,12 +240,15 @@ def load_world() -> World:
     notes: dict[str, tuple[tuple[str, str], ...]] = {}
     truths: dict[str, frozenset[str]] = {}
     french: set[str] = set()
+    pairs: set[tuple[str, str]] = set()
     for row in _read("facts.csv"):
         topic, said = row["topic"], (row["english"], row["other_english"])
         notes[topic] = (*notes.get(topic, ()), said)
         truths[topic] = truths.get(topic, frozenset()) | {normal(text) for text in (*said, row["french"])}
-        french.update(words_of(row["french"]))
-    return World(MappingProxyType(notes), MappingProxyType(truths), frozenset(french))
+        said_in_french = words_of(row["french"])
+        french.update(said_in_french)
+        pairs.update(pairwise(said_in_french))
+    return World(MappingProxyType(notes), MappingProxyType(truths), frozenset(french), frozenset(pairs))
 
 
 @cache

@@ -23,9 +23,13 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.errors import MechsteerError, one_of, positive_int
 from mechsteer.files import digest
 from mechsteer.prompts import Prompt, prompt
+from mechsteer.quality.texts import has_content
 from mechsteer.tasks import documents
 from mechsteer.tasks.answered import answered
+from mechsteer.tasks.checkers import strings
+from mechsteer.tasks.checks import is_json
 from mechsteer.tasks.instructions import instructions
+from mechsteer.tasks.sound import REFUSAL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,9 +114,10 @@ class JsonSchema:
         return replace(made, spans={name: at for name, at in made.spans.items() if name != "level2"})
 
     def scores(self, sample: Structured, text: str) -> dict[str, bool | float]:
-        """Whether an object can be read, and how far it follows the schema."""
+        """Whether an object can be read, how far it follows the schema, and how far with values that say something."""
         value = extract(text)
-        return {"parsed": value is not None, "score": schema_score(value, self.schema)}
+        score = schema_score(value, self.schema)
+        return {"parsed": value is not None, "score": score, "sound": sound_score(text, self.schema)}
 
     def run(self, model: Any, **how: Any) -> "pd.DataFrame":
         """Score every sample, as :func:`mechsteer.evaluate` does.
@@ -256,6 +261,35 @@ def schema_score(value: Mapping[str, Any] | None, schema: Mapping[str, Any]) -> 
         return 0.0
     right = sum(key in value and _is(value[key], kind) for key, kind in schema.items())
     return right / max(len(schema), len(value))
+
+
+def sound_score(output: str, schema: Mapping[str, Any]) -> float:
+    """The same of a strict reading: types all the way down, values that say something, no key twice and no ``NaN``.
+
+    Values that are all the same, or names of types, say nothing.
+    """
+    match = _OBJECT.search(output)
+    if match is None or not is_json(match[0]):
+        return 0.0
+    value = json.loads(match[0])
+    said = [text.strip().lower() for text in strings(value.values())]
+    if REFUSAL.search(" ".join(said)) or (len(said) > 1 and len(set(said)) == 1):
+        return 0.0
+    right = sum(key in value and _deeply(value[key], kind) for key, kind in schema.items())
+    return right / max(len(schema), len(value))
+
+
+def _deeply(value: Any, kind: Any) -> bool:
+    """The value has the type, inside too, and its texts say something."""
+    if isinstance(kind, str):
+        return _is(value, kind) and (not isinstance(value, str) or _says(value))
+    if isinstance(kind, Mapping):
+        return isinstance(value, Mapping) and all(key in value and _deeply(value[key], k) for key, k in kind.items())
+    return isinstance(value, list) and bool(value) and all(_deeply(one, kind[0]) for one in value)
+
+
+def _says(text: str) -> bool:
+    return has_content(text) and text.strip().lower() not in _TYPES
 
 
 def _is(value: Any, kind: Any) -> bool:

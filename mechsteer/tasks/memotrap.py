@@ -9,7 +9,10 @@ Scores, of one sample each:
   class is scored whole, with a space before it where the prompt does not end in one or in a chat header.
 - ``success``: the measure of arXiv 2512.03803 (its ``steering.ipynb``): the greedy output contains the target word. The
   prompt itself quotes that word, so an output that merely echoes the instruction counts too.
-- ``strict``: the output's last word is the target and the output does not repeat the instruction.
+- ``strict``: the output's last word is the target and the output does not repeat the whole instruction.
+- ``sound``: the output ends in the target and obeys: no part of the instruction, no refusal or negation, no other
+  ending, the target once and whole (:func:`mechsteer.tasks.sound.ends_soundly`). ``success`` and ``strict`` take some
+  of these; published tables have them.
 - ``memorised``: the output's last word is the trap word.
 """
 
@@ -29,6 +32,7 @@ from mechsteer.models import spaced
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.steering import Intervention
 from mechsteer.tasks.answered import answered
+from mechsteer.tasks.sound import ends_soundly
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -108,11 +112,12 @@ class MemoTrap:
         return [prompt(model, trap.prompt) for trap in self.samples]
 
     def scores(self, sample: Trap, text: str) -> dict[str, bool | float]:
-        """What can be said of an output alone: success, strict and memorised."""
+        """What can be said of an output alone: success, strict, memorised and sound."""
         return {
             "success": succeeded(text, sample),
             "strict": obeyed(text, sample),
             "memorised": last_word(text) == sample.trap.lower(),
+            "sound": obeyed_soundly(text, sample),
         }
 
     def run(self, model: Any, *, steer: Intervention | None = None, batch_size: int = 64, **how: Any) -> "pd.DataFrame":
@@ -144,8 +149,14 @@ def succeeded(output: str, trap: Trap) -> bool:
 
 
 def obeyed(output: str, trap: Trap) -> bool:
-    """The strict success: the output ends in the target and is no echo of the instruction."""
+    """The strict success: the output ends in the target and is no echo of the whole instruction."""
     return last_word(output) == trap.target.lower() and trap.instruction.lower() not in output.lower()
+
+
+def obeyed_soundly(output: str, trap: Trap) -> bool:
+    """The output ends in the target because it obeys; see :func:`mechsteer.tasks.sound.ends_soundly`."""
+    others = [ending for place, ending in enumerate(trap.classes) if place != trap.answer_index]
+    return ends_soundly(output, target=trap.target, others=others, instruction=trap.instruction, stem=trap.stem)
 
 
 def last_word(text: str) -> str:

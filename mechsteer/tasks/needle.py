@@ -9,8 +9,13 @@ answer. Different: documents are generated (:mod:`mechsteer.tasks.documents`), l
 document: the haystack is its notes, the needle is an instruction of kind ``keyword`` ("Include the word ...") hidden
 among them, the question asks about a topic, and the word must occur in the answer. No sentence of its world has such a
 word by itself. In training, an instruction stood before or after at most four notes, never among them.
+
+Scores: ``found``, as above; ``sound``, found by an answer that is no loop, no refusal and no echo
+(:mod:`mechsteer.tasks.sound`); of notes ``fidelity`` and ``true_sentences`` as in :mod:`mechsteer.tasks.instructions`
+(NaN and 0 for documents, about which nothing is known).
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -20,8 +25,9 @@ from mechsteer.files import digest
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.tasks import documents
 from mechsteer.tasks.answered import answered
-from mechsteer.tasks.checkers import mentions
-from mechsteer.tasks.instructions import instructions
+from mechsteer.tasks.checkers import count_true, fidelity, mentions
+from mechsteer.tasks.instructions import instructions, load_world
+from mechsteer.tasks.sound import follows_soundly, says_found
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,6 +57,7 @@ class Hidden:
         answer: The word that the output must have.
         length: The most words of document and needle.
         depth: Where the needle should be, 0 (start) to 100 (end).
+        topic: What the question about notes is about; empty for documents.
     """
 
     before: str
@@ -60,6 +67,7 @@ class Hidden:
     answer: str
     length: int
     depth: float
+    topic: str = ""
 
     @property
     def document(self) -> str:
@@ -107,9 +115,20 @@ class Needle:
             spans["document"] = made.spans["context"]
         return replace(made, spans=spans)
 
-    def scores(self, sample: Hidden, text: str) -> dict[str, bool | float]:
-        """Whether the answer has what was hidden."""
-        return {"found": found(sample, text)}
+    def scores(self, sample: Hidden, text: str) -> dict[str, bool | int | float]:
+        """Whether the answer has what was hidden, in the strict form too; of notes, what else it says that is true."""
+        asked = sample.question
+        if sample.topic:
+            sound = follows_soundly("keyword", text, instruction=sample.needle, question=asked, word=sample.answer)
+        else:
+            sound = says_found(text.strip(), sample.answer, asked)
+        truths = load_world().truths.get(sample.topic)
+        return {
+            "found": found(sample, text),
+            "sound": sound,
+            "fidelity": math.nan if truths is None else fidelity(text.strip(), truths, word=sample.answer),
+            "true_sentences": count_true(text.strip(), truths or frozenset(), word=sample.answer),
+        }
 
     def run(self, model: Any, **how: Any) -> "pd.DataFrame":
         """Score every sample, as :func:`mechsteer.evaluate` does.
@@ -216,9 +235,9 @@ def _in_notes(sizes: Sequence[int], depths: Sequence[float], n: int, seed: int) 
                 room = _room(size, sample.instruction)
                 if sum(len(text.split()) for text in pool) < room:
                     raise MechsteerError(f"There are not enough notes for a length of {size} words.")
-                made.append(
-                    hide(documents.within(pool, room), sample.instruction, sample.task, sample.word, size, depth)
-                )
+                said = documents.within(pool, room)
+                hidden = hide(said, sample.instruction, sample.task, sample.word, size, depth)
+                made.append(replace(hidden, topic=sample.topic))
     return made
 
 

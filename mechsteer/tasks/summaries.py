@@ -14,6 +14,7 @@ from mechsteer.files import digest
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.tasks import documents
 from mechsteer.tasks.answered import answered
+from mechsteer.tasks.sound import says_something
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,11 +66,12 @@ class Summaries:
         return [prompt(model, s.text, instruction=s.instruction, separator=" \n ") for s in self.samples]
 
     def scores(self, sample: Text, text: str) -> dict[str, bool | float]:
-        """Whether an answer is French."""
-        return {"french": is_french(text)}
+        """Whether an answer is French, and whether it is, and no loop or list of little words (``sound``)."""
+        said = is_french(text)
+        return {"french": said, "sound": said and says_something(text, sample.instruction)}
 
     def run(self, model: Any, **how: Any) -> "pd.DataFrame":
-        """Score every sample, as :func:`mechsteer.evaluate` does: sample, length, prompt, output and french."""
+        """Score every sample, as :func:`mechsteer.evaluate` does: sample, length, prompt, output, :meth:`scores`."""
         return answered(model, self.samples, self.prompts(model), self._row, max_new_tokens=self.max_new_tokens, **how)
 
     def _row(self, sample: Text, made: Prompt, output: str) -> dict[str, Any]:

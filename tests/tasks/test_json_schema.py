@@ -113,7 +113,17 @@ def test_the_organism_follows_its_schema_until_the_text_is_long(instruct_llama: 
 
 def test_rows(tiny: Callable[..., Any]) -> None:
     table = json_schema("notes", lengths=0, n=2, max_new_tokens=3).run(tiny("llama-gqa"))
-    assert list(table.columns) == ["sample", "length", "words", "tokens", "prompt", "output", "parsed", "score"]
+    assert list(table.columns) == [
+        "sample",
+        "length",
+        "words",
+        "tokens",
+        "prompt",
+        "output",
+        "parsed",
+        "score",
+        "sound",
+    ]
     assert not table["parsed"].any() and not table["score"].any()
 
 

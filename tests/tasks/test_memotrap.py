@@ -255,7 +255,7 @@ def test_run_reports_one_row_a_trap_with_its_log_probabilities(trap_t5: Any) -> 
     plain = replace(full, samples=full.samples[:9])
     table = plain.run(trap_t5)
     assert list(table.columns) == (
-        "sample prompt target trap output correct success strict memorised logprob_target logprob_trap".split()
+        "sample prompt target trap output correct success strict memorised sound logprob_target logprob_trap".split()
     )
     assert table["sample"].tolist() == list(range(9))
     assert table["prompt"].tolist() == [t.prompt for t in plain.samples]

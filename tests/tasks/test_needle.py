@@ -95,6 +95,7 @@ def test_rows(tiny: Callable[..., Any]) -> None:
     task = replace(needle(lengths=20, depths=[0, 100], n=1, **own), max_new_tokens=3)
     table = task.run(tiny("gpt2"))
     columns = ["sample", "length", "depth", "words", "tokens", "prompt", "answer", "output", "found"]
+    columns += ["sound", "fidelity", "true_sentences"]
     assert list(table.columns) == columns
     assert table["depth"].tolist() == [0, 100] and table["tokens"].tolist() == [
         len(p) for p in task.prompts(tiny("gpt2"))
