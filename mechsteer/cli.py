@@ -224,7 +224,7 @@ class Tune:
     """The score that counts. Default: the task's first."""
     floor: float = 0.9
     """The least quality, as a part of the unsteered model's: answers that have not collapsed."""
-    budget: float = 3.0
+    budget: float = 2.5
     """Tokens that each method may generate, in answers of the unsteered model to all validation prompts."""
     max_new_tokens: Annotated[int | None, _shown_as("INT")] = None
     """For a file of one's own, the most new tokens. Default: 128."""
@@ -234,7 +234,7 @@ class Tune:
     """Decides the halves and the order in which prompts are looked at."""
     out: Annotated[Path, _shown_as("FOLDER")] = Path("results/tuning")
     """Folder for what was computed, the tables, the page, the figure and the intervention."""
-    batch_size: int = 16
+    batch_size: int = 32
     """Prompts computed together; does not change the results."""
     device: Device = None
     """cpu, cuda, mps."""

@@ -6,6 +6,10 @@ For the first tokens y_1 .. y_n of the unsteered model's answers to a few prompt
 
 of the unsteered p and the steered q, and of all these tokens the 95th percentile: steering moves a few tokens and
 leaves the rest, which a mean would hide.
+
+A gate (DIRECTER) has no q: it takes one token, which need not be the most likely one. There, q is p with the
+probabilities of the token taken and of the most likely one exchanged, the least that makes it so, and the tokens are
+those that it writes itself.
 """
 
 from collections.abc import Sequence
@@ -17,11 +21,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.analysis.distributions import jsd
+from mechsteer.decoding import generate
 from mechsteer.models import advance
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, begin, run_batches
+from mechsteer.tuning.ladders import Way
 
-PROMPTS, TOKENS = 4, 24
+PROMPTS, TOKENS = 3, 16
 """How many prompts, and how many tokens of each answer."""
 
 
@@ -41,11 +47,29 @@ class Probe:
     answers: Sequence[Sequence[int]]
     unsteered: Sequence[Float[Tensor, "_ d_vocab"]]
 
-    def divergence(self, steer: Intervention) -> float:
+    def divergence(self, way: Way) -> float:
         """The 95th percentile over all tokens, in nats."""
+        if way.strategy is not None:
+            return self._gated(way)
+        steer = way.steer or Intervention()
         steered = _log_probabilities(self.model, self.prompts, self.answers, steer)
         found = [jsd(p, q) for p, q in zip(self.unsteered, steered, strict=True)]
         return float(torch.cat(found).quantile(0.95))
+
+    def _gated(self, way: Way) -> float:
+        how = {"strategy": way.strategy, "max_new_tokens": TOKENS, "batch_size": PROMPTS}
+        trace = generate(self.model, self.prompts, steer=way.steer, **how).trace
+        taken, likeliest = (torch.tensor(trace[name].to_numpy(float)) for name in ("p_token", "p_raw"))
+        return float(exchanged(likeliest, taken).quantile(0.95))
+
+
+def exchanged(a: Float[Tensor, "tokens"], b: Float[Tensor, "tokens"]) -> Float[Tensor, "tokens"]:
+    """The divergence of a distribution from the one in which two probabilities have changed places, in nats.
+
+    JSD = a ln(a / m) + b ln(b / m) with m = (a + b) / 2.
+    """
+    mean = (a + b) / 2
+    return (torch.xlogy(a, a / mean) + torch.xlogy(b, b / mean)).clamp(min=0.0)
 
 
 def probe(model: Any, prompts: Sequence[Prompt], answers: Sequence[Sequence[int]]) -> Probe:

@@ -13,6 +13,9 @@ from mechsteer.tuning.ladders import Family, layers_tried
 SLOWER: Mapping[str, float] = {"directer": 2.5, "spotlight": 1.3, "pasta": 1.3}
 """How much longer a token takes than an unsteered one, roughly."""
 
+TOGETHER = 3
+"""So many candidates of a method answer together, on average."""
+
 ARMS = 3 + len(ASKED)
 """Runs on the held-out prompts: unsteered, tuned, without instruction, and other ways to ask."""
 
@@ -52,7 +55,7 @@ def estimate(
         batch_size: Prompts computed together.
     """
     longest = max(len(p) for task in (choosing, reporting) for p in task.prompts(model))
-    first = min(batch_size, blocks(len(choosing.samples))[0][1])
+    first = min(batch_size, TOGETHER * blocks(len(choosing.samples))[0][1])
     small = _plan(model, first, longest, choosing.max_new_tokens, first)
     whole = _plan(model, len(reporting.samples), longest, reporting.max_new_tokens, batch_size)
     weight = sum(SLOWER.get(name, 1.0) for name in families)

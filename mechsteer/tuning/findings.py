@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.tuning.held_out import ASKED, TUNED, UNSTEERED, WITHOUT
+from mechsteer.tuning.side import LIMIT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -18,7 +19,9 @@ FEW = 30
 Row = Mapping[Any, Any]
 
 
-def findings(best: "pd.DataFrame", test: "pd.DataFrame", rows: "pd.DataFrame", unsteered: float) -> list[str]:
+def findings(
+    best: "pd.DataFrame", test: "pd.DataFrame", rows: "pd.DataFrame", unsteered: float, side_right: float
+) -> list[str]:
     """The sentences.
 
     Args:
@@ -26,6 +29,7 @@ def findings(best: "pd.DataFrame", test: "pd.DataFrame", rows: "pd.DataFrame", u
         test: The summary of the held-out prompts.
         rows: Their rows.
         unsteered: The unsteered model's adherence on the validation prompts.
+        side_right: The share of unrelated questions that it answers well.
     """
     arms = {str(row["name"]): row for row in test.to_dict("records")}
     start = arms[UNSTEERED]
@@ -40,6 +44,7 @@ def findings(best: "pd.DataFrame", test: "pd.DataFrame", rows: "pd.DataFrame", u
             said.append(
                 f"Edge: nothing stronger than {tuned['name']} was tried, so a better setting may lie beyond it."
             )
+    said += _side(best, side_right)
     if start["n"] < FEW:
         said.append(_few(int(start["n"])))
     return [one for one in said if one]
@@ -75,6 +80,8 @@ def _nothing(best: "pd.DataFrame", unsteered: float) -> str:
     if not best["above_floor"].any():
         return "Every method's best setting falls below the floor of quality, so none is recommended."
     top = best[best["above_floor"]].iloc[0]
+    if top["adherence"] > unsteered:
+        return "Every setting that follows more often harms the answers to unrelated questions, so none is recommended."
     return (
         "On the validation prompts no setting above the floor of quality follows more often than the unsteered model "
         f"({_percent(top['adherence'])} % with {top['method']}, {_percent(unsteered)} % without): none is recommended."
@@ -126,6 +133,30 @@ def _against_asking(tuned: Row, arms: Mapping[str, Row], rows: "pd.DataFrame") -
     return (
         f"Steering does {'better' if more > less else 'worse'} than {name} ({more} for, {less} against, p = {p:.2g})."
     )
+
+
+def _side(best: "pd.DataFrame", right: float) -> list[str]:
+    """What the chosen setting does to unrelated answers, and which better ones were not chosen for what they do."""
+    said, rows = [], best.to_dict("records")
+    chosen = next((place for place, row in enumerate(rows) if row["chosen"]), None)
+    for row in rows[:chosen]:
+        if row["above_floor"] and row["side_kept"] < 1 - LIMIT:
+            said.append(
+                f"Not chosen: {row['method']} {row['strength']:g} makes {_percent(1 - row['side_kept'])} % of the "
+                "answers to unrelated questions worse."
+            )
+    if chosen is not None:
+        same, kept = rows[chosen]["side_same"], rows[chosen]["side_kept"]
+        said.append(
+            f"Side effects: {_percent(same)} % of the answers to unrelated questions stay the same text, and "
+            f"{_percent(kept)} % are no worse."
+        )
+    if said and right < 0.5:
+        said.append(
+            f"But the unsteered model answers only {_percent(right)} % of the unrelated questions well, so that harm "
+            "can hardly be seen: give side=, a task that it can do."
+        )
+    return said
 
 
 def _few(n: int) -> str:

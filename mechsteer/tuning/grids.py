@@ -11,7 +11,7 @@ STILL = 1e-4
 """Nats: a way that moves less than this (95th percentile) writes what the unsteered model writes."""
 
 Measure = Callable[[Way], float]
-"""The divergence of a way; NaN where it has none."""
+"""The divergence of a way."""
 
 
 @dataclass
@@ -62,13 +62,17 @@ class Grid:
     def points(self) -> list[Candidate]:
         """All points that move the model at all, layer by layer, weak before strong."""
         every = [self.at(place, layer) for layer in self.layers for place in range(len(self.ladder))]
-        return [point for point in every if not self.moved(point) < STILL]
+        return [point for point in every if self._moves(point)]
+
+    def _moves(self, point: Candidate) -> bool:
+        """Whether it does anything; of a gate, whose divergence takes new tokens, it is not asked."""
+        return FAMILIES[self.method].kind == "gate" or self.moved(point) >= STILL
 
     def first(self, count: int) -> list[Candidate]:
         """So many points, as different as can be: each the one that is farthest from those before it.
 
-        The distance is by depth and by rank of the divergence; of methods whose divergence is not known, by rank of the
-        strength. The first point is the middle one.
+        The distance is by depth and by rank of the divergence; of gates by rank of the strength. The first point is the
+        middle one.
         """
         points = self.points()
         places = self._places(points)
@@ -83,9 +87,8 @@ class Grid:
 
     def _places(self, points: Sequence[Candidate]) -> list[tuple[float, float]]:
         """Depth and strength of each point, from 0 to 1."""
-        strengths = [self.ladder.index(p.strength) for p in points]
-        known = [self.moved(p) for p in points]
-        by = strengths if any(map(math.isnan, known)) else known
+        gate = FAMILIES[self.method].kind == "gate"
+        by = [float(self.ladder.index(p.strength)) if gate else self.moved(p) for p in points]
         ranks = {value: rank for rank, value in enumerate(sorted(set(by)))}
         layers = {layer: rank for rank, layer in enumerate(self.layers)}
         deep, strong = max(1, len(layers) - 1), max(1, len(ranks) - 1)
@@ -102,7 +105,7 @@ class Grid:
                 found.append(self.at(other, candidate.layer))
         deep = self.layers.index(candidate.layer)
         found += [self.at(place, self.layers[d]) for d in (deep - 1, deep + 1) if 0 <= d < len(self.layers)]
-        return [point for point in found if not self.moved(point) < STILL]
+        return [point for point in found if self._moves(point)]
 
     def between(self, candidate: Candidate, sound: Sequence[Candidate]) -> list[Candidate]:
         """The point half-way from a candidate down to the strongest weaker one of its layer that is sound, or to 0."""

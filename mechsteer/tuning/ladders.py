@@ -31,7 +31,8 @@ class Family:
         ladder: Strengths, from weak to strong.
         stronger: The next one beyond a strength; None where the method has no stronger one.
         make: The way of a strength; of families of vectors, of a strength and a direction.
-        kind: ``"span"`` (acts on the instruction's span) or ``"vector"`` (needs a direction at a layer).
+        kind: ``"span"`` (acts on the instruction's span), ``"gate"`` (the same, as a strategy) or ``"vector"`` (needs a
+            direction at a layer).
     """
 
     argument: str
@@ -51,7 +52,7 @@ def _projected(share: float, d: Direction) -> Way:
     return Way(project(d, target=without + share * d.activation_norm, scope="content"))
 
 
-SHARES = (0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 1.2)
+SHARES = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 1.0)
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
     {
@@ -84,6 +85,7 @@ FAMILIES: Mapping[str, Family] = MappingProxyType(
             (0.9, 0.7, 0.5, 0.4, 0.3, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.02),
             lambda s: s / 2 if s > 1e-6 else None,
             lambda s: Way(strategy=Directer(beta=s)),
+            "gate",
         ),
         "vector": Family("share of the activation norm", SHARES, lambda s: 1.5 * s, _added, "vector"),
         "project": Family("share of the activation norm", SHARES, lambda s: 1.5 * s, _projected, "vector"),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FILE = "intervention.safetensors"
 BEST = ["method", "strength", "layer", "divergence", "adherence", "adherence_low", "adherence_high", "quality", "edge"]
+BEST += ["side_kept", "chosen"]
 TEST = ["name", "n", "adherence", "adherence_low", "adherence_high", "quality", "repaired", "broken", "p_value"]
 
 
@@ -36,6 +37,7 @@ class Tuning:
         rows: One row a held-out prompt and way.
         way: The tuned way; without steering where nothing was better.
         tokens: How many tokens the search generated, by method.
+        side_right: The share of unrelated questions that the unsteered model answers well.
         grid_tokens: How many all points of all ladders would take on all validation prompts.
         left_out: Methods and ways to ask that were left out, and why.
     """
@@ -46,6 +48,7 @@ class Tuning:
     rows: "pd.DataFrame"
     way: Way
     tokens: Mapping[str, int]
+    side_right: float
     grid_tokens: int
     left_out: Mapping[str, str] = field(default_factory=dict)
 
@@ -66,7 +69,8 @@ class Tuning:
     def findings(self) -> list[str]:
         """What was found, in sentences."""
         start = float(self.curve["adherence"].iloc[0])
-        return [*findings(self.best, self.test, self.rows, start), self._cost(), *self._left_out()]
+        said = findings(self.best, self.test, self.rows, start, self.side_right)
+        return [*said, self._cost(), *self._left_out()]
 
     def _cost(self) -> str:
         spent = sum(self.tokens.values())

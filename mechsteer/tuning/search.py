@@ -14,6 +14,7 @@ is a part of the unsteered model's quality on the same prompts.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -21,7 +22,7 @@ import pandas as pd
 from mechsteer.stats import Interval, mean_interval
 from mechsteer.tuning.grids import Grid
 from mechsteer.tuning.halves import blocks
-from mechsteer.tuning.ladders import Candidate
+from mechsteer.tuning.ladders import Candidate, Way
 from mechsteer.tuning.trying import FIRST_TOKENS, Runs
 
 LEAST, MOST = 3, 8
@@ -96,10 +97,9 @@ class Search:
 
     def run(self) -> list[Tried]:
         """All that were tried, in the order in which they were begun."""
-        alive = [one for one in map(self._begun, self.grid.first(self._count())) if not one.dropped]
+        alive = [one for one in self._begun(self.grid.first(self._count())) if not one.dropped]
         for rung in range(len(self.blocks)):
-            for one in alive:
-                self._answer(one, rung)
+            self._answer(alive, rung)
             alive = self._halved(alive, rung)
         self._refine()
         return self.tried
@@ -121,7 +121,7 @@ class Search:
         allowed = float(rungs == 1 < len(self.blocks)) if slack is None else slack
         least = self.floor * self.unsteered.mean("quality", rungs) - allowed / self.blocks[rungs - 1][1]
         moved = self.grid.moved(one.candidate)
-        return (quality >= least - 1e-9, adherence, quality, -moved if not math.isnan(moved) else 0.0)
+        return (quality >= least - 1e-9, adherence, quality, -moved)
 
     def _count(self) -> int:
         """How many points there are to begin with, so that halving them takes most of the budget."""
@@ -140,21 +140,26 @@ class Search:
         """The tokens that a stretch takes: as many as the unsteered model wrote."""
         return int(self.unsteered.parts[rung]["n_tokens"].sum())
 
-    def _begun(self, candidate: Candidate) -> Tried:
-        """A candidate with its first tokens written, and dropped if they have gone wrong."""
-        one = Tried(candidate)
-        self.tried.append(one)
-        if self.runs.task.max_new_tokens > 2 * FIRST_TOKENS:
-            rows = self.runs.rows(self.grid.way(candidate), self.blocks[0], FIRST_TOKENS)
-            one.tokens += int(rows["n_tokens"].sum())
-            if float(rows["collapsed"].mean()) >= self.beginnings + WRONG:
-                one.dropped = "wrong in its first tokens"
-        return one
+    def _begun(self, candidates: Sequence[Candidate]) -> list[Tried]:
+        """Candidates with their first tokens written, and dropped if they have gone wrong."""
+        begun = [Tried(candidate) for candidate in candidates]
+        self.tried += begun
+        if begun and self.runs.task.max_new_tokens > 2 * FIRST_TOKENS:
+            for one, rows in zip(begun, self.runs.many(self._ways(begun), self.blocks[0], FIRST_TOKENS), strict=True):
+                one.tokens += int(rows["n_tokens"].sum())
+                if float(rows["collapsed"].mean()) >= self.beginnings + WRONG:
+                    one.dropped = "wrong in its first tokens"
+        return begun
 
-    def _answer(self, one: Tried, rung: int) -> None:
-        rows = self.runs.rows(self.grid.way(one.candidate), self.blocks[rung])
-        one.parts.append(rows)
-        one.tokens += int(rows["n_tokens"].sum())
+    def _ways(self, some: Sequence[Tried]) -> list[Way]:
+        return [self.grid.way(one.candidate) for one in some]
+
+    def _answer(self, some: Sequence[Tried], rung: int) -> None:
+        """Let candidates answer a stretch."""
+        tables = self.runs.many(self._ways(some), self.blocks[rung]) if some else []
+        for one, rows in zip(some, tables, strict=True):
+            one.parts.append(rows)
+            one.tokens += int(rows["n_tokens"].sum())
 
     def _halved(self, alive: list[Tried], rung: int) -> list[Tried]:
         if rung + 1 == len(self.blocks):
@@ -196,7 +201,7 @@ class Search:
             sound = [c for c, one in known.items() if one.parts and self.rank(one, len(one.parts), slack=0)[0]]
             beside = self.grid.between(best.candidate, sound)
         left = next((point for point in beside if point not in known), None)
-        return None if left is None else self._begun(left)
+        return None if left is None else self._begun([left])[0]
 
     def _affordable(self, rung: int) -> bool:
         return self.spent + self._cost(rung) <= self.budget
@@ -210,7 +215,7 @@ class Search:
             if not self._affordable(rung):
                 one.dropped = f"the budget ended after {len(one.values('adherence'))} prompts"
                 return
-            self._answer(one, rung)
+            self._answer([one], rung)
             if rung + 1 < len(self.blocks) and self.rank(one, rung + 1)[:2] < self._standard(best, rung + 1):
                 one.dropped = f"behind after {self.blocks[rung][1]} prompts"
                 return

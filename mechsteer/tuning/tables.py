@@ -1,6 +1,5 @@
 """The tables of a tuning: every candidate, and the best of each method."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,6 +7,7 @@ import pandas as pd
 
 from mechsteer.tuning.ladders import FAMILIES
 from mechsteer.tuning.search import Search, Tried
+from mechsteer.tuning.side import LIMIT, Side
 
 COLUMNS = ["method", "strength", "unit", "layer", "divergence", "n", "adherence", "adherence_low", "adherence_high"]
 COLUMNS += ["followed", "quality", "above_floor", "collapsed", "n_tokens", "dropped"]
@@ -56,23 +56,24 @@ def _row(one: Tried, moved: float, *, above: bool) -> dict[str, Any]:
     }
 
 
-def best_table(searches: Mapping[str, Search], unsteered: Tried) -> tuple[pd.DataFrame, Tried | None]:
+def best_table(searches: Mapping[str, Search], unsteered: Tried, side: Side) -> tuple[pd.DataFrame, Tried | None]:
     """The best candidate of each method, the best first, and the one that is chosen.
 
     Returns:
         The columns of :func:`curve_table`, then edge (above the floor, and nothing stronger was tried: a better one may
-        lie beyond) and chosen; and the chosen candidate: the best of all that is above the floor and follows more often
-        than the unsteered model, None if there is none.
+        lie beyond), side_same and side_kept (unrelated answers that are the same text, and that are no worse) and
+        chosen; and the chosen candidate: the best of all that is above the floor, follows more often than the unsteered
+        model, and leaves unrelated answers as they are. None if there is none.
     """
     found = [(search, best) for search in searches.values() if (best := search.best()) is not None]
     found.sort(key=lambda pair: pair[0].rank(pair[1], len(pair[0].blocks)), reverse=True)
-    start = unsteered.interval("adherence").mean
-    chosen = None
-    if found:
-        search, first = found[0]
-        above, adherence, *_ = search.rank(first, len(search.blocks))
-        chosen = first if above and adherence > start and not math.isnan(adherence) else None
     table = pd.DataFrame([_row_of(search, one) for search, one in found], columns=COLUMNS)
     edges = [search.grid.is_edge(one.candidate, [other.candidate for other in search.tried]) for search, one in found]
     edges = [edge and bool(above) for edge, above in zip(edges, table["above_floor"], strict=True)]
-    return table.assign(edge=edges, chosen=[one is chosen for _, one in found]), chosen
+    effects = [side.effect(search.grid.way(one.candidate)) for search, one in found]
+    table = table.assign(edge=edges, side_same=[e.same for e in effects], side_kept=[e.kept for e in effects])
+    better = table["above_floor"].astype(bool) & (table["adherence"] > unsteered.mean("adherence"))
+    allowed = list(better & (table["side_kept"] >= 1 - LIMIT))
+    first = allowed.index(True) if any(allowed) else None
+    chosen = None if first is None else found[first][1]
+    return table.assign(chosen=[place == first for place in range(len(found))]), chosen

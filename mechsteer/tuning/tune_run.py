@@ -24,10 +24,11 @@ from mechsteer.tuning.held_out import held_out, worked_examples
 from mechsteer.tuning.ladders import DEFAULT, Candidate, Family, Way, families_of, layers_tried
 from mechsteer.tuning.result import Tuning
 from mechsteer.tuning.search import Search, Tried
+from mechsteer.tuning.side import Side, side_task
 from mechsteer.tuning.tables import best_table, curve_table
 from mechsteer.tuning.trying import FIRST_TOKENS, Runs, kept_number
 
-BUDGET = 3.0
+BUDGET = 2.5
 """How often a method may answer all validation prompts, in tokens of the unsteered model's answers."""
 
 FLOOR = 0.9
@@ -42,10 +43,11 @@ def tune(
     floor: float = FLOOR,
     out: str | os.PathLike[str] | None = None,
     validation: Task | None = None,
+    side: Any = None,
     budget: float = BUDGET,
     score: str | None = None,
     seed: int = 0,
-    batch_size: int = 16,
+    batch_size: int = 32,
     progress: bool = False,
 ) -> Tuning:
     """Find how to steer: methods, layers and strengths by successive halving, then one run on held-out prompts.
@@ -60,6 +62,8 @@ def tune(
         out: A folder for what was computed, the tables, the page and the intervention. A tuning that was killed goes on
             there and ends with the same tables.
         validation: A task of other prompts to choose on; then all of ``task`` is reported on.
+        side: A task, or prompts, that have nothing to do with the instruction, whose answers must stay as they are.
+            Default: 16 bundled questions of general knowledge.
         budget: How many tokens each method may generate, in answers of the unsteered model to all validation prompts.
         score: The column that says how well a prompt was followed. Default: as :func:`mechsteer.compare` chooses.
         seed: Decides the halves and the order in which prompts are looked at.
@@ -85,6 +89,7 @@ def tune(
     if not finite("budget", budget) >= 1:
         raise MechsteerError(f"budget must be at least 1 answer to all validation prompts, got {budget}.")
     choosing, reporting = halves(task, validation, seed)
+    aside = side_task(side)
     folder = None if out is None else writable_dir(out)
     total = _announced(model, choosing, reporting, families, budget, batch_size) if progress else None
     with taken_once(), tqdm(desc="tuning", unit="token", total=total, disable=not progress) as bar:
@@ -92,7 +97,8 @@ def tune(
         study = _Study(runs, floor, budget)
         for name, family in families.items():
             study.search(name, family)
-        found = study.result(Runs(model, reporting, folder, batch_size, score, bar))
+        unrelated = Side(Runs(model, aside, folder, batch_size, None, bar))
+        found = study.result(Runs(model, reporting, folder, batch_size, score, bar), unrelated)
     if folder is not None:
         found.save(folder)
     return found
@@ -148,19 +154,16 @@ class _Study:
         return self.directions
 
     def _moved(self, way: Way) -> float:
-        steer = way.steer
-        if steer is None:
-            return float("nan")
-        key = partial(cell_key, self.runs.model, [self.prompts, self.probe.answers], steer, None, "divergence")
-        return kept_number(self.runs.out, key, lambda: self.probe.divergence(steer))
+        key = partial(cell_key, self.runs.model, [self.prompts, self.probe.answers], *way, "divergence")
+        return kept_number(self.runs.out, key, lambda: self.probe.divergence(way))
 
-    def result(self, reporting: Runs) -> Tuning:
+    def result(self, reporting: Runs, side: Side) -> Tuning:
         """Choose, and run once on the held-out prompts."""
         if not self.searches:
             reasons = "; ".join(f"{name}: {why}" for name, why in self.left_out.items())
             raise MechsteerError(f"None of the methods can be used. {reasons}")
         curve = curve_table(self.searches, self.unsteered)
-        best, chosen = best_table(self.searches, self.unsteered)
+        best, chosen = best_table(self.searches, self.unsteered, side)
         way = Way() if chosen is None else self.searches[chosen.candidate.method].grid.way(chosen.candidate)
         answered = [self.unsteered, *([] if chosen is None else [chosen])]
         tables = [pd.concat(one.parts, ignore_index=True) for one in answered]
@@ -174,5 +177,6 @@ class _Study:
             way=way,
             tokens={name: search.spent for name, search in self.searches.items()},
             left_out={**self.left_out, **found.left_out},
+            side_right=side.right,
             grid_tokens=self.tokens * sum(search.grid.size for search in self.searches.values()),
         )

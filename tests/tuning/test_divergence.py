@@ -10,7 +10,8 @@ import mechsteer as ms
 from mechsteer.analysis.distributions import jsd
 from mechsteer.models import advance
 from mechsteer.steering import Intervention, Step, begin, run_batches
-from mechsteer.tuning.divergence import probe
+from mechsteer.tuning.divergence import exchanged, probe
+from mechsteer.tuning.ladders import Way
 
 TEXTS = ["the cat sat on", "a dog", "write a word , the cat in a house"]
 ANSWERS = [[5, 9, 12, 7], [11], [6, 6, 8]]
@@ -48,12 +49,23 @@ def test_one_pass_is_the_loop_over_prefixes(family: str, tiny: Callable[..., Any
     model = tiny(family)
     found = probe(model, prompts(model), ANSWERS)
     for steer in (ms.attention_bias(delta=4.0), ms.spotlight(target=0.6)):
-        assert found.divergence(steer) == pytest.approx(naive(model, steer), rel=1e-3, abs=1e-6)
+        assert found.divergence(Way(steer)) == pytest.approx(naive(model, steer), rel=1e-3, abs=1e-6)
 
 
 @pytest.mark.parametrize("family", ["llama-gqa", "t5"])
 def test_zero_strength_is_no_divergence_and_more_is_more(family: str, tiny: Callable[..., Any]) -> None:
     model = tiny(family)
     found = probe(model, prompts(model), ANSWERS)
-    values = [found.divergence(ms.attention_bias(delta=delta)) for delta in (0.0, 0.5, 2.0, 8.0)]
+    values = [found.divergence(Way(ms.attention_bias(delta=delta))) for delta in (0.0, 0.5, 2.0, 8.0)]
     assert values[0] < 1e-6 and values == sorted(values) and 0.0 < values[-1] <= 0.6932
+
+
+def test_a_gate_is_measured_by_the_least_exchange(tiny: Callable[..., Any]) -> None:
+    p = torch.tensor([0.5, 0.3, 0.2]).double()
+    swapped = p[[1, 0, 2]]
+    found = exchanged(p[:1], p[1:2])
+    assert found.item() == pytest.approx(jsd(p.float().log(), swapped.float().log()).item(), rel=1e-5)
+    model = tiny("llama-gqa")
+    measured = probe(model, prompts(model), ANSWERS)
+    values = [measured.divergence(Way(strategy=ms.Directer(beta=beta))) for beta in (1.0, 0.5, 0.01)]
+    assert values[0] == 0.0 and 0.0 <= values[1] <= values[2] and values[2] > 0.0

@@ -20,13 +20,14 @@ def arm(name: str, followed: int, *, start: int = 0) -> pd.DataFrame:
 
 def best(adherence: float, **more: Any) -> pd.DataFrame:
     row = dict.fromkeys(COLUMNS, 0.0) | {"method": "guide", "adherence": adherence, "above_floor": True}
-    return pd.DataFrame([row | {"edge": False, "chosen": True} | more])
+    row |= {"edge": False, "side_same": 0.75, "side_kept": 1.0, "chosen": True}
+    return pd.DataFrame([row | more])
 
 
-def said(tables: list[pd.DataFrame], chosen: pd.DataFrame) -> str:
+def said(tables: list[pd.DataFrame], chosen: pd.DataFrame, right: float = 0.9) -> str:
     rows = pd.concat(tables, ignore_index=True)
     summary = summarise(rows, "adherence", {}).assign(quality=1.0)
-    return "\n".join(findings(chosen, summary, rows, 0.2))
+    return "\n".join(findings(chosen, summary, rows, 0.2, right))
 
 
 def test_a_large_difference_is_an_improvement_with_its_gap() -> None:
@@ -76,3 +77,14 @@ def test_no_setting_is_recommended_where_none_helps() -> None:
 def test_few_prompts_say_what_they_can_show() -> None:
     text = said([arm("unsteered", 4), arm("tuned: guide 1", 8)], best(0.5))
     assert "at least 6 must be repaired" in text
+
+
+def test_side_effects_are_said_and_what_they_ruled_out() -> None:
+    tables = [arm("unsteered", 4), arm("tuned: guide 1", 14)]
+    harmful = best(0.95, method="vector", side_kept=0.5, chosen=False)
+    text = said(tables, pd.concat([harmful, best(0.9)], ignore_index=True), right=0.2)
+    assert "Not chosen: vector 0 makes 50 % of the answers to unrelated questions worse" in text
+    assert "75 % of the answers to unrelated questions stay the same text, and 100 % are no worse" in text
+    assert "answers only 20 % of the unrelated questions well" in text
+    assert "answers only" not in said(tables, best(0.9)) and "Not chosen" not in said(tables, best(0.9))
+    assert "harms the answers to unrelated questions" in said([arm("unsteered", 4)], harmful)

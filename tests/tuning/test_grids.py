@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import pytest
 import torch
 
 from mechsteer.directions import Direction
@@ -40,8 +41,8 @@ def test_points_that_move_nothing_are_left_out() -> None:
     assert guide(lambda way: 0.0).first(4) == []
 
 
-def test_without_a_divergence_the_ladder_spreads_them() -> None:
-    grid = Grid("directer", {}, lambda way: math.nan)
+def test_gates_are_spread_over_the_ladder() -> None:
+    grid = Grid("directer", {}, lambda way: pytest.fail("asked"))
     assert len({point.strength for point in grid.first(4)}) == 4
 
 

@@ -1,7 +1,7 @@
 """Successive halving on curves that are known: no model, so that what is found can be compared with the truth."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,6 +11,7 @@ from mechsteer.tuning.grids import Grid
 from mechsteer.tuning.halves import blocks
 from mechsteer.tuning.ladders import FAMILIES, Candidate, Way
 from mechsteer.tuning.search import Search, Tried
+from mechsteer.tuning.side import Effect, Side
 from mechsteer.tuning.tables import best_table, curve_table
 from mechsteer.tuning.trying import Runs
 
@@ -42,6 +43,28 @@ class Known(Runs):
         rows = {"followed": [float(p < follow * N) for p in places], "collapsed": [not w for w in whole]}
         table = pd.DataFrame(rows).assign(quality=[float(w) for w in whole], n_tokens=min(limit or LONG, LONG))
         return table.assign(adherence=table["followed"] * table["quality"])
+
+    def many(
+        self, ways: Sequence[Way], stretch: tuple[int, int] | None = None, limit: int | None = None
+    ) -> list[pd.DataFrame]:
+        return [self.rows(way, stretch, limit) for way in ways]
+
+
+class Harmless(Side):
+    """Unrelated answers that stay as they are, but for ways in ``harmed``."""
+
+    harmed: float = math.inf
+
+    def __init__(self) -> None:
+        pass
+
+    def effect(self, way: Way) -> Effect:
+        kept = 0.5 if way.steer is not None and way.steer.edits[0].strength >= self.harmed else 1.0
+        return Effect(kept, kept)
+
+
+def harmless() -> Side:
+    return Harmless()
 
 
 def hill(top: float, best: float, breaks: float) -> Curve:
@@ -88,7 +111,7 @@ def test_the_floor_of_quality_counts_before_adherence() -> None:
     search = searched(tempting)
     found = search.best()
     assert found is not None and found.candidate.strength <= 1.5
-    table, chosen = best_table({"guide": search}, search.unsteered)
+    table, chosen = best_table({"guide": search}, search.unsteered, harmless())
     assert chosen is found and bool(table["above_floor"].all()) and table["chosen"].tolist() == [True]
 
 
@@ -96,21 +119,21 @@ def test_the_ladder_grows_until_the_best_is_inside() -> None:
     rising = searched(lambda s: (min(1.0, 0.05 * s), 1.0 if s < 20 else 0.2), budget=8.0)
     found = rising.best()
     assert found is not None and found.candidate.strength > FAMILIES["guide"].ladder[-1]
-    table, _ = best_table({"guide": rising}, rising.unsteered)
+    table, _ = best_table({"guide": rising}, rising.unsteered, harmless())
     assert not table["edge"].any()
 
 
 def test_at_the_end_of_the_budget_the_table_says_edge() -> None:
     search = searched(lambda s: (min(1.0, 0.05 * s), 1.0), budget=1.9)
     found = search.best()
-    table, _ = best_table({"guide": search}, search.unsteered)
+    table, _ = best_table({"guide": search}, search.unsteered, harmless())
     stronger = [one for one in search.tried if found is not None and one.candidate.strength > found.candidate.strength]
     assert table["edge"].tolist() == [not stronger]
 
 
 def test_nothing_is_chosen_where_nothing_beats_the_unsteered_model() -> None:
     search = searched(lambda s: (0.1, 1.0))
-    table, chosen = best_table({"guide": search}, search.unsteered)
+    table, chosen = best_table({"guide": search}, search.unsteered, harmless())
     assert chosen is None and len(table) == 1 and not table["chosen"].any()
 
 
@@ -136,3 +159,14 @@ def test_two_searches_of_one_curve_are_the_same() -> None:
     first, second = searched(hill(0.9, 2.0, 8.0)), searched(hill(0.9, 2.0, 8.0))
     tables: list[Any] = [curve_table({"guide": one}, one.unsteered) for one in (first, second)]
     pd.testing.assert_frame_equal(*tables)
+
+
+def test_what_harms_unrelated_answers_is_not_chosen() -> None:
+    search, other = searched(hill(0.9, 2.0, 8.0)), searched(hill(0.7, 0.5, 8.0))
+    side = Harmless()
+    found = search.best()
+    assert found is not None
+    side.harmed = found.candidate.strength
+    table, chosen = best_table({"guide": search, "other": other}, search.unsteered, side)
+    assert table["side_kept"].tolist() == [0.5, 1.0] and table["chosen"].tolist() == [False, True]
+    assert chosen is other.best()

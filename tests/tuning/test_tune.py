@@ -9,9 +9,12 @@ import torch
 from pandas.testing import assert_frame_equal
 
 import mechsteer as ms
+from mechsteer.directions import random_direction
 from mechsteer.steering import Intervention
 from mechsteer.tasks import instructions
 from mechsteer.tuning import tune_run
+from mechsteer.tuning.ladders import Way
+from mechsteer.tuning.trying import Runs
 from tests.typecheck import unchecked
 
 TABLES = ("curve", "best", "test", "rows")
@@ -187,3 +190,17 @@ def test_the_budget_is_the_same_for_every_method(model: Any, task: Any, monkeypa
     with unchecked():
         ms.tune(model, task, ("guide", "spotlight", "project"))
     assert len(budgets) == 3 and len(set(budgets)) == 1
+
+
+def test_together_is_each_alone(model: Any) -> None:
+    samples = [{"prompt": text, "instruction": "answer in capitals"} for text in PROMPTS]
+    task = ms.task(samples, "uppercase", max_new_tokens=6)
+    direction = random_direction(model, layer=1, seed=0)
+    steers = [ms.attention_bias(delta=2.0), ms.attention_bias(delta=6.0), ms.spotlight(target=0.7)]
+    ways = [Way(one) for one in (*steers, ms.add(direction, 20.0, scope="content"), ms.pasta(alpha=0.01))]
+    runs = Runs(model, task, None, 7)
+    for alone, together in zip([runs.rows(way) for way in ways], runs.many(ways), strict=True):
+        assert together["output"].tolist() == alone["output"].tolist()
+        assert together["sample"].tolist() == alone["sample"].tolist() == list(range(len(PROMPTS)))
+        assert together["surprise"].tolist() == pytest.approx(alone["surprise"].tolist(), abs=1e-4)
+    assert len({tuple(runs.rows(way)["output"]) for way in ways}) > 2
