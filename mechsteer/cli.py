@@ -32,7 +32,7 @@ else:
 _WHICH = f"Which study. {'; '.join(f'{study.name}: {study.title}' for study in STUDIES.values())}."
 _DATA = "; ".join(f"for {study.name}, {study.data[0]}" for study in STUDIES.values() if study.data)
 _ON_DATA = [study.name for study in STUDIES.values() if study.on_data]
-_DATA = f"F{_DATA[1:]} (with it, {' and '.join(_ON_DATA)} are ifeval). Default: bundled."
+_DATA = f"F{_DATA[1:]} (with it, {', '.join(f'{n} is {STUDIES[n].on_data}' for n in _ON_DATA)}). Default: bundled."
 
 Device = Annotated[str | None, _shown_as("DEVICE")]
 

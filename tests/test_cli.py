@@ -281,7 +281,9 @@ def test_reproduce_all_runs_each_study_in_a_folder_of_its_own(
         monkeypatch.setattr(study.module("report"), "report", lambda result: f"Report of {result}.")
     code, printed, _ = mechsteer("reproduce", "all", "--out", tmp_path)
     assert code == 0 and STUDIES[-1] == "all"
-    assert list(ran) == bundled and set(STUDIES[:-1]) - set(bundled) == {"ifeval"}, "in the order of the help text"
+    assert list(ran) == bundled and set(STUDIES[:-1]) - set(bundled) == {"ifeval", "ifeval-vectors"}, (
+        "in the order of the help text"
+    )
     assert all(
         folder == tmp_path / study and f"Report of {study}." in printed and f"are in {folder}/" in printed
         for study, (_, folder) in ran.items()
@@ -289,9 +291,12 @@ def test_reproduce_all_runs_each_study_in_a_folder_of_its_own(
     assert all(name.startswith("organism:") for names, _ in ran.values() for name in names)
 
 
-@pytest.mark.parametrize("study", ["guide", "directer", "ifeval"])
-def test_studies_of_attention_take_prompts_of_ifeval(
-    study: str, mechsteer: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("study", "runs"),
+    [("guide", "ifeval"), ("directer", "ifeval"), ("ifeval", "ifeval"), ("steer-instruct", "ifeval-vectors")],
+)
+def test_studies_that_take_prompts_of_ifeval(
+    study: str, runs: str, mechsteer: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = {"key": 1, "prompt": "Write. No commas.", "prompt_without_instruction": "Write.", "kwargs": [{}]}
     data = tmp_path / "ifeval.jsonl"
@@ -299,9 +304,9 @@ def test_studies_of_attention_take_prompts_of_ifeval(
     code, _, err = mechsteer("reproduce", "ifeval", "--data", data)
     assert code == 2 and "needs --model and --data" in err
     monkeypatch.setattr("mechsteer.models.load", lambda name, **_: name)
-    module, given = registry.STUDIES["ifeval"].module("study"), []
+    module, given = registry.STUDIES[runs].module("study"), []
     monkeypatch.setattr(module, "run", lambda model, out, **options: given.append((model, options)))
-    monkeypatch.setattr(registry.STUDIES["ifeval"].module("report"), "report", lambda result: "Printed.")
+    monkeypatch.setattr(registry.STUDIES[runs].module("report"), "report", lambda result: "Printed.")
     options = ("--n", 5, "--kinds", "punctuation:no_comma", "--max-new-tokens", 9)
     code, printed, _ = mechsteer("reproduce", study, "--model", "x", "--data", data, "--out", tmp_path / "o", *options)
     assert code == 0 and "Printed." in printed and given[0][0] == "x"
@@ -434,8 +439,9 @@ def test_data_of_the_wrong_study_is_refused(refused: Callable[..., str], tmp_pat
     path = tmp_path / "ifeval.jsonl"
     path.write_text('{"key": 1}\n')
     assert "'prompt' must be a str" in refused("reproduce", "dola-decoding", "--data", path, "--out", tmp_path / "out")
-    assert "--data is for t5-dola, dola-decoding, inside, guide, directer, layerwise and ifeval" in refused(
-        "reproduce", "steering", "--data", path
+    assert (
+        "--data is for t5-dola, dola-decoding, inside, steer-instruct, guide, directer, layerwise, ifeval and"
+        in refused("reproduce", "steering", "--data", path)
     )
     assert "--base and --perplexity-model are for" in refused("reproduce", "steering", "--base", "organism:trap-t5")
     assert [p.name for p in tmp_path.iterdir()] == ["ifeval.jsonl"]

@@ -40,6 +40,7 @@ STUDIES: dict[str, Study] = {
             folder="instruction_vectors",
             models=_INSTRUCT,
             options={"base": "base", "perplexity_model": "perplexity_model"},
+            on_data="ifeval-vectors",
         ),
         Study("steering", "every steering family by strength", folder="families", models=_INSTRUCT),
         Study(
@@ -68,6 +69,14 @@ STUDIES: dict[str, Study] = {
             "ifeval",
             "the papers' table of IFEval: ways to ask, GUIDE, PASTA, SpotLight and DIRECTER, on any model and --data",
             folder="ifeval",
+            models=(),
+            options=_ON_PROMPTS,
+            data=_IFEVAL,
+        ),
+        Study(
+            "ifeval-vectors",
+            "instruction vectors on IFEval's prompts, on any model and --data",
+            folder="ifeval_vectors",
             models=(),
             options=_ON_PROMPTS,
             data=_IFEVAL,

@@ -45,7 +45,17 @@ def test_public_names_of_the_folder(name: str) -> None:
 def test_both_names_of_a_study_are_one_function() -> None:
     assert ms.studies.steer_instruct.run is STUDIES["steer-instruct"].run
     assert ms.studies.steering.run is STUDIES["steering"].run
-    for name in ("t5_dola", "guide", "compose", "inside", "layerwise", "directer", "dola_decoding", "ifeval"):
+    for name in (
+        "t5_dola",
+        "guide",
+        "compose",
+        "inside",
+        "layerwise",
+        "directer",
+        "dola_decoding",
+        "ifeval",
+        "ifeval_vectors",
+    ):
         assert getattr(ms.studies, name).run is STUDIES[name.replace("_", "-")].run
 
 

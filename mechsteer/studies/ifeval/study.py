@@ -78,6 +78,28 @@ def run(
     positive_int("validation", validation)
     positive_int("max_new_tokens", max_new_tokens)
     ladders = named(methods)
+    task = prompts_of(data, n, kinds)
+    folder = writable_dir(out)
+    loaded = load(model) if isinstance(model, str) else model
+    kept = fitting(loaded, replace(task, max_new_tokens=max_new_tokens))
+    halves = [kept.on(split) for split in SPLITS]
+    answers = sum(len(half.samples) * (len(ASKED) + len(ladders)) for half in halves)
+    answers += sum(min(validation, len(half.samples)) * sum(len(m.ladder) for m in ladders) for half in halves)
+    with tqdm(desc=NAME, unit="answer", total=answers, disable=not progress) as bar:
+        bench = Bench(loaded, folder, batch_size, bar)
+        tables = _tables(bench, kept, halves, ladders, validation)
+    left = len(task.samples) - len(kept.samples)
+    tables = {name: table.assign(n_left_out=left, **provenance(loaded)) for name, table in tables.items()}
+    about = {"validation": validation, "max_new_tokens": max_new_tokens, "data": task.name, "data_hash": task.data_hash}
+    return finished(NAME, folder, {**about, **provenance(loaded)}, tables, draw=draw)
+
+
+def prompts_of(data: str | os.PathLike[str] | IFEval | None, n: int | None, kinds: Sequence[str] | None) -> IFEval:
+    """The prompts, which all say where their instruction stands.
+
+    Raises:
+        MechsteerError: without data or the checkers, or for a prompt that does not say it.
+    """
     if data is None:
         raise MechsteerError(
             "This study needs IFEval's prompts: data=..., a JSONL file with 'prompt_without_instruction' in its lines."
@@ -90,22 +112,10 @@ def run(
             f"{len(lost)} of {len(task.samples)} prompts do not say where their instruction is, e.g. key {lost[0]}; "
             "their lines need 'prompt_without_instruction', 'instruction', or tags around it in the prompt."
         )
-    folder = writable_dir(out)
-    loaded = load(model) if isinstance(model, str) else model
-    fitting = _fitting(loaded, replace(task, max_new_tokens=max_new_tokens))
-    halves = [fitting.on(split) for split in SPLITS]
-    answers = sum(len(half.samples) * (len(ASKED) + len(ladders)) for half in halves)
-    answers += sum(min(validation, len(half.samples)) * sum(len(m.ladder) for m in ladders) for half in halves)
-    with tqdm(desc=NAME, unit="answer", total=answers, disable=not progress) as bar:
-        bench = Bench(loaded, folder, batch_size, bar)
-        tables = _tables(bench, fitting, halves, ladders, validation)
-    left = len(task.samples) - len(fitting.samples)
-    tables = {name: table.assign(n_left_out=left, **provenance(loaded)) for name, table in tables.items()}
-    about = {"validation": validation, "max_new_tokens": max_new_tokens, "data": task.name, "data_hash": task.data_hash}
-    return finished(NAME, folder, {**about, **provenance(loaded)}, tables, draw=draw)
+    return task
 
 
-def _fitting(model: Any, task: IFEval) -> IFEval:
+def fitting(model: Any, task: IFEval) -> IFEval:
     """The prompts that leave room for their answers."""
     if is_encoder_decoder(model):
         return task

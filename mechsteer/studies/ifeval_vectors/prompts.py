@@ -1,0 +1,86 @@
+"""Which prompts a vector comes from, and which it is chosen and reported on."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from mechsteer.prompts import Prompt, prompt
+from mechsteer.tasks import IFEval, IFEvalPrompt
+
+FORMATS = (
+    "change_case:capital_word_frequency",
+    "change_case:english_capital",
+    "change_case:english_lowercase",
+    "detectable_format:constrained_response",
+    "detectable_format:json_format",
+    "detectable_format:multiple_sections",
+    "detectable_format:number_bullet_lists",
+    "detectable_format:number_highlighted_sections",
+    "detectable_format:title",
+    "language:response_language",
+    "punctuation:no_comma",
+    "startend:end_checker",
+    "startend:quotation",
+)
+"""The paper's format instructions; each language has a vector of its own."""
+
+_INSIDE = re.compile(r"<(!{1,3})->(.*?)<-\1>", re.DOTALL)
+
+
+def kinds_of(sample: IFEvalPrompt) -> list[str]:
+    """What a prompt asks for, one vector each: instructions, languages told apart."""
+    return [
+        f"{name}:{arguments['language']}" if arguments.get("language") else name
+        for name, arguments in zip(sample.instructions, sample.kwargs, strict=True)
+    ]
+
+
+def instruction_of(sample: IFEvalPrompt) -> str:
+    """The words of its instruction."""
+    own = sample.asked
+    assert own is not None
+    inside = [m[2].strip() for m in _INSIDE.finditer(own.asked)] if isinstance(own.asked, str) else []
+    return " ".join([own.instruction, *inside]).strip()
+
+
+def of_kind(task: IFEval, kind: str) -> IFEval:
+    """The prompts that ask for this alone."""
+    return replace(task, samples=tuple(s for s in task.samples if kinds_of(s) == [kind]))
+
+
+def without_instruction(task: IFEval) -> IFEval:
+    """The same prompts without their instruction; the answers are still scored by it."""
+
+    def bare(sample: IFEvalPrompt) -> IFEvalPrompt:
+        assert sample.asked is not None
+        return replace(sample, asked=replace(sample.asked, asked=sample.base or "", instruction="", marked=False))
+
+    return replace(task, name=f"{task.name}, without instruction", samples=tuple(map(bare, task.samples)))
+
+
+def pairs(model: Any, task: IFEval, kind: str, count: int) -> list[tuple[Prompt, Prompt]]:
+    """Questions with and without an instruction of a kind, which was never their own, as in the paper.
+
+    Args:
+        model: A loaded model.
+        task: The prompts that may be used.
+        kind: The kind.
+        count: The most pairs. Wordings of the instruction are used in turn.
+    """
+    wordings = [instruction_of(sample) for sample in of_kind(task, kind).samples]
+    others = [sample.base for sample in task.samples if kind not in kinds_of(sample) and sample.base]
+    questions = list(dict.fromkeys(others))[:count]
+    if not wordings:
+        return []
+    return [
+        (prompt(model, f"{question} {wordings[place % len(wordings)]}"), prompt(model, question))
+        for place, question in enumerate(questions)
+    ]
+
+
+def kinds_in(task: IFEval, kinds: Sequence[str] | None) -> list[str]:
+    """The kinds that prompts ask for alone, of some instructions (default: the paper's formats), in order."""
+    wanted = FORMATS if kinds is None else tuple(kinds)
+    alone = [kinds_of(s)[0] for s in task.samples if len(s.instructions) == 1 and s.instructions[0] in wanted]
+    return sorted(set(alone))

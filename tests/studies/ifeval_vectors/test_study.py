@@ -1,0 +1,131 @@
+"""The study of instruction vectors on IFEval's prompts, on a small random model."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from pandas.testing import assert_frame_equal
+
+import mechsteer as ms
+from mechsteer.errors import MechsteerError
+from mechsteer.studies.core.result import Result
+from mechsteer.studies.ifeval_vectors.prompts import instruction_of, kinds_in, kinds_of, pairs, without_instruction
+from mechsteer.studies.ifeval_vectors.report import report
+from mechsteer.studies.ifeval_vectors.tables import best_layer
+
+NO_COMMA, LOWER, LANGUAGE = "punctuation:no_comma", "change_case:english_lowercase", "language:response_language"
+WORDS = ["cat", "dog", "sun", "sea", "tree", "bee", "red", "sat"]
+
+
+@pytest.fixture
+def checkers(monkeypatch: pytest.MonkeyPatch) -> None:
+    nltk = pytest.importorskip("nltk")
+    pytest.importorskip("lm_eval.tasks.ifeval.utils")
+    monkeypatch.setattr(nltk.data, "find", lambda name: name)
+
+
+def line(number: int, word: str, names: list[str], said: str) -> dict[str, Any]:
+    kwargs = [{"language": "fr"} if name == LANGUAGE else {} for name in names]
+    base = f"the {word} sat ."
+    return {
+        "key": number,
+        "prompt": f"{base} {said}",
+        "prompt_without_instruction": base,
+        "instruction_id_list": names,
+        "kwargs": kwargs,
+    }
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    rows = [
+        line(n, word, [NO_COMMA] if n % 2 else [LOWER], "no dog" if n % 2 else "a big cat")
+        for n, word in enumerate(WORDS)
+    ]
+    rows.append(line(90, "fox", [NO_COMMA, LOWER], "no dog a big cat"))
+    path = tmp_path / "ifeval.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    return path
+
+
+def small(model: Any, data: Any, out: Path) -> Result:
+    return ms.studies.ifeval_vectors.run(
+        model, out, data=data, n_validation=1, n_pairs=3, max_new_tokens=3, draw=False, progress=False
+    )
+
+
+def test_tables_and_continuing(checkers: None, data: Path, tiny: Callable[..., Any], tmp_path: Path) -> None:
+    model = tiny("llama")
+    result = small(model, data, tmp_path / "out")
+    table, rows, layers = (result.tables[name] for name in ("summary", "rows", "layers"))
+    assert list(table["setting"].unique()) == ["without instruction", "with instruction", "several instructions"]
+    counts = table.groupby("setting")["n"].unique().map(list).to_dict()
+    assert counts["with instruction"] == [8] and counts["several instructions"] == [1]
+    assert (layers.groupby(["setting", "kind", "half"])["chosen"].sum() == 1).all()
+    plain = rows[(rows["setting"] == "with instruction") & ~rows["steered"]].sort_values("key")
+    alone = ms.evaluate(model, ms.tasks.ifeval(data, n=8, max_new_tokens=3)).sort_values("key")
+    assert list(plain["output"]) == list(alone["output"]), "unsteered rows are the model's own"
+    unsteered = rows[rows["steered"] & ~rows["vector"]]
+    assert all(unsteered["strength"] == 0.0)
+    assert "Instruction vectors on IFEval" in report(result) and set(result.figures()) == {"prompts"}
+    for gone in sorted((result.folder / "answers").iterdir())[::2]:
+        shutil.rmtree(gone)
+    again = small(model, data, result.folder)
+    for name, made in result.tables.items():
+        assert_frame_equal(again.tables[name], made)
+
+
+def test_pairs_are_of_questions_that_were_never_theirs(data: Path, tiny: Callable[..., Any]) -> None:
+    task, model = ms.tasks.ifeval(data), tiny("llama")
+    assert kinds_in(task, None) == [LOWER, NO_COMMA] and kinds_in(task, [LOWER]) == [LOWER]
+    found = pairs(model, task, NO_COMMA, 99)
+    own = {s.base for s in task.samples if NO_COMMA in kinds_of(s)}
+    assert len(found) == 4
+    for with_it, without in found:
+        assert with_it.text.endswith("no dog") and without.text in with_it.text
+        assert not any(base and base in without.text for base in own)
+    assert pairs(model, task, "startend:quotation", 5) == []
+
+
+def test_bare_prompts_and_kinds(checkers: None, data: Path, tiny: Callable[..., Any], tmp_path: Path) -> None:
+    task = ms.tasks.ifeval(data)
+    bare = without_instruction(task)
+    for before, after, made in zip(task.samples, bare.samples, bare.prompts(tiny("llama")), strict=True):
+        assert after.prompt == before.prompt and str(before.base) in made.text and "instruction" not in made.spans
+        assert instruction_of(before) in ("no dog", "a big cat", "no dog a big cat")
+    french = tmp_path / "french.jsonl"
+    french.write_text(json.dumps(line(1, "cat", [LANGUAGE], "no dog")), encoding="utf-8")
+    assert kinds_of(ms.tasks.ifeval(french).samples[0]) == [f"{LANGUAGE}:fr"]
+    with pytest.raises(MechsteerError, match="No prompt has one of these"):
+        ms.studies.ifeval_vectors.run(tiny("llama"), tmp_path / "none", data=ms.tasks.ifeval(french), kinds=[LOWER])
+
+
+def test_the_vector_is_the_difference_of_means(data: Path, tiny: Callable[..., Any], tmp_path: Path) -> None:
+    model, task = tiny("llama"), ms.tasks.ifeval(data)
+    found = pairs(model, task, NO_COMMA, 3)
+    vector = ms.difference_in_means(model, found, layer=0).vector
+    states = [
+        [
+            ms.capture(model, [p], sites="blocks.0.hook_resid_post", positions="last")["blocks.0.hook_resid_post"][0]
+            for p in pair
+        ]
+        for pair in found
+    ]
+    assert torch.allclose(vector, torch.stack([a - b for a, b in states]).mean(0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("loose", "collapsed", "wanted"),
+    [
+        ([0.5, 0.5, 0.5], [0.0, 0.0, 0.0], -1),
+        ([0.2, 0.9, 0.6], [0.0, 0.3, 0.0], 4),
+        ([0.2, 0.6, 0.6], [0.5, 0.5, 0.0], 2),
+    ],
+)
+def test_the_choice_of_a_layer(loose: list[float], collapsed: list[float], wanted: int) -> None:
+    assert best_layer(pd.DataFrame({"layer": [-1, 2, 4], "loose": loose, "collapsed": collapsed})) == wanted
