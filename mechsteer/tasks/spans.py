@@ -35,6 +35,11 @@ def without_tagged(text: str) -> str:
     return tidy(untagged(_TAGGED.sub(" ", text)))
 
 
+def tagged_texts(text: str) -> list[str]:
+    """What is tagged as instruction."""
+    return [untagged(found[0]).strip() for found in _TAGGED.finditer(text)]
+
+
 def tagged(text: str, instruction: str) -> str:
     """The text with its instruction in tags.
 

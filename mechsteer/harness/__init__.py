@@ -3,15 +3,24 @@
     lm = mechsteer.harness.SteeredLM(model, steer=ms.attention_bias("instruction", 2.0))
     lm_eval.simple_evaluate(model=lm, tasks=["ifeval"])
 
-lm-eval (https://github.com/EleutherAI/lm-evaluation-harness) gives contexts as text. They become prompts as
-:func:`mechsteer.prompt` makes them, so that a task's template can mark what to steer with GUIDE's tags, e.g.
-``<!!-> Answer in capitals. <-!!>``; the tags are taken out. Unsteered numbers equal those of lm-eval's own Hugging Face
-model, except that special tokens are those that the tokenizer adds: a start token, which there is the option
-``add_bos_token``, and the ``</s>`` after T5's input, which there is left out. Install with
-``pip install 'mechsteer[eval]'``.
+or from lm-eval's own command line; it has no place where a package could make a model known, so that it is started as
+``python -m mechsteer.harness``, which does that first, in the place of ``lm_eval``::
+
+    python -m mechsteer.harness --model mechsteer --model_args pretrained=NAME,steer=steer.safetensors --tasks ifeval
+
+lm-eval (https://github.com/EleutherAI/lm-evaluation-harness) gives contexts as text, its chat template and system text
+applied where it is told to. They become prompts as :func:`mechsteer.prompt` makes them, so that a task's template can
+mark what to steer with GUIDE's tags, e.g. ``<!!-> Answer in capitals. <-!!>``; the tags are taken out. Where the
+template is not one's own, ``instruction=`` says where the instruction is: a field of the document or a function of it.
+Tasks of one's own are lm-eval tasks by :func:`mechsteer.harness.own.lm_eval_task`.
+
+Unsteered numbers equal those of lm-eval's own Hugging Face model, except that special tokens are those that the
+tokenizer adds: a start token, which there is the option ``add_bos_token``, and the ``</s>`` after T5's input, which
+there is left out. Install with ``pip install 'mechsteer[eval]'``.
 """
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,10 +28,13 @@ import torch
 from tqdm.auto import tqdm
 
 from mechsteer.decoding import Strategy, generate
+from mechsteer.decoding.loop import MAX_BATCH_TOKENS
 from mechsteer.decoding.requested import check_options, new_tokens, requested_strategy, stop_texts
 from mechsteer.decoding.score import score_ids
-from mechsteer.errors import MechsteerError, positive_int
+from mechsteer.errors import MechsteerError
 from mechsteer.files import digest
+from mechsteer.harness.arguments import loaded, rows_of
+from mechsteer.harness.marked import Instruction, marked
 from mechsteer.identity import cell_key
 from mechsteer.models import context_of, is_encoder_decoder, model_info, provenance
 from mechsteer.prompts import Prompt, token_names
@@ -31,11 +43,13 @@ from mechsteer.steering import Intervention, as_intervention, describe_edits
 
 try:
     from lm_eval.api.model import LM
-    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+    from lm_eval.api.registry import register_model
+    from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
 except ImportError as error:
     raise MechsteerError(f"The bridge to lm-eval needs its package ({error}): pip install 'mechsteer[eval]'.") from None
 
 
+@register_model("mechsteer")
 class SteeredLM(LM):
     """A loaded model as lm-eval sees it.
 
@@ -43,9 +57,17 @@ class SteeredLM(LM):
         model: A loaded model, of either type.
         steer: An intervention; acts on every request.
         strategy: How to generate; default: as each task asks (greedy, or sampling).
-        batch_size: Requests computed together; does not change the results.
+        batch_size: Requests computed together, or ``"auto"``: up to ``max_batch_size``, fewer where they are long. Does
+            not change the results.
         seed: For tasks that sample.
         progress: Show bars.
+        instruction: The instruction of a request: the name of its document's field, or a function of the document that
+            gives the text (or texts, or None). It is found in the context, where it stands last, and is the span
+            ``instruction``. Default: only what a template has in tags.
+        max_batch_size: For ``"auto"``; default: 64.
+
+    Raises:
+        MechsteerError: for an intervention that does not fit the model, or another ``batch_size``.
     """
 
     def __init__(
@@ -54,18 +76,34 @@ class SteeredLM(LM):
         *,
         steer: Intervention | None = None,
         strategy: Strategy | None = None,
-        batch_size: int = 16,
+        batch_size: int | str = 16,
         seed: int = 0,
         progress: bool = True,
+        instruction: Instruction | None = None,
+        max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
         self.model = model
         self.steer = as_intervention(steer)
         self.steer.check(model)
         self.strategy = strategy
-        self.batch_size = positive_int("batch_size", batch_size)
+        self.batch_size, self._auto = rows_of(batch_size, max_batch_size)
+        self.instruction = instruction
         self.seed = seed
         self.progress = progress
+
+    @classmethod
+    def create_from_arg_obj(
+        cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
+    ) -> "SteeredLM":
+        """Load what ``--model_args`` say; see :func:`mechsteer.harness.arguments.loaded`."""
+        more = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        return cls(**loaded(arg_dict | more))
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> "SteeredLM":
+        """The same from a text, ``name=value,name=value``."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
 
     @property
     def tokenizer_name(self) -> str:
@@ -96,34 +134,48 @@ class SteeredLM(LM):
         super().set_cache_hook(cache_hook)
         answers = cache_hook.dbdict
         if answers is not None:
-            asked = {"seed": self.seed, "as each task asks": self.strategy is None}
+            asked = {"seed": self.seed, "as each task asks": self.strategy is None, "instruction": self.instruction}
             key = cell_key(self.model, None, self.steer, self.strategy, asked)
             answers.tablename = f"mechsteer-{key}"
             answers.conn.execute(f'CREATE TABLE IF NOT EXISTS "{answers.tablename}" (key TEXT PRIMARY KEY, value BLOB)')
             answers.conn.commit()
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """The template that ``apply_chat_template`` uses."""
-        return (self.model.tokenizer.chat_template or "") if chat_template else ""
+        """The template that ``apply_chat_template`` uses; of several, the one of that name."""
+        if not chat_template or not self.model.tokenizer.chat_template:
+            return ""
+        return self.model.tokenizer.get_chat_template(None if chat_template is True else chat_template)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        """Messages as text, special tokens included.
+        """Messages as text, special tokens included; without system messages where the template refuses them.
 
         Raises:
             MechsteerError: if the tokenizer has no chat template.
+
+        Warns:
+            UserWarning: if system messages are left out, as lm-eval's own model does.
         """
+        from jinja2 import TemplateError
+
         if not self.model.tokenizer.chat_template:
             raise MechsteerError("This tokenizer has no chat template; leave apply_chat_template off.")
-        return self.model.tokenizer.apply_chat_template(
-            chat_history,
-            tokenize=False,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=not add_generation_prompt,
-        )
+        options = {
+            "tokenize": False,
+            "add_generation_prompt": add_generation_prompt,
+            "continue_final_message": not add_generation_prompt,
+        }
+        try:
+            return self.model.tokenizer.apply_chat_template(chat_history, **options)
+        except TemplateError as error:
+            rest = [message for message in chat_history if message["role"] != "system"]
+            if len(rest) == len(chat_history):
+                raise MechsteerError(f"The chat template refuses these messages: {error}.") from None
+            warnings.warn(f"This chat template has no system messages; theirs is left out ({error}).", stacklevel=2)
+            return self.model.tokenizer.apply_chat_template(rest, **options)
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """For each ``(context, continuation)``, its log-probability in nats, and whether greedy decoding says it."""
-        pairs = [self._pair(*request.args) for request in requests]
+        pairs = [self._pair(*request.args, doc=request.doc) for request in requests]
         return self._scores("loglikelihood", pairs, disable_tqdm)
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
@@ -161,7 +213,8 @@ class SteeredLM(LM):
         for places in tqdm(groups.values(), desc="generating", disable=disable_tqdm or not self.progress):
             options = requests[places[0]].args[1]
             length = new_tokens(options)
-            prompts = [self._prompt(requests[place].args[0], room=length) for place in places]
+            asked = [requests[place] for place in places]
+            prompts = [self._prompt(one.args[0], room=length, doc=one.doc) for one in asked]
             out = generate(
                 self.model,
                 prompts,
@@ -190,28 +243,36 @@ class SteeredLM(LM):
             for rows in by_count.values():
                 prompts = [pairs[places[0]][0] for places in rows]
                 choices = [[pairs[place][1] for place in places] for places in rows]
-                scores, greedy = score_ids(self.model, prompts, choices, steer=self.steer, batch_size=self.batch_size)
+                size = self._together(prompts, choices)
+                scores, greedy = score_ids(self.model, prompts, choices, steer=self.steer, batch_size=size)
                 for places, row, flags in zip(rows, scores.tolist(), greedy.tolist(), strict=True):
                     for place, score, flag in zip(places, row, flags, strict=True):
                         found[place] = (score, flag)
                     bar.update(len(places))
         return found
 
-    def _pair(self, context: str, continuation: str) -> tuple[Prompt, list[int]]:
+    def _together(self, prompts: Sequence[Prompt], choices: Sequence[Sequence[Sequence[int]]]) -> int:
+        """How many prompts are scored together."""
+        if not self._auto:
+            return self.batch_size
+        longest = max(map(len, prompts)) + max(len(ids) for row in choices for ids in row)
+        return max(1, min(self.batch_size, MAX_BATCH_TOKENS // longest))
+
+    def _pair(self, context: str, continuation: str, doc: Mapping[str, Any] | None = None) -> tuple[Prompt, list[int]]:
         """The prompt of a context and the tokens of its continuation, split where both together are split.
 
         Raises:
             MechsteerError: for a continuation without tokens.
         """
-        made, ids = self._split(context, continuation)
+        made, ids = self._split(context, continuation, doc or {})
         if not ids:
             raise MechsteerError(f"The continuation {continuation!r} of the context {context[-40:]!r} has no tokens.")
         return made, ids
 
-    def _split(self, context: str, continuation: str) -> tuple[Prompt, list[int]]:
+    def _split(self, context: str, continuation: str, doc: Mapping[str, Any]) -> tuple[Prompt, list[int]]:
         tokenizer = self.model.tokenizer
         if is_encoder_decoder(self.model):
-            return self._prompt(context), tokenizer(continuation, add_special_tokens=False)["input_ids"]
+            return self._prompt(context, doc=doc), tokenizer(continuation, add_special_tokens=False)["input_ids"]
         if not context:
             ids = tokenizer(continuation, add_special_tokens=False)["input_ids"]
             start = [] if ids[:1] == [self._prefix()] else [self._prefix()]
@@ -220,7 +281,7 @@ class SteeredLM(LM):
         stripped = context.rstrip()
         if stripped:
             continuation, context = context[len(stripped) :] + continuation, stripped
-        made = self._prompt(context)
+        made = self._prompt(context, doc=doc)
         whole = self._ids(made.text + continuation)
         return self._cropped(made, len(whole) - len(made)), whole[len(made) :]
 
@@ -231,8 +292,10 @@ class SteeredLM(LM):
         start = self.model.tokenizer.bos_token
         return bool(start) and text.startswith(start)
 
-    def _prompt(self, context: str, room: int = 0) -> Prompt:
+    def _prompt(self, context: str, room: int = 0, doc: Mapping[str, Any] | None = None) -> Prompt:
         """A context as a prompt; one that does not fit, with ``room`` after it, loses its beginning."""
+        if self.instruction is not None:
+            context = marked(context, doc or {}, self.instruction)
         made = make_prompt(self.model, context, chat=False) if context else self._of_ids([self._prefix()])
         return self._cropped(made, room)
 
