@@ -31,9 +31,10 @@ from torch import Tensor
 
 from mechsteer.analysis.key_scaling import check_key_scaling, key_scaling_distances, scaled_sites
 from mechsteer.analysis.sensitivity import cached_columns, layer_scores, ranking, span_columns
+from mechsteer.decoding.copies import Copies, Hooks
 from mechsteer.decoding.gate import checked_beta
 from mechsteer.decoding.strategies import Pass
-from mechsteer.decoding.trials import Copies, GatedChooser, Hooks
+from mechsteer.decoding.trials import GatedChooser
 from mechsteer.errors import MechsteerError, one_of, positive_int, shown
 from mechsteer.models import State, predicting_stack
 from mechsteer.prompts import Batch
@@ -166,7 +167,7 @@ class ScaledKeys:
         ranked = [self.ranked[row if step.index is None else step.index[row]] for row in copies.rows]
         scaled = []
         for layer, name in enumerate(scaled_sites(self.model)):
-            in_trials = [[layer in layers[:size] for size in self.sizes] for layers in ranked]
+            in_trials = [[layer in layers[:size] for size in self.sizes[copies.numbers]] for layers in ranked]
             steered = torch.tensor([[False] * copies.raw + trials for trials in in_trials])
             if steered.any():
                 factors = torch.where(steered[:, :, None] & columns[:, None], self.settings.alpha, 1.0)

@@ -10,9 +10,10 @@ from typing import Any
 
 from torch import Tensor
 
+from mechsteer.decoding.copies import Copies, Hooks
 from mechsteer.decoding.gate import checked_beta
 from mechsteer.decoding.strategies import Pass
-from mechsteer.decoding.trials import Copies, GatedChooser, Hooks
+from mechsteer.decoding.trials import GatedChooser
 from mechsteer.errors import MechsteerError, shown
 from mechsteer.models import State
 from mechsteer.steering import BoundEdit, Intervention, Step, attach, check_fired
@@ -85,7 +86,7 @@ class Schedule:
             self.tried.update(copies.rows if step.index is None else (step.index[row] for row in copies.rows))
         return (), [
             (name, _Part(edit, copies, copies.raw + number))
-            for number, edits in enumerate(self.bound)
+            for number, edits in enumerate(self.bound[copies.numbers])
             for name, edit in attach(edits, self.model)
         ]
 
@@ -108,17 +109,17 @@ class Schedule:
 
 @dataclass(frozen=True)
 class _Part:
-    """A hook function for one copy of every row."""
+    """A hook function for one copy of every row; what stands below the copies in a tensor is left alone."""
 
     edit: BoundEdit
     copies: Copies
     copy: int
 
     def __call__(self, x: Tensor, hook: Any) -> Tensor | None:
-        apart = x.unflatten(0, (-1, self.copies.times))
-        edited = self.edit(apart[:, self.copy], hook)
+        mine = slice(self.copy, len(self.copies.each), self.copies.times)
+        edited = self.edit(x[mine], hook)
         if edited is None:
             return None
-        made = apart.clone()
-        made[:, self.copy] = edited
-        return made.flatten(0, 1)
+        made = x.clone()
+        made[mine] = edited
+        return made

@@ -13,90 +13,54 @@ p, and before a trial's most likely token, alike. What they forbid is not plausi
 is plain greedy decoding.
 
 Trials differ from the raw pass in hooks alone, so all of them are copies of the row in one batch, sharing its cached
-keys and values. While a batch is small and most steps need trials, the raw pass is one of the copies, and a step costs
-one pass; else it comes first, and only the rows that need trials have them. On a CPU a pass of six rows costs about
-1.5 of one row's, so that a model that is sure of most tokens is better served by the second way: what was needed lately
-decides. The tokens are the same either way.
+keys and values. The raw pass comes first, and only the rows that need trials have them; the pass that makes them reads
+the next position ahead (:mod:`mechsteer.decoding.ahead`). Where that cannot be, since many tokens are plausible or
+hooks are on the model, while a batch is small and most steps need trials, the raw pass is one of the copies: what was
+needed lately decides. A step costs about one pass in every case, and the tokens are the same.
+
+On a CPU each row of a pass costs time. There the strongest trials come first, which are mostly enough, and the others
+if all of these are rejected.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechsteer.decoding.ahead import Ahead, Group
+from mechsteer.decoding.copies import Copies, Trials
 from mechsteer.decoding.finite import check_finite
 from mechsteer.decoding.gate import plausible, settled
 from mechsteer.decoding.strategies import Choice, Pass
-from mechsteer.models import State, adopt, advance, fork, hooked, model_device, repeat_rows, residual, select_rows
-from mechsteer.steering import Step
+from mechsteer.models import (
+    State,
+    adopt,
+    advance_together,
+    before_last,
+    hooked,
+    model_device,
+    repeat_rows,
+    select_rows,
+)
 
-Hooks = Sequence[tuple[str, Callable[..., Any]]]
 _Looked = tuple[Float[Tensor, "rows d_vocab"], Float[Tensor, "rows d_vocab"], Int[Tensor, "rows trials"]]
-"""Unsteered logits, the same after the checkpoint's processors, and the most likely tokens of the trials."""
+"""Unsteered logits, p of them after the checkpoint's processors, and the most likely tokens of the trials."""
 
 TOGETHER = {"cpu": 8}
 """Up to how many rows the raw pass and the trials are one pass, by type of device."""
 _TOGETHER_ELSEWHERE = 64
 NEEDED = {"cpu": 0.4}
-"""From which share of steps with trials on they are one pass, by type of device; elsewhere always."""
+"""From which share of steps with trials that are not read ahead on they are one pass, by device; elsewhere always."""
+FIRST = {"cpu": (2, 3)}
+"""How many trials a row that is alone has at first, and one of several, by type of device; elsewhere all.
+
+On a CPU four rows, two trials and two tokens read ahead, cost hardly more than one. Of several rows one is more often
+rejected, and then costs a pass.
+"""
 _LATELY = 0.1  # the weight of the last step in that share
-
-
-@dataclass(frozen=True)
-class Copies:
-    """How the rows of a pass are repeated.
-
-    Attributes:
-        rows: Rows of the batch, each of which stands ``raw + trials`` times, copies side by side.
-        raw: 1 if the first copy of each is unsteered, else 0.
-        trials: How many steered copies follow it.
-    """
-
-    rows: tuple[int, ...]
-    raw: int
-    trials: int
-
-    @property
-    def times(self) -> int:
-        """How often each row stands."""
-        return self.raw + self.trials
-
-    @property
-    def each(self) -> list[int]:
-        """For each copy, whose it is."""
-        return [row for row in self.rows for _ in range(self.times)]
-
-
-@runtime_checkable
-class Trials(Protocol):
-    """What is tried, the strongest first."""
-
-    def count(self) -> int:
-        """How many trials a token has at most."""
-        ...
-
-    def begin(self, current: Pass, before: State) -> None:
-        """A batch begins: ``before`` is its state at the last prompt token, which ``current`` is about to run."""
-        ...
-
-    def hooks(self, step: Step, copies: Copies, end: int) -> tuple[Hooks, Hooks]:
-        """What steers the copies in a pass that ends at a position: hooks before those on the model, and after."""
-        ...
-
-    def check(self) -> None:
-        """A pass with all trials was made.
-
-        Raises:
-            MechsteerError: if one of them did nothing.
-        """
-        ...
-
-    def describe(self, accepted: int) -> dict[str, Any]:
-        """More columns of the trace for an accepted trial, by its number; 0 for none."""
-        ...
 
 
 @dataclass
@@ -107,53 +71,53 @@ class GatedChooser:
         trials: What is tried.
         beta: The gate's threshold; None for no gate: the first trial's token is taken.
         released: The released code's comparisons.
-        needed: Which share of the rows needed trials lately.
+        needed: Which share of the rows needed trials lately, and were not read ahead.
     """
 
     trials: Trials
     beta: float | None
     released: bool = False
-    needed: float = 0.5
+    needed: float = 0.3
+
+    def __post_init__(self) -> None:
+        self._ahead = Ahead(self.beta)
+        self._all_made: set[int] = set()  # the places of prompts that all trials were made for, and checked
 
     @torch.no_grad()
     def choose(self, current: Pass) -> Choice:
         """Choose one token a row."""
         first = current.state.length == 0
-        if first:
-            self._read_prompt(current)
         count = self.trials.count()
         device = model_device(current.model).type
         small = len(current.places) * (1 + count) <= TOGETHER.get(device, _TOGETHER_ELSEWHERE)
         if small and not first and self.needed >= NEEDED.get(device, 0.0):
-            logits, scores, steered = self._together(current, count)
+            logits, p, steered = self._together(current, count)
         else:
-            logits, scores, steered = self._raw_first(current, count, first)
-        choice = self._chosen(logits, scores, steered)
-        needed = sum(not line["skipped"] for line in choice.trace) / len(choice.trace)
-        self.needed += _LATELY * (needed - self.needed)
-        return choice
+            logits, p, steered = self._raw_first(current)
+        needed = ~self._settled(p) & ~self._ahead.readable(current, p)
+        self.needed += _LATELY * (float(needed.float().mean()) - self.needed)
+        return self._chosen(logits, p, steered)
 
     @torch.no_grad()
     def first_logits(self, current: Pass) -> Float[Tensor, "rows d_vocab"]:
         """The logits whose most likely token is each row's first: the accepted trial's, or the unsteered ones."""
-        self._read_prompt(current)
-        before = fork(current.state)
-        logits = current.logits()
-        before.cross = current.state.cross
-        self.trials.begin(current, before)
+        logits = self._raw(current)
         count, rows = self.trials.count(), len(logits)
-        found, _ = self._run(current, before, Copies(tuple(range(rows)), 0, count))
+        found, _ = self._run(current, before_last(current.state), Copies(tuple(range(rows)), 0, count))
         steered = found.unflatten(0, (-1, count))
-        choice = self._chosen(logits, logits, steered.argmax(-1))
+        choice = self._chosen(logits, logits.softmax(-1), steered.argmax(-1))
         accepted = torch.tensor([line["accepted"] for line in choice.trace], device=logits.device)
         taken = steered[torch.arange(rows, device=logits.device), (accepted - 1).clamp(min=0)]
         return torch.where(accepted[:, None] > 0, taken, logits)
 
-    def _read_prompt(self, current: Pass) -> None:
-        """Run all tokens of the first pass but the last, unsteered."""
-        if current.tokens.shape[1] > 1:
-            residual(current.model, current.state, current.tokens[:, :-1], current.mask[:, :-1])
-            current.tokens, current.mask = current.tokens[:, -1:], current.mask[:, -1:]
+    def _raw(self, current: Pass) -> Float[Tensor, "rows d_vocab"]:
+        """The unsteered pass; what is left of its tokens for trials is the last."""
+        first = current.state.length == 0
+        logits = current.logits() if first else self._ahead.logits(current)
+        current.tokens, current.mask = current.tokens[:, -1:], current.mask[:, -1:]
+        if first:
+            self.trials.begin(current, before_last(current.state))
+        return logits
 
     def _together(self, current: Pass, count: int) -> _Looked:
         copies = Copies(tuple(range(len(current.places))), 1, count)
@@ -162,32 +126,63 @@ class GatedChooser:
         current.state.cache, current.state.length = adopted.cache, adopted.length
         current.state.seen = adopted.seen
         scores = current.processed(logits, rows=copies.each).unflatten(0, (-1, copies.times))
-        return logits[:: copies.times], scores[:, 0], scores[:, 1:].argmax(-1)
+        return logits[:: copies.times], scores[:, 0].softmax(-1), scores[:, 1:].argmax(-1)
 
-    def _raw_first(self, current: Pass, count: int, first: bool) -> _Looked:
-        before = fork(current.state)
-        logits = current.logits()
-        before.cross = current.state.cross
-        if first:
-            self.trials.begin(current, before)
-        scores = current.processed(logits)
-        steered = scores.argmax(-1, keepdim=True).repeat(1, count)
-        rows = (~self._settled(scores.softmax(-1))).nonzero()[:, 0].cpu()
+    def _raw_first(self, current: Pass) -> _Looked:
+        logits = self._raw(current)
+        p = current.processed(logits).softmax(-1)
+        steered = p.argmax(-1, keepdim=True).repeat(1, self.trials.count())
+        waiting = ~self._settled(p)
+        if current.running is not None:
+            waiting &= current.running.to(p.device)
+        rows = waiting.nonzero()[:, 0]
         if len(rows):
-            kept = before if len(rows) == len(logits) else select_rows(before, rows.to(logits.device))
-            copies = Copies(tuple(rows.tolist()), 0, count)
-            found, _ = self._run(current, kept, copies)
-            found = current.processed(found, rows=copies.each)
-            steered[rows.to(logits.device)] = found.unflatten(0, (-1, count)).argmax(-1)
-        return logits, scores, steered
+            steered[rows] = self._tried(current, p, tuple(rows.tolist()))
+        return logits, p, steered
+
+    def _tried(self, current: Pass, p: Float[Tensor, "rows d_vocab"], rows: tuple[int, ...]) -> Int[Tensor, "_ trials"]:
+        """The most likely tokens of these rows' trials; of trials that an accepted one makes needless, the same."""
+        kept = current.state
+        if len(rows) < len(p):
+            kept = select_rows(kept, torch.tensor(rows, device=p.device))
+        before, count, known = before_last(kept), self.trials.count(), self._all_made
+        first = count
+        if known.issuperset(current.places[row] for row in rows):
+            first = min(count, FIRST.get(p.device.type, (count, count))[len(rows) > 1])
+
+        steered = self._steered(current, before, Copies(rows, 0, first), self._ahead.groups(current, p, rows, kept))
+        if first < count:
+            rejected = (~self._passed(p[list(rows)], steered).any(-1)).nonzero()[:, 0]
+            steered = torch.cat([steered, steered[:, -1:].repeat(1, count - first)], dim=-1)
+            if len(rejected):
+                rest = Copies(tuple(rows[row] for row in rejected.tolist()), 0, count - first, first)
+                steered[rejected, first:] = self._steered(current, select_rows(before, rejected), rest)
+        known.update(current.places[row] for row in rows)
+        return steered
+
+    def _steered(
+        self, current: Pass, before: State, copies: Copies, ahead: Sequence[Group] = ()
+    ) -> Int[Tensor, "_ trials"]:
+        """The most likely token of each trial."""
+        found, _ = self._run(current, before, copies, ahead)
+        return current.processed(found, rows=copies.each).unflatten(0, (-1, copies.trials)).argmax(-1)
+
+    def _passed(
+        self, p: Float[Tensor, "rows d_vocab"], steered: Int[Tensor, "rows trials"]
+    ) -> Bool[Tensor, "rows trials"]:
+        if self.beta is None:
+            return torch.ones_like(steered, dtype=torch.bool)
+        return plausible(p, steered, self.beta, released=self.released)
 
     def _settled(self, p: Float[Tensor, "rows d_vocab"]) -> Bool[Tensor, "rows"]:
         if self.beta is None:
             return torch.zeros(len(p), dtype=torch.bool, device=p.device)
         return settled(p, self.beta, released=self.released)
 
-    def _run(self, current: Pass, state: State, copies: Copies) -> tuple[Float[Tensor, "copies d_vocab"], State]:
-        """One pass of all copies. ``state`` holds their rows, and stays as it is."""
+    def _run(
+        self, current: Pass, state: State, copies: Copies, ahead: Sequence[Group] = ()
+    ) -> tuple[Float[Tensor, "copies d_vocab"], State]:
+        """One pass of all copies, with what is read ahead. ``state`` holds their rows, and stays as it is."""
         step, model = current.step, current.model
         alive = list(range(len(step.batch)) if step.alive is None else step.alive)
         each = [alive[row] for row in copies.rows for _ in range(copies.times)]
@@ -195,27 +190,25 @@ class GatedChooser:
         meant = replace(copies, rows=tuple(alive[row] for row in copies.rows))
         before, after = self.trials.hooks(step, meant, state.length + 1)
         repeated = repeat_rows(state, copies.times)
-        tokens, mask = (x[list(copies.rows)].repeat_interleave(copies.times, 0) for x in (current.tokens, current.mask))
+        tokens = current.tokens[list(copies.rows)].repeat_interleave(copies.times, 0)
+        states, read = [repeated, *(group.state for group in ahead)], [tokens, *(group.tokens for group in ahead)]
         with step.copied(each, own), hooked(model, before, first=True), hooked(model, after):
-            logits = advance(model, repeated, tokens, mask)[:, -1].float()
-        self.trials.check()
+            logits, *others = (found.float() for found in advance_together(model, states, read))
+        self._ahead.keep(current, ahead, others)
+        if copies.numbers.stop - copies.tried == self.trials.count():
+            self.trials.check()
         _check_copies(current, logits, copies)
         return logits, repeated
 
     def _chosen(
         self,
         logits: Float[Tensor, "rows d_vocab"],
-        scores: Float[Tensor, "rows d_vocab"],
+        p: Float[Tensor, "rows d_vocab"],
         steered: Int[Tensor, "rows trials"],
     ) -> Choice:
-        p = scores.softmax(-1)
         raw = p.argmax(-1)
         skipped = self._settled(p)
-        if self.beta is None:
-            passed = torch.ones_like(steered, dtype=torch.bool)
-        else:
-            passed = plausible(p, steered, self.beta, released=self.released)
-        passed &= ~skipped[:, None]
+        passed = self._passed(p, steered) & ~skipped[:, None]
         number = torch.where(passed.any(-1), passed.int().argmax(-1) + 1, 0)
         tokens = torch.where(number > 0, steered.gather(1, (number - 1).clamp(min=0)[:, None])[:, 0], raw)
         needed = torch.where(skipped, 0, torch.where(number > 0, number, steered.shape[1]))
@@ -237,5 +230,5 @@ def _check_copies(current: Pass, logits: Float[Tensor, "copies d_vocab"], copies
     places, edits, new = [current.places[row] for row in rows], current.step.edits, max(map(len, current.written))
     running = None if current.running is None else current.running[rows]
     for copy, own in enumerate(logits.unflatten(0, (-1, copies.times)).unbind(1)):
-        trial = f" (trial {copy - copies.raw + 1} of its strategy)" if copy >= copies.raw else ""
+        trial = f" (trial {copy - copies.raw + copies.tried + 1} of its strategy)" if copy >= copies.raw else ""
         check_finite(current.model, own, places, edits=edits, new=new, counted=running, trial=trial)

@@ -5,10 +5,10 @@ from mechsteer.models.batching import as_prompts, at_last, first_tokens, pad
 from mechsteer.models.digest import file_digest, taken_once, tensor_digest, weights_digest
 from mechsteer.models.folding import refuse_folded
 from mechsteer.models.following import continuation_ids, spaced, word_id, word_ids
-from mechsteer.models.forward import advance, model_device, residual, start, unembed
+from mechsteer.models.forward import advance, advance_together, model_device, residual, start, unembed
 from mechsteer.models.generation_config import check_settings, logits_processors, stopping_criterion, unusable
 from mechsteer.models.heads import post_norm
-from mechsteer.models.hooking import hooked
+from mechsteer.models.hooking import hooked, hooks_on
 from mechsteer.models.identity import check_unhooked, model_identity
 from mechsteer.models.info import (
     ModelInfo,
@@ -24,7 +24,17 @@ from mechsteer.models.parity import verify
 from mechsteer.models.planning import plan
 from mechsteer.models.resolve import organism_names
 from mechsteer.models.sites import fires, parse, position_stack, predicting_stack, shape_of, site, sites, stacks, width
-from mechsteer.models.state import State, adopt, fork, rearrange, repeat_rows, select_rows
+from mechsteer.models.state import (
+    State,
+    adopt,
+    before_last,
+    extend,
+    fork,
+    last_position,
+    rearrange,
+    repeat_rows,
+    select_rows,
+)
 from mechsteer.models.t5 import encode
 
 __all__ = [
@@ -33,20 +43,25 @@ __all__ = [
     "State",
     "adopt",
     "advance",
+    "advance_together",
     "as_prompts",
     "at_last",
+    "before_last",
     "check_model",
     "check_settings",
     "check_unhooked",
     "context_of",
     "continuation_ids",
     "encode",
+    "extend",
     "file_digest",
     "fires",
     "first_tokens",
     "fork",
     "hooked",
+    "hooks_on",
     "is_encoder_decoder",
+    "last_position",
     "load",
     "loaded_info",
     "logits_processors",

@@ -107,7 +107,12 @@ class Fused:
 
 
 def attend(
-    attention: Any, q: Float[Tensor, "batch heads new d_head"], parts: Sequence[Part], mask: Mask
+    attention: Any,
+    q: Float[Tensor, "batch heads new d_head"],
+    parts: Sequence[Part],
+    mask: Mask,
+    *,
+    fires: bool = True,
 ) -> Float[Tensor, "batch new heads d_head"]:
     """What each head reads.
 
@@ -116,10 +121,11 @@ def attend(
         q: The queries.
         parts: The keys and values, in one part; or in several, of which some hold each repeated row once.
         mask: What is added to the scores.
+        fires: Whether the hook points are for these rows.
     """
-    fused = _fused(attention, q, parts)
+    fused = _fused(attention, q, parts, fires=fires)
     if fused is None:
-        return _by_scores(attention, q, parts, mask).transpose(1, 2)
+        return _by_scores(attention, q, parts, mask, fires=fires).transpose(1, 2)
     ((keys, values),) = parts
     z = _by_kernel(q, keys, values, mask, fused, 1 / attention.attn_scale)
     if q.shape[2] > 1:
@@ -135,13 +141,15 @@ def _lost(
     return (sums - sums).to(q)[:, None, None, None]
 
 
-def _fused(attention: Any, q: Float[Tensor, "batch heads new d_head"], parts: Sequence[Part]) -> Fused | None:
+def _fused(
+    attention: Any, q: Float[Tensor, "batch heads new d_head"], parts: Sequence[Part], *, fires: bool
+) -> Fused | None:
     """What the hooks ask for; None if one of them needs scores or weights, or the kernel cannot do this attention."""
     keys = parts[0][0]
     if len(parts) > 1 or len(keys) != len(q) or attention.cfg.attn_scores_soft_cap > 0 or _sharp(attention, keys):
         return None
     fused = Fused(len(q), q.shape[2], keys.shape[2], parts[0][1])
-    for point in (attention.hook_attn_scores, attention.hook_pattern):
+    for point in (attention.hook_attn_scores, attention.hook_pattern) if fires else ():
         if any(getattr(point, kind) for kind in HOOKS[1:]) or len(point._forward_hooks) != len(point.fwd_hooks):
             return None  # there are some that were not put on as the library does
         for handle in point.fwd_hooks:
@@ -159,7 +167,7 @@ def _sharp(attention: Any, keys: Float[Tensor, "rows kv_heads total d_head"]) ->
 
 
 def _by_scores(
-    attention: Any, q: Float[Tensor, "batch heads new d_head"], parts: Sequence[Part], mask: Mask
+    attention: Any, q: Float[Tensor, "batch heads new d_head"], parts: Sequence[Part], mask: Mask, *, fires: bool
 ) -> Float[Tensor, "batch heads new d_head"]:
     """Scores, weights, product, with hooks. What is written in place are tensors of this function alone."""
     cap = attention.cfg.attn_scores_soft_cap
@@ -172,9 +180,9 @@ def _by_scores(
         scores += mask.additive
     if mask.blind is not None:
         scores.masked_fill_(mask.blind, -torch.inf)
-    pattern = attention.hook_attn_scores(scores).softmax(-1)
+    pattern = (attention.hook_attn_scores(scores) if fires else scores).softmax(-1)
     pattern = pattern if mask.blind is None else pattern.masked_fill(mask.blind, 0.0)
-    pattern = attention.hook_pattern(pattern).to(parts[0][1].dtype)
+    pattern = (attention.hook_pattern(pattern) if fires else pattern).to(parts[0][1].dtype)
     pieces = pattern.split([keys.shape[2] for keys, _ in parts], dim=-1)
     z = [against(piece, values) for piece, (_, values) in zip(pieces, parts, strict=True)]
     return sum(z[1:], start=z[0])

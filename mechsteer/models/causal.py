@@ -7,8 +7,11 @@ attention runs, and fires, once and not for queries, keys and values each; and a
 Where a family's blocks differ: the norms may stand after attention and MLP instead of before them (OLMo 2 and 3), or on
 both sides (Gemma 2 and 3); attention and MLP may read the same stream side by side (GPT-J, GPT-NeoX, Phi-2), and then
 there is no ``resid_mid``; and layers may have rotary embeddings of their own.
+
+Rows that stand at different positions, as states of their own, can share a pass: they are one batch but for attention.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +21,7 @@ from torch import Tensor
 
 from mechsteer.models.attention import Mask, attend
 from mechsteer.models.heads import normalised, output, post_norm, queries_keys_values
+from mechsteer.models.mlp import apply_mlp
 from mechsteer.models.state import KeyValues, State
 
 Rotation = tuple[Float[Tensor, "batch new 1 rotary"], Float[Tensor, "batch new 1 rotary"]]
@@ -38,18 +42,29 @@ class Positions:
 
 
 def run_blocks(
-    model: Any, state: State, tokens: Int[Tensor, "batch new"], mask: Bool[Tensor, "batch new"], layers: int | None
+    model: Any,
+    states: Sequence[State],
+    tokens: Int[Tensor, "batch new"],
+    mask: Bool[Tensor, "batch new"],
+    layers: int | None,
 ) -> Float[Tensor, "batch new d_model"]:
-    """The residual stream after the first ``layers`` blocks, before the final norm; the state gets what is new."""
-    past = state.length
-    real = mask.cpu() if state.seen is None else torch.cat([state.seen, mask.cpu()], dim=1)
-    state.seen = real
+    """The residual stream after the first ``layers`` blocks, before the final norm; the states get what is new.
+
+    Of several states the rows stand below each other, and the hook points inside attention fire for the first alone.
+    """
+    sizes = [state.rows for state in states]
+    seen = []
+    for state, part in zip(states, mask.cpu().split(sizes), strict=True):
+        state.seen = part if state.seen is None else torch.cat([state.seen, part], dim=1)
+        seen.append(state.seen)
     resid = model.hook_embed(model.embed(tokens))
     if model.cfg.positional_embedding_type == "standard":
-        resid = resid + model.hook_pos_embed(model.pos_embed(tokens, past, real.int().to(tokens.device)))
-    positions = _positions(model, real, past)
-    for block, entry in zip(model.blocks[:layers], state.cache, strict=layers is None):
-        resid = _block(block, resid, entry, positions)
+        parts = zip(tokens.split(sizes), states, seen, strict=True)
+        embedded = [model.pos_embed(part, state.length, real.int().to(part.device)) for part, state, real in parts]
+        resid = resid + model.hook_pos_embed(torch.cat(embedded))
+    positions = [_positions(model, real, state.length) for state, real in zip(states, seen, strict=True)]
+    for layer, block in enumerate(model.blocks[:layers]):
+        resid = _block(block, resid, [state.cache[layer] for state in states], positions)
     return resid
 
 
@@ -89,11 +104,14 @@ def _mask(real: Bool[Tensor, "batch total"], past: int, window: int, like: Tenso
 
 
 def _block(
-    block: Any, resid_pre: Float[Tensor, "batch new d_model"], entry: KeyValues, positions: Positions
+    block: Any,
+    resid_pre: Float[Tensor, "batch new d_model"],
+    entries: Sequence[KeyValues],
+    positions: Sequence[Positions],
 ) -> Float[Tensor, "batch new d_model"]:
     cfg = block.cfg
     resid_pre = block.hook_resid_pre(resid_pre)
-    attn_out = _attention(block, resid_pre, entry, positions)
+    attn_out = _attention(block, resid_pre, entries, positions)
     if cfg.use_normalization_before_and_after:
         attn_out = normalised(block.ln1_post, attn_out)
     if post_norm(cfg):
@@ -102,27 +120,49 @@ def _block(
     mlp_in = resid_pre if cfg.parallel_attn_mlp else block.hook_resid_mid(added)
     resid_mid = added if cfg.parallel_attn_mlp else mlp_in
     mlp_in = block.hook_mlp_in(mlp_in.clone()) if cfg.use_hook_mlp_in else mlp_in
-    mlp_out = block.apply_mlp(mlp_in if post_norm(cfg) else normalised(block.ln2, mlp_in))
+    mlp_out = apply_mlp(block, mlp_in if post_norm(cfg) else normalised(block.ln2, mlp_in))
     return block.hook_resid_post(resid_mid + mlp_out)
 
 
 def _attention(
-    block: Any, resid_pre: Float[Tensor, "batch new d_model"], entry: KeyValues, positions: Positions
+    block: Any,
+    resid_pre: Float[Tensor, "batch new d_model"],
+    entries: Sequence[KeyValues],
+    positions: Sequence[Positions],
 ) -> Float[Tensor, "batch new d_model"]:
     attention = block.attn
-    q, k, v = queries_keys_values(block, resid_pre)
-    hooked_keys = positions.rotations and attention.hook_rot_k.fwd_hooks
+    made = queries_keys_values(block, resid_pre)
+    if len(entries) == 1:
+        z = _read(attention, *made, entries[0], positions[0])
+    else:
+        sizes = [entry.rows for entry in entries]
+        apart = zip(*(x.split(sizes) for x in made), entries, positions, strict=True)
+        z = torch.cat([_read(attention, *each, fires=not number) for number, each in enumerate(apart)])
+    return output(attention, attention.hook_z(z))
+
+
+def _read(
+    attention: Any,
+    q: Float[Tensor, "batch new heads d_head"],
+    k: Float[Tensor, "batch new kv_heads d_head"],
+    v: Float[Tensor, "batch new kv_heads d_head"],
+    entry: KeyValues,
+    positions: Positions,
+    *,
+    fires: bool = True,
+) -> Float[Tensor, "batch new heads d_head"]:
+    """What each head reads; without ``fires`` no hook point on the way does."""
     if positions.rotations:
         rotation, adjacent = positions.rotations[id(attention.rotary_cos)], attention.cfg.rotary_adjacent_pairs
-        q, k = attention.hook_rot_q(_rotated(q, *rotation, adjacent)), _rotated(k, *rotation, adjacent)
-    if hooked_keys:
+        q, k = _rotated(q, *rotation, adjacent), _rotated(k, *rotation, adjacent)
+        q = attention.hook_rot_q(q) if fires else q
+    if fires and positions.rotations and attention.hook_rot_k.fwd_hooks:
         keys, values = entry.append(k, v)
         keys = attention.hook_rot_k(keys.clone())  # a hook may write in place
         parts = [(keys.transpose(1, 2), values.transpose(1, 2))]
     else:
         parts = entry.extended(k, v)
-    z = attend(attention, q.transpose(1, 2), parts, positions.masks[attention.attn_type])
-    return output(attention, attention.hook_z(z))
+    return attend(attention, q.transpose(1, 2), parts, positions.masks[attention.attn_type], fires=fires)
 
 
 def _rotated(

@@ -7,6 +7,7 @@ caching: the keys and values of T5's cross-attention are computed, and fire, in 
 sees the positions whose logits are asked for.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -89,16 +90,44 @@ def residual(
     Raises:
         MechsteerError: if the tokens do not fit the context.
     """
-    device = model_device(model)
+    state.announce(state.length + tokens.shape[1], tokens.shape[1])
+    return _run(model, [state], tokens, mask, layers)
+
+
+def advance_together(
+    model: Any, states: Sequence[State], tokens: Sequence[Int[Tensor, "_ 1"]]
+) -> list[Float[Tensor, "_ d_vocab"]]:
+    """Run one new token for every row of several states in one pass, which reads the model's weights once.
+
+    The pass is announced as the first state's, for which alone the hook points inside attention fire; elsewhere its
+    rows are the first of the tensors. So nothing but what is meant for those rows may be on the model.
+
+    Args:
+        model: A loaded model.
+        states: Of rows that may stand at different positions; changed in place.
+        tokens: One token for each row of each state.
+
+    Returns:
+        For each state, the logits.
+    """
+    states[0].announce(states[0].length + 1, 1)
+    joined = torch.cat([x.to(model_device(model)) for x in tokens])
+    resid = _run(model, states, joined, torch.ones_like(joined, dtype=torch.bool), None)
+    return list(unembed(model, resid)[:, -1].split([len(x) for x in tokens]))
+
+
+def _run(
+    model: Any, states: Sequence[State], tokens: Tensor, mask: Tensor, layers: int | None
+) -> Float[Tensor, "batch new d_model"]:
+    device, new = model_device(model), tokens.shape[1]
     tokens, mask = tokens.to(device), mask.to(device)
-    new = tokens.shape[1]
-    state.announce(state.length + new, new)
     if is_encoder_decoder(model):
-        resid = decode(model, state, tokens, layers)
+        resid = decode(model, states, tokens, layers)
     else:
-        _check_context(model, state.length + new)
-        resid = run_blocks(model, state, tokens, mask, layers)
-    state.length += new
+        _check_context(model, max(state.length for state in states) + new)
+        resid = run_blocks(model, states, tokens, mask, layers)
+    for state in states:
+        state.length += new
     return resid
 
 

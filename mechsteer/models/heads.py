@@ -26,19 +26,22 @@ Heads = Float[Tensor, "batch pos n_heads d_head"]
 KvHeads = Float[Tensor, "batch pos n_kv_heads d_head"]
 
 
+def few(x: Float[Tensor, "*batch inner"]) -> bool:
+    """Whether these are so few rows that :func:`linear` may do better than PyTorch's own."""
+    return x.shape[:-1].numel() in FEW and x.device.type == "cpu" and x.dtype == torch.float32
+
+
 def linear(
-    x: Float[Tensor, "*batch inner"], weight: Float[Tensor, "outer inner"], bias: Float[Tensor, "outer"]
+    x: Float[Tensor, "*batch inner"], weight: Float[Tensor, "outer inner"], bias: Float[Tensor, "outer"] | None = None
 ) -> Float[Tensor, "*batch outer"]:
     """A linear function; of a few rows on a CPU, with its product transposed, which is up to twice as fast there.
 
     That holds for weights whose rows lie in memory one after the other, as a linear layer's do; GPT-2's are columns.
     """
-    rows = x.shape[:-1].numel()
-    few = rows in FEW and x.device.type == "cpu" and x.dtype == torch.float32
-    if not few or weight.shape[0] < weight.shape[1] or weight.stride(1) != 1:
+    if not few(x) or weight.shape[0] < weight.shape[1] or weight.stride(1) != 1:
         return F.linear(x, weight, bias)
-    made = weight @ x.reshape(rows, -1).T
-    return made.T.contiguous().view(*x.shape[:-1], -1) + bias
+    made = (weight @ x.reshape(-1, x.shape[-1]).T).T.contiguous().view(*x.shape[:-1], -1)
+    return made if bias is None else made + bias
 
 
 def project(

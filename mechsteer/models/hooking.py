@@ -17,6 +17,11 @@ Hook = tuple[str, Callable[[Tensor, Any], Tensor | None]]
 """A full name, and what is called with what passes there."""
 
 
+def hooks_on(model: Any) -> bool:
+    """Whether there is a hook function on any of the model's hook points."""
+    return any(point._forward_hooks for point in model.hook_dict.values())
+
+
 @contextmanager
 def hooked(model: Any, hooks: Sequence[tuple[str, Callable[..., Any]]], *, first: bool = False) -> Iterator[None]:
     """Add forward hooks, in order, and remove them at the end, also after an error.

@@ -35,6 +35,11 @@ class KeyValues:
     new: tuple[Float[Tensor, "copies 1 heads d_head"], Float[Tensor, "copies 1 heads d_head"]] | None = None
 
     @property
+    def rows(self) -> int:
+        """How many rows go through the next pass, copies counted."""
+        return len(self.keys) * self.times
+
+    @property
     def past_keys(self) -> Float[Tensor, "copies pos heads d_head"]:
         """The keys, by the name and in the order of the library's cache entry."""
         return repeat(self.keys, self.times).transpose(1, 2)
@@ -105,6 +110,11 @@ class State:
     cross: list[CrossEntry] = field(default_factory=list)
     copies: int = 1
     announce: Callable[[int, int], object] = _unannounced
+
+    @property
+    def rows(self) -> int:
+        """How many rows go through the next pass, copies counted."""
+        return self.cache[0].rows
 
 
 def empty(model: Any, rows: int, device: torch.device) -> KeyValues:
@@ -200,6 +210,32 @@ def repeat_rows(state: State, times: int) -> State:
     if state.cross_mask is not None:
         repeated.cross_mask = repeat(state.cross_mask, times)
     return repeated
+
+
+def before_last(state: State) -> State:
+    """The state before its last position went through; nothing is copied."""
+    seen = None if state.seen is None else state.seen[:, :-1]
+    earlier = replace(fork(state), length=state.length - 1, seen=seen)
+    earlier.cache = [KeyValues(entry.keys[:, :, :-1], entry.values[:, :, :-1]) for entry in state.cache]
+    return earlier
+
+
+def last_position(state: State) -> Float[Tensor, "layers 2 rows kv_heads d_head"]:
+    """The keys and values of the position that has just gone through, of every copy."""
+    kept = [
+        (e.keys[:, :, -1], e.values[:, :, -1]) if e.new is None else (e.new[0][:, 0], e.new[1][:, 0])
+        for e in state.cache
+    ]
+    return torch.stack([torch.stack(pair) for pair in kept])
+
+
+def extend(state: State, new: Float[Tensor, "layers 2 rows kv_heads d_head"]) -> None:
+    """One more position, from what :func:`last_position` took of the same rows elsewhere."""
+    for entry, (keys, values) in zip(state.cache, new, strict=True):
+        entry.append(keys[:, None], values[:, None])
+    state.length += 1
+    if state.seen is not None:
+        state.seen = F.pad(state.seen, (0, 1), value=True)
 
 
 def adopt(state: State, repeated: State, copy_: int = 0) -> State:

@@ -1,8 +1,10 @@
 """T5's two stacks, block by block: the encoder, and the decoder with cached keys and values."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -10,7 +12,7 @@ from mechsteer.models import attention as attending
 from mechsteer.models.attention import Mask, attend
 from mechsteer.models.heads import normalised, output, project, queries_keys_values
 from mechsteer.models.hooking import hooked
-from mechsteer.models.state import CrossEntry, KeyValues, State
+from mechsteer.models.state import CrossEntry, KeyValues, Part, State
 
 
 def encode(
@@ -31,7 +33,7 @@ def encode(
         return resid
     seen = Mask(added=bias.contiguous() if bool(mask.all()) else bias + additive_mask(model, mask))
     for block in model.encoder[:layers]:
-        resid_mid = _self_attention(block, resid, seen, None)
+        resid_mid = _self_attention(block, resid, [seen], [])
         mlp_in = block.hook_mlp_in(resid_mid.clone()) if block.cfg.use_hook_mlp_in else resid_mid
         resid = block.hook_resid_post(mlp_in + block.hook_mlp_out(block.mlp(normalised(block.ln2, mlp_in))))
     return resid
@@ -58,24 +60,32 @@ def additive_mask(model: Any, mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, 
 
 
 def decode(
-    model: Any, state: State, tokens: Int[Tensor, "batch new"], layers: int | None
+    model: Any, states: Sequence[State], tokens: Int[Tensor, "batch new"], layers: int | None
 ) -> Float[Tensor, "batch new d_model"]:
-    """The decoder's residual stream after its first ``layers`` blocks, before the final norm."""
+    """The decoder's residual stream after its first ``layers`` blocks, before the final norm.
+
+    Of several states the rows stand below each other, and the hook points inside attention fire for the first alone.
+    """
     resid = model.embed(tokens)
-    bias = _decoder_bias(model.decoder[0].attn, state.length, tokens.shape[1], tokens.device)
-    if state.seen is not None:
-        state.seen = torch.cat([state.seen, torch.ones_like(tokens, dtype=torch.bool, device="cpu")], dim=1)
-        bias = bias.masked_fill(~state.seen[:, None, None].to(bias.device), -torch.inf)
-    seen = Mask(added=bias)
+    seen = [_seen(model, state, tokens.shape[1], tokens.device) for state in states]
     for layer, block in enumerate(model.decoder[:layers]):
-        resid_mid = _self_attention(block, resid, seen, state.cache[layer])
+        resid_mid = _self_attention(block, resid, seen, [state.cache[layer] for state in states])
         cross_out = block.hook_cross_attn_out(
-            _cross_attention(block.cross_attn, normalised(block.ln2, resid_mid), state, layer)
+            _cross_attention(block.cross_attn, normalised(block.ln2, resid_mid), states, layer)
         )
         resid_mid_cross = block.hook_resid_mid_cross(resid_mid + cross_out)
         mlp_out = block.hook_mlp_out(block.mlp(normalised(block.ln3, resid_mid_cross)))
         resid = block.hook_resid_post(resid_mid_cross + mlp_out)
     return resid
+
+
+def _seen(model: Any, state: State, new: int, device: torch.device) -> Mask:
+    """What the new positions of a state see; the state is told that they are real."""
+    bias = _decoder_bias(model.decoder[0].attn, state.length, new, device)
+    if state.seen is not None:
+        state.seen = F.pad(state.seen, (0, new), value=True)
+        bias = bias.masked_fill(~state.seen[:, None, None].to(bias.device), -torch.inf)
+    return Mask(added=bias)
 
 
 def _decoder_bias(attention: Any, past: int, new: int, device: torch.device) -> Float[Tensor, "1 heads new total"]:
@@ -93,25 +103,44 @@ def _decoder_bias(attention: Any, past: int, new: int, device: torch.device) -> 
 
 
 def _self_attention(
-    block: Any, resid_pre: Float[Tensor, "batch new d_model"], seen: Mask, entry: KeyValues | None
+    block: Any, resid_pre: Float[Tensor, "batch new d_model"], seen: Sequence[Mask], entries: Sequence[KeyValues]
 ) -> Float[Tensor, "batch new d_model"]:
     """The stream after a block's self-attention; in the decoder, with cached keys and values."""
     resid_pre = block.hook_resid_pre(resid_pre)
     q, k, v = queries_keys_values(block, resid_pre)
-    parts = [(k.transpose(1, 2), v.transpose(1, 2))] if entry is None else entry.extended(k, v)
-    z = attend(block.attn, q.transpose(1, 2), parts, seen)
+    sizes = [entry.rows for entry in entries] or [len(q)]
+    parts = [[(k.transpose(1, 2), v.transpose(1, 2))]]
+    if entries:
+        apart = zip(k.split(sizes), v.split(sizes), entries, strict=True)
+        parts = [entry.extended(*new) for *new, entry in apart]
+    z = _each(block.attn, q, sizes, parts, seen)
     attn_out = output(block.attn, block.attn.hook_z(z))
     return block.hook_resid_mid(resid_pre + block.hook_attn_out(attn_out))
 
 
+def _each(
+    attention: Any,
+    q: Float[Tensor, "batch new heads d_head"],
+    sizes: list[int],
+    parts: Sequence[Sequence[Part]],
+    seen: Sequence[Mask],
+) -> Float[Tensor, "batch new heads d_head"]:
+    """What the heads read, each state's rows of its own keys and values."""
+    apart = zip(q.transpose(1, 2).split(sizes), parts, seen, strict=True)
+    read = [attend(attention, *one, fires=not number) for number, one in enumerate(apart)]
+    return read[0] if len(read) == 1 else torch.cat(read)
+
+
 def _cross_attention(
-    attention: Any, x: Float[Tensor, "batch new d_model"], state: State, layer: int
+    attention: Any, x: Float[Tensor, "batch new d_model"], states: Sequence[State], layer: int
 ) -> Float[Tensor, "batch new d_model"]:
     q = attention.hook_q(project(x, attention.W_Q, attention.b_Q))
-    if layer == len(state.cross) and state.encoded is not None:
-        k = attention.hook_k(project(state.encoded, attention.W_K, attention.b_K))
-        v = attention.hook_v(project(state.encoded, attention.W_V, attention.b_V))
-        state.cross.append(CrossEntry(k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()))
-    entry = state.cross[layer]
-    z = attend(attention, q.transpose(1, 2), [(entry.keys, entry.values)], Mask(added=state.cross_mask))
+    for state in states:
+        if layer == len(state.cross) and state.encoded is not None:
+            k = attention.hook_k(project(state.encoded, attention.W_K, attention.b_K))
+            v = attention.hook_v(project(state.encoded, attention.W_V, attention.b_V))
+            state.cross.append(CrossEntry(k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()))
+    parts = [[(state.cross[layer].keys, state.cross[layer].values)] for state in states]
+    seen = [Mask(added=state.cross_mask) for state in states]
+    z = _each(attention, q, [state.rows for state in states], parts, seen)
     return output(attention, attention.hook_z(z))
