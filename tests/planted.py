@@ -10,7 +10,6 @@ and the read-out says ``A`` instead of ``a`` where loudness, times a strength, i
 Every feature has a pair of dimensions with opposite signs, so that LayerNorm subtracts nothing.
 """
 
-import json
 import math
 import random
 from dataclasses import dataclass, field, replace
@@ -22,12 +21,28 @@ import torch
 THINGS = 20
 INSTRUCTION = "reply loudly please now"
 FILLER = [f"f{i}" for i in range(24)]
-WORDS = [*INSTRUCTION.split(), "softly", "speak", "about", "?", "<user>", "<bot>", *FILLER]
+WORDS = [
+    *INSTRUCTION.split(),
+    "softly",
+    "speak",
+    "about",
+    "?",
+    "<|im_start|>",
+    "<|im_end|>",
+    "user",
+    "assistant",
+    *FILLER,
+]
 SPECIAL = ["<pad>", "</s>", "<unk>", "<s>"]
 ASKED = [f"q{i}" for i in range(THINGS)]
 ANSWERS = [f"a{i}" for i in range(THINGS)] + [f"A{i}" for i in range(THINGS)]
 VOCAB = [*SPECIAL, *WORDS, *ASKED, *ANSWERS]
-CHAT = "{% for m in messages %}<user> {{ m['content'] }} {% endfor %}{% if add_generation_prompt %}<bot>{% endif %}"
+CHAT = (
+    "{% for m in messages %}<|im_start|>user {{ m['content'] }} <|im_end|> {% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant{% endif %}"
+)
+OTHER_CHAT = "{% for m in messages %}user {{ m['content'] }} {% endfor %}"
+"""A template that the model was not made for, though the tokenizer has the marks of the right one."""
 WIDTH, HEADS, CONTEXT = 128, 2, 96
 FEATURES = ["any", "span", "loudly", "softly", "role", "answer", "cos", "sin", "loud", "distract", "noise"]
 FEATURES += [f"{kind}{i}" for kind in ("asked", "content") for i in range(THINGS)]
@@ -45,10 +60,10 @@ class Plant:
         habit: Nats that ``a`` has before.
         recency: How much more head 1 attends to a near key than to a far one, nats over the context.
         block: Taken from all heads' scores of the instruction's words.
-        role: Whether head 1 reads nothing unless the template's ``<bot>`` stands at the end.
+        role: Whether head 1 reads nothing unless the template's ``assistant`` stands at the end.
         words: Words of context between instruction and task.
         opposed: Whether the task says ``softly``.
-        chat: Whether the tokenizer has a template.
+        chat: The tokenizer's template.
         templated: Whether the prompts have it.
         lost: Whether the prompts were cut by hand, from the left.
     """
@@ -63,7 +78,7 @@ class Plant:
     role: bool = False
     words: int = 8
     opposed: bool = False
-    chat: bool = False
+    chat: str = ""
     templated: bool = False
     lost: bool = False
 
@@ -75,7 +90,7 @@ PLANTS = {
         Plant("attended but outweighed", words=0, opposed=True, soft=1.2, habit=3.0),
         Plant("lost by distance", recency=18.0, words=40),
         Plant("truncated away", words=110),
-        Plant("wrong template", role=True, chat=True),
+        Plant("wrong template", role=True, chat=CHAT),
         Plant("incapable when instructed", loud=0.0),
         Plant("nothing to fix"),
     )
@@ -92,6 +107,8 @@ def varied(plant: Plant, seed: int) -> Plant:
     changed["words"] = plant.words + (rng.randrange(4) if plant.words else 0)
     if plant.cause == "truncated away" and seed % 2:
         changed |= {"lost": True, "words": 12}
+    if plant.cause == "wrong template" and seed % 2:
+        changed |= {"chat": OTHER_CHAT, "templated": True}
     return replace(plant, **changed)
 
 
@@ -137,7 +154,7 @@ def _embed(weights: Weights, generator: torch.Generator) -> None:
     table = weights.model.transformer.wte.weight
     for i, word in enumerate(VOCAB):
         table[i] = weights.vector("any")
-        named = {"loudly": "loudly", "softly": "softly", "<bot>": "role"}.get(word)
+        named = {"loudly": "loudly", "softly": "softly", "assistant": "role"}.get(word)
         if word in ASKED:
             named = f"asked{word[1:]}"
         if word in ANSWERS:
@@ -203,7 +220,7 @@ def _score(weights: Weights, block: Any, head: int, place: int, query: str, key:
     table[:, WIDTH + column] += weights.reader(key, nats) / SCALE
 
 
-def tokenizer(*, chat: bool) -> Any:
+def tokenizer(chat: str) -> Any:
     """Words with offsets; ``<s>`` goes before every text."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -214,17 +231,16 @@ def tokenizer(*, chat: bool) -> Any:
     made = PreTrainedTokenizerFast(
         tokenizer_object=inner, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", bos_token="<s>"
     )
+    made.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
     if chat:
-        made.chat_template = CHAT
+        made.chat_template = chat
     return made
 
 
 def write_plant(plant: Plant, directory: Path, seed: int) -> Path:
     """A checkpoint directory."""
     made_model(plant, seed).save_pretrained(directory)
-    tokenizer(chat=plant.chat).save_pretrained(directory)
-    config = json.loads((directory / "config.json").read_text())
-    (directory / "config.json").write_text(json.dumps(config))
+    tokenizer(plant.chat).save_pretrained(directory)
     return directory
 
 

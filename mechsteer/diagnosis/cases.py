@@ -1,5 +1,6 @@
 """What is diagnosed: each prompt with and without its instruction, and whether the model can read it whole."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -82,10 +83,9 @@ def cases_of(model: Any, task: Any) -> Cases:
 def _without(model: Any, task: Any, number: int, prompt: Prompt) -> Prompt | None:
     """The prompt without its instruction: the task's, else the same text with it cut out."""
     alone = replace(task, samples=(task.samples[number],))
-    makers: list[Callable[[], Prompt]] = [
-        lambda: alone.prompts(model, with_instruction=False)[0],
-        lambda: without_span(model, prompt, SPAN),
-    ]
+    makers: list[Callable[[], Prompt]] = [lambda: without_span(model, prompt, SPAN)]
+    if "with_instruction" in inspect.signature(task.prompts).parameters:
+        makers.insert(0, lambda: alone.prompts(model, with_instruction=False)[0])
     for make in makers:
         try:
             return make()

@@ -33,7 +33,7 @@ class Diagnosis:
 
     Attributes:
         cause: One of :data:`mechsteer.diagnosis.verdict.CAUSES`.
-        findings: What was found, a sentence each.
+        findings: What was found, a sentence each; the verdict first.
         tables: The tables that they stand on, by name.
         title: Task and model.
     """
@@ -109,12 +109,14 @@ def diagnose(
     run = Measures(model, cases, score, batch_size, None if out is None else writable_dir(out), progress)
     tables = run.tables()
     facts = facts_of(tables)
-    found = findings_of(facts) + supporting_findings(supporting_of(tables))
+    cause = cause_of(facts)
+    verdict = Finding("verdict", cause, f"Verdict: {cause}. {MEANINGS[cause]}")
+    found = [verdict, *findings_of(facts), *supporting_findings(supporting_of(tables))]
     tables["findings"] = _findings_table(found)
     if run.out is not None:
         for name, table in tables.items():
             write_table(table, run.out / name)
-    return Diagnosis(cause_of(facts), tuple(found), tables, f"{task.name}, {model_info(model).name}")
+    return Diagnosis(cause, tuple(found), tables, f"{task.name}, {model_info(model).name}")
 
 
 def _findings_table(found: Sequence[Finding]) -> "pd.DataFrame":

@@ -83,7 +83,7 @@ class Facts:
         n: Prompts.
         missing: Prompts whose instruction the model cannot read, by reason.
         followed: How many of the others are followed.
-        without: How many answers pass the check without the instruction; None where that was not tried.
+        without: The prompts without their instruction, whose answers may pass the check too; None where not tried.
         others: The other arms.
         mass: Attention mass of the instruction beside controls, of ignored prompts, mean over layers.
         mass_layers: The same by layer, adjusted over layers.
@@ -100,7 +100,7 @@ class Facts:
     n: int
     missing: Mapping[str, int]
     followed: Interval | None = None
-    without: Interval | None = None
+    without: Better | None = None
     others: Sequence[Better] = ()
     mass: Compared | None = None
     mass_layers: Mapping[int, Compared] = field(default_factory=dict)

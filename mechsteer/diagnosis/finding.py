@@ -9,7 +9,8 @@ class Finding:
 
     Attributes:
         about: Which question it answers.
-        says: ``above``, ``below``, ``no evidence``, or ``measured`` for a number without a test.
+        says: ``above`` or ``below`` a control, ``no evidence``, ``measured`` for a number without a test; of the
+            verdict the cause.
         sentence: The finding in words, with its number and its uncertainty.
     """
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from mechsteer.diagnosis.cutting import ALL
-from mechsteer.diagnosis.evidence import ABOVE, BELOW, NONE
+from mechsteer.diagnosis.evidence import ABOVE, BELOW, LEVEL, NONE
 from mechsteer.diagnosis.facts import Better, Facts
 from mechsteer.diagnosis.finding import Finding
 from mechsteer.diagnosis.verdict import (
@@ -49,7 +49,11 @@ def _how_often(facts: Facts) -> Iterator[Finding]:
         return
     yield Finding("how often", "measured", f"Followed as asked: {percent(facts.followed)}.")
     if facts.without is not None:
-        yield Finding("how often", "measured", f"Without the instruction the check passes: {percent(facts.without)}.")
+        one = facts.without
+        says = NONE if not one.p < LEVEL else ABOVE if one.broken > one.repaired else BELOW
+        tail = "" if says != NONE else ", no evidence that the instruction makes a difference"
+        only = f"{one.broken} prompts with it only, {one.repaired} without it only, p = {p_value(one.p)}{tail}"
+        yield Finding("how often", says, f"Without the instruction the check passes: {percent(one.passed)}; {only}.")
 
 
 def _forms(facts: Facts) -> Iterator[Finding]:

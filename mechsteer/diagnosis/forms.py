@@ -1,10 +1,12 @@
 """Other forms of the same prompts, which say what the place or the template of the instruction costs."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from mechsteer.diagnosis.cases import SPAN, Case
 from mechsteer.diagnosis.editing import content_of, with_last, with_words_shuffled, without_span
+from mechsteer.diagnosis.formats import FORMATS, Format, formats_for
 from mechsteer.errors import MechsteerError
 from mechsteer.models import is_encoder_decoder
 from mechsteer.prompts import Prompt, prompt
@@ -13,7 +15,7 @@ from mechsteer.tasks.spans import mark
 LAST, NEAR, SHUFFLED = "instruction last", "without context", "context shuffled"
 CHAT, PLAIN = "chat template", "no template"
 NEARER = (LAST, NEAR)
-TEMPLATES = (CHAT, PLAIN)
+TEMPLATES = (CHAT, PLAIN, *(f"{one.name} template" for one in FORMATS))
 
 
 def forms_of(model: Any, cases: Sequence[Case], new_tokens: int) -> dict[str, list[Prompt | None]]:
@@ -21,12 +23,12 @@ def forms_of(model: Any, cases: Sequence[Case], new_tokens: int) -> dict[str, li
 
     ``instruction last``: behind the task. ``without context``: the span ``context`` cut out. ``context shuffled``: its
     words in another order, as long as before and without what it says. ``chat template``: the tokenizer's, where the
-    prompt has none. ``no template``: where it has one.
+    prompt has none. ``no template``: where it has one; and
+    formats in wide use (:mod:`mechsteer.diagnosis.formats`) whose marks the tokenizer knows and its template lacks.
     """
-    found = {
-        name: [_fitting(model, case, make, new_tokens) for case in cases]
-        for name, make in ((LAST, _last), (NEAR, _near), (SHUFFLED, _shuffled), (CHAT, _chat), (PLAIN, _plain))
-    }
+    makers = {LAST: _last, NEAR: _near, SHUFFLED: _shuffled, CHAT: _chat, PLAIN: _plain}
+    makers |= {f"{one.name} template": partial(_wrapped, one) for one in formats_for(model.tokenizer)}
+    found = {name: [_fitting(model, case, make, new_tokens) for case in cases] for name, make in makers.items()}
     return {name: made for name, made in found.items() if any(one is not None for one in made)}
 
 
@@ -63,6 +65,10 @@ def _chat(model: Any, case: Case) -> Prompt | None:
 
 def _plain(model: Any, case: Case) -> Prompt | None:
     return None if case.prompt.template is None else prompt(model, _marked(case.prompt), chat=False)
+
+
+def _wrapped(chosen: Format, model: Any, case: Case) -> Prompt:
+    return prompt(model, f"{chosen.before}{_marked(case.prompt)}{chosen.after}", chat=False)
 
 
 def _marked(made: Prompt) -> str:

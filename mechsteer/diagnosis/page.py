@@ -55,6 +55,8 @@ def page(found: Any, *, whole: bool = True) -> str:
 def _grouped(found: Any) -> list[tuple[str, list[str]]]:
     groups: dict[str, list[str]] = {}
     for one in found.findings:
+        if one.about == "verdict":
+            continue
         groups.setdefault(one.about, []).append(one.sentence)
     return sorted(groups.items(), key=lambda item: list(HEADINGS).index(item[0]))
 

@@ -9,6 +9,7 @@ from mechsteer.analysis.mcnemar import mcnemar
 from mechsteer.diagnosis.arms import IN_PLACE, WITHOUT
 from mechsteer.diagnosis.cases import SPAN
 from mechsteer.diagnosis.cutting import ALL
+from mechsteer.diagnosis.decodable import best_layer
 from mechsteer.diagnosis.evidence import Compared, compared
 from mechsteer.diagnosis.facts import SLIGHT, TINY, Better, Decodable, Facts
 from mechsteer.diagnosis.verdict import compliant
@@ -51,11 +52,11 @@ def facts_of(tables: "Mapping[str, pd.DataFrame]") -> Facts:
     )
 
 
-def arm_facts(answers: "pd.DataFrame") -> tuple[Interval, Interval | None, list[Better]]:
-    """How often the prompts are followed as they are, how often their check passes without, and the other arms."""
+def arm_facts(answers: "pd.DataFrame") -> tuple[Interval, Better | None, list[Better]]:
+    """How often the prompts are followed as they are; the arm without the instruction; the other arms."""
     arms = {str(name): rows.set_index("case") for name, rows in answers.groupby("arm", sort=False)}
     own = arms[IN_PLACE]
-    without = mean_interval(arms[WITHOUT]["passed"]) if WITHOUT in arms else None
+    without = _better(WITHOUT, own, arms[WITHOUT]) if WITHOUT in arms else None
     made = [_better(name, own, rows) for name, rows in arms.items() if name not in (IN_PLACE, WITHOUT)]
     adjusted: dict[str, float] = {}
     for group in dict.fromkeys(one.group for one in made):
@@ -127,12 +128,13 @@ def cut_facts(effects: "pd.DataFrame", cases: Sequence[int]) -> Cuts:
 
 
 def decodable_fact(table: "pd.DataFrame") -> Decodable | None:
-    """The layer with the best accuracy, the first of several."""
-    if table.empty:
+    """The numbers of the best layer."""
+    layer = best_layer(table, len(table))
+    if layer is None:
         return None
-    best = table.sort_values(["accuracy", "layer"], ascending=[False, True]).to_dict("records")[0]
+    best = table[table["layer"] == layer].to_dict("records")[0]
     return Decodable(
-        layer=int(best["layer"]),
+        layer=layer,
         accuracy=best["accuracy"],
         low=best["low"],
         high=best["high"],

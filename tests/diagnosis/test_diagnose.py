@@ -66,7 +66,7 @@ def test_killed_and_continued_it_gives_the_same(
         return mass(model, prompts, *arguments)
 
     monkeypatch.setattr(measures, "attention_mass", counted)
-    monkeypatch.setattr("mechsteer.tasks.answered.generate", killed)
+    monkeypatch.setattr("mechsteer.measured.Run.rows", killed)
     again = ms.diagnose(model, task, out=tmp_path)
     assert asked == [8, 8]  # the two nearer forms; what was measured before is found
     assert again.cause == found.cause and set(again.tables) == set(found.tables)
@@ -77,8 +77,10 @@ def test_killed_and_continued_it_gives_the_same(
 
 def test_every_finding_has_its_number(found: Any) -> None:
     asked = "how often|where|form|push|attended|decodable|cut|lens|sinks|methods"
-    assert {one.about for one in found.findings} == set(asked.split("|"))
-    for one in found.findings:
+    verdict, *others = found.findings
+    assert {one.about for one in others} == set(asked.split("|"))
+    assert (verdict.about, verdict.says) == ("verdict", found.cause) and found.verdict in verdict.sentence
+    for one in others:
         assert any(letter.isdigit() for letter in one.sentence), one
         assert (one.says == "no evidence") == ("no evidence" in one.sentence), one
     assert list(found.tables["findings"]["sentence"]) == [str(one) for one in found.findings]
@@ -101,7 +103,7 @@ def test_what_cannot_be_diagnosed_is_said(model: Any) -> None:
     with pytest.raises(MechsteerError, match="has an instruction that is marked"):
         ms.diagnose(model, ms.task(["about q1 ?"], "uppercase"))
     with pytest.raises(MechsteerError, match="needs a task with an instruction"):
-        ms.diagnose(model, ms.tasks.memotrap())
+        ms.diagnose(model, ["reply loudly"])
     task = ms.task([{"prompt": "about q1 ?", "instruction": "reply loudly"}], "uppercase", max_new_tokens=2)
     with pytest.raises(MechsteerError, match="no score 'loud'"):
         ms.diagnose(model, task, score="loud")
@@ -111,7 +113,7 @@ def test_one_prompt_gives_no_evidence(model: Any) -> None:
     task = ms.task([{"prompt": "about q1 ?", "instruction": "please"}], "uppercase", max_new_tokens=2)
     found = ms.diagnose(model, task)
     assert found.cause == "no evidence"
-    assert all(one.says in ("no evidence", "measured") for one in found.findings)
+    assert all(one.says in ("no evidence", "measured") for one in found.findings[1:])
 
 
 def test_the_command_line(mechsteer: Callable[..., Any], folder: Path, task: Any, tmp_path: Path) -> None:
