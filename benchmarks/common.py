@@ -90,9 +90,15 @@ def without_eos(model: Any) -> None:
     set_info(model, replace(ms.model_info(model), eos_ids=()))
 
 
-def measure(runs: dict[str, Callable[[], Any]], rounds: int) -> pd.DataFrame:
-    """Seconds of each contestant in each round, and of processor time; one unmeasured run of each comes first."""
-    for run in runs.values():
+def measure(runs: dict[str, Callable[[], Any]], rounds: int, *, warm: bool = True) -> pd.DataFrame:
+    """Seconds of each contestant in each round, and of processor time; one unmeasured run of each comes first.
+
+    Args:
+        runs: The contestants.
+        rounds: How often each runs.
+        warm: Make that first run; without it the caller has warmed up with less.
+    """
+    for run in runs.values() if warm else ():
         run()
     rows = []
     for number in range(rounds):

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechsteer.analysis.bootstrap import seeded
@@ -142,35 +142,33 @@ def _states(found: Paired, site: str) -> Iterator[tuple[Int[Tensor, "rows"], Flo
 def _right_by_sums(
     found: Paired, site: str, taught: Float[Tensor, "states probes"], fold: Int[Tensor, "states"], ridge: float
 ) -> tuple[int, int]:
-    """The same as :func:`held_out` of all states, in two passes over them: sums of each fold, then what they say."""
-    width = found.read(site, 0, 0, 1).flatten(1).shape[1]
-    folds = range(int(fold.max()) + 1)
-    moments = [Moments.none(width) for _ in folds]
-    sums = torch.zeros(len(folds), width, taught.shape[1], dtype=torch.float64)
-    for places, x in _states(found, site):
-        for f in folds:
-            mine = fold[places] == f
-            if mine.any():
-                moments[f].add(x[mine])
-                sums[f] += x[mine].T @ taught[places[mine]]
-    probes = []
-    for f in folds:
-        train, known = Moments.none(width), fold != f
-        for other in folds:
-            if other != f:
-                train.merge(moments[other])
-        spread = train.std.clamp(min=1e-12)
-        by_label = (sums.sum(0) - sums[f] - torch.outer(train.mean, taught[known].sum(0))) / spread[:, None]
-        matrix = train.products / torch.outer(spread, spread) / width
-        weights = torch.linalg.solve(matrix + ridge * torch.eye(width, dtype=torch.float64), by_label)
-        probes.append((train.mean, spread, weights))
+    """The same as :func:`held_out` of all states; for each fold one pass over the others and one over its own."""
     right = torch.zeros(2, dtype=torch.long)
-    for places, x in _states(found, site):
-        for f, (mean, spread, weights) in enumerate(probes):
-            mine = fold[places] == f
+    for held in range(int(fold.max()) + 1):
+        mean, spread, weights = _probes(found, site, taught, fold != held, ridge)
+        for places, x in _states(found, site):
+            mine = fold[places] == held
             said = ((x[mine] - mean) / spread) @ weights > 0
             right += (said == (taught[places[mine], :1] > 0)).sum(0)
     return int(right[0]), int(right[1])
+
+
+def _probes(
+    found: Paired, site: str, taught: Float[Tensor, "states probes"], known: Bool[Tensor, "states"], ridge: float
+) -> tuple[Float[Tensor, "width"], Float[Tensor, "width"], Float[Tensor, "width probes"]]:
+    """Mean and spread of the known states, and the weights of a probe for each column of labels."""
+    width = found.read(site, 0, 0, 1).flatten(1).shape[1]
+    moments, sums = Moments.none(width), torch.zeros(width, taught.shape[1], dtype=torch.float64)
+    for places, x in _states(found, site):
+        mine = known[places]
+        if mine.any():
+            moments.add(x[mine])
+            sums += x[mine].T @ taught[places[mine]]
+    spread = moments.std.clamp(min=1e-12)
+    by_label = (sums - torch.outer(moments.mean, taught[known].sum(0))) / spread[:, None] / width
+    matrix = moments.products.div_(spread[:, None]).div_(spread * width)
+    matrix.diagonal().add_(ridge)
+    return moments.mean, spread, torch.linalg.solve(matrix, by_label)
 
 
 def held_out(

@@ -12,7 +12,7 @@ the gradient at the *input* of block l and adds the vector to the *output* of bl
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,22 +22,12 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechsteer.directions.direction import Direction
-from mechsteer.errors import MechsteerError, listed, not_finite, one_of, positive_int
+from mechsteer.errors import MechsteerError, listed, one_of, positive_int
 from mechsteer.files import digest
-from mechsteer.models import (
-    advance,
-    as_prompts,
-    check_model,
-    first_tokens,
-    hooked,
-    model_device,
-    pad,
-    provenance,
-    site,
-    start,
-    word_id,
-)
+from mechsteer.models import advance, as_prompts, check_model, hooked, model_device, provenance, site, word_id
+from mechsteer.models.hooking import Kept, check_finite
 from mechsteer.prompts import Batch, Prompt, PromptLike
+from mechsteer.sources import Running, Steering, batches, begin, run_under
 
 
 @runtime_checkable
@@ -76,6 +66,7 @@ def gradient_direction(
     layer: int,
     site: str = "resid_post",
     compat: str = "paper",
+    steer: Steering | None = None,
     batch_size: int = 32,
     progress: bool = False,
 ) -> Direction:
@@ -89,6 +80,7 @@ def gradient_direction(
         site: The kind of site in that layer.
         compat: ``"paper"``: gradient and injection at the same site. ``"released"``: gradient at the layer's
             ``resid_pre``, injection at its ``resid_post``, as the authors' notebook does.
+        steer: An intervention to mine under: what is found is added after it.
         batch_size: Examples in one backward pass; does not change the result.
         progress: Show a bar.
 
@@ -99,7 +91,7 @@ def gradient_direction(
     Raises:
         MechsteerError: for no examples, an unknown site, layer or compat, a site outside the predicting stack, token
             ids that are not in the vocabulary, or examples whose target and trap always start with the same token,
-            states or gradients that are not finite (with site and example).
+            states or gradients that are not finite (with site and example), or an intervention that does not fit.
 
     Warns:
         UserWarning: if examples are left out, with their number.
@@ -123,13 +115,13 @@ def gradient_direction(
         [[_token(model, word, p) for word in (t.target, t.trap)] for t, p in zip(traps, prompts, strict=True)]
     )
     differ = _different(traps, ids)
-    sums = _Sums(torch.zeros(0), torch.zeros(0), 0.0, 0)
-    for chunk, pairs in tqdm(
-        list(_batches(model, [prompts[i] for i in differ], ids[differ], batch_size)),
-        desc=f"gradients at {mined}",
-        disable=not progress,
-    ):
-        _accumulate(model, chunk, pairs, mined, injected, sums)
+    chosen = [prompts[i] for i in differ]
+    sums, under = _Sums(torch.zeros(0), torch.zeros(0), 0.0, 0), run_under(steer, model, chosen)
+    with tqdm(total=len(chosen), desc=f"gradients at {mined}", disable=not progress) as bar:
+        for batch, index in batches(model, chosen, batch_size, by_length=False):
+            _accumulate(model, under, (batch, index), ids[differ][index], (mined, injected), sums)
+            bar.update(len(index))
+    under.check_fired()
     vector = sums.gradient / sums.count
     unit = vector / vector.norm()
     return Direction(
@@ -179,43 +171,37 @@ def _text(value: PromptLike) -> Any:
     return value.text if isinstance(value, Prompt) else value
 
 
-def _batches(
-    model: Any, prompts: Sequence[Prompt], ids: Int[Tensor, "n 2"], size: int
-) -> Iterator[tuple[Batch, Int[Tensor, "batch 2"]]]:
-    for first in range(0, len(prompts), size):
-        yield pad(model, prompts[first : first + size]), ids[first : first + size]
-
-
 def _accumulate(
-    model: Any, chunk: Batch, pairs: Int[Tensor, "batch 2"], mined: str, injected: str, sums: _Sums
+    model: Any,
+    under: Running,
+    batch: tuple[Batch, list[int]],
+    pairs: Int[Tensor, "batch 2"],
+    sites: tuple[str, str],
+    sums: _Sums,
 ) -> None:
-    """Add one batch's negative gradients and unsteered states to the sums."""
-    seen: dict[str, Tensor] = {}
+    """Add one batch's negative gradients at the first site and its states at the second to the sums."""
+    mined, injected = sites
+    zeros: list[Tensor] = []
 
     def probe(x: Tensor, hook: Any) -> Tensor:
         """Add a zero whose gradient is the gradient of the state; keep the state at the position that predicts."""
         if x[:, -1].ndim != 2:
             raise MechsteerError(f"{mined!r} holds {tuple(x.shape)}; a direction needs one vector a position.")
-        seen["zero"] = torch.zeros_like(x).requires_grad_()
-        return x + seen["zero"]
+        zeros.append(torch.zeros_like(x).requires_grad_())
+        return x + zeros[-1]
 
-    def keep(x: Tensor, hook: Any) -> None:
-        seen["state"] = x[:, -1].detach()
-
-    with torch.enable_grad(), hooked(model, [(mined, probe), (injected, keep)]):
-        state = start(model, chunk.tokens, chunk.mask)
-        logits = advance(model, state, *first_tokens(model, chunk))[:, -1].float()
+    kept = Kept([injected], lambda x, site: x[:, -1].detach())
+    with torch.enable_grad(), under.on(*batch) as step, hooked(model, [(mined, probe), *kept.hooks]):
+        logits = advance(model, *begin(model, step))[:, -1].float()
         chosen = logits.gather(1, pairs.to(model_device(model)))
         loss = (chosen[:, 1] - chosen[:, 0]).sum()
-        (gradient,) = torch.autograd.grad(loss, seen["zero"])
-    gradients, states = (x.float().cpu() for x in (gradient[:, -1], seen["state"]))
+        (gradient,) = torch.autograd.grad(loss, zeros[-1])
+    gradients, states = (x.float().cpu() for x in (gradient[:, -1], kept.take(injected)))
     for name, x in ((injected, states), (mined, gradients)):
-        bad = ~x.isfinite().all(1)
-        if bad.any():
-            raise not_finite(name, sums.count + int(bad.nonzero()[0]))
+        check_finite(x, name, batch[1])
     total = -gradients.sum(0)
     first = sums.count == 0
     sums.gradient = total if first else sums.gradient + total
     sums.state = states.sum(0) if first else sums.state + states.sum(0)
     sums.norm += float(states.norm(dim=-1).sum())
-    sums.count += len(chunk)
+    sums.count += len(batch[1])

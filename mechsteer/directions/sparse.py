@@ -28,6 +28,7 @@ from mechsteer.directions.sparse_problem import Problem
 from mechsteer.errors import MechsteerError, finite, listed, positive_int, shown
 from mechsteer.models import parse
 from mechsteer.prompts import PromptLike
+from mechsteer.sources import Steering
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +49,7 @@ def sparse_direction(
     patience: int = 10,
     max_steps: int = 100,
     seed: int = 0,
+    steer: Steering | None = None,
     batch_size: int = 64,
 ) -> Direction:
     """Learn the vector of a task at one layer.
@@ -69,6 +71,7 @@ def sparse_direction(
         patience: Steps without a better validation loss before it stops.
         max_steps: The most steps.
         seed: Of the draw and the split.
+        steer: An intervention to learn under.
         batch_size: Examples in one pass; does not change the result.
 
     Returns:
@@ -78,7 +81,8 @@ def sparse_direction(
         MechsteerError: for fewer examples than asked, targets without tokens or of two kinds, weights below 0, a wrong
             layer or site, a loss that is not finite, or weights at which D is zero.
     """
-    options = {"generated": generated, "n": n, "validation": validation, "seed": seed, "batch_size": batch_size}
+    options: dict[str, Any] = {"generated": generated, "n": n, "validation": validation, "seed": seed}
+    options |= {"steer": steer, "batch_size": batch_size}
     problem = Problem.of(model, examples, layers=[layer], site=site, **options)
     return fit(problem, l1, group_l2, patience=patience, max_steps=max_steps).direction
 
@@ -98,6 +102,7 @@ def sparse_directions(
     patience: int = 10,
     max_steps: int = 100,
     seed: int = 0,
+    steer: Steering | None = None,
     batch_size: int = 64,
 ) -> dict[int, Direction]:
     """Learn vectors at several layers (default: all) at once; their groups are the heads of all these layers.
@@ -115,6 +120,7 @@ def sparse_directions(
         patience: For early stopping.
         max_steps: The most steps.
         seed: Of the draw and the split.
+        steer: An intervention to learn under.
         batch_size: Examples in one pass.
 
     Returns:
@@ -123,7 +129,8 @@ def sparse_directions(
     Raises:
         MechsteerError: as :func:`sparse_direction` does, and for weights at which all are zero.
     """
-    options = {"generated": generated, "n": n, "validation": validation, "seed": seed, "batch_size": batch_size}
+    options: dict[str, Any] = {"generated": generated, "n": n, "validation": validation, "seed": seed}
+    options |= {"steer": steer, "batch_size": batch_size}
     problem = Problem.of(model, examples, layers=layers, site=site, **options)
     found = fit(problem, l1, group_l2, patience=patience, max_steps=max_steps).directions
     if not found:
@@ -151,6 +158,7 @@ def sparse_path(
     patience: int = 10,
     max_steps: int = 100,
     seed: int = 0,
+    steer: Steering | None = None,
     batch_size: int = 64,
 ) -> list[SparseFit]:
     """Learn the vector with several weights, each fit beginning where the one before ended.
@@ -171,6 +179,7 @@ def sparse_path(
         patience: For early stopping.
         max_steps: The most steps of each fit.
         seed: Of the draw and the split.
+        steer: An intervention to learn under.
         batch_size: Examples in one pass.
 
     Returns:
@@ -179,7 +188,8 @@ def sparse_path(
     Raises:
         MechsteerError: as :func:`sparse_direction` does, but a D of zero is no error.
     """
-    options = {"generated": generated, "n": n, "validation": validation, "seed": seed, "batch_size": batch_size}
+    options: dict[str, Any] = {"generated": generated, "n": n, "validation": validation, "seed": seed}
+    options |= {"steer": steer, "batch_size": batch_size}
     layers = [layer] if isinstance(layer, int) else layer
     problem = Problem.of(model, examples, layers=layers, site=site, **options)
     pairs = default_weights(problem, points, smallest, l1_share) if weights is None else listed("weights", weights)

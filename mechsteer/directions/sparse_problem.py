@@ -19,19 +19,17 @@ from mechsteer.files import digest
 from mechsteer.models import (
     State,
     advance,
-    first_tokens,
     fork,
     hooked,
     model_device,
-    pad,
     parse,
     predicting_stack,
     provenance,
     residual,
     site,
-    start,
 )
-from mechsteer.prompts import Prompt, PromptLike
+from mechsteer.prompts import Batch, Prompt, PromptLike
+from mechsteer.sources import Running, Steering, batches, begin, run_under
 
 _STREAMS = ("resid_pre", "resid_mid", "resid_mid_cross", "resid_post", "attn_out", "cross_attn_out", "mlp_out")
 _HEADS = ("z", "cross_z")
@@ -42,6 +40,7 @@ class Chunk:
     """A batch whose unchanging part is computed.
 
     Attributes:
+        batch: The prompts.
         state: After all but the last token of the prompts.
         tokens: The last token of the prompt, then the target's but its last.
         mask: True at real ones.
@@ -49,6 +48,7 @@ class Chunk:
         wanted: Continuations: the token ids, and which are real. Distributions: probabilities over the vocabulary.
     """
 
+    batch: Batch
     state: State
     tokens: Int[Tensor, "batch tail"]
     mask: Bool[Tensor, "batch tail"]
@@ -65,6 +65,7 @@ class Problem:
         sites: The full names of the hook points, one a layer.
         shape: Of D: (layers x heads, d_head), or (layers, d_model).
         everywhere: Whether D acts at generated tokens too.
+        under: The intervention that D is learned under.
         training: The training examples.
         held_out: The validation examples.
         meta: Provenance.
@@ -74,6 +75,7 @@ class Problem:
     sites: tuple[str, ...]
     shape: tuple[int, int]
     everywhere: bool
+    under: Running
     training: list[Chunk]
     held_out: list[Chunk]
     meta: dict[str, str]
@@ -91,6 +93,7 @@ class Problem:
         validation: float,
         seed: int,
         batch_size: int,
+        steer: Steering | None = None,
     ) -> "Problem":
         """Check everything, draw and split the examples, and compute what does not depend on D."""
         one_of("generated", generated, ("none", "all"))
@@ -107,8 +110,11 @@ class Problem:
             "generated": generated,
             "loss_kind": "nll" if isinstance(targets[0], str) else "kl",
         }
-        training, validating = (list(_chunks(model, prompts, targets, rows, batch_size)) for rows in (kept, held_out))
-        return cls(model, sites, shape, generated == "all", training, validating, meta)
+        under = run_under(steer, model, prompts)
+        training, validating = (
+            list(_chunks(model, under, prompts, targets, rows, batch_size)) for rows in (kept, held_out)
+        )
+        return cls(model, sites, shape, generated == "all", under, training, validating, meta)
 
     def zero(self) -> Groups:
         """D = 0."""
@@ -127,6 +133,7 @@ class Problem:
                 raise not_finite(f"the loss at {', '.join(self.sites)}", chunk.index[int(bad.nonzero()[0])])
             total += float(losses.detach().double().sum())
             gradient += one.double().cpu()
+        self.under.check_fired()
         count = sum(len(chunk.index) for chunk in self.training)
         return total / count, gradient / count
 
@@ -158,8 +165,10 @@ class Problem:
                 return x + change
             return torch.cat([x[:, :1] + change, x[:, 1:]], dim=1)
 
-        with hooked(self.model, [(name, edit) for name in self.sites]):
-            logits = advance(self.model, fork(chunk.state), chunk.tokens, chunk.mask, logits_at="all").float()
+        state = fork(chunk.state)
+        with self.under.on(chunk.batch, chunk.index) as step, hooked(self.model, [(name, edit) for name in self.sites]):
+            state.announce = step.begin
+            logits = advance(self.model, state, chunk.tokens, chunk.mask, logits_at="all").float()
         logprobs = logits.log_softmax(-1)
         if isinstance(chunk.wanted, tuple):
             ids, real = chunk.wanted
@@ -191,26 +200,29 @@ def _sites(model: Any, kind: str, layers: Sequence[int] | None) -> tuple[tuple[s
 
 @torch.no_grad()
 def _chunks(
-    model: Any, prompts: Sequence[Prompt], targets: Sequence[Target], rows: Sequence[int], size: int
+    model: Any,
+    under: Running,
+    prompts: Sequence[Prompt],
+    targets: Sequence[Target],
+    rows: Sequence[int],
+    size: int,
 ) -> Iterator[Chunk]:
     """Batches of prompts of like length."""
-    order = sorted(rows, key=lambda i: len(prompts[i]))
     device = model_device(model)
-    for first in range(0, len(order), size):
-        index = order[first : first + size]
-        padded = pad(model, [prompts[i] for i in index])
-        state = start(model, padded.tokens, padded.mask)
-        tokens, mask = first_tokens(model, padded)
-        if tokens.shape[1] > 1:
-            residual(model, state, tokens[:, :-1], mask[:, :-1])
+    for padded, places in batches(model, [prompts[i] for i in rows], size):
+        index = [rows[place] for place in places]
+        with under.on(padded, index) as step:
+            state, tokens, mask = begin(model, step)
+            if tokens.shape[1] > 1:
+                residual(model, state, tokens[:, :-1], mask[:, :-1])
         wanted = [targets[i] for i in index]
         said = [target for target in wanted if isinstance(target, str)]
         if said:
             ids, real = continuations(model, padded.prompts, said)
             tail = torch.cat([tokens[:, -1:], ids[:, :-1]], dim=1)
             seen = torch.cat([mask[:, -1:], real[:, :-1]], dim=1)
-            yield Chunk(state, tail, seen, index, (ids.to(device), real.to(device)))
+            yield Chunk(padded, state, tail, seen, index, (ids.to(device), real.to(device)))
         else:
             pairs = zip(padded.prompts, wanted, strict=True)
             shares = torch.stack([distribution(model, p, target) for p, target in pairs if not isinstance(target, str)])
-            yield Chunk(state, tokens[:, -1:], mask[:, -1:], index, shares.to(device))
+            yield Chunk(padded, state, tokens[:, -1:], mask[:, -1:], index, shares.to(device))

@@ -17,8 +17,8 @@ from mechsteer.errors import MechsteerError, listed, one_of, shown
 from mechsteer.models.sites import KINDS, parse
 from mechsteer.prompts import Batch, Prompt
 
-ROWS = 256
-"""Prompts whose rows are read at once."""
+ROWS = 128
+"""Pairs of prompts whose rows are read at once."""
 
 DEFAULT_GROUP = "prompts"
 """The group of prompts that were captured as one list."""
