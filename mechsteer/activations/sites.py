@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from mechsteer.analysis.propagation_captured import column_sites, parse_column
 from mechsteer.errors import MechsteerError, nearest, shown, unknown
 from mechsteer.models import fires, is_encoder_decoder, predicting_stack, shape_of, site, stacks
 from mechsteer.models.sites import KINDS
@@ -22,7 +23,8 @@ def resolve(model: Any, sites: str | Sequence[str]) -> list[str]:
     Args:
         model: A loaded model.
         sites: One or more of: full names; glob patterns (``"blocks.*.hook_resid_post"``), which find the hook points
-            that fire; kinds (``"resid_post"``: every layer of the stack that predicts; ``"encoder.resid_post"``).
+            that fire; kinds (``"resid_post"``: every layer of the stack that predicts; ``"encoder.resid_post"``); what
+            Influence or rollout leave of a span at every layer (``"influence:instruction"``).
 
     Raises:
         MechsteerError: for an unknown name, a pattern that finds nothing, a hook point that never fires or does not
@@ -46,6 +48,8 @@ def resolve(model: Any, sites: str | Sequence[str]) -> list[str]:
 def _expand(model: Any, name: str) -> list[str]:
     if name in model.hook_dict:
         return [name]
+    if columns := column_sites(model, name):
+        return columns
     if any(mark in name for mark in "*?["):
         matching = [full for full in model.hook_dict if fnmatchcase(full, name)]
         if not matching:
@@ -61,6 +65,8 @@ def _expand(model: Any, name: str) -> list[str]:
 
 
 def _check(model: Any, name: str, asked: str) -> None:
+    if parse_column(name):
+        return
     by = "" if name == asked else f" (found by {asked!r})"
     if not fires(model, name):
         raise MechsteerError(f"{name!r}{by} never fires with this model's present settings.")
@@ -74,7 +80,7 @@ def _check(model: Any, name: str, asked: str) -> None:
 
 def width_of(model: Any, name: str) -> tuple[int, ...]:
     """The sizes of a site's dimensions after the position: ``(d_model,)``, ``(n_heads, d_head)``."""
-    if name.endswith(".hook_scale"):
+    if name.endswith(".hook_scale") or parse_column(name):
         return (1,)
     if name == "unembed.hook_out":
         return (model.cfg.d_vocab,)

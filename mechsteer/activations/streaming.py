@@ -13,11 +13,12 @@ from torch import Tensor
 
 from mechsteer.activations.positions import Rows, Where, check_stack, fed, make_positions, no_rows, positions_of
 from mechsteer.activations.sites import ENCODER, PREDICTING, READ_OUT, Stage, resolve, stage, width_of
+from mechsteer.analysis.propagation_captured import Columns, parse_column
 from mechsteer.decoding.loop import Writer, Written
 from mechsteer.decoding.processors import processors
 from mechsteer.decoding.recorder import Recorder
 from mechsteer.decoding.strategies import Greedy, Strategy
-from mechsteer.errors import MechsteerError, shown
+from mechsteer.errors import MechsteerError, positive_int, shown
 from mechsteer.models import context_of, encode, is_encoder_decoder, model_device, position_stack, residual, unembed
 from mechsteer.models.hooking import Hook, Kept
 from mechsteer.prompts import Prompt
@@ -93,6 +94,11 @@ def make_plan(
         raise MechsteerError(f"strategy must be a strategy, e.g. ms.Greedy(), got {shown(strategy)}.")
     if dtype is not None and dtype not in DTYPES:
         raise MechsteerError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {shown(dtype)}.")
+    if any(map(parse_column, chosen)) and (where != "all" or generate):
+        raise MechsteerError(
+            'Influence and rollout are of all positions of a prompt: use positions="all" without generate=, got '
+            f"{where!r} and generate={generate}."
+        )
     reached = [*chosen, *(name for edit in steer.edits for name in names(edit.site, model, edit.method))]
     return Plan(
         stacks,
@@ -146,6 +152,8 @@ def stream(
         MechsteerError: for values that are not finite, or an intervention that never fires.
     """
     check_prompts(model, plan, prompts)
+    if any(map(parse_column, plan.stacks)):
+        batch_size = min(positive_int("batch_size", batch_size), 1)  # they are measured of a prompt alone
     reader = _Generating(model, plan, len(prompts)) if plan.generate else _Prefill(model, plan)
 
     def run(step: Step) -> None:
@@ -162,15 +170,22 @@ class _Prefill:
     def __init__(self, model: Any, plan: Plan) -> None:
         self.model, self.plan = model, plan
         self.picks: dict[str, tuple[Tensor, Tensor]] = {}
-        self.kept = Kept(plan.stacks, lambda x, site: x[self.picks[plan.stacks[site]]])
+        self.columns = Columns(model, plan.stacks)
+        sites = [site for site in plan.stacks if site not in self.columns.wanted]
+        self.kept = Kept(sites, lambda x, site: x[self.picks[plan.stacks[site]]])
 
     def hooks(self) -> list[Hook]:
         return self.kept.hooks
 
     def read(self, step: Step) -> Chunk:
         rows = {stack: self._choose(step, stack) for stack in dict.fromkeys(self.plan.stacks.values())}
-        self._run(step)
-        return Chunk(rows, {name: self.kept.take(name).to("cpu", self.plan.dtype) for name in self.plan.stacks})
+        measured: dict[str, Tensor] = {}
+        if self.columns.wanted:
+            measured = self.columns.measure(step.batch.prompts[0], lambda: self._run(step))
+        else:
+            self._run(step)
+        found = {name: measured[name] if name in measured else self.kept.take(name) for name in self.plan.stacks}
+        return Chunk(rows, {name: values.to("cpu", self.plan.dtype) for name, values in found.items()})
 
     def _choose(self, step: Step, stack: str) -> Rows:
         """The rows of a batch; notes where in the batch's tensors they lie."""

@@ -18,7 +18,7 @@ from mechsteer.decoding.strategies import Sample
 from mechsteer.errors import MechsteerError
 from mechsteer.files import digest, versions
 from mechsteer.identity import described
-from mechsteer.models import loaded_info, model_identity, provenance, stacks
+from mechsteer.models import is_encoder_decoder, loaded_info, model_identity, provenance, stacks
 from mechsteer.prompts import Prompt, token_names
 from mechsteer.sources import prompt_id
 
@@ -70,7 +70,10 @@ def _opened(where: ActivationStore | str | os.PathLike[str]) -> ActivationStore:
 def about(model: Any) -> dict[str, Any]:
     """What artefacts made of activations say of their model, and how many layers its stacks have; JSON values."""
     known = provenance(model)
-    return {"provenance": known, "fingerprint": known["model_fingerprint"], "sizes": stacks(model)}
+    found = {"provenance": known, "fingerprint": known["model_fingerprint"], "sizes": stacks(model)}
+    if is_encoder_decoder(model):
+        (found["start_token"],) = token_names(model.tokenizer, [model.cfg.decoder_start_token_id])
+    return found
 
 
 def key_of(model: Any, plan: Plan) -> dict[str, Any]:

@@ -39,12 +39,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.analysis.flow import check_shapes, recursion, stream_share
-from mechsteer.analysis.flow_hooks import Weighing
-from mechsteer.analysis.flow_run import CHUNK, measure
+from mechsteer.analysis.propagation import check_shapes, recursion, stream_share
+from mechsteer.analysis.propagation_hooks import Weighing
+from mechsteer.analysis.propagation_table import CHUNK, measure
 from mechsteer.errors import MechsteerError, one_of, shown
 from mechsteer.models import refuse_folded
 from mechsteer.prompts import Prompts
+from mechsteer.sources import as_recorded
 from mechsteer.steering import Intervention
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def influence_of(
 @torch.no_grad()
 def influence(
     model: Any,
-    prompt: Prompts,
+    prompt: Prompts | Any = None,
     span: str | Sequence[str] = "instruction",
     *,
     norm: float = 1,
@@ -88,8 +89,9 @@ def influence(
     """Influence of spans at every layer and position.
 
     Args:
-        model: A loaded model.
-        prompt: One prompt or several; each is run alone.
+        model: A loaded model; or captured activations: a store or what :func:`mechsteer.capture` returned, with
+            ``sites="influence:instruction"`` at ``positions="all"``, or the library's cache, which has all forms.
+        prompt: One prompt or several; each is run alone. Of captured activations None.
         span: One span of the prompts or several, measured in one forward pass.
         norm: p of the norms, from 1 to infinity.
         source: ``"residual"`` (the paper's, as we read it), ``"ln_input"`` or ``"ln_input_lagged"`` (released code).
@@ -113,8 +115,10 @@ def influence(
     weighing = Weighing(
         norm=_norm(norm), source=one_of("source", source, SOURCES), values=values, heads=one_of("heads", heads, HEADS)
     )
-    if values or (source, heads) != ("residual", "mean"):
-        refuse_folded(model, "source, values and heads read inputs, values and outputs of heads as they were trained")
+    recorded = as_recorded(model)
+    made_by = model if recorded is None else recorded.model
+    if made_by is not None and (values or (source, heads) != ("residual", "mean")):
+        refuse_folded(made_by, "source, values and heads read inputs, values and outputs of heads as they were trained")
     return measure(
         model,
         prompt,

@@ -2,7 +2,7 @@
 
 Paper: Abnar and Zuidema, "Quantifying Attention Flow in Transformers" (arXiv 2005.00928): A^ = r I + (1 - r) A with A
 the mean over heads and r = 0.5, R^(l) = A^(l) R^(l-1). GUIDE (arXiv 2409.19001) applies it to a span U, which needs one
-column of it only: R^(0) = 1 in U, 0 elsewhere, and then :mod:`mechsteer.analysis.flow` with the fixed share r.
+column of it only: R^(0) = 1 in U, 0 elsewhere, and then :mod:`mechsteer.analysis.propagation` with the fixed share r.
 
 Encoder-decoders (ours; both papers have decoders only): the encoder's self-attention as above. The decoder starts at 0,
 for no decoder token is in U; then in each block S = r R^(l-1) + (1 - r) A_self R^(l-1) over the decoder's positions,
@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.analysis.flow import recursion
-from mechsteer.analysis.flow_hooks import Weighing
-from mechsteer.analysis.flow_run import CHUNK, measure
+from mechsteer.analysis.propagation import recursion
+from mechsteer.analysis.propagation_hooks import Weighing
+from mechsteer.analysis.propagation_table import CHUNK, measure
 from mechsteer.errors import MechsteerError, finite
 from mechsteer.prompts import Prompts
 from mechsteer.steering import Intervention
@@ -41,7 +41,7 @@ def rollout_of(
 @torch.no_grad()
 def rollout(
     model: Any,
-    prompt: Prompts,
+    prompt: Prompts | Any = None,
     span: str | Sequence[str] = "instruction",
     *,
     residual: float = 0.5,
@@ -54,8 +54,9 @@ def rollout(
     """Attention rollout of spans at every layer and position.
 
     Args:
-        model: A loaded model.
-        prompt: One prompt or several; each is run alone.
+        model: A loaded model; or captured activations: a store or what :func:`mechsteer.capture` returned, with
+            ``sites="rollout:instruction"`` at ``positions="all"``, or the library's cache, which has all forms.
+        prompt: One prompt or several; each is run alone. Of captured activations None.
         span: One span of the prompts or several, measured in one forward pass.
         residual: The share of the residual stream, 0 to 1.
         skip_first: Leave the first position out, where a model has its attention sink: of each layer's mean over heads,

@@ -59,6 +59,17 @@ def from_cache(cache: Any, prompts: Any = None) -> Recorded:
             raise MechsteerError("A cache does not know its prompts: give them, as the ms.Batch that was run.")
         return [by_id[member.id] for member in wanted]
 
+    def raw(member: Member, site: str) -> Tensor:
+        if site not in tensors:
+            raise MechsteerError(f"The cache lacks {site!r}: run the model with that hook point cached too.")
+        row = next(place for place, other in enumerate(members) if other.id == member.id)
+        x, real = tensors[site][row : row + 1], slice(starts[row], starts[row] + member.length)
+        own = slice(None) if position_stack(site, two_stacks=two_stacks) == "decoder" else real
+        if _one_row(site):
+            return x[:, own]
+        keys = slice(None) if two_stacks and site.startswith("decoder") and ".attn." in site else real
+        return x[:, :, own, keys]
+
     model = getattr(cache, "model", None)
     about: dict[str, Any] = {"positions": "all"}
     if model is not None and hasattr(model, "cfg") and is_encoder_decoder(model) == two_stacks:
@@ -72,6 +83,8 @@ def from_cache(cache: Any, prompts: Any = None) -> Recorded:
         places.__getitem__,
         lambda site, wanted: found[site].flatten(0, 1)[torch.as_tensor(wanted)].detach().cpu(),
         whole,
+        raw,
+        model,
     )
 
 

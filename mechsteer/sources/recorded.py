@@ -81,6 +81,8 @@ class Recorded:
         places: For a stack, the rows of each prompt, by its id.
         read: Rows of a site, by number.
         prompts: The whole prompts of members.
+        raw: Where whole tensors are there: that of a prompt at any site, as if it had been run alone.
+        model: Where it is known: what made them.
     """
 
     name: str
@@ -90,6 +92,8 @@ class Recorded:
     places: Callable[[str], Mapping[str, Places]]
     read: Callable[[str, np.ndarray], Tensor]
     prompts: Callable[[Sequence[Member]], list[Prompt]]
+    raw: Callable[[Member, str], Tensor] | None = None
+    model: Any = None
 
     def recorded(self) -> "Recorded":
         """Itself."""

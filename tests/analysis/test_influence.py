@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mechsteer as ms
-from mechsteer.analysis.flow import p_norm, stream_share
 from mechsteer.analysis.influence import influence, influence_of
+from mechsteer.analysis.propagation import p_norm, stream_share
 from mechsteer.analysis.rollout import rollout
 from mechsteer.models import hooked, is_encoder_decoder
-from tests.analysis.flow_reference import assert_equal, naive
+from tests.analysis.propagation_reference import assert_equal, naive
 from tests.analysis.test_rollout import BOTH, FAMILIES, MORE, A, prompt_of
 from tests.steering.steers import direction
 from tests.tiny import WORDS

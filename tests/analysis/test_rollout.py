@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 
 import mechsteer as ms
-from mechsteer.analysis.flow import recursion
+from mechsteer.analysis.propagation import recursion
 from mechsteer.analysis.rollout import rollout, rollout_of
 from mechsteer.models import hooked, is_encoder_decoder
-from tests.analysis.flow_reference import assert_equal, naive
+from tests.analysis.propagation_reference import assert_equal, naive
 from tests.steering.naive import prompts_of
 from tests.steering.steers import direction
 

@@ -1,15 +1,14 @@
 """Running prompts for rollout and Influence: which spans and strengths, in what pieces, and the table."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
 from mechsteer.analysis.exits import continuations
-from mechsteer.analysis.flow_hooks import Weighing, track
+from mechsteer.analysis.propagation_captured import Curves, captured_curves, check_captured, starts_of
+from mechsteer.analysis.propagation_hooks import Weighing, track
 from mechsteer.errors import MechsteerError, finite, listed, positive_int, shown
 from mechsteer.models import (
     as_prompts,
@@ -18,9 +17,9 @@ from mechsteer.models import (
     is_encoder_decoder,
     model_device,
     residual,
-    stacks,
 )
 from mechsteer.prompts import Prompt, Prompts, token_names
+from mechsteer.sources import Recorded, as_recorded, check_made_by
 from mechsteer.steering import Intervention, Step, as_intervention, attention_bias, begin, run_batches
 from mechsteer.steering.registry import registered
 
@@ -29,11 +28,9 @@ if TYPE_CHECKING:
 
 CHUNK = 128
 
-Curves = dict[str, Float[Tensor, "layers _ spans"]]
-
 
 @dataclass(frozen=True)
-class Subject:
+class Continued:
     """One prompt and what follows it.
 
     Attributes:
@@ -47,7 +44,7 @@ class Subject:
 
 def measure(
     model: Any,
-    prompt: Prompts,
+    prompt: Prompts | Any,
     span: str | Sequence[str],
     weighing: Weighing,
     *,
@@ -58,21 +55,42 @@ def measure(
     chunk: int,
 ) -> "pd.DataFrame":
     """Measure every prompt, span and delta; see :func:`mechsteer.analysis.influence.influence`."""
-    import pandas as pd
-
     positive_int("chunk", chunk)
-    subjects = _subjects(model, prompt, continuation)
+    source = as_recorded(model)
+    if source is None and (source := as_recorded(prompt)) is not None:
+        check_made_by(model, [source])
+    if source is not None:
+        check_captured(source, delta=delta, steer=steer, continuation=continuation)
+        return _of_captured(source, _spans(span), weighing, quantity)
+    texts = _continued(model, prompt, continuation)
     spans, deltas, base = _spans(span), _deltas(delta), as_intervention(steer)
-    for subject in subjects:
-        _check(model, subject, spans)
+    for text in texts:
+        _check(model, text)
+        starts_of(text.prompt, spans)
     frames = []
     for number in deltas:
         # At 0 nothing depends on the span, and one pass measures all of them; otherwise each span is biased alone.
         for group in [spans] if number == 0 else [[name] for name in spans]:
             steered = base if number == 0 else base + attention_bias(group[0], number)
-            curves = _run(model, subjects, group, weighing, steered, chunk)
-            for place, (subject, found) in enumerate(zip(subjects, curves, strict=True)):
-                frames += _frames(model, place, subject, group, number, found, quantity)
+            curves = _run(model, texts, group, weighing, steered, chunk)
+            for place, (text, found) in enumerate(zip(texts, curves, strict=True)):
+                frames += _frames(place, group, number, found, quantity, _tokens(model, text))
+    return _table(frames, spans, weighing)
+
+
+def _of_captured(source: Recorded, spans: list[str], weighing: Weighing, quantity: str) -> "pd.DataFrame":
+    """The same of what was captured."""
+    frames = []
+    for place in range(len(source.members)):
+        found, tokens = captured_curves(source, place, spans, weighing, quantity)
+        frames += _frames(place, spans, 0.0, found, quantity, tokens)
+    return _table(frames, spans, weighing)
+
+
+def _table(frames: list["pd.DataFrame"], spans: Sequence[str], weighing: Weighing) -> "pd.DataFrame":
+    """All frames in the order of prompts and spans."""
+    import pandas as pd
+
     if weighing.skip_first:
         frames = [frame[frame["position"] > 0].assign(skip_first=True) for frame in frames]
     order = {name: place for place, name in enumerate(spans)}
@@ -81,10 +99,10 @@ def measure(
     return table.iloc[keys.argsort(kind="stable")].reset_index(drop=True)
 
 
-def _subjects(model: Any, prompt: Any, continuation: str | Sequence[str] | None) -> list[Subject]:
+def _continued(model: Any, prompt: Any, continuation: str | Sequence[str] | None) -> list[Continued]:
     prompts = as_prompts(model, prompt)
     after = continuations(model, prompts, continuation)
-    return [Subject(p, tuple(ids)) for p, ids in zip(prompts, after, strict=True)]
+    return [Continued(p, tuple(ids)) for p, ids in zip(prompts, after, strict=True)]
 
 
 def _spans(span: str | Sequence[str]) -> list[str]:
@@ -102,18 +120,15 @@ def _deltas(delta: float | Iterable[float]) -> list[float]:
     return numbers
 
 
-def _check(model: Any, subject: Subject, spans: Sequence[str]) -> None:
-    for name in spans:
-        if not subject.prompt.positions(name):
-            raise MechsteerError(f"The span {name!r} has no tokens in {subject.prompt!r}.")
-    length = len(subject.prompt) + len(subject.continuation)
+def _check(model: Any, text: Continued) -> None:
+    length = len(text.prompt) + len(text.continuation)
     if not is_encoder_decoder(model) and length > model.cfg.n_ctx:
         raise MechsteerError(f"{length} positions do not fit: this model's context has {context_of(model)}.")
 
 
 def _run(
     model: Any,
-    subjects: Sequence[Subject],
+    texts: Sequence[Continued],
     spans: Sequence[str],
     weighing: Weighing,
     steer: Intervention,
@@ -125,15 +140,15 @@ def _run(
 
     def run(step: Step) -> None:
         place = step.index[0] if step.index else 0
-        subject = subjects[place]
-        starts = _starts(subject.prompt, spans).to(model_device(model))
-        tables, hooks = track(model, starts, weighing, lengths=_lengths(model, subject), prompt=place)
+        text = texts[place]
+        starts = starts_of(text.prompt, spans).to(model_device(model))
+        tables, hooks = track(model, starts, weighing, lengths=_lengths(model, text), prompt=place)
         with hooked(model, hooks):
-            _forward(model, step, subject.continuation, None if whole else chunk)
+            _forward(model, step, text.continuation, None if whole else chunk)
         found[place] = {stack: table.cpu() for stack, table in tables.items()}
 
-    run_batches(model, [s.prompt for s in subjects], run, steer=steer, batch_size=1)
-    return [found[place] for place in range(len(subjects))]
+    run_batches(model, [s.prompt for s in texts], run, steer=steer, batch_size=1)
+    return [found[place] for place in range(len(texts))]
 
 
 def needs_whole_pass(steer: Intervention) -> bool:
@@ -142,17 +157,10 @@ def needs_whole_pass(steer: Intervention) -> bool:
     return any(method is not None and method.pools(edit) for edit, method in methods)
 
 
-def _starts(prompt: Prompt, spans: Sequence[str]) -> Bool[Tensor, "pos spans"]:
-    starts = torch.zeros((len(prompt), len(spans)), dtype=torch.bool)
-    for column, name in enumerate(spans):
-        starts[prompt.positions(name), column] = True
-    return starts
-
-
-def _lengths(model: Any, subject: Subject) -> dict[str, int]:
+def _lengths(model: Any, text: Continued) -> dict[str, int]:
     if is_encoder_decoder(model):
-        return {"encoder": len(subject.prompt), "decoder": 1 + len(subject.continuation)}
-    return {"blocks": len(subject.prompt) + len(subject.continuation)}
+        return {"encoder": len(text.prompt), "decoder": 1 + len(text.continuation)}
+    return {"blocks": len(text.prompt) + len(text.continuation)}
 
 
 def _forward(model: Any, step: Step, continuation: Sequence[int], chunk: int | None) -> None:
@@ -172,7 +180,7 @@ def passes(prompt: int, total: int, chunk: int | None) -> Iterator[tuple[int, in
 
 
 def _frames(
-    model: Any, place: int, subject: Subject, spans: Sequence[str], delta: float, found: Curves, quantity: str
+    place: int, spans: Sequence[str], delta: float, found: Curves, quantity: str, tokens: Mapping[str, list[str]]
 ) -> list["pd.DataFrame"]:
     """One table for each span and stack."""
     import numpy as np
@@ -180,8 +188,8 @@ def _frames(
 
     frames = []
     for column, span in enumerate(spans):
-        for stack in stacks(model):
-            values = found[stack][:, :, column]
+        for stack, curves in found.items():
+            values = curves[:, :, column]
             layers, length = values.shape
             columns = {
                 "prompt": place,
@@ -190,18 +198,17 @@ def _frames(
                 "stack": stack,
                 "layer": np.repeat(np.arange(layers), length),
                 "position": np.tile(np.arange(length), layers),
-                "token": _tokens(model, subject, stack) * layers,
+                "token": tokens[stack] * layers,
                 quantity: values.flatten().numpy(),
             }
             frames.append(pd.DataFrame(columns))
     return frames
 
 
-def _tokens(model: Any, subject: Subject, stack: str) -> list[str]:
-    """The text of a stack's tokens."""
-    ids = [] if stack == "decoder" else subject.prompt.tokens.tolist()
-    if stack == "decoder":
-        ids = [model.cfg.decoder_start_token_id]
-    if stack != "encoder":
-        ids += subject.continuation
-    return token_names(model.tokenizer, ids)
+def _tokens(model: Any, text: Continued) -> dict[str, list[str]]:
+    """The text of each stack's tokens."""
+    read, after = text.prompt.tokens.tolist(), list(text.continuation)
+    if not is_encoder_decoder(model):
+        return {"blocks": token_names(model.tokenizer, read + after)}
+    written = [model.cfg.decoder_start_token_id, *after]
+    return {"encoder": token_names(model.tokenizer, read), "decoder": token_names(model.tokenizer, written)}

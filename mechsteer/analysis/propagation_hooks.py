@@ -1,4 +1,4 @@
-"""The recursion of :mod:`mechsteer.analysis.flow` while a model runs, one attention sublayer at a time.
+"""The recursion of :mod:`mechsteer.analysis.propagation` while a model runs, one attention sublayer at a time.
 
 Each sublayer reads what its keys have of the spans and writes what its queries then have, from hooks that see one
 pattern at a time and keep none; in single precision they need only its product with what the keys have, so that none is
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechsteer.analysis.flow import mix, p_norm, stream_share
+from mechsteer.analysis.propagation import mix, p_norm, stream_share
 from mechsteer.errors import MechsteerError, not_finite
 from mechsteer.models import Fused, post_norm, stacks
 
