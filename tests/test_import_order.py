@@ -31,6 +31,7 @@ ORDER = [
     "evaluation",
     "scoring",
     "harness",
+    "inspect_bridge",
     "report",
     "plots",
     "studies",

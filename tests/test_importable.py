@@ -27,6 +27,8 @@ def heavy_modules_after(code: str) -> list[str]:
 
 @pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("__main__")])
 def test_module_can_be_imported(name: str) -> None:
+    if name.startswith("mechsteer.inspect_bridge"):
+        pytest.importorskip("inspect_ai")  # an extra that the development environment does not have
     importlib.import_module(name)
 
 
