@@ -1,4 +1,4 @@
-# make demo | test | lint | bench | notebooks | clean | help. Each sets up .venv first when it is missing or out of date.
+# make demo | test | real | lint | bench | notebooks | clean | help. Each sets up .venv first when it is missing or out of date.
 
 PYTHON ?= python3
 PIP_VERSION := 26.3
@@ -11,11 +11,12 @@ USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint bench notebooks clean help
+.PHONY: demo test real lint bench notebooks clean help
 
 help:
 	@echo "make demo       reproduce the T5 study on the bundled model, into results/t5-dola"
 	@echo "make test       lint, types, tests and notebooks"
+	@echo "make real       a real model (SmolLM2, fetched: 93 MB): diagnosis, comparison and tuning of one instruction, 10 minutes"
 	@echo "make lint       ruff and pyright alone"
 	@echo "make bench      measure speed, into benchmarks/results (BENCH='--only speed --rounds 1' for a part)"
 	@echo "make notebooks  run the notebooks again and keep their new outputs"
@@ -37,6 +38,13 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check --quiet . || { echo "Not formatted as it should be. Run: $(BIN)/ruff format ."; failed=1; }; \
 	$(BIN)/pyright || failed=1; \
 	exit $$failed
+
+# A diagnosis, a comparison and a tuned result for one instruction: the notebook, whose tables go to results/real.
+real: $(STAMP)
+	@model=$$($(BIN)/python -m benchmarks.real_model .real) && \
+	MECHSTEER_MODEL="$(CURDIR)/$$model" $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute \
+		--ExecutePreprocessor.timeout=1200 --inplace notebooks/08_your_own_model.ipynb && \
+	echo "The notebook notebooks/08_your_own_model.ipynb has the outputs; tables and pages are in results/real."
 
 bench: $(STAMP)
 	@$(BIN)/python benchmarks/run_all.py $(BENCH)
