@@ -1,9 +1,11 @@
 """The house style, saving, and the charts that every study uses."""
 
+import io
 import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,12 +49,23 @@ def style() -> Iterator[None]:
 def figure(
     columns: int = 1, *, rows: int = 1, width: float = 3.4, height: float = 2.8
 ) -> "tuple[Figure, Sequence[Axes]]":
-    """A figure with ``rows`` x ``columns`` panels of that size in inches, row by row; not registered with pyplot."""
+    """A figure with ``rows`` x ``columns`` panels of that size in inches, row by row; not registered with pyplot.
+
+    It shows itself in a notebook, also where nobody has imported pyplot.
+    """
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    made.__dict__["_repr_png_"] = partial(_png, made)
     axes = made.subplots(rows, columns, squeeze=False)
     return made, list(axes.flatten())
+
+
+def _png(figure: "Figure") -> bytes:
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format="png")
+    return buffer.getvalue()
 
 
 def save(figure: "Figure", stem: str | os.PathLike[str]) -> list[Path]:

@@ -1,5 +1,6 @@
 """Figures: safe colours, honest heat maps, and the same bytes every time."""
 
+import pickle
 from pathlib import Path
 
 import matplotlib as mpl
@@ -92,3 +93,13 @@ def test_a_figure_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(MechsteerError, match=r"Cannot write .*f\.pdf"):
         plots.save(made, tmp_path / "file" / "f")
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_figure_shows_itself_without_pyplot() -> None:
+    from IPython.core.formatters import DisplayFormatter
+
+    made, panels = plots.figure()
+    panels[0].plot([0, 1], [1, 0])
+    data, _ = DisplayFormatter().format(made)
+    assert data["image/png"][:8] == b"\x89PNG\r\n\x1a\n"
+    assert pickle.loads(pickle.dumps(made)).axes
