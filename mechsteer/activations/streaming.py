@@ -23,7 +23,7 @@ from mechsteer.models import context_of, encode, is_encoder_decoder, model_devic
 from mechsteer.models.hooking import Hook, Kept
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, begin, run_batches
-from mechsteer.steering.targets import names
+from mechsteer.steering.sites import names
 
 DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 

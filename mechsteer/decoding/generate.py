@@ -20,7 +20,7 @@ from mechsteer.models import as_prompts, context_of, hooked, is_encoder_decoder,
 from mechsteer.prompts import Prompt, Prompts
 from mechsteer.prompts.vocabulary import token_pieces
 from mechsteer.steering import Intervention, Step, as_intervention, attach, check_fired
-from mechsteer.steering.running import check_fits
+from mechsteer.steering.batches import check_fits
 
 
 @dataclass(frozen=True)

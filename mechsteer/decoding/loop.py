@@ -193,8 +193,8 @@ class Writer:
             places, prompts = places + fresh.places, prompts + fresh.prompts
             tokens, running = torch.cat([tokens, fresh.tokens]), torch.cat([running, fresh.running])
         length = self._show(step, places, prompts)
-        beside = None if fresh is None else fresh.state
-        state = rearrange(flight.state, kept.to(model_device(self.model)), length, beside)
+        other = None if fresh is None else fresh.state
+        state = rearrange(flight.state, kept.to(model_device(self.model)), length, other)
         return Flight(state, places, prompts, tokens, torch.ones_like(tokens, dtype=torch.bool), running)
 
     def _show(self, step: Step, places: list[int], prompts: list[Prompt]) -> int:

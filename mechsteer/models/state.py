@@ -136,33 +136,33 @@ def select_rows(state: State, rows: Int[Tensor, "kept"]) -> State:
     return chosen
 
 
-def rearrange(state: State, kept: Int[Tensor, "kept"], length: int, beside: State | None = None) -> State:
+def rearrange(state: State, kept: Int[Tensor, "kept"], length: int, other: State | None = None) -> State:
     """Some of the rows, and below them the rows of another state, with their last positions side by side.
 
     Args:
         state: Used up, layer by layer, so that no two whole caches are held.
         kept: Which of its rows.
         length: How many of the last positions to keep: those of the longest row. Shorter states are padded in front.
-        beside: The other state; used up as well.
+        other: The other state; used up as well.
     """
-    others = [] if beside is None else [beside]
-    seen = [_seen(state)[kept.cpu()], *(_seen(other) for other in others)]
+    others = [] if other is None else [other]
+    seen = [_seen(state)[kept.cpu()], *(_seen(one) for one in others)]
     made = replace(state, cache=[], cross=[], length=length)
     for layer, entry in enumerate(state.cache):
         pairs = [(entry.keys[kept, :, -length:], entry.values[kept, :, -length:])]
-        pairs += [(other.cache[layer].keys, other.cache[layer].values) for other in others]
+        pairs += [(one.cache[layer].keys, one.cache[layer].values) for one in others]
         keys, values = (_together(x, length, front=True) for x in zip(*pairs, strict=True))
         made.cache.append(KeyValues(keys, values))
         for used in (state, *others):
             used.cache[layer] = KeyValues(entry.keys[:0], entry.values[:0])
     made.seen = _together([x[:, -length:] for x in seen], length, front=True, dim=1)
     if state.encoded is not None:
-        _rearrange_encoded(made, state, kept, beside)
+        _rearrange_encoded(made, state, kept, other)
     return made
 
 
-def _rearrange_encoded(made: State, state: State, kept: Int[Tensor, "kept"], beside: State | None) -> None:
-    parts = [select_rows(replace(state, cache=[], seen=None), kept), *([] if beside is None else [beside])]
+def _rearrange_encoded(made: State, state: State, kept: Int[Tensor, "kept"], other: State | None) -> None:
+    parts = [select_rows(replace(state, cache=[], seen=None), kept), *([] if other is None else [other])]
     masks = [part.cross_mask for part in parts if part.cross_mask is not None]
     hidden = float(torch.finfo(masks[0].dtype).min)
     width = max(int((mask > hidden).sum(-1).max()) for mask in masks)

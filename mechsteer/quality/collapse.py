@@ -70,13 +70,13 @@ def measures(text: str, *, n_tokens: int | None = None, **surprise: float) -> di
         "repetition": repetition(text),
         "repeated_share": repeated_share(text),
         "words_per_word": len(found) / len(set(found)) if 3 <= len(found) <= SHORT else 0.0,
-        "surprise": told(surprise, "surprise", tokens >= MEAN_TOKENS),
-        "surprise_p95": told(surprise, "surprise_p95", tokens >= P95_TOKENS),
-        "surprise_excess": told(surprise, "surprise_excess", tokens >= MEAN_TOKENS),
+        "surprise": or_zero(surprise, "surprise", tokens >= MEAN_TOKENS),
+        "surprise_p95": or_zero(surprise, "surprise_p95", tokens >= P95_TOKENS),
+        "surprise_excess": or_zero(surprise, "surprise_excess", tokens >= MEAN_TOKENS),
     }
 
 
-def told(surprise: Mapping[str, float], name: str, enough: bool) -> float:
+def or_zero(surprise: Mapping[str, float], name: str, enough: bool) -> float:
     """A measure of surprise; 0 where it was not taken or there are not enough tokens."""
     value = surprise.get(name, math.nan)
     return value if enough and not math.isnan(value) else 0.0

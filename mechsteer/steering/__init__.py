@@ -1,6 +1,7 @@
 """How to steer: interventions, their scopes, and one module for each family of methods."""
 
 from mechsteer.steering.attention import attention_bias, pasta, spotlight
+from mechsteer.steering.batches import begin, run_batches, steps
 from mechsteer.steering.explain import explain
 from mechsteer.steering.features import features
 from mechsteer.steering.heads import heads
@@ -15,12 +16,11 @@ from mechsteer.steering.intervention import (
 )
 from mechsteer.steering.keys import scale_keys
 from mechsteer.steering.registry import METHODS, Method, is_own, made_of, method
-from mechsteer.steering.running import begin, run_batches, steps
 from mechsteer.steering.saes import bundled_saes, load_sae
 from mechsteer.steering.scope import Scope, Step, make_scope
 from mechsteer.steering.sinks import SinkWarning
+from mechsteer.steering.sites import Sites
 from mechsteer.steering.store import describe_edits
-from mechsteer.steering.targets import Sites
 from mechsteer.steering.vector import add, project
 
 __all__ = [

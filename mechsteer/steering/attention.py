@@ -33,7 +33,7 @@ from mechsteer.models import Fused, parse
 from mechsteer.steering.intervention import Edit, Intervention, Where
 from mechsteer.steering.registry import METHODS, method
 from mechsteer.steering.scope import Scope
-from mechsteer.steering.targets import Sites, checked_layers, checked_spans
+from mechsteer.steering.sites import Sites, checked_layers, checked_spans
 
 PLACES = {
     "encoder": (("encoder", "attn_scores"),),

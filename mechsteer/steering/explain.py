@@ -9,10 +9,10 @@ from torch import Tensor
 from mechsteer.models import advance, as_prompts, hooked, is_encoder_decoder, pad, parse, position_stack
 from mechsteer.prompts import Prompt, PromptLike
 from mechsteer.prompts.vocabulary import token_text
+from mechsteer.steering.batches import begin
 from mechsteer.steering.intervention import BoundEdit, Intervention, attach, check_fired
-from mechsteer.steering.running import begin
 from mechsteer.steering.scope import Scope, Step
-from mechsteer.steering.targets import SCORE_KINDS
+from mechsteer.steering.sites import SCORE_KINDS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -30,7 +30,7 @@ from mechsteer.steering.registry import find, registered
 from mechsteer.steering.saes import FeatureEdit
 from mechsteer.steering.scope import MAYBE_NOWHERE, Scope, Selection, Step, make_scope
 from mechsteer.steering.sinks import watch_sinks
-from mechsteer.steering.targets import SCORE_KINDS, Target, names
+from mechsteer.steering.sites import SCORE_KINDS, Target, names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -332,12 +332,12 @@ class Intervention:
         return [BoundEdit(edit, step, two_stacks) for edit in self.edits]
 
     def running(self, model: Any, prompts: Sequence[Prompt]) -> Any:
-        """Begin a run of prompts under the edits; see :class:`mechsteer.steering.running.Running`.
+        """Begin a run of prompts under the edits; see :class:`mechsteer.steering.batches.Running`.
 
         Raises:
             MechsteerError: if they do not fit the model or the prompts.
         """
-        from mechsteer.steering.running import Running, check_fits
+        from mechsteer.steering.batches import Running, check_fits
 
         check_fits(model, prompts, self)
         return Running(self, model)

@@ -27,7 +27,7 @@ from mechsteer.models import Fused, parse
 from mechsteer.steering.intervention import Edit, Intervention, Where
 from mechsteer.steering.registry import method
 from mechsteer.steering.scope import Scope, Selection
-from mechsteer.steering.targets import Sites, checked_layers, checked_spans
+from mechsteer.steering.sites import Sites, checked_layers, checked_spans
 
 PLACES = {
     "encoder": (("encoder", "k"),),

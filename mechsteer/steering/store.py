@@ -19,7 +19,7 @@ from mechsteer.steering.intervention import Edit, Intervention
 from mechsteer.steering.registry import METHODS, find, is_own, made_of
 from mechsteer.steering.saes import FeatureEdit, as_sae, build_sae, sae_digest
 from mechsteer.steering.scope import make_scope
-from mechsteer.steering.targets import Sites
+from mechsteer.steering.sites import Sites
 from mechsteer.tensors import TensorFile, read_tensors, save_tensors
 
 FORMAT = "mechsteer.intervention/1"

@@ -2,8 +2,8 @@
 
 The paper takes vector and mean projection from the instruction-tuned model and chooses the layer by validation on the
 base model, where a layer passes if it has no more bad outputs than there are without steering. Between the two models
-stand averages of their weights (:func:`mechsteer.models.blend.blend`; ours): ``share`` is the part of the tuning that
-is in the model, 0 the base.
+stand averages of their weights (:func:`mechsteer.models.averaging.average`; ours): ``share`` is the part of the tuning
+that is in the model, 0 the base.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.models import model_info
-from mechsteer.models.blend import blend
+from mechsteer.models.averaging import average
 from mechsteer.studies.instruction_vectors.bench import FORMATS, WITH, WITHOUT, Bench, Prompts
 from mechsteer.studies.instruction_vectors.choose import choose, percentages
 from mechsteer.studies.instruction_vectors.tables import Rows, changes
@@ -32,7 +32,7 @@ def transfer(
 
     rows: Rows = []
     for share in shares:
-        model = blend(base, tuned.model, share) if share else base
+        model = average(base, tuned.model, share) if share else base
         bench = replace(tuned, model=model)
         measured = {"model_name": model_info(model).name, "model_fingerprint": model_info(model).fingerprint}
         own = Steering(bench, prompts, steering.layers, steering.scope)

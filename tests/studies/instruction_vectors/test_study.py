@@ -16,7 +16,7 @@ from mechsteer.analysis.mcnemar import exact_p
 from mechsteer.directions import differences_in_means
 from mechsteer.files import read_json, read_table
 from mechsteer.models import model_info
-from mechsteer.models.blend import blend
+from mechsteer.models.averaging import average
 from mechsteer.studies.core import cells
 from mechsteer.studies.core.result import redraw
 from mechsteer.studies.instruction_vectors import bench as steer_instruct_cells
@@ -220,7 +220,7 @@ def test_vectors_of_the_tuned_model_in_its_base(study: steer_instruct.Result, mo
     table = study.tables["transfer"]
     base = ms.load("organism:instruct-llama-base")
     task = ms.tasks.instructions("upper", n=3)
-    between = blend(base, model, 0.5)
+    between = average(base, model, 0.5)
     row = row_of(table, kind="upper", setting="with instruction", vector="none")
     assert row[BOTH].tolist() == scores(ms.evaluate(between, task))
     half = row_of(table, kind="upper", setting="without instruction", vector="tuned")

@@ -1,4 +1,4 @@
-"""A blend of two models: its ends, its weights, its provenance."""
+"""The average of two models: its ends, its weights, its provenance."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ import torch
 import mechsteer as ms
 from mechsteer.errors import MechsteerError
 from mechsteer.models import model_info
-from mechsteer.models.blend import blend
+from mechsteer.models.averaging import average
 
 
 @pytest.mark.parametrize("family", ["llama-gqa", "t5-gated"])
@@ -20,7 +20,7 @@ def test_the_ends_are_the_two_models_and_the_middle_is_their_mean(family: str, t
             weight.add_(torch.ones_like(weight))
     originals = {name: p.clone() for name, p in first.named_parameters()}
     for share in (0.0, 0.25, 1.0):
-        for name, weight in blend(first, second, share).named_parameters():
+        for name, weight in average(first, second, share).named_parameters():
             torch.testing.assert_close(weight, originals[name] + share)
     for name, weight in first.named_parameters():
         assert torch.equal(weight, originals[name])
@@ -28,7 +28,7 @@ def test_the_ends_are_the_two_models_and_the_middle_is_their_mean(family: str, t
 
 def test_a_blend_generates_and_has_a_fingerprint_of_its_own(tiny: Callable) -> None:
     model = tiny("llama-gqa")
-    half, other = blend(model, model, 0.5), blend(model, model, 0.75)
+    half, other = average(model, model, 0.5), average(model, model, 0.75)
     assert ms.generate(half, ["the cat"]).texts == ms.generate(model, ["the cat"]).texts
     prints = {model_info(m).fingerprint for m in (model, half, other)}
     assert len(prints) == 3
@@ -37,6 +37,6 @@ def test_a_blend_generates_and_has_a_fingerprint_of_its_own(tiny: Callable) -> N
 
 def test_models_of_other_shapes_are_refused(tiny: Callable) -> None:
     with pytest.raises(MechsteerError, match="no weights of the same shapes"):
-        blend(tiny("llama-gqa"), tiny("gpt2"), 0.5)
+        average(tiny("llama-gqa"), tiny("gpt2"), 0.5)
     with pytest.raises(MechsteerError, match="share must be finite"):
-        blend(tiny("gpt2"), tiny("gpt2"), float("nan"))
+        average(tiny("gpt2"), tiny("gpt2"), float("nan"))

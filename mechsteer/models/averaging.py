@@ -1,6 +1,6 @@
 """A model between two: the average of two checkpoints' weights.
 
-Where one of them was tuned from the other, ``share`` says how much of the tuning is in the blend: its weights are
+Where one of them was tuned from the other, ``share`` says how much of the tuning is in the average: its weights are
 ``first + share (second - first)``. Ours, for asking how far a vector of the tuned model carries.
 """
 
@@ -16,7 +16,7 @@ from mechsteer.models.info import ModelInfo, model_info, set_info
 
 
 @torch.no_grad()
-def blend(first: Any, second: Any, share: float) -> Any:
+def average(first: Any, second: Any, share: float) -> Any:
     """Make a model with the weights ``(1 - share) first + share second``.
 
     Args:
