@@ -15,7 +15,17 @@ import pandas as pd
 import tyro
 
 HERE = Path(__file__).parent
-SCRIPTS = ("speed", "generation", "steering", "directer", "influence", "activations", "from_store", "evaluation")
+SCRIPTS = (
+    "speed",
+    "generation",
+    "steering",
+    "directer",
+    "directer_checkpoint",
+    "influence",
+    "activations",
+    "from_store",
+    "evaluation",
+)
 """In the order in which the tables stand."""
 _PROVENANCE = ("threads", "rounds", "torch")
 
@@ -31,7 +41,7 @@ class Options:
     threads: int | None = None
     """PyTorch threads; default: each benchmark's own."""
     model: Path | None = None
-    """A checkpoint folder, for ``speed`` to measure too and ``from_store`` to measure."""
+    """A checkpoint folder, for ``speed`` to measure too and ``directer_checkpoint`` and ``from_store`` to measure."""
     tables: bool = False
     """Run nothing: only write the Markdown from the tables that are there."""
 
@@ -39,7 +49,7 @@ class Options:
 def command(name: str, options: Options) -> list[str]:
     """How one benchmark is run."""
     given = {"--rounds": options.rounds, "--threads": options.threads}
-    if name in ("speed", "from_store"):
+    if name in ("speed", "directer_checkpoint", "from_store"):
         given["--model"] = options.model
     parts = [(option, str(value)) for option, value in given.items() if value is not None]
     return [sys.executable, str(HERE / f"{name}.py"), *(word for part in parts for word in part)]
