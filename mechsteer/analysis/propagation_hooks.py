@@ -133,6 +133,7 @@ class Sublayer:
 
     def gather(self, sums: Float[Tensor, "heads new columns"]) -> None:
         """J_k of each head, from the weights' product with the columns."""
+        # Weights times ||v_i|| must add up to 1 again; their sum came along as the last column.
         if self.weighing.values:
             sums = sums[..., :-1] / sums[..., -1:].clamp(min=torch.finfo(sums.dtype).tiny)
         if self.weighing.skip_first:  # of the mean over heads; a query that sees the first key alone reads that
@@ -165,6 +166,8 @@ class Sublayer:
             share = stream_share(stream, self.finite(p_norm((x * self._scale)[0], self.weighing.norm), hook.name))
         else:
             share = self.weighing.residual
+        # Causal attention makes pieces exact: what the keys before have was written by the passes before, and the keys
+        # of this pass were written by the sublayer below, which has run. So the table itself is the recursion's memory.
         rows = slice(self.done, self.done + x.shape[1])
         self.after[rows] = mix(self.before[rows], self._arriving.mean(0), share)
         self.done = rows.stop
@@ -208,6 +211,8 @@ class _Weights:
 
     def fuse(self, fused: Fused, hook: Any) -> bool:
         """In half precision the weights are wanted: their sums would be rounded."""
+        # All that is wanted of the weights is their product with a few columns, and the kernel gives products with
+        # columns: so T x T weights need not be made at all.
         columns = self.sublayer.columns(fused.keys)
         if fused.like.dtype != columns.dtype:
             return False

@@ -122,6 +122,7 @@ class GatedChooser:
     def _together(self, current: Pass, count: int) -> _Looked:
         copies = Copies(tuple(range(len(current.places))), 1, count)
         logits, repeated = self._run(current, current.state, copies)
+        # The first copy is the unsteered one; its keys alone are kept, so that no trial leaves a trace in later tokens.
         adopted = adopt(current.state, repeated)
         current.state.cache, current.state.length = adopted.cache, adopted.length
         current.state.seen = adopted.seen
@@ -188,6 +189,8 @@ class GatedChooser:
         each = [alive[row] for row in copies.rows for _ in range(copies.times)]
         own = [copy < copies.raw for _ in copies.rows for copy in range(copies.times)]
         meant = replace(copies, rows=tuple(alive[row] for row in copies.rows))
+        # Hooks that scale keys go before the interventions on the model, which act on the scores that come of them;
+        # hooks of other trials after them, so that "unsteered" means: under what generate was given.
         before, after = self.trials.hooks(step, meant, state.length + 1)
         repeated = repeat_rows(state, copies.times)
         tokens = current.tokens[list(copies.rows)].repeat_interleave(copies.times, 0)

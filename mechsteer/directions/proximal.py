@@ -135,10 +135,15 @@ def minimise(
     best = Minimum(point, value, validation(point) if validation else math.nan, 0, "steps")
     ahead, ahead_value, ahead_gradient = point, value, gradient
     still, since, taken, growth = 0, 0, 0, 2.0
+    # Gradients are taken at a point ahead, where the last step's direction would lead. There the curvature may be
+    # another (f is the loss of a network), so that the objective can rise; then the same step is taken again from where
+    # we stand, which backtracking guarantees not to rise.
     for taken in range(1, max_steps + 1):
         tried = step
         new, new_value, step = _step(loss, ahead, ahead_value, ahead_gradient, step, l1, group_l2, rounding, taken)
         new_objective = new_value + penalty(new, l1, group_l2)
+        # Nobody knows the scale of f, so the step doubles until one was too long for the first time; from then on it is
+        # about right, and doubling would cost a halving, one more loss, in every step.
         growth = growth if step == tried else 1.25
         rose = new_objective > objective
         if rose and ahead is not point:  # again, without momentum
@@ -146,6 +151,7 @@ def minimise(
             ahead_value, ahead_gradient = _checked(smooth, ahead, taken)
             continue
         fell = objective - new_objective
+        # Three steps in a row: a single one may stand still because the momentum has just been dropped.
         still = still + 1 if fell <= tolerance * max(abs(objective), 1e-12) else 0
         previous, point, objective, step = point, new, new_objective, growth * step
         if validation is None:
@@ -183,9 +189,13 @@ def _step(
 ) -> tuple[Groups, float, float]:
     """The next point, its loss, and the step size that was small enough."""
     for _ in range(_HALVINGS):
+        # A gradient step on f alone, and then the exact minimiser of the penalty near it: entries that the gradient
+        # cannot keep away from zero become zero, not small. The penalty has no gradient at zero, so that it is never
+        # asked for one.
         new = prox(point - step * gradient, step * l1, step * group_l2)
         change = new - point
         new_value = loss(new)
+        # The step is short enough once f lies below this parabola, which touches it at the point.
         bound = value + float((gradient * change).sum()) + float(change.square().sum()) / (2 * step)
         if math.isfinite(new_value) and new_value <= bound + rounding * max(abs(value), 1e-3):
             return new, new_value, step

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechsteer.models.heads import HOOKS, against
+from mechsteer.models.heads import HOOKS, product_with_shared
 from mechsteer.models.state import Part
 
 SHORT = 128
@@ -126,7 +126,7 @@ def attend(
     fused = _fused(attention, q, parts, fires=fires)
     if fused is None:
         return _by_scores(attention, q, parts, mask, fires=fires).transpose(1, 2)
-    ((keys, values),) = parts
+    ((keys, values),) = parts  # shared rows come in two parts, which the kernel cannot take
     z = _by_kernel(q, keys, values, mask, fused, 1 / attention.attn_scale)
     if q.shape[2] > 1:
         z = z + _lost(q, keys[:, :, -q.shape[2] :])
@@ -173,7 +173,9 @@ def _by_scores(
     cap = attention.cfg.attn_scores_soft_cap
     divisor = attention.attn_scale * (cap if cap > 0 else 1.0)
     scaled = q if divisor == 1 else q / divisor
-    scores = _joined([against(scaled, keys.mT) for keys, _ in parts])
+    # Copies of a row differ in the new token's keys alone. The part that they share is multiplied once for all of them;
+    # scores are then joined along keys, for the softmax runs over both parts, and the weights are taken apart again.
+    scores = _joined([product_with_shared(scaled, keys.mT) for keys, _ in parts])
     if cap > 0:
         scores = scores.tanh_() * cap
     if mask.additive is not None:
@@ -184,7 +186,7 @@ def _by_scores(
     pattern = pattern if mask.blind is None else pattern.masked_fill(mask.blind, 0.0)
     pattern = (attention.hook_pattern(pattern) if fires else pattern).to(parts[0][1].dtype)
     pieces = pattern.split([keys.shape[2] for keys, _ in parts], dim=-1)
-    z = [against(piece, values) for piece, (_, values) in zip(pieces, parts, strict=True)]
+    z = [product_with_shared(piece, values) for piece, (_, values) in zip(pieces, parts, strict=True)]
     return sum(z[1:], start=z[0])
 
 
@@ -205,6 +207,10 @@ def _by_kernel(
     causal = bool(mask.causal)
     keys = keys if fused.factor is None else keys * fused.factor[:, None, :, None].to(keys)
     biases = [(None if b is None else b.to(q), c.to(q)) for b, c in fused.biases]
+    # The kernel takes a bias as a mask of all queries and keys. One of the form b_i c_j is cheaper as one more column
+    # of both: [q, b] . [k, c / scale] times the scale is the scaled score plus b c. Likewise the weights' product with
+    # some column is one more column of the values. For few queries the mask is small and the columns cost a copy of the
+    # keys.
     if biases and fused.queries <= FEW_QUERIES:
         added, causal = mask.additive, False
         for b, c in biases:
@@ -217,7 +223,7 @@ def _by_kernel(
         keys = _widened(keys, [(c / scale)[:, None, :, None] for _, c in biases])
         values = _widened(values, [columns.to(values) for columns, _ in fused.reads])
         width = max(x.shape[-1] for x in (q, keys, values))
-        width += -width % _WIDTHS
+        width += -width % _WIDTHS  # the fast kernels want queries, keys and values of one width, a multiple of this
         q, keys, values = (F.pad(x, (0, width - x.shape[-1])) for x in (q, keys, values))
     read = _kernel(q, keys, values, added, causal, scale)
     start = size

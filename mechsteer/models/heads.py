@@ -119,11 +119,14 @@ def output(attention: Any, z: Float[Tensor, "batch pos heads d_head"]) -> Float[
     return linear(z.flatten(2), attention.W_O.permute(2, 0, 1).flatten(1), attention.b_O)
 
 
-def against(
+def product_with_shared(
     heads: Float[Tensor, "batch heads queries inner"],
     shared: Float[Tensor, "rows kv_heads inner outer"],
 ) -> Float[Tensor, "batch heads queries outer"]:
     """The matrix product of each head with its key-value head's matrix, of which one serves all copies of a row."""
+    # A batched product wants as many matrices on the right as on the left, and expanding the shared one would read it
+    # once a copy. Heads of a group and copies of a row are more rows of the left matrix instead, so that what is shared
+    # is read once.
     batch, count, queries, _ = heads.shape
     rows, kv_heads = shared.shape[:2]
     copies, group = batch // rows, count // kv_heads
