@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from mechsteer.models.hf import load_hf, load_tokenizer
-from mechsteer.models.resolve import resolve
+from mechsteer.models.resolve import locate
 
 LOW_PERPLEXITY = 2.5
 """The paper's threshold."""
@@ -58,7 +58,7 @@ def perplexities(name_or_path: str, texts: Sequence[str]) -> list[float]:
 
 @lru_cache(maxsize=1)  # one that filters a study is asked hundreds of times
 def _language_model(name_or_path: str) -> tuple[Any, Any]:
-    directory, _ = resolve(name_or_path)
+    directory, _ = locate(name_or_path)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return load_hf(directory, dtype=torch.float32, device=device), load_tokenizer(directory)
 

@@ -61,7 +61,7 @@ def load(
     """
     torch_dtype, torch_device = _dtype(dtype), _device(device)
     name = os.fspath(name_or_path)
-    directory, commit = resolve.resolve(name, revision=revision)
+    directory, commit = resolve.locate(name, revision=revision)
     config = resolve.read_config(directory)
     check_supported(config)
     tokenizer = load_tokenizer(directory)

@@ -12,7 +12,7 @@ _NOT_THE_MODEL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]
 
 
-def resolve(name_or_path: str, *, revision: str | None = None) -> tuple[Path, str]:
+def locate(name_or_path: str, *, revision: str | None = None) -> tuple[Path, str]:
     """Find the checkpoint directory for a name.
 
     Args:
@@ -202,7 +202,7 @@ def checkpoint_digest(name: str) -> str:
     Raises:
         MechsteerError: as :func:`resolve` does.
     """
-    directory = resolve(name)[0]
+    directory = locate(name)[0]
     files = {path.name: path for pattern in _HUB_FILES for path in directory.glob(pattern)}
     files |= {path.name: path for path in weight_files(directory)}
     return digest({name: file_digest(path) for name, path in files.items()})

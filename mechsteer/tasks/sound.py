@@ -95,9 +95,9 @@ def _sound_french(text: str, french: Collection[str], pairs: Collection[tuple[st
 def _sound_keyword(text: str, word: str, instruction: str) -> bool:
     """The word is used once or twice, and not talked about or repeated from the instruction with what is before it."""
     wanted = words(word)[:1]
-    told = {a for a, b in pairwise(words(instruction)) if [b] == wanted} - FUNCTION_WORDS
+    instructed = {a for a, b in pairwise(words(instruction)) if [b] == wanted} - FUNCTION_WORDS
     before = [a for a, b in pairwise(["", *words(text)]) if [b] == wanted]
-    talked = told | {"word", "words", "term", "keyword", "mention", "include"}
+    talked = instructed | {"word", "words", "term", "keyword", "mention", "include"}
     return occurs(word, text) and len(before) <= 2 and not talked & set(before)
 
 
@@ -158,9 +158,9 @@ def ends_soundly(output: str, *, target: str, others: Collection[str], instructi
     if end is None or len(re.findall(whole, output, re.IGNORECASE)) != 1 or REFUSAL.search(output) or is_loop(output):
         return False
     before = _without_start(words(output[: end.start()]), words(stem))
-    told = {w for w in words(instruction) if w not in FUNCTION_WORDS} | _ABOUT_THE_TASK
+    instructed = {w for w in words(instruction) if w not in FUNCTION_WORDS} | _ABOUT_THE_TASK
     recited = any(occurs(other.strip(" ."), " ".join(before)) for other in others if other.strip(" ."))
-    return not (recited or (_NEGATION | told) & set(before))
+    return not (recited or (_NEGATION | instructed) & set(before))
 
 
 def _without_start(found: list[str], stem: list[str]) -> list[str]:
