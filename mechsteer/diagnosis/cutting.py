@@ -9,7 +9,8 @@ are 0 wherever there is another key. It is done in all layers, and in each quart
   nats, where both are known (:mod:`mechsteer.diagnosis.decision`).
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,46 +64,40 @@ def cut_effects(
         batch_size: Prompts computed together.
 
     Returns:
-        One row a prompt, group of layers and span: columns place, layers, span, answer, state, margin (intact minus
-        cut: above 0 where attention to the span speaks for following; NaN where nobody knows), intact (the margin).
+        One row a prompt, group of layers and span: columns place, layers, span, answer, state (of all layers only),
+        margin (of the instruction only; intact minus cut: above 0 where attention to it speaks for following; NaN where
+        nobody knows), intact (the margin).
     """
     import pandas as pd
 
-    intact = _measured(model, prompts, answers, decisions, None, batch_size)
+    def answered(steer: Intervention | None) -> Float[Tensor, "prompts"]:
+        choices = [[list(ids)] for ids in answers]
+        scores, _ = score_ids(model, prompts, choices, steer=steer, batch_size=batch_size)
+        return scores[:, 0] / torch.tensor([len(ids) for ids in answers])
+
+    def state(steer: Intervention | None) -> Float[Tensor, "prompts width"]:
+        last = site(model, "resid_post", predicting_stack(model)[1] - 1)
+        return last_states(model, prompts, [last], steer=steer, batch_size=batch_size)[last]
+
+    def margin(steer: Intervention | None) -> list[float]:
+        return margins(model, prompts, decisions, steer=steer, batch_size=batch_size)
+
+    answer, before, intact = answered(None), state(None), margin(None)
+    unknown = [math.nan] * len(prompts)
     frames = []
-    for name, layers, span in _cuts(model):
-        now = _measured(model, prompts, answers, decisions, cut(span, layers), batch_size)
-        state = (now[1] - intact[1]).norm(dim=-1) / intact[1].norm(dim=-1)
-        columns = {
-            "place": range(len(prompts)),
-            "layers": name,
-            "span": span,
-            "answer": (intact[0] - now[0]).tolist(),
-            "state": state.tolist(),
-            "margin": [a - b for a, b in zip(intact[2], now[2], strict=True)],
-            "intact": intact[2],
-        }
-        frames.append(pd.DataFrame(columns))
-    return pd.concat(frames, ignore_index=True)
-
-
-def _cuts(model: Any) -> Iterator[tuple[str, list[int] | None, str]]:
     for name, layers in layer_groups(model).items():
         for span in SPANS:
-            yield name, layers, span
-
-
-def _measured(
-    model: Any,
-    prompts: Sequence[Prompt],
-    answers: Sequence[Sequence[int]],
-    decisions: Sequence[Decision | None],
-    steer: Intervention | None,
-    batch_size: int,
-) -> tuple[Float[Tensor, "prompts"], Float[Tensor, "prompts width"], list[float]]:
-    """Log-probability a token, state, and margin of each prompt."""
-    scores, _ = score_ids(model, prompts, [[list(ids)] for ids in answers], steer=steer, batch_size=batch_size)
-    lengths = torch.tensor([len(ids) for ids in answers])
-    name = site(model, "resid_post", predicting_stack(model)[1] - 1)
-    states = last_states(model, prompts, [name], steer=steer, batch_size=batch_size)[name]
-    return scores[:, 0] / lengths, states, margins(model, prompts, decisions, steer=steer, batch_size=batch_size)
+            steer = cut(span, layers)
+            moved = (state(steer) - before).norm(dim=-1) / before.norm(dim=-1) if name == ALL else None
+            now = margin(steer) if span == SPANS[0] else unknown
+            columns = {
+                "place": range(len(prompts)),
+                "layers": name,
+                "span": span,
+                "answer": (answer - answered(steer)).tolist(),
+                "state": unknown if moved is None else moved.tolist(),
+                "margin": [a - b for a, b in zip(intact, now, strict=True)],
+                "intact": intact,
+            }
+            frames.append(pd.DataFrame(columns))
+    return pd.concat(frames, ignore_index=True)

@@ -1,0 +1,142 @@
+"""The parts of a diagnosis: the rules of the verdict, comparisons, controls, edits of prompts, tokens that decide."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import mechsteer as ms
+from mechsteer.analysis.mcnemar import exact_p
+from mechsteer.diagnosis.decision import Decision, decision, margins
+from mechsteer.diagnosis.editing import with_last, with_words_shuffled, without_span
+from mechsteer.diagnosis.evidence import ABOVE, BELOW, NONE, Compared, compared
+from mechsteer.diagnosis.facts import Better, Facts
+from mechsteer.diagnosis.formats import formats_for
+from mechsteer.diagnosis.verdict import CAUSES, cause_of
+from mechsteer.diagnosis.windows import CONTROLS, FIRST_TOKEN, windowed
+from mechsteer.stats import Interval, share_interval
+from tests.planted import CHAT, OTHER_CHAT, tokenizer
+
+
+def share(followed: int, n: int = 20) -> Interval:
+    return Interval(followed / n, *share_interval(followed, n), n)
+
+
+def arm(name: str, repaired: int, p: float, group: str = "form") -> Better:
+    return Better(name, group, share(repaired), share(repaired), 0.0, repaired, 0, p)
+
+
+def against(up: int, down: int) -> Compared:
+    return Compared(1.0, 0.0, 0.0, 2.0, up, down, exact_p(up, down), up + down)
+
+
+HELPS, NOT = 0.001, 0.4
+LESS = (against(0, 12), against(0, 12))
+NEAR = {"instruction last": against(12, 0)}
+IGNORED = Facts(20, {}, followed=share(2))
+
+
+@pytest.mark.parametrize(
+    ("cause", "facts"),
+    [
+        ("truncated away", Facts(20, {"not whole": 10})),
+        ("nothing to fix", Facts(20, {}, followed=share(18))),
+        ("no evidence", Facts(3, {}, followed=share(3, 3))),
+        ("wrong template", replace(IGNORED, others=[arm("chat template", 12, HELPS)])),
+        ("wrong template", replace(IGNORED, others=[arm("ChatML template", 12, HELPS)])),
+        ("lost by distance", replace(IGNORED, others=[arm("instruction last", 12, HELPS)], nearer_pull=NEAR)),
+        ("attended but outweighed", replace(IGNORED, others=[arm("instruction last", 12, HELPS)])),
+        (
+            "attended but outweighed",
+            replace(
+                IGNORED,
+                others=[arm("instruction last", 12, HELPS), arm("context shuffled", 11, HELPS)],
+                nearer_pull=NEAR,
+            ),
+        ),
+        ("never attended", replace(IGNORED, slight=LESS)),
+        ("never attended", replace(IGNORED, slight=LESS, others=[arm("attention + 4", 12, HELPS, "push")])),
+        (
+            "attended but outweighed",
+            replace(IGNORED, slight=LESS, supplied=against(12, 0), pull={"all": against(12, 0)}),
+        ),
+        ("attended but outweighed", replace(IGNORED, others=[arm("attention + 1", 12, HELPS, "push")])),
+        ("incapable when instructed", replace(IGNORED, others=[arm("instruction last", 1, NOT)])),
+        ("no evidence", replace(IGNORED, others=[arm("instruction last", 5, NOT)])),
+        ("no evidence", replace(IGNORED, others=[replace(arm("instruction last", 0, 1.0), followed=share(0, 4))])),
+        ("no evidence", replace(IGNORED, slight=(LESS[0], against(5, 7)))),
+    ],
+)
+def test_the_first_rule_that_holds_decides(cause: str, facts: Facts) -> None:
+    assert cause in CAUSES and cause_of(facts) == cause
+
+
+@given(st.lists(st.tuples(st.floats(-5, 5), st.floats(-5, 5)), max_size=12))
+def test_swapping_swaps_the_comparison(pairs: list[tuple[float, float]]) -> None:
+    values, controls = [a for a, _ in pairs], [b for _, b in pairs]
+    one, other = compared(values, controls), compared(controls, values)
+    assert (one.up, one.down, one.p) == (other.down, other.up, other.p) and one.n == len(pairs)
+    assert {one.says, other.says} in ({ABOVE, BELOW}, {NONE})
+    assert compared(values, values).says == NONE and compared(values, values).p == 1
+
+
+def test_small_differences_are_ties_and_families_are_adjusted() -> None:
+    assert compared([1.0004] * 9, [1.0] * 9).says == NONE
+    assert compared([0.05] * 9, [0.0] * 9, least=0.1).says == NONE
+    assert compared([0.5] * 9, [0.0] * 9).says == ABOVE
+    assert compared([0.5] * 9, [0.0] * 9, tests=20).says == NONE
+    assert compared([float("nan"), 1.0], [0.0, 0.0]).n == 1
+
+
+@given(before=st.integers(0, 6), size=st.integers(1, 4), behind=st.integers(2, 12), seed=st.integers(0, 99))
+def test_controls_are_as_long_and_elsewhere(
+    tiny: Callable[..., Any], before: int, size: int, behind: int, seed: int
+) -> None:
+    words = ["the"] * before + ["<!!->", *["answer"] * size, "<-!!>"] + ["cat"] * behind
+    made = ms.prompt(tiny("llama"), " ".join(words))
+    found = windowed(made, seed)
+    assert found is not None and found.positions(FIRST_TOKEN) == [0]
+    inside = set(made.positions("instruction"))
+    for name in CONTROLS:
+        places = found.positions(name)
+        assert len(places) == min(size, before + behind - 1)
+        assert not inside & set(places) and max(places) < len(made) and 0 not in places
+
+
+def test_parts_of_a_prompt_move_with_their_spans(tiny: Callable[..., Any]) -> None:
+    model = tiny("llama-gqa", chat=True)
+    made = ms.prompt(model, "the cat sat", instruction="answer in capitals", context="a dog , a mat")
+    near = without_span(model, made, "context")
+    assert near.tokens.tolist() == ms.prompt(model, "the cat sat", instruction="answer in capitals").tokens.tolist()
+    assert near.span_text("instruction") == "answer in capitals" and near.span_text("task") == "the cat sat"
+    base = ms.prompt(model, "the cat sat", context="a dog , a mat")
+    last = with_last(model, base, "answer in capitals")
+    order = ("context", "task", "instruction")
+    other = ms.prompt(model, "the cat sat", instruction="answer in capitals", context="a dog , a mat", order=order)
+    assert last.tokens.tolist() == other.tokens.tolist()
+    assert {k: last.span_text(k) for k in order} == {k: other.span_text(k) for k in order}
+    mixed = with_words_shuffled(model, made, "context", 1)
+    assert sorted(mixed.span_text("context").split()) == sorted("a dog , a mat".split())
+    assert len(mixed) == len(made) and mixed.span_text("task") == "the cat sat"
+
+
+def test_formats_whose_marks_the_template_lacks() -> None:
+    assert [one.name for one in formats_for(tokenizer(OTHER_CHAT))] == ["ChatML"]
+    assert [one.name for one in formats_for(tokenizer(""))] == ["ChatML"]
+    assert not list(formats_for(tokenizer(CHAT)))
+
+
+def test_decisions_are_where_answers_part(tiny: Callable[..., Any]) -> None:
+    assert decision([5, 6, 7], [5, 8]) == Decision((5,), 6, 8)
+    assert decision([5, 6], [5, 6, 7]) is None
+    model = tiny("llama-gqa")
+    prompts = [ms.prompt(model, text) for text in ("the cat sat", "a dog on the mat")]
+    both: list[Decision | None] = [Decision((5, 9), 6, 8), None]
+    found = margins(model, prompts, both)
+    words = [model.tokenizer.decode([token]) for token in (5, 9, 6, 8)]
+    texts = [[f" {words[0]} {words[1]} {words[2]}", f" {words[0]} {words[1]} {words[3]}"]]
+    follow, ignore = ms.score(model, prompts[:1], texts)[0].tolist()
+    assert found[0] == pytest.approx(follow - ignore, abs=1e-4) and found[1] != found[1]
