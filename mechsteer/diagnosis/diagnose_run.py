@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.diagnosis.cases import cases_of
 from mechsteer.diagnosis.estimate import estimate
 from mechsteer.diagnosis.finding import Finding
-from mechsteer.diagnosis.findings import MEANINGS, findings_of
+from mechsteer.diagnosis.findings import findings_of, meaning
 from mechsteer.diagnosis.measures import Measures
 from mechsteer.diagnosis.page import page, text
 from mechsteer.diagnosis.reading import facts_of
@@ -46,7 +46,7 @@ class Diagnosis:
     @property
     def verdict(self) -> str:
         """The cause and what it means."""
-        return f"{self.cause}. {MEANINGS[self.cause]}"
+        return str(self.findings[0])
 
     def plot(self) -> "Figure":
         """Attention by layer, probes by layer, and the cuts, each beside its control.
@@ -110,7 +110,7 @@ def diagnose(
     tables = run.tables()
     facts = facts_of(tables)
     cause = cause_of(facts)
-    verdict = Finding("verdict", cause, f"Verdict: {cause}. {MEANINGS[cause]}")
+    verdict = Finding("verdict", cause, f"{cause}. {meaning(cause, facts)}")
     found = [verdict, *findings_of(facts), *supporting_findings(supporting_of(tables))]
     tables["findings"] = _findings_table(found)
     if run.out is not None:

@@ -30,6 +30,17 @@ MEANINGS = {
     UNKNOWN: "The tests tell no cause apart from the others.",
 }
 
+FEWEST = 6
+"""Prompts that a two-sided exact test needs at least to show anything at .05."""
+
+
+def meaning(cause: str, facts: Facts) -> str:
+    """What a cause means; where there is none, how many more prompts it would take."""
+    ignored = 0 if facts.followed is None else facts.followed.n - round(facts.followed.mean * facts.followed.n)
+    if cause == UNKNOWN and ignored < FEWEST:
+        return f"{ignored} ignored prompts are too few to tell: a test needs {FEWEST} at least, so give more prompts."
+    return MEANINGS[cause]
+
 
 def findings_of(facts: Facts) -> list[Finding]:
     """Every finding, in the order of the questions."""

@@ -94,7 +94,7 @@ def test_pages_stand_alone_and_escape(model: Any, found: Any, tmp_path: Path) ->
         and "<img" in text
         and 'src="http' not in text
     )
-    shown = ms.Diagnosis("no evidence", (), {}, "a <b> task")._repr_html_()
+    shown = ms.Diagnosis("no evidence", found.findings[:1], {}, "a <b> task")._repr_html_()
     assert "a &lt;b&gt; task" in shown and "<b> task" not in shown
     assert repr(found).splitlines()[2].startswith("Verdict: lost by distance.")
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_diagnosed_is_said(model: Any) -> None:
 def test_one_prompt_gives_no_evidence(model: Any) -> None:
     task = ms.task([{"prompt": "about q1 ?", "instruction": "please"}], "uppercase", max_new_tokens=2)
     found = ms.diagnose(model, task)
-    assert found.cause == "no evidence"
+    assert found.cause == "no evidence" and "1 ignored prompts are too few" in found.verdict
     assert all(one.says in ("no evidence", "measured") for one in found.findings[1:])
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mechsteer as ms
@@ -91,6 +91,7 @@ def test_small_differences_are_ties_and_families_are_adjusted() -> None:
     assert compared([float("nan"), 1.0], [0.0, 0.0]).n == 1
 
 
+@settings(deadline=None, max_examples=40)
 @given(before=st.integers(0, 6), size=st.integers(1, 4), behind=st.integers(2, 12), seed=st.integers(0, 99))
 def test_controls_are_as_long_and_elsewhere(
     tiny: Callable[..., Any], before: int, size: int, behind: int, seed: int
