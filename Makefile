@@ -29,7 +29,7 @@ demo: $(STAMP)
 
 test: lint
 	@echo "Tests$(if $(NOTEBOOKS), and notebooks)"
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile $(if $(NOTEBOOKS),--nbmake $(NOTEBOOKS) tests)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 15 $(if $(NOTEBOOKS),--nbmake $(NOTEBOOKS) tests)
 
 lint: $(STAMP)
 	@echo "Lint and types"

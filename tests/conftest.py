@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from tests.shared import Shared
+
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads of several workers would only wait for each other
 
@@ -28,27 +30,49 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 
 @pytest.fixture(scope="session")
-def tiny(checkpoint: Callable[..., Path]) -> Callable[..., Any]:
-    """A function from a family name to a loaded tiny model."""
+def shared() -> Iterator[Shared]:
+    """The models of this session."""
+    models = Shared()
+    yield models
+    assert not models.with_other_weights(), "tests changed the weights of a model that others use"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shared_models_stay_as_they_are(shared: Shared) -> Iterator[None]:
+    yield
+    assert not shared.changed(), "a test of this file left a model that others use otherwise than it found it"
+
+
+@pytest.fixture(scope="session")
+def tiny(checkpoint: Callable[..., Path], shared: Shared) -> Callable[..., Any]:
+    """A function from a family name to a loaded tiny model. Tests may not change it: load another."""
     import mechsteer as ms
 
-    made: dict[tuple[str, bool], Any] = {}
-
     def get(family: str, *, chat: bool = False) -> Any:
-        key = (family, chat)
-        if key not in made:
-            made[key] = ms.load(str(checkpoint(family, chat=chat)))
-        return made[key]
+        name = f"{family}, chat" if chat else family
+        return shared.get(name, lambda: ms.load(str(checkpoint(family, chat=chat))))
 
     return get
 
 
 @pytest.fixture(scope="session")
-def trap_t5() -> Any:
-    """The bundled encoder-decoder organism."""
+def organism(shared: Shared) -> Callable[[str], Any]:
+    """A function from the name of a bundled organism to the model. Tests may not change it: load another."""
     import mechsteer as ms
 
-    return ms.load("organism:trap-t5")
+    return lambda name: shared.get(name, lambda: ms.load(f"organism:{name}"))
+
+
+@pytest.fixture(scope="session")
+def trap_t5(organism: Callable[[str], Any]) -> Any:
+    """The bundled encoder-decoder organism."""
+    return organism("trap-t5")
+
+
+@pytest.fixture(scope="session")
+def instruct_llama(organism: Callable[[str], Any]) -> Any:
+    """The bundled decoder-only organism."""
+    return organism("instruct-llama")
 
 
 @pytest.fixture

@@ -44,8 +44,8 @@ def text_in(page: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
-    return ms.load("organism:instruct-llama", check=False)
+def model(instruct_llama: Any) -> Any:
+    return instruct_llama
 
 
 def test_what_came_from_a_model_stays_text() -> None:

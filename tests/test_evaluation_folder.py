@@ -139,8 +139,8 @@ def test_an_edit_of_some_rows_is_one_part(model: Any, tmp_path: Path) -> None:
     assert whole["output"].ne(ms.evaluate(model, task)["output"]).tolist() == [i == 3 for i in range(5)]
 
 
-def test_good_answers_of_the_organism_have_not_collapsed_and_broken_ones_have() -> None:
-    model = ms.load("organism:instruct-llama")
+def test_good_answers_of_the_organism_have_not_collapsed_and_broken_ones_have(instruct_llama: Any) -> None:
+    model = instruct_llama
     task = instructions("lower", n=4)
     plain = ms.evaluate(model, task, quality=True)
     assert not plain["collapsed"].any() and not plain["truncated"].any()

@@ -29,12 +29,12 @@ def test_an_own_task() -> None:
 
 
 @pytest.mark.parametrize("name", ["instructions", "recall", "memotrap"])
-def test_scores_are_the_tasks_own(name: str, trap_t5: Any) -> None:
+def test_scores_are_the_tasks_own(name: str, organism: Any) -> None:
     from dataclasses import replace
 
     task = named_task(name)
     task = replace(task, samples=task.samples[:6])
-    model = ms.load("organism:instruct-llama") if name == "instructions" else trap_t5
+    model = organism("instruct-llama" if name == "instructions" else "trap-t5")
     rows = ms.evaluate(model, task)
     found = ms.score_outputs(task, list(rows["output"]))
     shared = [column for column in found if column in rows and column != "prompt"]

@@ -66,14 +66,14 @@ def test_what_counts_is_a_choice_and_nonsense_is_refused(tiny: Callable) -> None
 
 
 def test_the_study_of_instruction_vectors_puts_content_beside_all_where_there_is_a_sink(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, instruct_llama: Any
 ) -> None:
     from mechsteer.studies.instruction_vectors import tables as kinds
     from mechsteer.studies.instruction_vectors.bench import Bench, Prompts
     from mechsteer.studies.instruction_vectors.vectors import Steering
 
     monkeypatch.setattr(kinds, "_at_best", lambda bench, prompts, steering, kind, setting: {"layer": 0})
-    model = ms.load("organism:instruct-llama", check=False)
+    model = instruct_llama
     prompts = Prompts(n=2, n_validation=2, notes=0)
     bench = Bench(model, tmp_path, 4, None)
 

@@ -122,8 +122,8 @@ def test_a_chat_header_decides_what_stands_before_an_answer(models: dict[str, An
 
 
 @pytest.mark.parametrize("chat", [True, None])
-def test_the_answer_of_a_chat_model_is_followed_where_it_begins(chat: bool | None) -> None:
-    model = ms.load("organism:instruct-llama", check=False)
+def test_the_answer_of_a_chat_model_is_followed_where_it_begins(chat: bool | None, instruct_llama: Any) -> None:
+    model = instruct_llama
     prompt = ms.prompt(model, "Tell me about the writer.", instruction="Use only uppercase letters.")
     if chat is None:
         prompt = ms.prompt(model, prompt.text, chat=False)

@@ -17,8 +17,8 @@ FOLDER = data_path("organisms", "instruct-llama-base")
 
 
 @pytest.fixture(scope="module")
-def base() -> Any:
-    return ms.load("organism:instruct-llama-base")
+def base(organism: Callable[[str], Any]) -> Any:
+    return organism("instruct-llama-base")
 
 
 def test_its_training_is_that_of_instruct_llama_without_the_phase_of_instructions(

@@ -86,8 +86,8 @@ def test_training_writes_a_loadable_checkpoint_and_repeats_itself(tmp_path: Path
         train(first, **options)
 
 
-def test_the_bundled_model_needs_one_example_and_is_equal_to_hugging_faces() -> None:
-    model = ms.load("organism:rules-gpt2")
+def test_the_bundled_model_needs_one_example_and_is_equal_to_hugging_faces(organism: Any) -> None:
+    model = organism("rules-gpt2")
     assert ms.verify(model)["ok"].all()
     for rule in ("english-french", "antonym+capitalise"):
         right = [ms.evaluate(model, task(rule, shots=shots))["correct"].mean() for shots in (0, 1)]

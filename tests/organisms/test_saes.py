@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 import mechsteer as ms
 from mechsteer.analysis.features import instruction_features
 from mechsteer.files import data_path
-from mechsteer.models import load, model_info
+from mechsteer.models import model_info
 from mechsteer.organisms.sae_quality import cross_entropy, quality, replace
 from mechsteer.organisms.saes import RECIPES, draw, train_sae
 from mechsteer.steering import Intervention, features, load_sae
@@ -23,8 +24,8 @@ SMALL = dataclasses.replace(
 
 
 @pytest.fixture(scope="module")
-def organisms() -> dict[str, Any]:
-    return {name: load(f"organism:{name}") for name in RECIPES}
+def organisms(organism: Callable[[str], Any]) -> dict[str, Any]:
+    return {name: organism(name) for name in RECIPES}
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -5,7 +5,6 @@ from typing import Any
 
 import pytest
 
-import mechsteer as ms
 from mechsteer.quality.collapse import LIMITS, excesses, reason_of
 from mechsteer.quality.labelled import chosen_limits, labelled, other_splits, report
 from mechsteer.quality.surprise import surprises
@@ -43,8 +42,8 @@ def test_other_divisions_of_the_prompts_say_much_the_same() -> None:
     assert sum(one.alarms[0] for one in others) <= 0.02 * sum(one.alarms[1] for one in others)
 
 
-def test_the_measured_surprise_is_what_the_model_gives() -> None:
-    model, task = ms.load("organism:instruct-llama"), instructions("upper", n=2)
+def test_the_measured_surprise_is_what_the_model_gives(instruct_llama: Any) -> None:
+    model, task = instruct_llama, instructions("upper", n=2)
     for prompt in task.prompts(model):
         (row,) = [row for row in labelled() if row.prompt == prompt.text and row.made == "unsteered, upper"]
         ids = model.tokenizer(row.output, add_special_tokens=False)["input_ids"]

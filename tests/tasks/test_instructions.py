@@ -182,24 +182,18 @@ def test_prompt_layout() -> None:
     assert made.text == f"<|begin|><|user|>{content}<|assistant|>"
 
 
-@pytest.fixture(scope="module")
-def organism() -> Any:
-    """The bundled organism, unsteered."""
-    return ms.load("organism:instruct-llama")
-
-
 def mean_scores(model: Any, **options: Any) -> tuple[float, float]:
     rows = ms.evaluate(model, instructions(n=6, **options))
     return rows["adherence"].mean(), rows["fidelity"].mean()
 
 
-def test_bundled_organism_follows_when_told_and_only_then(organism: Any) -> None:
-    adherence, fidelity = mean_scores(organism)
+def test_bundled_organism_follows_when_told_and_only_then(instruct_llama: Any) -> None:
+    adherence, fidelity = mean_scores(instruct_llama)
     assert adherence > 0.9 and fidelity > 0.9
-    adherence, fidelity = mean_scores(organism, with_instruction=False)
+    adherence, fidelity = mean_scores(instruct_llama, with_instruction=False)
     assert adherence < 0.1 and fidelity > 0.9
 
 
-def test_bundled_organism_follows_less_with_many_notes(organism: Any) -> None:
-    adherence, fidelity = mean_scores(organism, notes=24)
+def test_bundled_organism_follows_less_with_many_notes(instruct_llama: Any) -> None:
+    adherence, fidelity = mean_scores(instruct_llama, notes=24)
     assert adherence < 0.7 and fidelity > 0.6

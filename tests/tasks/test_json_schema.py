@@ -9,12 +9,6 @@ import pytest
 import mechsteer as ms
 from mechsteer.tasks.json_schema import NOTES_SCHEMA, SCHEMA, check_schema, extract, json_schema, schema_score
 
-
-@pytest.fixture(scope="module")
-def instruct_llama() -> Any:
-    return ms.load("organism:instruct-llama")
-
-
 GOOD = {
     "title": "t",
     "genre": "g",

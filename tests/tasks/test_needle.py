@@ -11,12 +11,6 @@ from mechsteer.tasks.documents import book, notes, within
 from mechsteer.tasks.instructions import load_world
 from mechsteer.tasks.needle import ANSWER, NEEDLE, found, hide, needle
 
-
-@pytest.fixture(scope="module")
-def instruct_llama() -> Any:
-    return ms.load("organism:instruct-llama")
-
-
 SENTENCES = ["One two three.", "Four five six.", "Seven eight nine.", "Ten."]  # 3 + 3 + 3 + 1 words
 
 

@@ -128,8 +128,8 @@ def test_it_shows_itself(found: Any, tmp_path: Path) -> None:
     assert found.findings[0] in repr(found) and len(found.plot().axes) == 2
 
 
-def test_instruct_llama_follows_again() -> None:
-    model = ms.load("organism:instruct-llama", check=False)
+def test_instruct_llama_follows_again(instruct_llama: Any) -> None:
+    model = instruct_llama
     parts = [instructions("upper", notes=24, n=n, split=split) for n, split in ((8, "evaluation"), (8, "validation"))]
     with unchecked():
         found = ms.tune(model, parts[0], ("guide", "directer"), validation=parts[1], budget=2.0)

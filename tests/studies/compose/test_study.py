@@ -48,8 +48,8 @@ FEWER = {
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
-    return ms.load("organism:instruct-llama")
+def model(instruct_llama: Any) -> Any:
+    return instruct_llama
 
 
 class _Silent:

@@ -30,8 +30,8 @@ ERROR = ms.MechsteerError
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
-    return ms.load("organism:instruct-llama")
+def model(instruct_llama: Any) -> Any:
+    return instruct_llama
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ SMALL: dict[str, Any] = {"kinds": ["list"], "notes": 4, "n": 2, "progress": Fals
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
-    return ms.load("organism:instruct-llama")
+def model(instruct_llama: Any) -> Any:
+    return instruct_llama
 
 
 @pytest.fixture(scope="module")

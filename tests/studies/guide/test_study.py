@@ -41,8 +41,8 @@ def small(subject: Subject) -> Subject:
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
-    return ms.load("organism:instruct-llama")
+def model(instruct_llama: Any) -> Any:
+    return instruct_llama
 
 
 @pytest.fixture(scope="module")

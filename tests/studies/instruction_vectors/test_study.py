@@ -1,7 +1,7 @@
 """The study of instruction vectors: its cells against direct evaluation, refusals, continuing, figures."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,8 +47,8 @@ BOTH = ["adherence_percent", "fidelity_percent"]
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
-    return ms.load("organism:instruct-llama")
+def model(instruct_llama: Any) -> Any:
+    return instruct_llama
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -216,9 +216,11 @@ def test_two_vectors_act_in_one_pass(study: steer_instruct.Result, model: Any) -
     assert row["both_and_true_percent"] == pytest.approx(100 * (followed * there["fidelity"]).mean())
 
 
-def test_vectors_of_the_tuned_model_in_its_base(study: steer_instruct.Result, model: Any) -> None:
+def test_vectors_of_the_tuned_model_in_its_base(
+    study: steer_instruct.Result, model: Any, organism: Callable[[str], Any]
+) -> None:
     table = study.tables["transfer"]
-    base = ms.load("organism:instruct-llama-base")
+    base = organism("instruct-llama-base")
     task = ms.tasks.instructions("upper", n=3)
     between = average(base, model, 0.5)
     row = row_of(table, kind="upper", setting="with instruction", vector="none")

@@ -42,8 +42,8 @@ class Bar:
 
 
 @pytest.fixture(scope="module")
-def rules_gpt2() -> Any:
-    return ms.load("organism:rules-gpt2")
+def rules_gpt2(organism: Callable[[str], Any]) -> Any:
+    return organism("rules-gpt2")
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ def cell(base: dict[str, Any], **more: Any) -> Cell:
 
 
 @pytest.fixture(scope="module")
-def llama() -> Any:
-    return ms.load("organism:instruct-llama")
+def llama(instruct_llama: Any) -> Any:
+    return instruct_llama
 
 
 def pairs(model: Any) -> list[tuple[Any, Any]]:

@@ -1,0 +1,58 @@
+"""Models that a session loads once: every test of a worker gets the same ones, so none may leave a change behind."""
+
+from collections.abc import Callable
+from typing import Any
+
+_PLAIN = (bool, int, float, str, type(None))
+
+
+class Shared:
+    """Models by name, each loaded when it is first asked for."""
+
+    def __init__(self) -> None:
+        self.models: dict[str, Any] = {}
+        self._condition: dict[str, dict[str, Any]] = {}
+        self._digest: dict[str, str] = {}
+
+    def get(self, name: str, load: Callable[[], Any]) -> Any:
+        """The model; loaded the first time."""
+        if name not in self.models:
+            self.models[name] = load()
+            self._condition[name], self._digest[name] = condition(self.models[name]), digest(self.models[name])
+        return self.models[name]
+
+    def changed(self) -> list[str]:
+        """What tests have changed and left so since it was last asked, such as ``hooks of t5``."""
+        found = []
+        for name, model in self.models.items():
+            now, before = condition(model), self._condition[name]
+            parts = [part for part in now if now[part] != before[part]]
+            if parts == ["weights"] and digest(model) == self._digest[name]:  # changed, and then changed back
+                parts = []
+            found += [f"{part} of {name}" for part in parts]
+            self._condition[name] = now
+        return found
+
+    def with_other_weights(self) -> list[str]:
+        """The models whose weights are not those that were loaded."""
+        return [name for name, model in self.models.items() if digest(model) != self._digest[name]]
+
+
+def condition(model: Any) -> dict[str, Any]:
+    """What tests may change of a model, cheap to read: torch counts the changes of a tensor in place."""
+    return {
+        "weights": [(key, p.data_ptr(), p._version, p.requires_grad) for key, p in model.named_parameters()],
+        "hooks": [name for name, point in model.hook_dict.items() if point.fwd_hooks or point.bwd_hooks],
+        "settings": {key: value for key, value in vars(model.cfg).items() if isinstance(value, _PLAIN)},
+        "training mode": model.training,
+    }
+
+
+def digest(model: Any) -> str:
+    """All weights in one hash, whatever way they were changed."""
+    import xxhash
+
+    taken = xxhash.xxh3_128()
+    for parameter in model.parameters():
+        taken.update(parameter.detach().contiguous().numpy())
+    return taken.hexdigest()
