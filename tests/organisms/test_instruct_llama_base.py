@@ -1,5 +1,6 @@
 """The organism instruct-llama-base: the run of instruct-llama without its last phase."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
