@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -67,14 +66,14 @@ def test_what_counts_is_a_choice_and_nonsense_is_refused(tiny: Callable) -> None
 
 
 def test_the_study_of_instruction_vectors_puts_content_beside_all_where_there_is_a_sink(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, instruct_llama: Any
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from mechsteer.studies.instruction_vectors import tables as kinds
     from mechsteer.studies.instruction_vectors.bench import Bench, Prompts
     from mechsteer.studies.instruction_vectors.vectors import Steering
 
     monkeypatch.setattr(kinds, "_at_best", lambda bench, prompts, steering, kind, setting: {"layer": 0})
-    model = instruct_llama
+    model = ms.load("organism:instruct-llama", check=False)  # its own: it is changed below
     prompts = Prompts(n=2, n_validation=2, notes=0)
     bench = Bench(model, tmp_path, 4, None)
 
