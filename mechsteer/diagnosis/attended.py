@@ -79,7 +79,6 @@ def attention_mass(
         state, tokens, mask = begin(model, step)
         residual(model, state, tokens, mask)
         if after := list(answers[place][:-1]):
-            step.begin(tokens.shape[1] + len(after))
             residual(model, state, torch.tensor([after]), torch.ones((1, len(after)), dtype=torch.bool))
         for name, layer in sites.items():
             for span in spans:
