@@ -115,9 +115,9 @@ class Ahead:
     def _plausible(self, p: Float[Tensor, "rows d_vocab"]) -> Int[Tensor, "rows"]:
         return (p >= (self.beta or 0) * p.max(-1, keepdim=True).values).sum(-1)
 
-    def groups(
+    def group(
         self, current: Pass, p: Float[Tensor, "rows d_vocab"], tried: Sequence[int], state: State
-    ) -> list[Group]:
+    ) -> Group | None:
         """What to read in the pass that makes the trials.
 
         Args:
@@ -126,32 +126,24 @@ class Ahead:
             tried: The rows that have trials.
             state: The state of these.
         """
-        able = self.readable(current, p).tolist()
-        unsure = [row for row in tried if able[row]]
-        if not unsure:
-            return []
-        device = p.device
-        kept = state
-        if len(unsure) < len(tried):
-            kept = select_rows(state, torch.tensor([tried.index(row) for row in unsure], device=device))
-        times = int(self._plausible(p)[unsure].max())
-        likely = p[unsure].topk(times, dim=-1).indices.reshape(-1, 1)
-        made = [Group([row for row in unsure for _ in range(times)], repeat_rows(kept, times), likely)]
+        able, plausible = self.readable(current, p).tolist(), self._plausible(p).tolist()
+        counts = {row: plausible[row] for row in tried if able[row]}
+        if not counts:
+            return None
         sure = [row for row in _running(current) if row not in tried]
-        if sure:
-            made.append(
-                Group(
-                    sure,
-                    select_rows(current.state, torch.tensor(sure, device=device)),
-                    p[sure].argmax(-1, keepdim=True),
-                )
-            )
-        return made
+        shared = len(counts) == len(tried) and not sure  # then nothing of the cache is copied
+        most = max(counts.values())
+        counts = dict.fromkeys(counts, most) if shared else counts | dict.fromkeys(sure, 1)
+        rows = [row for row, count in counts.items() for _ in range(count)]
+        likely = p.topk(most, dim=-1).indices
+        tokens = torch.cat([likely[row, :count] for row, count in counts.items()])[:, None]
+        if shared:
+            return Group(rows, repeat_rows(state, most), tokens)
+        return Group(rows, select_rows(current.state, torch.tensor(rows, device=p.device)), tokens)
 
-    def keep(self, current: Pass, groups: Sequence[Group], logits: Sequence[Float[Tensor, "_ d_vocab"]]) -> None:
-        """Keep what the pass made of them."""
-        for group, found in zip(groups, logits, strict=True):
-            self._keep(current, group.rows, group.tokens, found.float(), group.state)
+    def keep(self, current: Pass, group: Group, logits: Float[Tensor, "copies d_vocab"]) -> None:
+        """Keep what the pass made of it."""
+        self._keep(current, group.rows, group.tokens, logits, group.state)
 
     def _keep(
         self, current: Pass, rows: Sequence[int], tokens: Tensor, logits: Tensor, state: State, *, before: int = 0

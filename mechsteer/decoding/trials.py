@@ -22,7 +22,6 @@ On a CPU each row of a pass costs time. There the strongest trials come first, w
 if all of these are rejected.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -151,7 +150,7 @@ class GatedChooser:
         if known.issuperset(current.places[row] for row in rows):
             first = min(count, FIRST.get(p.device.type, (count, count))[len(rows) > 1])
 
-        steered = self._steered(current, before, Copies(rows, 0, first), self._ahead.groups(current, p, rows, kept))
+        steered = self._steered(current, before, Copies(rows, 0, first), self._ahead.group(current, p, rows, kept))
         if first < count:
             rejected = (~self._passed(p[list(rows)], steered).any(-1)).nonzero()[:, 0]
             steered = torch.cat([steered, steered[:, -1:].repeat(1, count - first)], dim=-1)
@@ -162,7 +161,7 @@ class GatedChooser:
         return steered
 
     def _steered(
-        self, current: Pass, before: State, copies: Copies, ahead: Sequence[Group] = ()
+        self, current: Pass, before: State, copies: Copies, ahead: Group | None = None
     ) -> Int[Tensor, "_ trials"]:
         """The most likely token of each trial."""
         found, _ = self._run(current, before, copies, ahead)
@@ -181,7 +180,7 @@ class GatedChooser:
         return settled(p, self.beta, released=self.released)
 
     def _run(
-        self, current: Pass, state: State, copies: Copies, ahead: Sequence[Group] = ()
+        self, current: Pass, state: State, copies: Copies, ahead: Group | None = None
     ) -> tuple[Float[Tensor, "copies d_vocab"], State]:
         """One pass of all copies, with what is read ahead. ``state`` holds their rows, and stays as it is."""
         step, model = current.step, current.model
@@ -194,10 +193,13 @@ class GatedChooser:
         before, after = self.trials.hooks(step, meant, state.length + 1)
         repeated = repeat_rows(state, copies.times)
         tokens = current.tokens[list(copies.rows)].repeat_interleave(copies.times, 0)
-        states, read = [repeated, *(group.state for group in ahead)], [tokens, *(group.tokens for group in ahead)]
+        states, read = [repeated], [tokens]
+        if ahead is not None:
+            states, read = [repeated, ahead.state], [tokens, ahead.tokens]
         with step.copied(each, own), hooked(model, before, first=True), hooked(model, after):
             logits, *others = (found.float() for found in advance_together(model, states, read))
-        self._ahead.keep(current, ahead, others)
+        if ahead is not None:
+            self._ahead.keep(current, ahead, *others)
         if copies.numbers.stop - copies.tried == self.trials.count():
             self.trials.check()
         _check_copies(current, logits, copies)

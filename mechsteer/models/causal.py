@@ -34,11 +34,11 @@ class Positions:
     Attributes:
         rotations: Cosines and sines of their rotary embedding, by the ``id`` of the table that they are from, since
             layers may have different ones; empty without rotary embeddings.
-        masks: For ``"global"`` and for ``"local"`` (sliding-window) attention.
+        masks: Of each state, for ``"global"`` and for ``"local"`` (sliding-window) attention.
     """
 
     rotations: dict[int, Rotation]
-    masks: dict[str, Mask]
+    masks: Sequence[dict[str, Mask]]
 
 
 def run_blocks(
@@ -62,25 +62,29 @@ def run_blocks(
         parts = zip(tokens.split(sizes), states, seen, strict=True)
         embedded = [model.pos_embed(part, state.length, real.int().to(part.device)) for part, state, real in parts]
         resid = resid + model.hook_pos_embed(torch.cat(embedded))
-    positions = [_positions(model, real, state.length) for state, real in zip(states, seen, strict=True)]
+    positions = _positions(model, seen, [state.length for state in states])
     for layer, block in enumerate(model.blocks[:layers]):
         resid = _block(block, resid, [state.cache[layer] for state in states], positions)
     return resid
 
 
-def _positions(model: Any, real: Bool[Tensor, "batch total"], past: int) -> Positions:
+def _positions(model: Any, seen: Sequence[Bool[Tensor, "_ _"]], past: Sequence[int]) -> Positions:
     kinds = {"global": 0} | ({"local": model.cfg.window_size} if "local" in (model.cfg.attn_types or ()) else {})
-    rotations = _rotations(model, real, past) if model.cfg.positional_embedding_type == "rotary" else {}
-    return Positions(rotations, {kind: _mask(real, past, window, model.W_E) for kind, window in kinds.items()})
+    rotations = _rotations(model, seen, past) if model.cfg.positional_embedding_type == "rotary" else {}
+    pairs = list(zip(seen, past, strict=True))
+    masks = [{kind: _mask(*pair, window, model.W_E) for kind, window in kinds.items()} for pair in pairs]
+    return Positions(rotations, masks)
 
 
-def _rotations(model: Any, real: Bool[Tensor, "batch total"], past: int) -> dict[int, Rotation]:
-    place = (real.long().cumsum(1) - 1).clamp(min=0)[:, past:].to(model.W_E.device)
+def _rotations(model: Any, seen: Sequence[Bool[Tensor, "_ _"]], past: Sequence[int]) -> dict[int, Rotation]:
+    places = [real.long().cumsum(1)[:, first:] for real, first in zip(seen, past, strict=True)]
+    place = (torch.cat(places) - 1).clamp(min=0).to(model.W_E.device)
+    total = max(real.shape[1] for real in seen)
     rotations: dict[int, Rotation] = {}
     for block in model.blocks:
         attention = block.attn
-        if real.shape[1] > attention.rotary_cos.shape[0]:
-            attention._extend_rotary_embeddings(min(model.cfg.n_ctx, 2 * real.shape[1]))
+        if total > attention.rotary_cos.shape[0]:
+            attention._extend_rotary_embeddings(min(model.cfg.n_ctx, 2 * total))
         table = id(attention.rotary_cos)
         if table not in rotations:
             rotations[table] = (attention.rotary_cos[place, None], attention.rotary_sin[place, None])
@@ -107,7 +111,7 @@ def _block(
     block: Any,
     resid_pre: Float[Tensor, "batch new d_model"],
     entries: Sequence[KeyValues],
-    positions: Sequence[Positions],
+    positions: Positions,
 ) -> Float[Tensor, "batch new d_model"]:
     cfg = block.cfg
     resid_pre = block.hook_resid_pre(resid_pre)
@@ -128,17 +132,19 @@ def _attention(
     block: Any,
     resid_pre: Float[Tensor, "batch new d_model"],
     entries: Sequence[KeyValues],
-    positions: Sequence[Positions],
+    positions: Positions,
 ) -> Float[Tensor, "batch new d_model"]:
     attention = block.attn
-    made = queries_keys_values(block, resid_pre)
-    if len(entries) == 1:
-        z = _read(attention, *made, entries[0], positions[0])
-    else:
-        sizes = [entry.rows for entry in entries]
-        apart = zip(*(x.split(sizes) for x in made), entries, positions, strict=True)
-        z = torch.cat([_read(attention, *each, fires=not number) for number, each in enumerate(apart)])
-    return output(attention, attention.hook_z(z))
+    q, k, v = queries_keys_values(block, resid_pre)
+    if positions.rotations:
+        rotation, adjacent = positions.rotations[id(attention.rotary_cos)], attention.cfg.rotary_adjacent_pairs
+        q, k = attention.hook_rot_q(_rotated(q, *rotation, adjacent)), _rotated(k, *rotation, adjacent)
+    sizes = [entry.rows for entry in entries]
+    masks = [kinds[attention.attn_type] for kinds in positions.masks]
+    apart = zip(q.split(sizes), k.split(sizes), v.split(sizes), entries, masks, strict=True)
+    rotary = bool(positions.rotations)
+    z = [_read(attention, *one, rotary=rotary, fires=not number) for number, one in enumerate(apart)]
+    return output(attention, attention.hook_z(z[0] if len(z) == 1 else torch.cat(z)))
 
 
 def _read(
@@ -147,22 +153,19 @@ def _read(
     k: Float[Tensor, "batch new kv_heads d_head"],
     v: Float[Tensor, "batch new kv_heads d_head"],
     entry: KeyValues,
-    positions: Positions,
+    mask: Mask,
     *,
-    fires: bool = True,
+    rotary: bool,
+    fires: bool,
 ) -> Float[Tensor, "batch new heads d_head"]:
-    """What each head reads; without ``fires`` no hook point on the way does."""
-    if positions.rotations:
-        rotation, adjacent = positions.rotations[id(attention.rotary_cos)], attention.cfg.rotary_adjacent_pairs
-        q, k = _rotated(q, *rotation, adjacent), _rotated(k, *rotation, adjacent)
-        q = attention.hook_rot_q(q) if fires else q
-    if fires and positions.rotations and attention.hook_rot_k.fwd_hooks:
+    """What each head reads of one state's keys and values; without ``fires`` no hook point on the way does."""
+    if fires and rotary and attention.hook_rot_k.fwd_hooks:
         keys, values = entry.append(k, v)
         keys = attention.hook_rot_k(keys.clone())  # a hook may write in place
         parts = [(keys.transpose(1, 2), values.transpose(1, 2))]
     else:
         parts = entry.extended(k, v)
-    return attend(attention, q.transpose(1, 2), parts, positions.masks[attention.attn_type], fires=fires)
+    return attend(attention, q.transpose(1, 2), parts, mask, fires=fires)
 
 
 def _rotated(
