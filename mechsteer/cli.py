@@ -56,6 +56,10 @@ class Reproduce:
     """Number format of the weights."""
     batch_size: int = 128
     """Prompts computed together; does not change the results."""
+    workers: Annotated[int | None, _shown_as("INT")] = None
+    """Compute cells in so many worker processes, each with a model of its own; the tables stay the same."""
+    ray: bool = False
+    """The workers are actors of a Ray cluster (needs mechsteer[ray])."""
     base: Annotated[str | None, _shown_as("MODEL")] = None
     """For steer-instruct, the model that MODEL was tuned from: MODEL's vectors are tried on it."""
     perplexity_model: Annotated[str | None, _shown_as("MODEL")] = None
@@ -423,17 +427,27 @@ def _reproduce_one(c: Reproduce, study: Study) -> None:
     names = (c.model,) if c.model else study.models
     out = writable_dir(c.out / study.name if c.study == "all" else c.out)
     _threads(names[0])
+    shared: dict[str, Any] = {"batch_size": c.batch_size, "executor": _workers(c)}
     models: list[Any] = [load(name, device=c.device, dtype=c.dtype) for name in names]
     given = {option: getattr(c, option) for option in study.options}
     if study.data != STUDIES[_first_of(c.study)].data:
         given["data"] = None
     options = {study.options[o]: value for o, value in given.items() if o in study.options and value not in (None, ())}
     subject = models if len(study.models) > 1 else models[0]
-    print(study.report(study.run(subject, out, batch_size=c.batch_size, **options)))
+    print(study.report(study.run(subject, out, **shared, **options)))
     if c.study == "t5-dola":  # the paper's other half, which is a study of its own under "all"
         second = STUDIES["dola-decoding"]
-        print(second.report(second.run(models, out / "decoding", traps=c.data, batch_size=c.batch_size)))
+        print(second.report(second.run(models, out / "decoding", traps=c.data, **shared)))
     print(f"\nTables and figures are in {out}/ and {out}/figures/")
+
+
+def _workers(c: Reproduce) -> Any:
+    """The executor that --workers and --ray name; None where neither is given."""
+    if c.workers is None and not c.ray:
+        return None
+    from mechsteer.studies.sweep.executors import Processes, Ray
+
+    return (Ray if c.ray else Processes)(workers=2 if c.workers is None else c.workers)
 
 
 def _figures(c: Figures) -> None:

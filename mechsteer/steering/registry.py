@@ -35,6 +35,14 @@ METHODS: "Mapping[str, Method]" = MappingProxyType(_found)
 """Every method that was registered, in the order of their modules' import."""
 
 
+def _never(edit: "Edit") -> bool:
+    return False
+
+
+def _fits_all(edit: "Edit", model: Any) -> None:
+    """No model is refused. A function with a name, as :func:`_never`, so that edits can be sent to workers."""
+
+
 @dataclass(frozen=True)
 class Method:
     """What the name of a method stands for.
@@ -55,7 +63,7 @@ class Method:
     apply: "Apply"
     check: "Callable[[Edit, Any], None]"
     fuse: "Fuse | None" = None
-    pools: "Callable[[Edit], bool]" = lambda edit: False
+    pools: "Callable[[Edit], bool]" = _never
     takes: str = ""
     make: "Callable[[Any, float], Intervention] | None" = None
     strength: str = "strength"
@@ -69,9 +77,9 @@ class Method:
 def method(
     name: str,
     *,
-    check: "Callable[[Edit, Any], None]" = lambda edit, model: None,
+    check: "Callable[[Edit, Any], None]" = _fits_all,
     fuse: "Fuse | None" = None,
-    pools: "Callable[[Edit], bool]" = lambda edit: False,
+    pools: "Callable[[Edit], bool]" = _never,
     takes: str = "",
     make: "Callable[[Any, float], Intervention] | None" = None,
     strength: str = "strength",

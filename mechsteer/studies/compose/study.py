@@ -52,6 +52,7 @@ from mechsteer.studies.compose import tables as parts
 from mechsteer.studies.compose.methods import KINDS, ways
 from mechsteer.studies.core.result import Result, finished
 from mechsteer.studies.directer.bench import Work
+from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import instructions
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def run(
     n_validation: int = 8,
     batch_size: int = 128,
     draw: bool = True,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Result:
     """Run the study; what was computed before in the same folder is not computed again.
@@ -87,6 +89,7 @@ def run(
             others.
         batch_size: Prompts computed together.
         draw: Draw the figures; without, ``Result.figures()`` draws them.
+        executor: Computes cells in workers: see :mod:`mechsteer.studies.core.bench`.
         progress: Show a bar.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Cells of a grid, computed once: what makes a killed study continue where it was."""
+"""Cells of a study, each computed once and kept in ``cells/ID.parquet``, so that a killed study continues."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.decoding import Strategy
 from mechsteer.errors import MechsteerError
 from mechsteer.evaluation import Task, evaluate
-from mechsteer.files import digest, read_table, write_table
+from mechsteer.files import read_table, write_table
 from mechsteer.identity import cell_key
 from mechsteer.models import taken_once
 from mechsteer.steering import Intervention
@@ -16,24 +16,32 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def cell(folder: Path, key: Any, compute: "Callable[[], pd.DataFrame]") -> "pd.DataFrame":
+def path_of(folder: Path, key: str) -> Path:
+    """Where a cell lies."""
+    return folder / "cells" / f"{key}.parquet"
+
+
+def cell(folder: Path, key: str, compute: "Callable[[], pd.DataFrame]") -> "pd.DataFrame":
     """The table of a cell: read if it was computed before, else computed and written.
 
     Args:
-        folder: The study's folder; cells lie in ``folder/cells``.
-        key: All that decides the cell's numbers: :func:`mechsteer.cell_key`.
+        folder: The study's folder.
+        key: The cell's id, from all that decides its numbers: :func:`mechsteer.cell_key`.
         compute: Makes the table. Not called when there is a readable one; one that is damaged is made again.
     """
-    stem = folder / "cells" / digest(key)
-    path = stem.with_suffix(".parquet")
+    path = path_of(folder, key)
     if path.exists():
         try:
             return read_table(path)
         except MechsteerError:
             path.unlink()
-    table = compute()
-    write_table(table, stem, csv=False)
+    write(folder, key, compute())
     return read_table(path)
+
+
+def write(folder: Path, key: str, table: "pd.DataFrame") -> None:
+    """Keep the table of a cell."""
+    write_table(table, path_of(folder, key).with_suffix(""), csv=False)
 
 
 def evaluated(

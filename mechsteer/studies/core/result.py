@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer import plots
 from mechsteer.errors import MechsteerError, one_of
 from mechsteer.files import read_record, read_table, write_record, write_table
+from mechsteer.models import provenance
 from mechsteer.studies.core.study import Study
 from mechsteer.studies.registry import STUDIES
 
@@ -69,6 +70,18 @@ def recorded(folder: Path) -> tuple[Study, list[str]]:
     record = read_record(folder / RECORD, "record of a study")
     record = record if isinstance(record, dict) else {"study": record}
     return STUDIES[one_of("study", str(record.get("study")), STUDIES)], list(record.get("tables", []))
+
+
+def of_model(tables: "Mapping[str, pd.DataFrame]", model: Any, **more: str) -> "dict[str, pd.DataFrame]":
+    """The tables with the model's provenance in every row, and what more is said of all rows.
+
+    Columns of these names that a table has already are kept.
+    """
+    extra = provenance(model) | more
+    return {
+        name: table.assign(**{key: value for key, value in extra.items() if key not in table.columns})
+        for name, table in tables.items()
+    }
 
 
 def finished(

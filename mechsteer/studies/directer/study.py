@@ -30,6 +30,7 @@ from mechsteer.studies.directer.bench import Work
 from mechsteer.studies.directer.cost import cost
 from mechsteer.studies.directer.published import beside
 from mechsteer.studies.directer.vectors import vector_maker
+from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import instructions
 from mechsteer.tasks.checkers import KINDS
 
@@ -50,6 +51,7 @@ def run(
     n_validation: int = 8,
     batch_size: int = 128,
     draw: bool = True,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Result:
     """Run the study; what was computed before in the same folder is not computed again, except times and memory.
@@ -64,6 +66,7 @@ def run(
         n_validation: Validation prompts of each kind, to choose strengths on.
         batch_size: Prompts computed together.
         draw: Draw the figures; without, ``Result.figures()`` draws them.
+        executor: Computes cells in workers: see :mod:`mechsteer.studies.core.bench`.
         progress: Show a bar.
 
     Returns:

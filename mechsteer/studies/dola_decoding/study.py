@@ -16,10 +16,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from math import sqrt
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from tqdm.auto import tqdm
 
 from mechsteer.analysis.mcnemar import exact_p
 from mechsteer.decoding import DoLa, Greedy, Strategy
@@ -27,10 +24,11 @@ from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.evaluation import Task
 from mechsteer.files import writable_dir
 from mechsteer.models import load, model_info, provenance
-from mechsteer.studies.core.cells import evaluated
+from mechsteer.studies.core.bench import Bench, Wanted, opened
 from mechsteer.studies.core.published import published
 from mechsteer.studies.core.result import Result, finished
 from mechsteer.studies.dola_decoding.word_ranks import tracked
+from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import IFEval, Instructions, MemoTrap, copying, ifeval, instructions, memotrap, recall
 from mechsteer.tasks.ifeval import IFEvalPrompt, followed, require_checkers
 
@@ -59,6 +57,7 @@ def run(
     n: int | None = None,
     batch_size: int = 128,
     draw: bool = True,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Result:
     """Run the study; what was computed before in the same folder is not computed again.
@@ -71,6 +70,7 @@ def run(
         n: The most samples of each task, and of each kind of instruction; default: all.
         batch_size: Prompts computed together.
         draw: Draw the figures; without, ``Result.figures()`` draws them.
+        executor: Computes cells in workers: see :mod:`mechsteer.studies.core.bench`.
         progress: Show a bar.
 
     Returns:
@@ -102,7 +102,9 @@ def run(
         loaded = load(model) if isinstance(model, str) else model
         about.append(provenance(loaded))
         tasks = [_first(task, n) for task in _tasks(loaded, prompts, trap_task)]
-        made = _measure(loaded, folder, tasks, batch_size, progress)
+        options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "executor": executor}
+        with opened(NAME, loaded, folder, total=len(tasks) * len(METHODS), **options) as bench:
+            made = _measure(bench, tasks)
         for name, table in made.items():
             parts[name].append(table if name == "samples" else table.assign(**provenance(loaded)))
     tables = {name: pd.concat(found, ignore_index=True) for name, found in parts.items() if found}
@@ -135,26 +137,21 @@ def _first(task: Any, n: int | None) -> Any:
     return replace(task, samples=tuple(kept))
 
 
-def _measure(
-    model: Any, folder: Path, tasks: Sequence[Any], batch_size: int, progress: bool
-) -> "dict[str, pd.DataFrame]":
+def _measure(bench: Bench, tasks: Sequence[Any]) -> "dict[str, pd.DataFrame]":
     """The tables of one model."""
     import pandas as pd
 
+    wanted = [{method: Wanted(task, strategy=one) for method, one in METHODS.items()} for task in tasks]
+    bench.prefetch(one for of_task in wanted for one in of_task.values())
     rows, samples = [], []
-    with tqdm(desc=NAME, unit="cell", total=len(tasks) * len(METHODS), disable=not progress) as bar:
-        for task in tasks:
-            scored = {}
-            for method, strategy in METHODS.items():
-                table = evaluated(folder, model, task, strategy=strategy, batch_size=batch_size)
-                samples.append(table.assign(decoding=method))
-                scored[method] = scores(task, table)
-                bar.update()
-            rows.append(compared(task, scored))
+    for task, of_task in zip(tasks, wanted, strict=True):
+        found = {method: bench.rows(one) for method, one in of_task.items()}
+        samples += [table.assign(decoding=method) for method, table in found.items()]
+        rows.append(compared(task, {method: scores(task, table) for method, table in found.items()}))
     outputs = pd.concat(samples, ignore_index=True)
-    summary = _with_published(pd.concat(rows, ignore_index=True), model_info(model).name)
-    found = tracked(model, tasks, METHODS, outputs)
-    return {"summary": summary, "samples": outputs} | ({} if found is None else {"tracking": found})
+    summary = _with_published(pd.concat(rows, ignore_index=True), model_info(bench.model).name)
+    followed = tracked(bench.model, tasks, METHODS, outputs)
+    return {"summary": summary, "samples": outputs} | ({} if followed is None else {"tracking": followed})
 
 
 def scores(task: Task, table: "pd.DataFrame") -> "pd.DataFrame":

@@ -14,19 +14,17 @@ only ruins the text loses the second.
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from mechsteer.directions import Direction, differences_in_means
-from mechsteer.errors import MechsteerError, positive_int
+from mechsteer.errors import positive_int
 from mechsteer.files import writable_dir
-from mechsteer.models import is_encoder_decoder, load, model_info, provenance, stacks
+from mechsteer.models import provenance, stacks
 from mechsteer.steering import Intervention, add, attention_bias, pasta, project, scale_keys, spotlight
-from mechsteer.studies.core.cells import evaluated
-from mechsteer.studies.core.result import Result, finished
+from mechsteer.studies.core.bench import Bench, Wanted, decoder_only, opened
+from mechsteer.studies.core.choose import best
+from mechsteer.studies.core.result import Result, finished, of_model
+from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import instructions
 from mechsteer.tasks.checkers import KINDS
 
@@ -61,6 +59,7 @@ def run(
     n: int = 10,
     batch_size: int = 64,
     draw: bool = True,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Result:
     """Run the study; what was computed before in the same folder is not computed again.
@@ -73,6 +72,7 @@ def run(
         n: Prompts of each kind.
         batch_size: Prompts computed together.
         draw: Draw the figures; without, ``Result.figures()`` draws them.
+        executor: Computes cells in workers: see :mod:`mechsteer.studies.core.bench`.
         progress: Show a bar.
 
     Returns:
@@ -87,40 +87,20 @@ def run(
     positive_int("n", n)
     chosen = tuple(KINDS) if kinds is None else tuple(kinds)
     instructions(chosen, notes=notes, n=n)  # refuses what is wrong before anything is written
-    loaded = load(model) if isinstance(model, str) else model
-    if is_encoder_decoder(loaded):
-        raise MechsteerError(
-            f"This study is for decoder-only models; {model_info(loaded).name!r} is an encoder-decoder."
-        )
+    loaded = decoder_only(model)
     folder = writable_dir(out)
     about = {"notes": notes, "n": n, **provenance(loaded)}
     count = stacks(loaded)["blocks"]
     total = 3 + sum(len(s) for _, s in ATTENTION.values()) + len(chosen) * (count + len(VECTOR) * len(STEPS))
-    with tqdm(desc=NAME, unit="cell", total=total, disable=not progress) as bar:
-        work = _Work(loaded, folder, batch_size, bar, n)
-        rows = [*_baselines(work, chosen, notes), *_attention(work, chosen, notes), *_vectors(work, chosen)]
+    with opened(
+        NAME, loaded, folder, batch_size=batch_size, progress=progress, executor=executor, total=total
+    ) as bench:
+        rows = [*_prompted(bench, chosen, notes, n), *_vectors(bench, chosen, n)]
     cells = pd.DataFrame(rows)
     measures = ["adherence_percent", "fidelity_percent"]
     groups = cells.groupby(["method", "setting", "strength"], sort=False)
     summary = groups[measures].mean().assign(kinds=groups.size()).reset_index()
-    tables = {name: table.assign(**provenance(loaded)) for name, table in {"cells": cells, "summary": summary}.items()}
-    return finished(NAME, folder, about, tables, draw=draw)
-
-
-@dataclass
-class _Work:
-    """What every cell needs."""
-
-    model: Any
-    folder: Path
-    batch_size: int
-    bar: Any
-    n: int
-
-    def measure(self, task: Any, steer: Intervention | None = None) -> "pd.DataFrame":
-        table = evaluated(self.folder, self.model, task, steer, batch_size=self.batch_size)
-        self.bar.update()
-        return table
+    return finished(NAME, folder, about, of_model({"cells": cells, "summary": summary}, loaded), draw=draw)
 
 
 def _rows(table: "pd.DataFrame", method: str, setting: str, strength: float, layer: int | None = None) -> list[dict]:
@@ -140,59 +120,48 @@ def _rows(table: "pd.DataFrame", method: str, setting: str, strength: float, lay
     ]
 
 
-def _baselines(work: _Work, kinds: Sequence[str], notes: int) -> list[dict]:
-    """The unsteered model: with the instruction, with it far away, and without it."""
-    settings = {
-        "instructed": instructions(kinds, n=work.n),
-        f"instructed, {notes} notes": instructions(kinds, notes=notes, n=work.n),
-        "uninstructed": instructions(kinds, with_instruction=False, n=work.n),
-    }
-    return [row for name, task in settings.items() for row in _rows(work.measure(task), "unsteered", name, 0.0)]
-
-
-def _attention(work: _Work, kinds: Sequence[str], notes: int) -> list[dict]:
-    task = instructions(kinds, notes=notes, n=work.n)
-    return [
-        row
-        for method, (make, strengths) in ATTENTION.items()
-        for strength in strengths
-        for row in _rows(work.measure(task, make(strength)), method, f"instructed, {notes} notes", strength)
+def _prompted(bench: Bench, kinds: Sequence[str], notes: int, n: int) -> list[dict]:
+    """The unsteered model with the instruction, with it far away and without it; attention families far away."""
+    far = instructions(kinds, notes=notes, n=n)
+    cells: list[tuple[str, str, float, Wanted]] = [
+        ("unsteered", "instructed", 0.0, Wanted(instructions(kinds, n=n))),
+        ("unsteered", f"instructed, {notes} notes", 0.0, Wanted(far)),
+        ("unsteered", "uninstructed", 0.0, Wanted(instructions(kinds, with_instruction=False, n=n))),
     ]
+    for method, (make, strengths) in ATTENTION.items():
+        cells += [(method, f"instructed, {notes} notes", s, Wanted(far, make(s))) for s in strengths]
+    bench.prefetch(wanted for *_, wanted in cells)
+    return [row for method, where, s, wanted in cells for row in _rows(bench.rows(wanted), method, where, s)]
 
 
-def _vectors(work: _Work, kinds: Sequence[str]) -> list[dict]:
+def _vectors(bench: Bench, kinds: Sequence[str], n: int) -> list[dict]:
     rows = []
     for kind in kinds:
         validation = instructions(kind, with_instruction=False, split="validation")
-        pairs = list(
-            zip(
-                validation.prompts(work.model, with_instruction=True),
-                validation.prompts(work.model, with_instruction=False),
-                strict=True,
-            )
-        )
-        directions = differences_in_means(work.model, pairs)
-        layer = _best_layer(work, kind, directions)
+        pairs = zip(*(validation.prompts(bench.model, with_instruction=told) for told in (True, False)), strict=True)
+        directions = differences_in_means(bench.model, list(pairs))
+        layer = _best_layer(bench, kind, directions, n)
         if layer is None:
-            work.bar.update(len(VECTOR) * len(STEPS))
+            bench.bar.update(len(VECTOR) * len(STEPS))
             continue
-        task = instructions(kind, with_instruction=False, n=work.n)
-        for method, make in VECTOR.items():
-            for step in STEPS:
-                table = work.measure(task, make(directions[layer], step))
-                rows += _rows(table, method, "uninstructed", step, layer)
+        task = instructions(kind, with_instruction=False, n=n)
+        cells = [
+            (method, s, Wanted(task, make(directions[layer], s))) for method, make in VECTOR.items() for s in STEPS
+        ]
+        bench.prefetch(wanted for *_, wanted in cells)
+        for method, step, wanted in cells:
+            rows += _rows(bench.rows(wanted), method, "uninstructed", step, layer)
     return rows
 
 
-def _best_layer(work: _Work, kind: str, directions: dict[int, Direction]) -> int | None:
+def _best_layer(bench: Bench, kind: str, directions: dict[int, Direction], n: int) -> int | None:
     """The layer whose projection gives the most followed and true answers on validation prompts; ties to the first.
 
     None if no layer gives any: then there is nothing to sweep.
     """
-    task = instructions(kind, with_instruction=False, split="validation", n=work.n)
-    scores = {}
-    for layer, direction in directions.items():
-        table = work.measure(task, project(direction))
-        scores[layer] = float((table["adherence"] * table["fidelity"]).mean())
-    best = max(scores, key=lambda layer: (scores[layer], -layer))
-    return best if scores[best] > 0 else None
+    task = instructions(kind, with_instruction=False, split="validation", n=n)
+    wanted = {layer: Wanted(task, project(direction)) for layer, direction in directions.items()}
+    bench.prefetch(wanted.values())
+    tables = {layer: bench.rows(one) for layer, one in wanted.items()}
+    worth = {layer: float((table["adherence"] * table["fidelity"]).mean()) for layer, table in tables.items()}
+    return best(worth, worth.__getitem__, passes=lambda layer: worth[layer] > 0)

@@ -12,10 +12,9 @@ import torch
 from mechsteer.analysis.bootstrap import mean_interval
 from mechsteer.analysis.match_influence import influences, match_influence
 from mechsteer.errors import MechsteerError
-from mechsteer.identity import cell_key
-from mechsteer.studies.core.cells import cell
-from mechsteer.studies.guide.tables import Work, bias, means
-from mechsteer.studies.guide.tasks import Subject, worded
+from mechsteer.studies.core.bench import Bench, Wanted
+from mechsteer.studies.guide.tables import bias, means, scored
+from mechsteer.studies.guide.tasks import TaskByLength, worded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,30 +26,30 @@ LOW, HIGH = -4.0, 8.0
 TOLERANCE = 0.02
 
 
-def influence_by_delta(work: Work, subject: Subject) -> "pd.DataFrame":
+def influence_by_delta(bench: Bench, of: TaskByLength) -> "pd.DataFrame":
     """Mean Influence of the span by length, wording and delta; percentages of nothing, with intervals over prompts."""
     import pandas as pd
 
     frames = []
-    for length in subject.lengths:
-        key = _key(work, subject, length, {"influence_by": subject.deltas})
-        frames.append(cell(work.folder, key, lambda length=length: _influence(work, subject, length)))
-        work.bar.update()
+    for length in of.lengths:
+        options = _options(of, {"influence_by": of.deltas})
+        frames.append(bench.cell(lambda length=length: _influence(bench, of, length), _tasks(of, length), options))
+        bench.bar.update()
     return pd.concat(frames, ignore_index=True)
 
 
-def _influence(work: Work, subject: Subject, length: int) -> "pd.DataFrame":
+def _influence(bench: Bench, of: TaskByLength, length: int) -> "pd.DataFrame":
     import pandas as pd
 
-    plain, capitals = _prompts(work, subject, length)
-    cases = [("plain", plain, delta) for delta in subject.deltas] + [("uppercase", capitals, 0.0)]
+    plain, capitals = _prompts(bench, of, length)
+    cases = [("plain", plain, delta) for delta in of.deltas] + [("uppercase", capitals, 0.0)]
     rows = []
     for wording, prompts, delta in cases:
-        values = influences(work.model, prompts, subject.span, last=subject.last, delta=delta)
+        values = influences(bench.model, prompts, of.span, last=of.last, delta=delta)
         mean, low, high = (float(v) for v in mean_interval(torch.tensor(values)))
         rows.append(
             {
-                "task": subject.name,
+                "task": of.name,
                 "length": length,
                 "wording": wording,
                 "delta": delta,
@@ -63,36 +62,38 @@ def _influence(work: Work, subject: Subject, length: int) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def choice(work: Work, subject: Subject, strength: "pd.DataFrame") -> "pd.DataFrame":
+def choice(bench: Bench, of: TaskByLength, strength: "pd.DataFrame") -> "pd.DataFrame":
     """The delta of each length and target, its score, and the score of the grid's best delta (which needs labels)."""
     import pandas as pd
 
     rows = []
-    for length in subject.lengths:
-        grid = strength[(strength["task"] == subject.name) & (strength["form"] == "every step")]
+    for length in of.lengths:
+        grid = strength[(strength["task"] == of.name) & (strength["form"] == "every step")]
         grid = grid[grid["length"] == length].set_index("delta")["score_percent"]
         best = float(grid.index.to_numpy()[int(grid.to_numpy().argmax())])  # the least, of equal ones
         for target in ("uppercase", "shortest context"):
-            if target == "shortest context" and length == subject.lengths[0]:
+            if target == "shortest context" and length == of.lengths[0]:
                 continue
-            key = _key(work, subject, length, {"choice": target, "bounds": [LOW, HIGH, TOLERANCE]})
-            found = cell(work.folder, key, lambda length=length, target=target: _match(work, subject, length, target))
-            row = {"task": subject.name, "length": length, "unit": subject.unit, **found.iloc[0].to_dict()}
+            options = _options(of, {"choice": target, "bounds": [LOW, HIGH, TOLERANCE]})
+            found = bench.cell(
+                lambda length=length, target=target: _match(bench, of, length, target), _tasks(of, length), options
+            )
+            row = {"task": of.name, "length": length, "unit": of.unit, **found.iloc[0].to_dict()}
             delta = round(float(row["delta"]), 2)
             if delta == delta:
-                row |= means(work.scores(subject, work.task(subject, length), bias(subject, delta)))
+                row |= means(scored(bench, of, Wanted(of.task(length), bias(of, delta))))
             rows.append({**row, "unbiased_percent": float(grid[0.0]), "best_delta": best, "best_percent": grid[best]})
     return pd.DataFrame(rows)
 
 
-def _match(work: Work, subject: Subject, length: int, target: str) -> "pd.DataFrame":
+def _match(bench: Bench, of: TaskByLength, length: int, target: str) -> "pd.DataFrame":
     import pandas as pd
 
-    plain, capitals = _prompts(work, subject, length)
-    aim = capitals if target == "uppercase" else _prompts(work, subject, subject.lengths[0])[0]
-    options: dict[str, Any] = {"together": True, "last": subject.last, "low": LOW, "high": HIGH, "tolerance": TOLERANCE}
+    plain, capitals = _prompts(bench, of, length)
+    aim = capitals if target == "uppercase" else _prompts(bench, of, of.lengths[0])[0]
+    options: dict[str, Any] = {"together": True, "last": of.last, "low": LOW, "high": HIGH, "tolerance": TOLERANCE}
     try:
-        found = match_influence(work.model, plain, aim, subject.span, **options)
+        found = match_influence(bench.model, plain, aim, of.span, **options)
     except MechsteerError as error:
         return pd.DataFrame([{"target": target, "delta": float("nan"), "reason": str(error)}])
     row = found.iloc[0]
@@ -112,12 +113,15 @@ def _match(work: Work, subject: Subject, length: int, target: str) -> "pd.DataFr
     )
 
 
-def _prompts(work: Work, subject: Subject, length: int) -> tuple[list[Any], list[Any]]:
+def _prompts(bench: Bench, of: TaskByLength, length: int) -> tuple[list[Any], list[Any]]:
     """A few prompts of a length, and the same with the instruction in capitals."""
-    task = subject.make(length, min(N if subject.name == "instructions" else 14, work.n))
-    return task.prompts(work.model), worded(task, "uppercase").prompts(work.model)
+    task = of.make(length, min(N if of.name == "instructions" else 14, of.n))
+    return task.prompts(bench.model), worded(task, "uppercase").prompts(bench.model)
 
 
-def _key(work: Work, subject: Subject, length: int, options: dict[str, Any]) -> str:
-    tasks = [subject.make(length, work.n), subject.make(subject.lengths[0], work.n)]
-    return cell_key(work.model, tasks, options={"n": N, "span": subject.span, "last": subject.last, **options})
+def _tasks(of: TaskByLength, length: int) -> list[Any]:
+    return [of.task(length), of.task(of.lengths[0])]
+
+
+def _options(of: TaskByLength, options: dict[str, Any]) -> dict[str, Any]:
+    return {"n": N, "span": of.span, "last": of.last, **options}

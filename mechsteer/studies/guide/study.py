@@ -18,19 +18,20 @@ are 95 % bootstrap intervals over prompts.
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-
-from tqdm.auto import tqdm
 
 from mechsteer.errors import MechsteerError, one_of, positive_int
 from mechsteer.files import writable_dir
-from mechsteer.models import is_encoder_decoder, load, model_info, provenance, stacks
-from mechsteer.studies.core.result import Result, finished
+from mechsteer.models import model_info, provenance, stacks
+from mechsteer.studies.core.bench import Bench, decoder_only, opened
+from mechsteer.studies.core.result import Result, finished, of_model
 from mechsteer.studies.guide.choose import choice, influence_by_delta
 from mechsteer.studies.guide.predict import predict
 from mechsteer.studies.guide.published import beside, reference
-from mechsteer.studies.guide.tables import Work, baselines, by_strength, layers, limits, needle_grid, predicted
-from mechsteer.studies.guide.tasks import DOCUMENTS, ORGANISM, OTHER_WORDINGS, WORDINGS, Subject, named, subsets
+from mechsteer.studies.guide.tables import baselines, by_strength, layers, limits, needle_grid, predicted
+from mechsteer.studies.guide.tasks import DOCUMENTS, ORGANISM, OTHER_WORDINGS, WORDINGS, TaskByLength, named, subsets
+from mechsteer.studies.sweep.executors import Executor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,6 +47,7 @@ def run(
     n: int = 10,
     batch_size: int = 64,
     draw: bool = True,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Result:
     """Run the study; what was computed before in the same folder is not computed again.
@@ -57,6 +59,7 @@ def run(
         n: Prompts of each length and kind of instruction, or depth of the needle; three times as many for ``json``.
         batch_size: Prompts computed together.
         draw: Draw the figures; without, ``Result.figures()`` draws them.
+        executor: Computes cells in workers: see :mod:`mechsteer.studies.core.bench`.
         progress: Show a bar.
 
     Returns:
@@ -75,60 +78,63 @@ def run(
     positive_int("n", n)
     positive_int("batch_size", batch_size)
     folder = writable_dir(out)
-    loaded = load(model) if isinstance(model, str) else model
+    loaded = decoder_only(model)
     name = model_info(loaded).name
-    if is_encoder_decoder(loaded):
-        raise MechsteerError(f"This study is for decoder-only models; {name!r} is an encoder-decoder.")
     bundled = name.startswith("organism:")
-    subjects = _subjects(loaded, ORGANISM if bundled else DOCUMENTS, tasks, n)
-    settings = {"n": n, "lengths": {s.name: s.lengths for s in subjects}}
+    chosen = _fitting(loaded, ORGANISM if bundled else DOCUMENTS, tasks, n)
+    settings = {"n": n, "lengths": {s.name: s.lengths for s in chosen}}
     about = {**settings, **provenance(loaded)}
-    with tqdm(desc=NAME, unit="part", total=_parts(subjects, bundled), disable=not progress) as bar:
-        tables = _tables(Work(loaded, folder, batch_size, bar, n), subjects, bundled)
-    tables = {key: table.assign(**provenance(loaded)) for key, table in tables.items() if not table.empty}
+    total = _parts(chosen, bundled)
+    with opened(
+        NAME, loaded, folder, batch_size=batch_size, progress=progress, executor=executor, total=total
+    ) as bench:
+        tables = _tables(bench, chosen, bundled)
+    tables = of_model({key: table for key, table in tables.items() if not table.empty}, loaded)
     tables["published"] = reference(name)
     return finished(NAME, folder, about, tables, draw=draw)
 
 
-def _subjects(model: Any, subjects: Sequence[Subject], names: Sequence[str] | None, n: int) -> tuple[Subject, ...]:
+def _fitting(
+    model: Any, chosen: Sequence[TaskByLength], names: Sequence[str] | None, n: int
+) -> tuple[TaskByLength, ...]:
     for name in names or ():
-        one_of("task", name, [s.name for s in subjects])
-    fitting = [s.fitting(model, min(n, 3)) for s in named(subjects, names)]
+        one_of("task", name, [s.name for s in chosen])
+    fitting = [s.fitting(model, min(n, 3)) for s in named(chosen, names)]
     if not any(s.lengths for s in fitting):
         raise MechsteerError(f"No length of these tasks fits this model's context of {model.cfg.n_ctx} tokens.")
-    return tuple(s for s in fitting if s.lengths)
+    return tuple(replace(s, n=n) for s in fitting if s.lengths)
 
 
-def _parts(subjects: Sequence[Subject], bundled: bool) -> int:
+def _parts(chosen: Sequence[TaskByLength], bundled: bool) -> int:
     """How often the bar moves."""
-    main = [s for s in subjects if s.name in ("instructions", "french")]
-    total = sum(len(s.deltas) * len(s.lengths) + len(s.lengths) for s in subjects) + bundled * len(DOCUMENTS)
+    main = [s for s in chosen if s.name in ("instructions", "french")]
+    total = sum(len(s.deltas) * len(s.lengths) + len(s.lengths) for s in chosen) + bundled * len(DOCUMENTS)
     for s in main:
         wordings, groups = len(WORDINGS) + len(OTHER_WORDINGS), len(subsets(8))
         total += len(s.lengths) * (len(s.deltas) - 1 + wordings + 2) + groups * len(s.lengths[-2:]) + len(s.lengths) - 1
     return total
 
 
-def _tables(work: Work, subjects: Sequence[Subject], bundled: bool) -> "dict[str, pd.DataFrame]":
+def _tables(bench: Bench, chosen: Sequence[TaskByLength], bundled: bool) -> "dict[str, pd.DataFrame]":
     import pandas as pd
 
-    main = [s for s in subjects if s.name in ("instructions", "french")]
-    strength = pd.concat([by_strength(work, s) for s in subjects], ignore_index=True)
-    rows = pd.concat([predicted(work, s) for s in subjects], ignore_index=True)
+    main = [s for s in chosen if s.name in ("instructions", "french")]
+    strength = pd.concat([by_strength(bench, s) for s in chosen], ignore_index=True)
+    rows = pd.concat([predicted(bench, s) for s in chosen], ignore_index=True)
     tables = {
-        "summary": beside(strength, model_info(work.model).name),
+        "summary": beside(strength, model_info(bench.model).name),
         "by_strength": strength,
         "predictors": rows,
         "prediction": predict(rows),
     }
-    for subject in main:
-        tables["baselines"] = baselines(work, subject)
-        tables["layers"] = layers(work, subject, subsets(stacks(work.model)["blocks"]))
-        tables["influence"] = influence_by_delta(work, subject)
-        tables["choice"] = choice(work, subject, strength)
-    for subject in subjects:
-        if subject.name == "needle":
-            tables["needle"] = needle_grid(work, subject)
+    for one in main:
+        tables["baselines"] = baselines(bench, one)
+        tables["layers"] = layers(bench, one, subsets(stacks(bench.model)["blocks"]))
+        tables["influence"] = influence_by_delta(bench, one)
+        tables["choice"] = choice(bench, one, strength)
+    for one in chosen:
+        if one.name == "needle":
+            tables["needle"] = needle_grid(bench, one)
     if bundled:
-        tables["limits"] = limits(work)
+        tables["limits"] = limits(bench)
     return tables

@@ -16,7 +16,7 @@ DEPTHS = (0, 20, 40, 60, 80, 100)
 
 
 @dataclass(frozen=True)
-class Subject:
+class TaskByLength:
     """A task at every length.
 
     Attributes:
@@ -28,6 +28,7 @@ class Subject:
         score: The score's column, 0 to 1 or a flag.
         deltas: The biases to try; the first is 0.
         last: Influence is read at this many last tokens of the prompt.
+        n: How many prompts, as ``make`` counts them.
     """
 
     name: str
@@ -38,8 +39,13 @@ class Subject:
     score: str
     deltas: tuple[float, ...]
     last: int
+    n: int = 10
 
-    def fitting(self, model: Any, n: int) -> "Subject":
+    def task(self, length: int) -> Any:
+        """The task of a length."""
+        return self.make(length, self.n)
+
+    def fitting(self, model: Any, n: int) -> "TaskByLength":
         """The lengths whose prompts and answers fit the model's context."""
 
         def fits(length: int) -> bool:
@@ -51,7 +57,7 @@ class Subject:
 
 
 ORGANISM = (
-    Subject(
+    TaskByLength(
         "instructions",
         lambda length, n: instructions(notes=length, n=n),
         (0, 8, 16, 24),
@@ -61,7 +67,7 @@ ORGANISM = (
         (0.0, 0.5, 1.0, 2.0, 3.0, 5.0),
         5,
     ),
-    Subject(
+    TaskByLength(
         "needle",
         lambda length, n: needle("notes", lengths=length, depths=DEPTHS, n=min(n, 28)),
         (45, 90, 135, 180),
@@ -71,7 +77,7 @@ ORGANISM = (
         (0.0, 0.5, 1.0, 2.0),
         5,
     ),
-    Subject(
+    TaskByLength(
         "json",
         lambda length, n: json_schema("notes", lengths=length, n=min(3 * n, 28)),
         (45, 90, 135, 180),
@@ -85,7 +91,7 @@ ORGANISM = (
 """At the scale of instruct-llama. Its questions have about 8 tokens, so Influence is read at 5."""
 
 DOCUMENTS = (
-    Subject(
+    TaskByLength(
         "french",
         lambda length, n: summaries([length], n),
         (375, 750, 1500, 3000),
@@ -95,7 +101,7 @@ DOCUMENTS = (
         (0.0, 0.5, 1.0, 2.0, 5.0),
         10,
     ),
-    Subject(
+    TaskByLength(
         "needle",
         lambda length, n: needle(lengths=length, depths=range(0, 101, 10), n=n),
         (375, 750, 1500, 3000),
@@ -105,7 +111,7 @@ DOCUMENTS = (
         (0.0, 0.25, 0.5, 1.0),
         5,
     ),
-    Subject(
+    TaskByLength(
         "json",
         lambda length, n: json_schema(lengths=length, n=3 * n),
         (375, 750, 1500, 3000),
@@ -119,7 +125,7 @@ DOCUMENTS = (
 """The paper's three tasks with its strengths, on generated English documents."""
 
 
-def scores(table: "pd.DataFrame", subject: Subject) -> "pd.DataFrame":
+def scores(table: "pd.DataFrame", of: TaskByLength) -> "pd.DataFrame":
     """The columns sample, kind, score and fidelity (missing where the task has none) of a task's rows."""
     import pandas as pd
 
@@ -131,7 +137,7 @@ def scores(table: "pd.DataFrame", subject: Subject) -> "pd.DataFrame":
             else table["depth"].map("{:g} %".format)
             if "depth" in table
             else "",
-            "score": table[subject.score].astype(float),
+            "score": table[of.score].astype(float),
             "fidelity": table["fidelity"].astype(float) if "fidelity" in table else float("nan"),
         }
     )
@@ -184,6 +190,6 @@ def subsets(count: int) -> dict[str, list[int]]:
     }
 
 
-def named(subjects: Sequence[Subject], names: Sequence[str] | None) -> tuple[Subject, ...]:
-    """The subjects of these names; None for all."""
-    return tuple(subjects) if names is None else tuple(s for s in subjects if s.name in names)
+def named(tasks: Sequence[TaskByLength], names: Sequence[str] | None) -> tuple[TaskByLength, ...]:
+    """The tasks of these names; None for all."""
+    return tuple(tasks) if names is None else tuple(s for s in tasks if s.name in names)

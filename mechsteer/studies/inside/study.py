@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.analysis import cross_attention_shift, frozen_cross_attention, logit_lens, volatility
 from mechsteer.analysis.bootstrap import mean_interval
 from mechsteer.errors import MechsteerError, positive_int
-from mechsteer.evaluation import evaluate
 from mechsteer.files import writable_dir
 from mechsteer.models import is_encoder_decoder, load, model_info, provenance
-from mechsteer.studies.core.result import Result, finished
+from mechsteer.studies.core.bench import Bench, opened
+from mechsteer.studies.core.result import Result, finished, of_model
+from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import MemoTrap, memotrap
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def run(
     n: int | None = None,
     batch_size: int = 128,
     draw: bool = True,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Result:
     """Run the study.
@@ -47,6 +49,7 @@ def run(
         n: The most traps; default: all of the evaluation split.
         batch_size: Prompts computed together.
         draw: Draw the figures; without, ``Result.figures()`` draws them.
+        executor: Computes cells in workers: see :mod:`mechsteer.studies.core.bench`.
         progress: Show bars.
 
     Returns:
@@ -69,22 +72,21 @@ def run(
             f"This study is about cross-attention; {model_info(loaded).name} has none. Use an encoder-decoder."
         )
     about = {"data": task.name, **provenance(loaded)}
-    tables = _tables(loaded, _first(task, n), batch_size, progress)
-    for name, table in tables.items():
-        tables[name] = table.assign(**provenance(loaded), data_hash=task.data_hash)
-    return finished(NAME, folder, about, tables, draw=draw)
+    with opened(NAME, loaded, folder, batch_size=batch_size, progress=progress, executor=executor, total=1) as bench:
+        tables = _tables(bench, _first(task, n), progress)
+    return finished(NAME, folder, about, of_model(tables, loaded, data_hash=task.data_hash), draw=draw)
 
 
 def _first(task: MemoTrap, n: int | None) -> MemoTrap:
     return task if n is None else replace(task, samples=tuple(task.samples[:n]))
 
 
-def _tables(model: Any, task: MemoTrap, batch_size: int, progress: bool) -> "dict[str, pd.DataFrame]":
+def _tables(bench: Bench, task: MemoTrap, progress: bool) -> "dict[str, pd.DataFrame]":
     import pandas as pd
 
-    traps = list(task.samples)
+    model, batch_size, traps = bench.model, bench.batch_size, list(task.samples)
     prompts = [trap.prompt for trap in traps]
-    correct = evaluate(model, task, batch_size=batch_size, progress=progress)["correct"].astype(bool).tolist()
+    correct = bench.evaluate(task)["correct"].astype(bool).tolist()
     group = {place: GROUPS[flag] for place, flag in enumerate(correct)}
     shift = cross_attention_shift(model, prompts, traps, batch_size=batch_size, progress=progress)
     lens = logit_lens(model, prompts, _words(traps), batch_size=batch_size, progress=progress)

@@ -40,6 +40,7 @@ from mechsteer.studies.instruction_vectors.tables import by_kind, choose_all, sc
 from mechsteer.studies.instruction_vectors.transfer import transfer
 from mechsteer.studies.instruction_vectors.vectors import Steering
 from mechsteer.studies.instruction_vectors.words import composition, words
+from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import Instructions, instructions
 from mechsteer.tasks.checkers import KINDS
 
@@ -76,6 +77,7 @@ def run(
     shares: Sequence[float] | None = None,
     batch_size: int = 64,
     draw: bool = True,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Result:
     """Run the study; what was computed before in the same folder is not computed again.
@@ -99,6 +101,7 @@ def run(
             model also 0.25, 0.5 and 0.75.
         batch_size: Prompts computed together.
         draw: Draw the figures; without, ``Result.figures()`` draws them.
+        executor: Computes cells in workers: see :mod:`mechsteer.studies.core.bench`.
         progress: Show a bar.
 
     Returns:

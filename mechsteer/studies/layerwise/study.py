@@ -27,6 +27,7 @@ from mechsteer.studies.core.result import Result, finished
 from mechsteer.studies.layerwise.bench import Bench
 from mechsteer.studies.layerwise.opinions import opinions
 from mechsteer.studies.layerwise.tables import best_layer, by_examples, by_layer, calculus, tradeoff
+from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import rules
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def run(
     max_steps: int = 30,
     batch_size: int = 64,
     draw: bool = True,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Result:
     """Run the study; what was computed before in the same folder is not computed again.
@@ -70,6 +72,7 @@ def run(
         max_steps: The most steps of a fit.
         batch_size: Prompts computed together.
         draw: Draw the figures; without, ``Result.figures()`` draws them.
+        executor: Computes cells in workers: see :mod:`mechsteer.studies.core.bench`.
         progress: Show a bar.
 
     Returns:

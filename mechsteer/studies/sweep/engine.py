@@ -341,7 +341,7 @@ def _frame(rows: Sequence[Mapping[str, Any]]) -> "pd.DataFrame":
     return pd.DataFrame(rows).astype({name: "Int64" for name, found in types.items() if found == {int, type(None)}})
 
 
-def _columns(cell: Cell) -> dict[str, Any]:
+def _columns(cell: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a cell, as columns: lists and dicts as text."""
     return {name: str(value) if isinstance(value, (list, dict)) else value for name, value in cell.items()}
 

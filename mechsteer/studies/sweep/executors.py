@@ -28,7 +28,6 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mechsteer.errors import MechsteerError, finite, nearest, positive_int
-from mechsteer.studies.sweep.grids import Cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +38,7 @@ class Job:
     """A cell that is to be computed, and the name of its files."""
 
     id: str
-    cell: Cell
+    cell: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ class Worker:
         except Exception as error:  # whatever goes wrong in one cell must not stop the others
             return Done(job.id, failure(error))
 
-    def _table(self, cell: Cell) -> "pd.DataFrame":
+    def _table(self, cell: Mapping[str, Any]) -> "pd.DataFrame":
         import pandas as pd
 
         run = function(self.work.run)

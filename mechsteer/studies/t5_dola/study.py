@@ -9,24 +9,20 @@ controls, and what steering does to plain recall and to copying.
 
 import os
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-
-from tqdm.auto import tqdm
 
 from mechsteer.directions import Direction, gradient_direction, random_direction
 from mechsteer.errors import MechsteerError, finite, one_of, positive_int
 from mechsteer.evaluation import Task
 from mechsteer.files import writable_dir
-from mechsteer.identity import cell_key
 from mechsteer.models import load, model_info, provenance, stacks
 from mechsteer.steering import add
-from mechsteer.studies.core.cells import evaluated
+from mechsteer.studies.core.bench import Bench, Wanted, opened
+from mechsteer.studies.core.choose import best
 from mechsteer.studies.core.published import published
-from mechsteer.studies.core.result import Result, finished
+from mechsteer.studies.core.result import Result, finished, of_model
+from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import MemoTrap, copying, memotrap, recall
 
 if TYPE_CHECKING:
@@ -52,6 +48,7 @@ def run(
     compat: str = "paper",
     batch_size: int = 128,
     draw: bool = True,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> Result:
     """Run the study; what was computed before in the same folder is not computed again.
@@ -68,6 +65,7 @@ def run(
         compat: Passed to :func:`mechsteer.gradient_direction`.
         batch_size: Prompts computed together.
         draw: Draw the figures; without, ``Result.figures()`` draws them.
+        executor: Computes cells in workers: see :mod:`mechsteer.studies.core.bench`.
         progress: Show a bar.
 
     Returns:
@@ -87,77 +85,62 @@ def run(
     loaded = load(model) if isinstance(model, str) else model
     chosen_layers = _layers(loaded, layers)
     about: dict[str, Any] = {"compat": compat, "data": task.name, **provenance(loaded)}
-    work = _Work(loaded, folder, task, batch_size, tqdm(desc=NAME, unit="cell", disable=not progress))
-    mined = {layer: work.mine(layer, compat) for layer in chosen_layers}
-    about["same_first_token"] = {
-        layer: direction.meta.get("same_first_token", "0") for layer, direction in mined.items()
-    }
-    if absolute is None:
-        absolute = _default_absolute(model_info(loaded).name, mined)
-    work.bar.reset(
-        total=2 + 2 * len(mined) * (len(strengths) + len(absolute)) + n_random + 2 + 2 * (len(strengths) + 1)
-    )
-    tables = _tables(work, mined, strengths, absolute, n_random)
-    work.bar.close()
+    with opened(NAME, loaded, folder, batch_size=batch_size, progress=progress, executor=executor) as bench:
+        mined = {layer: _mine(bench, task.on("mining"), layer, compat) for layer in chosen_layers}
+        if absolute is None:
+            absolute = _default_absolute(model_info(loaded).name, mined)
+        cells = 2 * len(mined) * (len(strengths) + len(absolute))
+        bench.bar.reset(total=2 + cells + n_random + 2 + 2 * (len(strengths) + 1))
+        tables = of_model(_tables(bench, task, mined, strengths, absolute, n_random), loaded)
+    about["same_first_token"] = {layer: d.meta.get("same_first_token", "0") for layer, d in mined.items()}
     paper = _published(model_info(loaded).name)
     if paper is not None:
         tables["published"] = paper
     return finished(NAME, folder, about, tables, draw=draw)
 
 
-@dataclass
-class _Work:
-    """What every cell needs."""
+def _mine(bench: Bench, traps: MemoTrap, layer: int, compat: str) -> Direction:
+    """The vector of a layer, from the mining traps."""
 
-    model: Any
-    folder: Path
-    task: MemoTrap
-    batch_size: int
-    bar: Any
-
-    def mine(self, layer: int, compat: str) -> Direction:
-        traps = self.task.on("mining")
-        key = cell_key(self.model, traps, options={"gradient": layer, "compat": compat})
-        path = self.folder / "directions" / f"layer-{layer:02d}-{key}.safetensors"
-        if path.exists():
-            with suppress(MechsteerError):  # a damaged one is made again
-                return Direction.load(path)
+    def make(layers: Sequence[int]) -> dict[int, Direction]:
         with warnings.catch_warnings():  # study.json says how many traps are left out
             warnings.filterwarnings("ignore", "Target and trap start with the same token")
-            direction = gradient_direction(self.model, traps.samples, layer=layer, compat=compat)
-        direction.save(path)
-        return direction
+            return {n: gradient_direction(bench.model, traps.samples, layer=n, compat=compat) for n in layers}
 
-    def measure(self, task: Task, direction: Direction | None = None, scale: float = 0.0) -> "pd.DataFrame":
-        """Sample rows of one cell."""
-        steer = None if direction is None else add(direction, scale)
-        table = evaluated(self.folder, self.model, task, steer, batch_size=self.batch_size)
-        self.bar.update()
-        return table
+    return bench.directions(f"layer-{layer:02d}", [layer], {"gradient of": traps, "compat": compat}, make)[layer]
+
+
+def _cell(task: Task, direction: Direction, scale: float) -> Wanted:
+    return Wanted(task, add(direction, scale))
 
 
 def _tables(
-    work: _Work, mined: dict[int, Direction], strengths: Sequence[float], absolute: Sequence[float], n_random: int
+    bench: Bench,
+    task: MemoTrap,
+    mined: dict[int, Direction],
+    strengths: Sequence[float],
+    absolute: Sequence[float],
+    n_random: int,
 ) -> "dict[str, pd.DataFrame]":
     import pandas as pd
 
-    baseline = {split: work.measure(work.task.on(split)) for split in ("mining", "evaluation")}
-    grid = _grid(work, mined, strengths, absolute, baseline)
+    baseline = {split: bench.evaluate(task.on(split)) for split in ("mining", "evaluation")}
+    grid = _grid(bench, task, mined, strengths, absolute, baseline)
     chosen = _best(grid[(grid["kind"] == "relative") & (grid["split"] == "mining")])
     layer, scale = int(chosen["layer"]), float(chosen["scale"])
-    controls, steered = _controls(work, mined[layer], layer, scale, n_random, baseline["evaluation"])
-    tables = {
+    controls, steered = _controls(bench, task, mined[layer], layer, scale, n_random, baseline["evaluation"])
+    return {
         "summary": _summary(grid, controls, chosen, baseline["evaluation"]),
         "grid": grid,
         "controls": controls,
-        "side_effects": _side_effects(work, mined[layer], layer, strengths),
+        "side_effects": _side_effects(bench, mined[layer], layer, strengths),
         "samples": pd.concat([baseline["evaluation"], steered], ignore_index=True).drop(columns=[*MEASURED]),
     }
-    return {name: _with_model(table, work.model) for name, table in tables.items()}
 
 
 def _grid(
-    work: _Work,
+    bench: Bench,
+    task: MemoTrap,
     mined: dict[int, Direction],
     strengths: Sequence[float],
     absolute: Sequence[float],
@@ -166,26 +149,23 @@ def _grid(
     """One row a layer, strength and split."""
     import pandas as pd
 
-    rows = []
-    for layer, direction in mined.items():
-        cells = [("relative", s, s * direction.activation_norm) for s in strengths]
-        cells += [("absolute", s, s) for s in absolute]
-        for kind, strength, scale in cells:
-            for split, plain in baseline.items():
-                scores = percentages(work.measure(work.task.on(split), direction, scale))
-                before = percentages(plain)
-                rows.append(
-                    {
-                        "kind": kind,
-                        "layer": layer,
-                        "strength": strength,
-                        "scale": scale,
-                        "split": split,
-                        **scores,
-                        "improvement_pp": scores["correct_percent"] - before["correct_percent"],
-                        "success_improvement_pp": scores["success_percent"] - before["success_percent"],
-                    }
-                )
+    cells = [
+        ({"kind": kind, "layer": layer, "strength": s, "scale": s * unit, "split": split}, direction)
+        for layer, direction in mined.items()
+        for kind, unit, steps in (("relative", direction.activation_norm, strengths), ("absolute", 1.0, absolute))
+        for s in steps
+        for split in baseline
+    ]
+    wanted = [_cell(task.on(where["split"]), direction, where["scale"]) for where, direction in cells]
+    bench.prefetch(wanted)
+    before, rows = {split: percentages(plain) for split, plain in baseline.items()}, []
+    for (where, _), one in zip(cells, wanted, strict=True):
+        scores, plain = percentages(bench.rows(one)), before[where["split"]]
+        changes = {
+            "improvement_pp": scores["correct_percent"] - plain["correct_percent"],
+            "success_improvement_pp": scores["success_percent"] - plain["success_percent"],
+        }
+        rows.append(where | scores | changes)
     return pd.DataFrame(rows)
 
 
@@ -194,51 +174,60 @@ def percentages(samples: "pd.DataFrame") -> dict[str, float]:
     return {f"{name}_percent": 100 * float(samples[name].mean()) for name in SCORES} | {"n": len(samples)}
 
 
-def _best(cells: "pd.DataFrame") -> "pd.Series":
+def _best(cells: "pd.DataFrame") -> dict[str, Any]:
     """The cell with the highest mean of log-probability accuracy and strict greedy success; ties to the weaker one.
 
     Log-probability accuracy alone would favour strengths at which the text itself is already ruined.
     """
-    both = cells.assign(both=cells["correct_percent"] + cells["strict_percent"])
-    return both.sort_values(["both", "scale", "layer"], ascending=[False, True, True], kind="stable").iloc[0]
+    rows = cells.sort_values(["scale", "layer"], kind="stable").to_dict("records")
+    found = best(rows, lambda row: row["correct_percent"] + row["strict_percent"])
+    assert found is not None
+    return {str(name): value for name, value in found.items()}
 
 
 def _controls(
-    work: _Work, direction: Direction, layer: int, scale: float, n_random: int, baseline: "pd.DataFrame"
+    bench: Bench,
+    task: MemoTrap,
+    direction: Direction,
+    layer: int,
+    scale: float,
+    n_random: int,
+    baseline: "pd.DataFrame",
 ) -> "tuple[pd.DataFrame, pd.DataFrame]":
     """The chosen cell beside the flipped vector and random directions of the same norm; and its sample rows."""
     import pandas as pd
 
-    steered = work.measure(work.task, direction, scale)
-    rows = [
-        {"control": "unsteered", "seed": None, **percentages(baseline)},
-        {"control": "mined", "seed": None, **percentages(steered)},
-        {"control": "mined, flipped", "seed": None, **percentages(work.measure(work.task, direction, -scale))},
+    random = [random_direction(bench.model, seed=seed, site=direction.site) for seed in range(n_random)]
+    cells = [("mined", None, _cell(task, direction, scale)), ("mined, flipped", None, _cell(task, direction, -scale))]
+    cells += [("random", seed, _cell(task, one, scale)) for seed, one in enumerate(random)]
+    bench.prefetch(wanted for *_, wanted in cells)
+    tables = [bench.rows(wanted) for *_, wanted in cells]
+    rows = [{"control": "unsteered", "seed": None, **percentages(baseline)}]
+    rows += [
+        {"control": name, "seed": seed, **percentages(found)}
+        for (name, seed, _), found in zip(cells, tables, strict=True)
     ]
-    for seed in range(n_random):
-        random = random_direction(work.model, seed=seed, site=direction.site)
-        rows.append({"control": "random", "seed": seed, **percentages(work.measure(work.task, random, scale))})
     table = pd.DataFrame(rows).astype({"seed": "Int64"})
-    return table.assign(layer=layer, scale=scale), steered
+    return table.assign(layer=layer, scale=scale), tables[0]
 
 
-def _side_effects(work: _Work, direction: Direction, layer: int, strengths: Sequence[float]) -> "pd.DataFrame":
+def _side_effects(bench: Bench, direction: Direction, layer: int, strengths: Sequence[float]) -> "pd.DataFrame":
     """Accuracy by strength, at the chosen layer, on what was not to change: the bundled organism's questions."""
     import pandas as pd
 
-    rows = []
-    for make in _SIDE_TASKS:
-        task = make()
+    cells = []
+    for task in (make() for make in _SIDE_TASKS):
         for strength in (0.0, *strengths):
             scale = strength * direction.activation_norm
-            table = work.measure(task, direction if strength else None, scale)
-            percent = 100 * float(table["correct"].mean())
-            rows.append({"task": task.name, "layer": layer, "strength": strength, "scale": scale, "percent": percent})
+            wanted = _cell(task, direction, scale) if strength else Wanted(task)
+            cells.append(({"task": task.name, "layer": layer, "strength": strength, "scale": scale}, wanted))
+    bench.prefetch(wanted for _, wanted in cells)
+    rows = [row | {"percent": 100 * float(bench.rows(wanted)["correct"].mean())} for row, wanted in cells]
     return pd.DataFrame(rows)
 
 
 def _summary(
-    grid: "pd.DataFrame", controls: "pd.DataFrame", chosen: "pd.Series", baseline: "pd.DataFrame"
+    grid: "pd.DataFrame", controls: "pd.DataFrame", chosen: Mapping[str, Any], baseline: "pd.DataFrame"
 ) -> "pd.DataFrame":
     import pandas as pd
 
@@ -262,12 +251,6 @@ def _summary(
 def _row(name: str, scores: Any, at: Any) -> dict[str, Any]:
     row: dict[str, Any] = {"row": name, "layer": int(at["layer"]), "scale": float(at["scale"])}
     return row | {f"{s}_percent": float(scores[f"{s}_percent"]) for s in SCORES}
-
-
-def _with_model(table: "pd.DataFrame", model: Any) -> "pd.DataFrame":
-    """The table with the model's provenance in every row."""
-    extra = {name: value for name, value in provenance(model).items() if name not in table.columns}
-    return table.assign(**extra)
 
 
 def _layers(model: Any, layers: Sequence[int] | None) -> list[int]:

@@ -11,13 +11,14 @@ import pytest
 
 import mechsteer as ms
 from mechsteer.files import data_path, read_json, read_table
+from mechsteer.studies.core.bench import Bench
 from mechsteer.studies.core.result import redraw
 from mechsteer.studies.guide import choose as guide_choice
 from mechsteer.studies.guide import figures as guide_figures
 from mechsteer.studies.guide import published as guide_published
 from mechsteer.studies.guide import study as guide
-from mechsteer.studies.guide.tables import Work, limits
-from mechsteer.studies.guide.tasks import DOCUMENTS, ORGANISM, Subject, subsets, worded
+from mechsteer.studies.guide.tables import limits
+from mechsteer.studies.guide.tasks import DOCUMENTS, ORGANISM, TaskByLength, subsets, worded
 from mechsteer.studies.registry import STUDIES
 from mechsteer.tasks.summaries import is_french, summaries
 from tests.command_line import CommandLine
@@ -29,7 +30,7 @@ DELTAS = {"instructions": (0.0, 2.0), "needle": (0.0, 2.0), "json": (0.0, 2.0)}
 ERROR = ms.MechsteerError
 
 
-def small(subject: Subject) -> Subject:
+def small(subject: TaskByLength) -> TaskByLength:
     """The task with two lengths and less strengths; of the instructions, two kinds."""
     make = subject.make
     if subject.name == "instructions":
@@ -147,8 +148,8 @@ def test_what_cannot_be_matched_is_a_row_with_its_reason(
 ) -> None:
     monkeypatch.setattr(guide_choice, "HIGH", 0.01)
     monkeypatch.setattr(guide_choice, "LOW", -0.01)
-    work = Work(model, tmp_path, 8, None, 1)
-    found = guide_choice._match(work, small(ORGANISM[0]), 24, "shortest context")
+    bench = Bench(model, tmp_path, 8, None)
+    found = guide_choice._match(bench, replace(small(ORGANISM[0]), n=1), 24, "shortest context")
     assert found["delta"].isna().all() and "out of reach" in found["reason"][0]
 
 
@@ -218,7 +219,7 @@ def test_other_models_get_the_papers_tasks(tmp_path: Path, monkeypatch: pytest.M
     assert result.figures()["by_length"].axes[0].get_title() == "Summaries in French"
 
 
-def _short(subject: Subject, lengths: tuple[int, ...]) -> Subject:
+def _short(subject: TaskByLength, lengths: tuple[int, ...]) -> TaskByLength:
     def make(length: int, n: int) -> Any:
         return replace(subject.make(length, n), max_new_tokens=4)
 
