@@ -6,7 +6,6 @@ features are of one kind of instruction.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -16,12 +15,11 @@ from mechsteer.decoding import Directer, generate
 from mechsteer.directions import Direction, differences_in_means, gradient_direction
 from mechsteer.directions.sparse import sparse_direction
 from mechsteer.errors import MechsteerError
-from mechsteer.identity import cell_key
 from mechsteer.models import continuation_ids, parse, predicting_stack
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, add, attention_bias, features, heads
 from mechsteer.steering.saes import site_of
-from mechsteer.studies.directer.bench import Way, Work
+from mechsteer.studies.directer.bench import Setup, Way
 from mechsteer.tasks import Instructions, instructions
 from mechsteer.tasks.instructions import follows
 
@@ -154,32 +152,33 @@ def together(first: Way, second: Way) -> Way:
     return Way(sum(steers, start=Intervention(())) if steers else None, first.strategy or second.strategy)
 
 
-def ways(work: Work, sae: Any) -> Ways:
+def ways(setup: Setup, sae: Any) -> Ways:
     """Learn what the six ways need.
 
     Raises:
         MechsteerError: for an SAE that is not of a layer's ``resid_post``, or a kind that the model does not follow
             without notes on two learning prompts at least.
     """
-    layers = vector_layers(work.model)
+    layers = vector_layers(setup.model)
     sparse_layers = [layer for layer in SPARSE_LAYERS if layer in layers] or [0]
     _layer(sae)
     vectors: dict[str, dict[str, dict[int, Direction]]] = {name: {} for name in REFERENCE}
     edits: dict[str, dict[str, dict[int, tuple[str, float]]]] = {"set": {}, "add": {}}
-    for kind in work.kinds:
-        told = lesson(work, kind)
+    for kind in setup.kinds:
+        told = lesson(setup, kind)
         pairs = list(zip(told.told, told.untold, strict=True))
         makers: dict[str, tuple[Sequence[int], Callable[[Sequence[int]], dict[int, Direction]]]] = {
-            "means": (layers, lambda at, p=pairs: differences_in_means(work.model, p, layers=at)),
-            "gradient": (layers, lambda at, t=told, k=kind: gradients(work, t, k, at)),
-            "sparse": (sparse_layers, lambda at, t=told: _sparse(work, t, at)),
+            "means": (layers, lambda at, p=pairs: differences_in_means(setup.model, p, layers=at)),
+            "gradient": (layers, lambda at, t=told, k=kind: gradients(setup, t, k, at)),
+            "sparse": (sparse_layers, lambda at, t=told: _sparse(setup, t, at)),
         }
         for method, (at, make) in makers.items():
-            vectors[method][kind] = kept(work, f"{method}-{kind}", told, at, make)
-        rows = instruction_features(work.model, sae, pairs, top=FEATURES).to_dict("records")
+            about = {"lesson": told, "weight": SPARSE_WEIGHT}
+            vectors[method][kind] = setup.bench.directions(f"{method}-{kind}", at, about, make)
+        rows = instruction_features(setup.model, sae, pairs, top=FEATURES).to_dict("records")
         edits["set"][kind] = {int(row["feature"]): ("set", float(row["mean_with"])) for row in rows}
         edits["add"][kind] = {int(row["feature"]): ("add", float(row["difference"])) for row in rows}
-        work.bar.update()
+        setup.bench.bar.update()
     return Ways(vectors, sae, edits, {"means": layers, "gradient": layers, "sparse": sparse_layers})
 
 
@@ -188,22 +187,24 @@ def vector_layers(model: Any) -> list[int]:
     return list(range(predicting_stack(model)[1]))
 
 
-def lesson(work: Work, kind: str) -> Lesson:
+def lesson(setup: Setup, kind: str) -> Lesson:
     """The learning prompts of a kind that the model follows without notes.
 
     Raises:
         MechsteerError: if there are fewer than two.
     """
-    task, noted = (_later(instructions(kind, notes=k, split="validation"), work.n_validation) for k in (0, work.notes))
-    told, untold = (task.prompts(work.model, with_instruction=wanted) for wanted in (True, False))
-    answers, plain = (_answers(work, prompts, task.max_new_tokens) for prompts in (told, untold))
+    task, noted = (
+        _later(instructions(kind, notes=k, split="validation"), setup.n_validation) for k in (0, setup.notes)
+    )
+    told, untold = (task.prompts(setup.model, with_instruction=wanted) for wanted in (True, False))
+    answers, plain = (_answers(setup, prompts, task.max_new_tokens) for prompts in (told, untold))
     rows = [place for place, sample in enumerate(task.samples) if follows(sample, answers[place])]
     if len(rows) < 2:
         raise MechsteerError(
             f"The model follows {kind!r} on {len(rows)} of {len(answers)} learning prompts without notes; at least 2 "
             "are needed to learn from."
         )
-    shown = noted.prompts(work.model)
+    shown = noted.prompts(setup.model)
 
     def of(x: list[Any]) -> list[Any]:
         return [x[row] for row in rows]
@@ -216,49 +217,30 @@ def _later(task: Instructions, first: int) -> Instructions:
     return replace(task, samples=task.samples[first:])
 
 
-def _answers(work: Work, prompts: list[Prompt], longest: int) -> list[str]:
-    return generate(work.model, prompts, max_new_tokens=longest, batch_size=work.batch_size).texts
+def _answers(setup: Setup, prompts: list[Prompt], longest: int) -> list[str]:
+    return generate(setup.model, prompts, max_new_tokens=longest, batch_size=setup.bench.batch_size).texts
 
 
-def gradients(work: Work, told: Lesson, kind: str, layers: Sequence[int]) -> dict[int, Direction]:
+def gradients(setup: Setup, told: Lesson, kind: str, layers: Sequence[int]) -> dict[int, Direction]:
     """By layer the gradient of the first token's decision, on prompts with notes.
 
     Raises:
         MechsteerError: if answers with and without the instruction never begin differently.
     """
     begins = [
-        [continuation_ids(work.model, text, p)[0] for text, p in zip(texts, told.noted, strict=True)]
+        [continuation_ids(setup.model, text, p)[0] for text, p in zip(texts, told.noted, strict=True)]
         for texts in (told.answers, told.plain)
     ]
     cases = [Decision(*case) for case in zip(told.noted, *begins, strict=True) if case[1] != case[2]]
     if not cases:
         raise MechsteerError(f"With and without {kind!r} answers begin with the same token, so there is no gradient.")
-    return {layer: gradient_direction(work.model, cases, layer=layer) for layer in layers}
+    return {layer: gradient_direction(setup.model, cases, layer=layer) for layer in layers}
 
 
-def _sparse(work: Work, told: Lesson, layers: Sequence[int]) -> dict[int, Direction]:
+def _sparse(setup: Setup, told: Lesson, layers: Sequence[int]) -> dict[int, Direction]:
     examples = list(zip(told.noted, told.answers, strict=True))
     weight = SPARSE_WEIGHT
-    return {layer: sparse_direction(work.model, examples, layer=layer, l1=weight, group_l2=weight) for layer in layers}
-
-
-def kept(
-    work: Work,
-    name: str,
-    told: Lesson,
-    layers: Sequence[int],
-    make: Callable[[Sequence[int]], dict[int, Direction]],
-) -> dict[int, Direction]:
-    """Directions by layer, read from ``folder/directions`` where they were made before."""
-    key = cell_key(work.model, told, options={"name": name, "layers": layers, "weight": SPARSE_WEIGHT})
-    path = work.folder / "directions" / f"{name}-{key}.safetensors"
-    if path.exists():
-        with suppress(MechsteerError):  # a damaged one is made again
-            found = [edit.direction for edit in Intervention.load(path).edits]
-            return {layer: d for layer, d in zip(layers, found, strict=True) if d is not None}
-    made = make(layers)
-    sum((add(made[layer]) for layer in layers), start=Intervention()).save(path)
-    return made
+    return {layer: sparse_direction(setup.model, examples, layer=layer, l1=weight, group_l2=weight) for layer in layers}
 
 
 def _layer(sae: Any) -> int:

@@ -41,17 +41,16 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
 from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.files import writable_dir
-from mechsteer.models import is_encoder_decoder, load, model_info, provenance
+from mechsteer.models import model_info, provenance
 from mechsteer.steering import load_sae
 from mechsteer.steering.saes import as_sae, bundled_saes, check_sae, site_of
 from mechsteer.studies.compose import tables as parts
 from mechsteer.studies.compose.methods import KINDS, ways
-from mechsteer.studies.core.result import Result, finished
-from mechsteer.studies.directer.bench import Work
+from mechsteer.studies.core.bench import decoder_only, opened
+from mechsteer.studies.core.result import Result, finished, of_model
+from mechsteer.studies.directer.bench import Setup
 from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import instructions
 
@@ -113,20 +112,14 @@ def run(
     if "keyword" in chosen:
         raise MechsteerError("The kind 'keyword' has no vector: every prompt asks for a word of its own.")
     instructions(chosen, notes=notes, n=n)  # refuses what is wrong before anything is written
-    loaded = load(model) if isinstance(model, str) else model
-    if is_encoder_decoder(loaded):
-        raise MechsteerError(
-            f"This study is for decoder-only models; {model_info(loaded).name!r} is an encoder-decoder."
-        )
+    loaded = decoder_only(model)
     made = _sae(loaded, sae)
     folder = writable_dir(out)
     settings = {"kinds": chosen, "notes": notes, "n": n, "n_validation": n_validation, "sae_site": site_of(made, None)}
     about = {**settings, **provenance(loaded)}
-    with tqdm(desc=NAME, unit="cell", disable=not progress) as bar:
-        work = Work(loaded, folder, chosen, notes, n, n_validation, batch_size, bar)
-        tables = _tables(work, made)
-    for name, table in tables.items():
-        tables[name] = table.assign(**provenance(loaded), data_hash=work.task().data_hash)
+    with opened(NAME, loaded, folder, batch_size=batch_size, progress=progress, executor=executor) as bench:
+        setup = Setup(bench, chosen, notes, n, n_validation)
+        tables = of_model(_tables(setup, made), loaded, data_hash=setup.task().data_hash)
     return finished(NAME, folder, about, tables, draw=draw)
 
 
@@ -142,14 +135,14 @@ def _sae(model: Any, sae: Any) -> Any:
     return made
 
 
-def _tables(work: Work, sae: Any) -> "dict[str, pd.DataFrame]":
-    made = ways(work, sae)
-    choice = parts.chosen(work, made)
+def _tables(setup: Setup, sae: Any) -> "dict[str, pd.DataFrame]":
+    made = ways(setup, sae)
+    choice = parts.chosen(setup, made)
     strengths = parts.settings(choice)
     return {
-        "summary": parts.summary(work, made, strengths),
+        "summary": parts.summary(setup, made, strengths),
         "choice": choice,
-        "gains": parts.gains(work, made, strengths),
-        "interference": parts.interference(work, made, strengths),
-        "orders": parts.orders(work, made, strengths["chosen"]),
+        "gains": parts.gains(setup, made, strengths),
+        "interference": parts.interference(setup, made, strengths),
+        "orders": parts.orders(setup, made, strengths["chosen"]),
     }

@@ -1,6 +1,6 @@
 """The measured parts of the study of composition, one function a table."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,8 @@ from mechsteer.studies.compose.interference import (
     with_interval,
 )
 from mechsteer.studies.compose.methods import METHODS, REFERENCE, Point, Ways, together
-from mechsteer.studies.directer.bench import MEASURES, ZERO_SHOT, Way, Work, difference, means
+from mechsteer.studies.core.choose import best
+from mechsteer.studies.directer.bench import MEASURES, ZERO_SHOT, Setup, Way, difference, means
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +29,7 @@ Setting = Mapping[str, Point]
 """The strength, and layer, of every method."""
 
 
-def chosen(work: Work, made: Ways) -> "pd.DataFrame":
+def chosen(setup: Setup, made: Ways) -> "pd.DataFrame":
     """Layers at the reference strength, then strengths at the best layer, on the prompts to choose on.
 
     ``chosen`` has the best average; of equals the lowest layer, the weakest strength. ``half`` is a weaker strength:
@@ -36,30 +37,37 @@ def chosen(work: Work, made: Ways) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    task = work.validation()
-    start = means(work.samples(ZERO_SHOT, task))
+    task = setup.validation()
+    start = means(setup.samples(ZERO_SHOT, task))
     rows: list[dict[str, Any]] = [{"method": "none", "stage": "", "layer": -1, "strength": 0.0, **start}]
     for method, grid in METHODS.items():
         points = [Point(REFERENCE[method], layer) for layer in made.layers[method]] if method in REFERENCE else []
-        layers = [_tried(work, made, method, "layer", point) for point in points]
-        layer = best(layers)["layer"] if layers else -1
-        cells = [_tried(work, made, method, "strength", Point(strength, layer)) for strength in grid]
-        top = best(cells)
+        layers = _tried(setup, made, method, "layer", points)
+        layer = top_of(layers)["layer"] if layers else -1
+        cells = _tried(setup, made, method, "strength", [Point(strength, layer) for strength in grid])
+        top = top_of(cells)
         half = halfway(cells[: cells.index(top)] or [top], start["adherence_percent"], top["adherence_percent"])
         rows += [{**row, "chosen": row["layer"] == layer, "half": False} for row in layers]
         rows += [{**row, "chosen": row is top, "half": row is half} for row in cells]
     return pd.DataFrame(rows).fillna({"chosen": False, "half": False}).astype({"chosen": bool, "half": bool})
 
 
-def _tried(work: Work, made: Ways, method: str, stage: str, point: Point) -> dict[str, Any]:
-    task = work.validation()
-    measured = means(work.samples(made.make(method, point, task), task))
-    return {"method": method, "stage": stage, "layer": point.layer, "strength": point.strength, **measured}
+def _tried(setup: Setup, made: Ways, method: str, stage: str, points: Sequence[Point]) -> list[dict[str, Any]]:
+    task = setup.validation()
+    ways = [made.make(method, point, task) for point in points]
+    setup.prefetch(ways, task)
+    return [
+        {"method": method, "stage": stage, "layer": point.layer, "strength": point.strength}
+        | means(setup.samples(way, task))
+        for point, way in zip(points, ways, strict=True)
+    ]
 
 
-def best(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def top_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """The row with the best average; of equals the first."""
-    return max(rows, key=lambda row: row["average_percent"])
+    found = best(rows, lambda row: row["average_percent"])
+    assert found is not None
+    return found
 
 
 def halfway(rows: list[dict[str, Any]], low: float, high: float) -> dict[str, Any]:
@@ -76,22 +84,24 @@ def settings(choice: "pd.DataFrame") -> dict[str, dict[str, Point]]:
     }
 
 
-def _way(work: Work, made: Ways, setting: Setting, names: tuple[str, ...]) -> Way:
+def _way(setup: Setup, made: Ways, setting: Setting, names: tuple[str, ...]) -> Way:
     """The named methods together, in that order; none for the unsteered model."""
     way = ZERO_SHOT
     for name in names:
-        way = together(way, made.make(name, setting[name], work.task()))
+        way = together(way, made.make(name, setting[name], setup.task()))
     return way
 
 
-def summary(work: Work, made: Ways, strengths: Mapping[str, Setting]) -> "pd.DataFrame":
+def summary(setup: Setup, made: Ways, strengths: Mapping[str, Setting]) -> "pd.DataFrame":
     """Nothing, every method alone and every pair, at each setting."""
     import pandas as pd
 
-    rows = [{"setting": "", "first": "", "second": "", **means(work.samples(ZERO_SHOT))}]
+    rows = [{"setting": "", "first": "", "second": "", **means(setup.samples(ZERO_SHOT))}]
     for name, setting in strengths.items():
-        for names in (*((one,) for one in METHODS), *PAIRS):
-            table = work.samples(_way(work, made, setting, names))
+        chosen = {names: _way(setup, made, setting, names) for names in (*((one,) for one in METHODS), *PAIRS)}
+        setup.prefetch(chosen.values())
+        for names, way in chosen.items():
+            table = setup.samples(way)
             first, second = (*names, "")[:2]
             at = {
                 f"{place}_strength": setting[n].strength for place, n in zip(("first", "second"), names, strict=False)
@@ -100,15 +110,15 @@ def summary(work: Work, made: Ways, strengths: Mapping[str, Setting]) -> "pd.Dat
     return pd.DataFrame(rows)
 
 
-def gains(work: Work, made: Ways, strengths: Mapping[str, Setting]) -> "pd.DataFrame":
+def gains(setup: Setup, made: Ways, strengths: Mapping[str, Setting]) -> "pd.DataFrame":
     """What each pair adds to the better of its two, and what is beyond the sum of both gains."""
     import pandas as pd
 
-    start, rows = work.samples(ZERO_SHOT), []
+    start, rows = setup.samples(ZERO_SHOT), []
     for name, setting in strengths.items():
-        alone = {method: work.samples(_way(work, made, setting, (method,))) for method in METHODS}
+        alone = {method: setup.samples(_way(setup, made, setting, (method,))) for method in METHODS}
         for first, second in PAIRS:
-            pair = work.samples(_way(work, made, setting, (first, second)))
+            pair = setup.samples(_way(setup, made, setting, (first, second)))
             for measure in MEASURES:
                 columns = [table[measure] for table in (start, alone[first], alone[second], pair)]
                 values = torch.tensor(pd.concat(columns, axis=1).to_numpy(dtype=float))
@@ -130,15 +140,15 @@ def gain(values: Float[Tensor, "n four"]) -> dict[str, Any]:
     return {**found, "n": len(values)}
 
 
-def interference(work: Work, made: Ways, strengths: Mapping[str, Setting]) -> "pd.DataFrame":
+def interference(setup: Setup, made: Ways, strengths: Mapping[str, Setting]) -> "pd.DataFrame":
     """How far the logit changes of each pair are from additive, and how much alike those of its two are."""
     import pandas as pd
 
-    start, rows = _logits(work, ZERO_SHOT), []
+    start, rows = _logits(setup, ZERO_SHOT), []
     for name, setting in strengths.items():
-        alone = {method: _logits(work, _way(work, made, setting, (method,))) - start for method in METHODS}
+        alone = {method: _logits(setup, _way(setup, made, setting, (method,))) - start for method in METHODS}
         for first, second in PAIRS:
-            both = _logits(work, _way(work, made, setting, (first, second))) - start
+            both = _logits(setup, _way(setup, made, setting, (first, second))) - start
             values = interference_of(alone[first], alone[second], both)
             changes = {"first": alone[first], "second": alone[second], "pair": both}
             rows.append(
@@ -156,25 +166,25 @@ def interference(work: Work, made: Ways, strengths: Mapping[str, Setting]) -> "p
     return pd.DataFrame(rows)
 
 
-def _logits(work: Work, way: Way) -> Float[Tensor, "prompts d_vocab"]:
-    work.bar.update()
-    return first_logits(work.model, work.task().prompts(work.model), way, batch_size=work.batch_size)
+def _logits(setup: Setup, way: Way) -> Float[Tensor, "prompts d_vocab"]:
+    setup.bench.bar.update()
+    return first_logits(setup.model, setup.task().prompts(setup.model), way, batch_size=setup.bench.batch_size)
 
 
-def orders(work: Work, made: Ways, setting: Setting) -> "pd.DataFrame":
+def orders(setup: Setup, made: Ways, setting: Setting) -> "pd.DataFrame":
     """A vector and features at the SAE's hook point, in both orders."""
     import pandas as pd
 
-    task, rows = work.task(), []
-    start = _logits(work, ZERO_SHOT)
+    task, rows = setup.task(), []
+    start = _logits(setup, ZERO_SHOT)
     for vector in ("means", "gradient"):
         one = made.make(vector, Point(setting[vector].strength, made.sae_layer), task)
         for operation in ("set", "add"):
             other = Way(made.edited(operation, setting["features"].strength, task))
             both = together(one, other), together(other, one)
-            changes = [_logits(work, way) - start for way in (one, other, *both)]
+            changes = [_logits(setup, way) - start for way in (one, other, *both)]
             apart = with_interval("logit_difference", order_difference(*changes))
-            forward, backward = (work.samples(way) for way in both)
+            forward, backward = (setup.samples(way) for way in both)
             for row in difference(backward, forward)[:2]:
                 measure = row["measure"]
                 shares = {

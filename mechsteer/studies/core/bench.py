@@ -6,6 +6,7 @@ of its own, and the recipe then finds them. What it finds is the same either way
 alone.
 """
 
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ class Bench:
         with taken_once():
             for one in wanted:
                 key = self._key(one)
-                if not cells.path_of(self.folder, key).exists():
+                if not cells.path_of(self.folder, key).exists() and _can_be_sent(one):
                     jobs[key] = Job(key, {"model": info.name, "dtype": info.dtype, "key": key, "wanted": one})
         if not jobs:
             return
@@ -136,6 +137,15 @@ class Bench:
 
     def _key(self, wanted: Wanted) -> str:
         return _key(wanted, self.model)
+
+
+def _can_be_sent(wanted: Wanted) -> bool:
+    """Whether it can go to a worker: SAELens's SAEs, for one, hold functions that cannot; the recipe computes these."""
+    try:
+        pickle.dumps(wanted)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return False
+    return True
 
 
 def compute(job: Mapping[str, Any], model: Any, *, batch_size: int) -> "pd.DataFrame":

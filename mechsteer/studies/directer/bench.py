@@ -1,8 +1,7 @@
 """What the study of DIRECTER measures: cells of prompts, their means, and differences on the same prompts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,12 +10,11 @@ from mechsteer.analysis.bootstrap import mean_interval
 from mechsteer.analysis.mcnemar import mcnemar
 from mechsteer.decoding import Strategy, generate
 from mechsteer.errors import MechsteerError
-from mechsteer.identity import cell_key
 from mechsteer.models import predicting_stack
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention
-from mechsteer.studies.core.cells import cell
-from mechsteer.tasks import Instructions, instructions
+from mechsteer.studies.core.bench import Bench, Wanted
+from mechsteer.tasks import Instructed, Instructions, instructions
 from mechsteer.tasks.instructions import follows, is_true
 
 if TYPE_CHECKING:
@@ -43,29 +41,28 @@ class Way:
 ZERO_SHOT = Way()
 
 
-@dataclass
-class Work:
-    """What every cell needs.
+@dataclass(frozen=True)
+class Setup:
+    """The bench, and the prompts of the study.
 
     Attributes:
-        model: The model.
-        folder: The study's folder.
+        bench: The model, and where what was measured lies.
         kinds: Kinds of instructions.
         notes: How many notes stand between instruction and question.
         n: Prompts of each kind.
         n_validation: Prompts of each kind to choose strengths and layers on; other topics than the others.
-        batch_size: Prompts computed together.
-        bar: Moves with every cell.
     """
 
-    model: Any
-    folder: Path
+    bench: Bench
     kinds: tuple[str, ...]
     notes: int
     n: int
     n_validation: int
-    batch_size: int
-    bar: Any
+
+    @property
+    def model(self) -> Any:
+        """The model."""
+        return self.bench.model
 
     @property
     def layers(self) -> int:
@@ -81,31 +78,64 @@ class Work:
         return instructions(self.kinds, notes=self.notes, n=self.n_validation, split="validation")
 
     def samples(self, way: Way, task: Instructions | None = None) -> "pd.DataFrame":
-        """One row a prompt, computed once: sample, kind, output, adherence, fidelity and average (0 to 1).
+        """One row a prompt, computed once: see :func:`answers`. Default: the test prompts."""
+        return self.bench.rows(self._wanted(way, task))
 
-        Under a gate also counts of new tokens: steps, skipped, rejected, changed (another token than the unsteered
-        model's), accepted_K and changed_K for the schedule's trial K.
-        """
-        task = task or self.task()
-        key = cell_key(self.model, task, way.steer, way.strategy, {"elsewhere": way.elsewhere})
-        table = cell(self.folder, key, lambda: _samples(self, task, way))
-        self.bar.update()
-        return table
+    def prefetch(self, ways: Iterable[Way], task: Instructions | None = None) -> None:
+        """Compute in workers what will be asked for."""
+        self.bench.prefetch(self._wanted(way, task) for way in ways)
+
+    def _wanted(self, way: Way, task: Instructions | None) -> Wanted:
+        given: Any = self.task() if task is None else task
+        if way.elsewhere is not None:
+            given = Elsewhere(given, way.elsewhere)
+        return Wanted(given, way.steer, way.strategy, rows=answers)
 
 
-def _samples(work: Work, task: Instructions, way: Way) -> "pd.DataFrame":
+@dataclass(frozen=True)
+class Elsewhere:
+    """A task whose prompts have their span ``instruction`` somewhere else, see :func:`moved`."""
+
+    task: Instructions
+    seed: int
+
+    @property
+    def samples(self) -> tuple[Instructed, ...]:
+        """The task's."""
+        return self.task.samples
+
+    @property
+    def max_new_tokens(self) -> int:
+        """The task's."""
+        return self.task.max_new_tokens
+
+    def prompts(self, model: Any) -> list[Prompt]:
+        """The task's, with the span elsewhere."""
+        return [moved(p, self.seed, place) for place, p in enumerate(self.task.prompts(model))]
+
+
+def answers(
+    model: Any,
+    task: Instructions | Elsewhere,
+    *,
+    steer: Intervention | None = None,
+    strategy: Strategy | None = None,
+    batch_size: int,
+) -> "pd.DataFrame":
+    """One row a prompt: sample, kind, output, adherence, fidelity and average (0 to 1).
+
+    Under a gate also counts of new tokens: steps, skipped, rejected, changed (another token than the unsteered
+    model's), accepted_K and changed_K for the schedule's trial K.
+    """
     import pandas as pd
 
-    prompts = task.prompts(work.model)
-    if way.elsewhere is not None:
-        prompts = [moved(p, way.elsewhere, place) for place, p in enumerate(prompts)]
     made = generate(
-        work.model,
-        prompts,
-        steer=way.steer,
-        strategy=way.strategy,
+        model,
+        task.prompts(model),
+        steer=steer,
+        strategy=strategy,
         max_new_tokens=task.max_new_tokens,
-        batch_size=work.batch_size,
+        batch_size=batch_size,
     )
     rows = []
     for number, (sample, output) in enumerate(zip(task.samples, made.texts, strict=True)):

@@ -19,14 +19,13 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
-from mechsteer.errors import MechsteerError, positive_int
+from mechsteer.errors import positive_int
 from mechsteer.files import writable_dir
-from mechsteer.models import is_encoder_decoder, load, model_info, provenance
-from mechsteer.studies.core.result import Result, finished
+from mechsteer.models import model_info, provenance
+from mechsteer.studies.core.bench import decoder_only, opened
+from mechsteer.studies.core.result import Result, finished, of_model
 from mechsteer.studies.directer import tables as parts
-from mechsteer.studies.directer.bench import Work
+from mechsteer.studies.directer.bench import Setup
 from mechsteer.studies.directer.cost import cost
 from mechsteer.studies.directer.published import beside
 from mechsteer.studies.directer.vectors import vector_maker
@@ -86,42 +85,40 @@ def run(
     chosen = tuple(KINDS) if kinds is None else tuple(kinds)
     for count in (notes, fewer_notes):
         instructions(chosen, notes=count, n=n)  # refuses what is wrong before anything is written
-    loaded = load(model) if isinstance(model, str) else model
-    if is_encoder_decoder(loaded):
-        raise MechsteerError(
-            f"This study is for decoder-only models; {model_info(loaded).name!r} is an encoder-decoder."
-        )
+    loaded = decoder_only(model)
     folder = writable_dir(out)
     settings = {"kinds": chosen, "notes": notes, "fewer_notes": fewer_notes, "n": n, "n_validation": n_validation}
     about = {**settings, **provenance(loaded)}
-    with tqdm(desc=NAME, unit="cell", disable=not progress) as bar:
-        work = Work(loaded, folder, chosen, notes, n, n_validation, batch_size, bar)
-        tables = _tables(work, (fewer_notes, notes) if fewer_notes != notes else (notes,))
-    for name, table in tables.items():
-        tables[name] = table.assign(**provenance(loaded), data_hash=work.task().data_hash)
+    with opened(NAME, loaded, folder, batch_size=batch_size, progress=progress, executor=executor) as bench:
+        setup = Setup(bench, chosen, notes, n, n_validation)
+        tables = _tables(setup, (fewer_notes, notes) if fewer_notes != notes else (notes,))
+    tables = of_model(tables, loaded, data_hash=setup.task().data_hash)
     return finished(NAME, folder, about, tables, draw=draw)
 
 
-def _tables(work: Work, lengths: tuple[int, ...]) -> "dict[str, pd.DataFrame]":
+def _tables(setup: Setup, lengths: tuple[int, ...]) -> "dict[str, pd.DataFrame]":
     import pandas as pd
 
-    choice = parts.chosen(work)
-    summary = parts.main(work, choice, lengths)
-    gate = parts.gated(work, vector_maker(work))
-    task = work.task()
+    choice = parts.chosen(setup)
+    summary = parts.main(setup, choice, lengths)
+    parts.ready(setup)
+    gate = parts.gated(setup, vector_maker(setup))
+    task = setup.task()
     found = {
         "summary": summary,
         "choice": choice,
-        "ablation": parts.ablation(work),
-        "rankings": parts.rankings(work),
-        "strengths": parts.strengths(work),
-        "sweeps": parts.sweeps(work),
+        "ablation": parts.ablation(setup),
+        "rankings": parts.rankings(setup),
+        "strengths": parts.strengths(setup),
+        "sweeps": parts.sweeps(setup),
         "gate": gate["gate"],
-        "trace": pd.concat([parts.traces(work), gate["trace"]], ignore_index=True),
-        "differences": pd.concat([parts.compared(work, choice), gate["differences"]], ignore_index=True),
-        "cost": cost(work.model, task.prompts(work.model)[:: max(1, work.n)][:7], max_new_tokens=task.max_new_tokens),
+        "trace": pd.concat([parts.traces(setup), gate["trace"]], ignore_index=True),
+        "differences": pd.concat([parts.compared(setup, choice), gate["differences"]], ignore_index=True),
+        "cost": cost(
+            setup.model, task.prompts(setup.model)[:: max(1, setup.n)][:7], max_new_tokens=task.max_new_tokens
+        ),
     }
-    same = summary[summary["notes"] == work.notes]
-    name = model_info(work.model).name
+    same = summary[summary["notes"] == setup.notes]
+    name = model_info(setup.model).name
     found["published"] = beside(name, same, found["ablation"], found["gate"], found["cost"])
     return found

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.analysis.sensitivity import layer_sensitivity
 from mechsteer.decoding import Directer, Gated
 from mechsteer.steering import Intervention, attention_bias, pasta, spotlight
-from mechsteer.studies.directer.bench import ZERO_SHOT, Way, Work, difference, fates, means, pooled
+from mechsteer.studies.core.choose import best
+from mechsteer.studies.directer.bench import ZERO_SHOT, Setup, Way, difference, fates, means, pooled
 from mechsteer.studies.guide.tasks import worded
 from mechsteer.tasks import Instructions
 
@@ -41,7 +42,7 @@ STEPS = (2.0, 1.0, 0.5)
 """Strengths of the vector, in means' differences; ours."""
 
 
-def chosen(work: Work) -> "pd.DataFrame":
+def chosen(setup: Setup) -> "pd.DataFrame":
     """Every strength to choose among, on the validation prompts; ``chosen`` marks the best average.
 
     Of equals, the weakest.
@@ -49,40 +50,44 @@ def chosen(work: Work) -> "pd.DataFrame":
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
+    task = setup.validation()
+    setup.prefetch((make(s) for make, _, grid in METHODS.values() for s in grid), task)
     for method, (make, _, grid) in METHODS.items():
-        cells = [{"method": method, "strength": s, **means(work.samples(make(s), work.validation()))} for s in grid]
-        best = max(cells, key=lambda row: row["average_percent"])
-        rows += [{**row, "chosen": row is best} for row in cells]
+        cells = [{"method": method, "strength": s, **means(setup.samples(make(s), task))} for s in grid]
+        top = best(cells, lambda row: row["average_percent"])
+        rows += [{**row, "chosen": row is top} for row in cells]
     return pd.DataFrame(rows)
 
 
-def ways(work: Work, choice: "pd.DataFrame", notes: int) -> "dict[tuple[str, str, float], tuple[Way, Instructions]]":
+def ways(setup: Setup, choice: "pd.DataFrame", notes: int) -> "dict[tuple[str, str, float], tuple[Way, Instructions]]":
     """What the main table compares: by method, setting and strength, a way and the prompts."""
-    task = work.task(notes)
+    task = setup.task(notes)
     found: dict[tuple[str, str, float], tuple[Way, Instructions]] = {
         ("zero-shot", "", 0.0): (ZERO_SHOT, task),
         ("*-marked instruction", "", 0.0): (ZERO_SHOT, worded(task, "*marked*")),
     }
-    best = choice[choice["chosen"]].set_index("method")["strength"]
+    top = choice[choice["chosen"]].set_index("method")["strength"]
     for method, (make, paper, _) in METHODS.items():
-        strengths = [("paper", s) for s in paper] + [("chosen on validation", float(best[method]))]
+        strengths = [("paper", s) for s in paper] + [("chosen on validation", float(top[method]))]
         found |= {(method, setting, s): (make(s), task) for setting, s in strengths}
         if method == "directer":
             found[method, "released code", 0.5] = (RELEASED, task)
     return found
 
 
-def main(work: Work, choice: "pd.DataFrame", lengths: tuple[int, ...]) -> "pd.DataFrame":
+def main(setup: Setup, choice: "pd.DataFrame", lengths: tuple[int, ...]) -> "pd.DataFrame":
     """The main table, each method against zero-shot on the same prompts."""
     import pandas as pd
 
     rows = []
     for notes in lengths:
-        start = work.samples(ZERO_SHOT, work.task(notes))
-        for (method, setting, strength), (way, task) in ways(work, choice, notes).items():
-            if method.startswith("*") and not marks_are_read(work, task):
+        compared = ways(setup, choice, notes)
+        setup.prefetch((way for way, _ in compared.values()), setup.task(notes))
+        start = setup.samples(ZERO_SHOT, setup.task(notes))
+        for (method, setting, strength), (way, task) in compared.items():
+            if method.startswith("*") and not marks_are_read(setup, task):
                 continue
-            table = work.samples(way, task)
+            table = setup.samples(way, task)
             test = difference(start, table)[0]
             changes = {key: test[key] for key in ("gained", "lost", "p_value")}
             cells = {"notes": notes, "method": method, "setting": setting, "strength": strength}
@@ -90,14 +95,22 @@ def main(work: Work, choice: "pd.DataFrame", lengths: tuple[int, ...]) -> "pd.Da
     return pd.DataFrame(rows)
 
 
-def marks_are_read(work: Work, task: Instructions) -> bool:
+def marks_are_read(setup: Setup, task: Instructions) -> bool:
     """Whether the tokenizer has the marks, so that the wording can be tried at all."""
     text = task.samples[0].instruction
-    ids = work.model.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return "*" in work.model.tokenizer.decode(ids)
+    ids = setup.model.tokenizer(text, add_special_tokens=False)["input_ids"]
+    return "*" in setup.model.tokenizer.decode(ids)
 
 
-def ablation(work: Work) -> "pd.DataFrame":
+def ready(setup: Setup) -> None:
+    """Compute in workers what the tables below ask for."""
+    strategies = [Directer(strength=k) for k in sizes(setup.layers)] + [Directer(beta=b) for b in BETAS]
+    strategies += [Directer(alpha=a) for a in ALPHAS] + [Directer(), Directer(order="reversed")]
+    strategies += [Directer(order="random", seed=seed) for seed in SEEDS]
+    setup.prefetch([*(Way(strategy=s) for s in strategies), *(Way(strategy=Directer(), elsewhere=s) for s in SEEDS)])
+
+
+def ablation(setup: Setup) -> "pd.DataFrame":
     """What of DIRECTER matters. Of variants with a seed, the mean over seeds, and the averages' range."""
     import pandas as pd
 
@@ -111,26 +124,26 @@ def ablation(work: Work) -> "pd.DataFrame":
     }
     rows = []
     for variant, cases in variants.items():
-        tables = [work.samples(way) for way in cases]
+        tables = [setup.samples(way) for way in cases]
         averages = [100 * float(table["average"].mean()) for table in tables]
         ends = {"average_percent_least": min(averages), "average_percent_most": max(averages)}
         rows.append({"variant": variant, "seeds": len(tables), **means(pooled(tables)), **ends})
     return pd.DataFrame(rows)
 
 
-def rankings(work: Work) -> "pd.DataFrame":
+def rankings(setup: Setup) -> "pd.DataFrame":
     """Each layer's mean rank by the paper's average and by the released code's, on one prompt of each kind and more."""
     import pandas as pd
 
-    prompts = work.task().prompts(work.model)[:: max(1, work.n // 4)]
+    prompts = setup.task().prompts(setup.model)[:: max(1, setup.n // 4)]
     frames = []
     for aggregate in ("receiving", "released"):
-        table = layer_sensitivity(work.model, prompts, aggregate=aggregate, batch_size=8)
+        table = layer_sensitivity(setup.model, prompts, aggregate=aggregate, batch_size=8)
         grouped = table.groupby("layer").agg(sensitivity=("sensitivity", "mean"), mean_rank=("rank", "mean"))
         first = table[table["rank"] == 1]["layer"].value_counts().reindex(grouped.index, fill_value=0)
         made = grouped.assign(first_percent=100 * first / len(prompts), aggregate=aggregate, n=len(prompts))
         frames.append(made.reset_index())
-    work.bar.update()
+    setup.bench.bar.update()
     return pd.concat(frames, ignore_index=True)
 
 
@@ -139,40 +152,42 @@ def sizes(count: int) -> list[int]:
     return sorted({min(count, 2**power) for power in range(count.bit_length() + 1)})
 
 
-def strengths(work: Work) -> "pd.DataFrame":
+def strengths(setup: Setup) -> "pd.DataFrame":
     """Keys scaled in the most sensitive layers without rejection; 0 layers is zero-shot; and DIRECTER."""
     import pandas as pd
 
-    fixed = {k: Way(strategy=Directer(strength=k)) for k in sizes(work.layers)}
+    fixed = {k: Way(strategy=Directer(strength=k)) for k in sizes(setup.layers)}
     rows = [
-        {"method": "key scaling, nothing rejected", "layers": k, **means(work.samples(way))}
+        {"method": "key scaling, nothing rejected", "layers": k, **means(setup.samples(way))}
         for k, way in {0: ZERO_SHOT, **fixed}.items()
     ]
-    rows.append({"method": "directer", "layers": work.layers, **means(work.samples(Way(strategy=Directer())))})
+    rows.append({"method": "directer", "layers": setup.layers, **means(setup.samples(Way(strategy=Directer())))})
     return pd.DataFrame(rows)
 
 
-def sweeps(work: Work) -> "pd.DataFrame":
+def sweeps(setup: Setup) -> "pd.DataFrame":
     """DIRECTER by alpha (beta .5) and by beta (alpha 100)."""
     import pandas as pd
 
     cases = [("alpha", a, Directer(alpha=a)) for a in ALPHAS] + [("beta", b, Directer(beta=b)) for b in BETAS]
     rows = [
-        {"parameter": name, "value": value, **means(work.samples(Way(strategy=strategy)))}
+        {"parameter": name, "value": value, **means(setup.samples(Way(strategy=strategy)))}
         for name, value, strategy in cases
     ]
     return pd.DataFrame(rows)
 
 
-def gated(work: Work, vectors: "Callable[[float], Intervention] | None") -> "dict[str, pd.DataFrame]":
+def gated(setup: Setup, vectors: "Callable[[float], Intervention] | None") -> "dict[str, pd.DataFrame]":
     """Other methods without the gate, at each of their strengths, and with it; and what the gate changed."""
     import pandas as pd
 
     cases = dict(SCHEDULES) | ({"difference in means": (vectors, STEPS)} if vectors is not None else {})
     rows, changes, traces = [], [], []
+    setup.prefetch(Way(make(s)) for make, grid in cases.values() for s in grid)
+    setup.prefetch(Way(strategy=Gated([make(s) for s in grid])) for make, grid in cases.values())
     for method, (make, grid) in cases.items():
-        alone = [work.samples(Way(make(s))) for s in grid]
-        under = work.samples(Way(strategy=Gated([make(s) for s in grid])))
+        alone = [setup.samples(Way(make(s))) for s in grid]
+        under = setup.samples(Way(strategy=Gated([make(s) for s in grid])))
         rows += [
             {"method": method, "gate": False, "strength": s, **means(table)}
             for s, table in zip(grid, alone, strict=True)
@@ -180,7 +195,7 @@ def gated(work: Work, vectors: "Callable[[float], Intervention] | None") -> "dic
         rows.append({"method": method, "gate": True, "strength": grid[0], **means(under)})
         for against, table in (
             (f"{method} at {grid[0]:g}, no gate", alone[0]),
-            ("zero-shot", work.samples(ZERO_SHOT)),
+            ("zero-shot", setup.samples(ZERO_SHOT)),
         ):
             changes += [
                 {"method": f"{method} under the gate", "against": against, **row} for row in difference(table, under)
@@ -189,31 +204,31 @@ def gated(work: Work, vectors: "Callable[[float], Intervention] | None") -> "dic
     return {"gate": pd.DataFrame(rows), "differences": pd.DataFrame(changes), "trace": pd.DataFrame(traces)}
 
 
-def compared(work: Work, choice: "pd.DataFrame") -> "pd.DataFrame":
+def compared(setup: Setup, choice: "pd.DataFrame") -> "pd.DataFrame":
     """DIRECTER against all others, on the same prompts."""
     import pandas as pd
 
-    start, rows = work.samples(Way(strategy=Directer())), []
+    start, rows = setup.samples(Way(strategy=Directer())), []
     others = {
-        f"key scaling in {k} layers, nothing rejected": Way(strategy=Directer(strength=k)) for k in sizes(work.layers)
+        f"key scaling in {k} layers, nothing rejected": Way(strategy=Directer(strength=k)) for k in sizes(setup.layers)
     }
-    cases: list[tuple[str, pd.DataFrame]] = [(name, work.samples(way)) for name, way in others.items()]
-    for (method, setting, strength), (way, task) in ways(work, choice, work.notes).items():
+    cases: list[tuple[str, pd.DataFrame]] = [(name, setup.samples(way)) for name, way in others.items()]
+    for (method, setting, strength), (way, task) in ways(setup, choice, setup.notes).items():
         name = " ".join(str(x) for x in (method, f"{strength:g}" if strength else "", setting) if x)
         if (method, setting) != ("directer", "paper") and not method.startswith("*"):
-            cases.append((name, work.samples(way, task)))
+            cases.append((name, setup.samples(way, task)))
     for name, table in cases:
         rows += [{"method": "directer", "against": name, **row} for row in difference(table, start)]
     return pd.DataFrame(rows)
 
 
-def traces(work: Work) -> "pd.DataFrame":
+def traces(setup: Setup) -> "pd.DataFrame":
     """What the gate does: the fate of all new tokens of DIRECTER, by beta and variant."""
     import pandas as pd
 
     cases = {f"beta = {b:g}": Directer(beta=b) for b in BETAS} | {"released code": Directer(compat="released")}
     rows = []
     for name, strategy in cases.items():
-        table = work.samples(Way(strategy=strategy))
-        rows += [{"run": name, **row} for row in fates(table, strategy.schedule(work.layers))]
+        table = setup.samples(Way(strategy=strategy))
+        rows += [{"run": name, **row} for row in fates(table, strategy.schedule(setup.layers))]
     return pd.DataFrame(rows)

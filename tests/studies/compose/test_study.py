@@ -26,10 +26,11 @@ from mechsteer.studies.compose.interference import (
     with_interval,
 )
 from mechsteer.studies.compose.methods import METHODS, Lesson, Point, Ways, by_kind, gradients, lesson, together, ways
-from mechsteer.studies.compose.tables import PAIRS, best, gain, halfway, matrix, settings, summary
+from mechsteer.studies.compose.tables import PAIRS, gain, halfway, matrix, settings, summary, top_of
+from mechsteer.studies.core.bench import Bench
 from mechsteer.studies.core.result import redraw
 from mechsteer.studies.directer import bench as directer_cells
-from mechsteer.studies.directer.bench import Way, Work
+from mechsteer.studies.directer.bench import Setup, Way
 from mechsteer.studies.registry import STUDIES
 from mechsteer.tasks import Instructions
 from tests.typecheck import unchecked
@@ -86,12 +87,12 @@ def study(patched: Any, model: Any, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 @pytest.fixture(scope="module")
-def work(study: compose.Result, model: Any) -> Work:
-    return Work(model, study.folder, KINDS, 24, 1, 1, 8, _Silent())
+def work(study: compose.Result, model: Any) -> Setup:
+    return Setup(Bench(model, study.folder, 8, _Silent()), KINDS, 24, 1, 1)
 
 
 @pytest.fixture(scope="module")
-def made(work: Work) -> Ways:
+def made(work: Setup) -> Ways:
     """The six ways, with vectors from the study's folder."""
 
     def refuse(*a: Any, **k: Any) -> None:
@@ -104,7 +105,7 @@ def made(work: Work) -> Ways:
 
 
 @pytest.fixture(scope="module")
-def lessons(work: Work) -> dict[str, Lesson]:
+def lessons(work: Setup) -> dict[str, Lesson]:
     """What each kind is learned from."""
     return {kind: lesson(work, kind) for kind in KINDS}
 
@@ -152,7 +153,7 @@ def test_interference_by_hand() -> None:
 
 def test_what_is_chosen_by_hand() -> None:
     rows = [{"average_percent": a, "adherence_percent": b} for a, b in ((50, 20), (70, 45), (80, 70), (80, 90))]
-    assert best(rows) is rows[2]
+    assert top_of(rows) is rows[2]
     assert halfway(rows[:2], 20, 70) is rows[1] and halfway(rows[:2], 10, 40) is rows[0]
 
 
@@ -303,7 +304,7 @@ def test_it_learns_from_other_prompts_than_it_chooses_on(lessons: dict[str, Less
     assert all(answer.startswith("{") for answer in told.answers) and not any(a.startswith("{") for a in told.plain)
 
 
-def test_gradients_are_of_the_answers_own_first_tokens(work: Work, lessons: dict[str, Lesson], model: Any) -> None:
+def test_gradients_are_of_the_answers_own_first_tokens(work: Setup, lessons: dict[str, Lesson], model: Any) -> None:
     told = lessons["french"]
     d = gradients(work, told, "french", [1])[1]
     vector = torch.zeros(128)
@@ -331,7 +332,7 @@ def test_vectors_act_on_the_prompts_of_their_kind(made: Ways) -> None:
 
 
 def test_a_cell_is_computed_once(
-    study: compose.Result, work: Work, made: Ways, monkeypatch: pytest.MonkeyPatch
+    study: compose.Result, work: Setup, made: Ways, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*a: Any, **k: Any) -> None:
         raise AssertionError
@@ -413,7 +414,7 @@ def test_models_that_do_not_fit_are_refused(tiny: Callable, tmp_path: Path) -> N
         compose.run(tiny("llama-gqa"), tmp_path)
 
 
-def test_a_kind_that_is_never_followed_cannot_be_learned(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kind_that_is_never_followed_cannot_be_learned(work: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compose_methods, "follows", lambda sample, output: False)
     with pytest.raises(ERROR, match="follows 'json' on 0 of 4"):
         lesson(work, "json")

@@ -11,6 +11,7 @@ import torch
 
 import mechsteer as ms
 from mechsteer.files import read_json, read_table
+from mechsteer.studies.core.bench import Bench
 from mechsteer.studies.core.published import published
 from mechsteer.studies.core.result import redraw
 from mechsteer.studies.directer import bench as directer_cells
@@ -18,7 +19,7 @@ from mechsteer.studies.directer import figures as directer_figures
 from mechsteer.studies.directer import study as directer
 from mechsteer.studies.directer import tables as directer_parts
 from mechsteer.studies.directer import vectors as directer_vectors
-from mechsteer.studies.directer.bench import Way, Work, difference, fates, means, moved, pooled
+from mechsteer.studies.directer.bench import Setup, Way, difference, fates, means, moved, pooled
 from mechsteer.studies.directer.cost import cost, peak
 from mechsteer.studies.directer.published import beside
 from mechsteer.studies.registry import STUDIES
@@ -310,17 +311,17 @@ def test_the_figures_come_from_the_tables(study: directer.Result, tmp_path: Path
 
 
 def test_a_cell_is_computed_once(study: directer.Result, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    work = Work(model, study.folder, KINDS, 24, 1, 1, 8, _Silent())
+    setup = Setup(Bench(model, study.folder, 8, _Silent()), KINDS, 24, 1, 1)
     expected = study.tables["strengths"]["adherence_percent"].iloc[-1]
 
     def refuse(*a: Any, **k: Any) -> None:
         raise AssertionError
 
     monkeypatch.setattr(directer_cells, "generate", refuse)
-    assert means(work.samples(Way(strategy=ms.Directer())))["adherence_percent"] == expected
+    assert means(setup.samples(Way(strategy=ms.Directer())))["adherence_percent"] == expected
     for way in (Way(strategy=ms.Directer(), elsewhere=7), Way(strategy=ms.Gated([ms.pasta(alpha=0.4)]))):
         with pytest.raises(AssertionError):
-            work.samples(way)
+            setup.samples(way)
 
 
 class _Silent:
