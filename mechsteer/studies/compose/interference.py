@@ -75,5 +75,5 @@ def with_interval(name: str, values: Float[Tensor, "prompts"]) -> dict[str, floa
     known = values[~values.isnan()].double()
     if not len(known):
         return dict.fromkeys((name, f"{name}_low", f"{name}_high"), float("nan"))
-    low, high = interval(resamples(len(known)) @ known / len(known))
+    low, high = interval(resamples(len(known)).double() @ known / len(known))
     return {name: float(known.mean()), f"{name}_low": float(low), f"{name}_high": float(high)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.decoding import Strategy
 from mechsteer.errors import MechsteerError
 from mechsteer.evaluation import Task, evaluate
-from mechsteer.files import read_table, write_table
+from mechsteer.files import digest, read_table, write_table
 from mechsteer.identity import cell_key
 from mechsteer.models import taken_once
 from mechsteer.steering import Intervention
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def path_of(folder: Path, key: str) -> Path:
-    """Where a cell lies."""
-    return folder / "cells" / f"{key}.parquet"
+def path_of(folder: Path, key: Any) -> Path:
+    """Where a cell lies: a text is its name, of anything else the digest."""
+    return folder / "cells" / f"{key if isinstance(key, str) else digest(key)}.parquet"
 
 
-def cell(folder: Path, key: str, compute: "Callable[[], pd.DataFrame]") -> "pd.DataFrame":
+def cell(folder: Path, key: Any, compute: "Callable[[], pd.DataFrame]") -> "pd.DataFrame":
     """The table of a cell: read if it was computed before, else computed and written.
 
     Args:
@@ -39,7 +39,7 @@ def cell(folder: Path, key: str, compute: "Callable[[], pd.DataFrame]") -> "pd.D
     return read_table(path)
 
 
-def write(folder: Path, key: str, table: "pd.DataFrame") -> None:
+def write(folder: Path, key: Any, table: "pd.DataFrame") -> None:
     """Keep the table of a cell."""
     write_table(table, path_of(folder, key).with_suffix(""), csv=False)
 

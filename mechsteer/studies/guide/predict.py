@@ -66,7 +66,7 @@ def predict(table: "pd.DataFrame", *, samples: int = 1000) -> "pd.DataFrame":
     rows = []
     for task, part in table.groupby("task", sort=False):
         success = torch.tensor((part["score"] > SUCCESS).to_numpy())
-        counts = resamples(len(part), samples=samples)
+        counts = resamples(len(part), samples=samples).double()
         for within, columns in WITHIN.items():
             if "kind" in columns and part["kind"].nunique() == 1:
                 continue

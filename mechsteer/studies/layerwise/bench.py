@@ -188,8 +188,8 @@ def crossed(measured: Sequence[Float[Tensor, "_ _"]]) -> tuple[float, float, flo
     estimates = []
     for place, values in enumerate(measured):
         seeds, words = values.shape
-        by_seed = resamples(seeds, seed=2 * place) / seeds
-        by_word = resamples(words, seed=2 * place + 1) / words
+        by_seed = resamples(seeds, seed=2 * place).double() / seeds
+        by_word = resamples(words, seed=2 * place + 1).double() / words
         estimates.append(torch.einsum("bs,sw,bw->b", by_seed, values.double(), by_word))
     low, high = interval(torch.stack(estimates).mean(0))
     mean = torch.stack([values.double().mean() for values in measured]).mean()
