@@ -49,7 +49,7 @@ def run(
         n: The most traps; default: all of the evaluation split.
         batch_size: Prompts computed together.
         draw: Draw the figures; without, ``Result.figures()`` draws them.
-        executor: Computes cells in workers: see :mod:`mechsteer.studies.core.bench`.
+        executor: Not needed by this study, which has one cell; taken as by all others.
         progress: Show bars.
 
     Returns:

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +16,9 @@ from mechsteer.identity import cell_key
 from mechsteer.models.resolve import checkpoint_digest
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, add
+from mechsteer.studies.core import bench as bench_of_studies
 from mechsteer.studies.core.cells import cell, evaluated
+from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import Instructed, Instructions, instructions
 from mechsteer.tasks.splits import check_disjoint
 
@@ -145,6 +147,12 @@ class Bench:
     bar: Any
     bad: Filter = field(default_factory=Filter)
     scope: str = "all"
+    executor: Executor | None = None
+
+    def prefetch(self, task: Any, steers: Iterable[Any]) -> None:
+        """Compute in workers what will be measured."""
+        bench = bench_of_studies.Bench(self.model, self.folder, self.batch_size, self.bar, self.executor)
+        bench.prefetch(bench_of_studies.Wanted(task, steer) for steer in steers)
 
     def measure(self, task: Instructions, steer: Intervention | None = None) -> "pd.DataFrame":
         """Sample rows of a task under an intervention, with the column ``bad``."""

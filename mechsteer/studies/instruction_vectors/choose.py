@@ -100,7 +100,9 @@ def choose(
     """
     import pandas as pd
 
-    tables = [bench.measure(task, make(option, task) if option.steers else None) for option in options]
+    steers = [make(option, task) if option.steers else None for option in options]
+    bench.prefetch(task, steers)
+    tables = [bench.measure(task, steer) for steer in steers]
     tables = [rescore(table) if rescore else table for table in tables]
     rows = pd.DataFrame(
         [

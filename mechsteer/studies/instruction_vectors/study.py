@@ -134,7 +134,7 @@ def run(
     settings = {"scope": scope, "n": n, "n_validation": n_validation, "notes": notes, "filter": perplexity_model}
     about = {**settings, **provenance(loaded)}
     with tqdm(desc=NAME, unit="cell", disable=not progress) as bar:
-        bench = Bench(loaded, folder, batch_size, bar, Filter.by(perplexity_model), scope)
+        bench = Bench(loaded, folder, batch_size, bar, Filter.by(perplexity_model), scope, executor)
         tables = _tables(bench, prompts, chosen, base, shares)
     for name, table in tables.items():
         extra = {key: value for key, value in provenance(loaded).items() if key not in table.columns}

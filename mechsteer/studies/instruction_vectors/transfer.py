@@ -33,7 +33,7 @@ def transfer(
     rows: Rows = []
     for share in shares:
         model = average(base, tuned.model, share) if share else base
-        bench = replace(tuned, model=model)
+        bench = replace(tuned, model=model, executor=None)  # workers cannot load a model between two
         measured = {"model_name": model_info(model).name, "model_fingerprint": model_info(model).fingerprint}
         own = Steering(bench, prompts, steering.layers, steering.scope)
         theirs = replace(steering, transfer=True)

@@ -1,7 +1,7 @@
 """What the study :mod:`mechsteer.studies.layerwise` measures with: learned vectors and answers, each computed once."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,9 @@ from mechsteer.directions import Direction
 from mechsteer.directions.sparse import path_table, sparse_path
 from mechsteer.identity import cell_key
 from mechsteer.steering import Intervention, heads
+from mechsteer.studies.core import bench as bench_of_studies
 from mechsteer.studies.core.cells import cell, evaluated
+from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import Opinion, Rules, rules
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ class Bench:
         max_steps: The most steps of a fit.
         patience: For its early stopping.
         validation: The part of the training words that early stopping is judged by.
+        executor: Computes answers in workers; vectors are learned in this process.
     """
 
     model: Any
@@ -98,6 +101,12 @@ class Bench:
     max_steps: int = 30
     patience: int = 6
     validation: float = 0.25
+    executor: Executor | None = None
+
+    def prefetch(self, task: Any, steers: Iterable[Any]) -> None:
+        """Compute in workers what will be measured."""
+        bench = bench_of_studies.Bench(self.model, self.folder, self.batch_size, self.bar, self.executor)
+        bench.prefetch(bench_of_studies.Wanted(task, steer) for steer in steers)
 
     @property
     def n_heads(self) -> int:

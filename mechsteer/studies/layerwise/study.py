@@ -98,7 +98,9 @@ def run(
     settings = {"rules": chosen, "seeds": seeds, "n_train": n_train, "max_steps": max_steps, "points": points}
     about = {**settings, **provenance(loaded)}
     with tqdm(desc=NAME, unit="cell", disable=not progress) as bar:
-        bench = Bench(loaded, folder, batch_size, bar, n_train, n_test, tuple(range(seeds)), max_steps)
+        bench = Bench(
+            loaded, folder, batch_size, bar, n_train, n_test, tuple(range(seeds)), max_steps, executor=executor
+        )
         tables = _tables(bench, chosen, list(counts), shots, points, whole=names is None)
     for name, table in tables.items():
         if "rule" in table.columns:  # of files the name alone

@@ -211,6 +211,7 @@ def _untrained(task: Rules, parts: Sequence[str]) -> Rules:
 
 
 def _rights(bench: Bench, task: Rules, steers: Sequence[Intervention | None]) -> Matrix:
+    bench.prefetch(task, steers)
     return torch.stack([bench.right(task, steer).float() for steer in steers])
 
 
