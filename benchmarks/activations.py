@@ -107,7 +107,7 @@ def disk(model: Any, folder: Path, megabytes: int) -> dict[str, Callable[[], Any
     plan = make_plan(model, "resid_post", "all", Intervention())
     made = chunks(-(-megabytes * 10**6 // (32 * 64 * WIDTH * 4 * LAYERS)))
     raw = [x.numpy().tobytes() for chunk in made[:1] for x in chunk.values.values()]
-    ids = [f"{i:016x}" for i in range(32 * len(made))]
+    prompts = [ms.Prompt(f"prompt {i}", torch.tensor([i]), {}) for i in range(32 * len(made))]
 
     def sequential() -> None:
         with (folder / "raw").open("wb") as file:
@@ -122,7 +122,7 @@ def disk(model: Any, folder: Path, megabytes: int) -> dict[str, Callable[[], Any
         shutil.rmtree(folder / "store", ignore_errors=True)
         with writing(ActivationStore.create(folder / "store"), key_of(model, plan), plan) as writer:
             for chunk in made:
-                writer.add(chunk, ids, ids, model.tokenizer)
+                writer.add(chunk, prompts, model.tokenizer)
             writer.flush()
 
     return {"raw write and fsync": sequential, "store": store}

@@ -17,7 +17,7 @@ from mechsteer.errors import MechsteerError, listed, one_of, shown
 from mechsteer.models.sites import KINDS, parse
 from mechsteer.prompts import Batch, Prompt
 
-ROWS = 128
+ROWS = 32
 """Pairs of prompts whose rows are read at once."""
 
 DEFAULT_GROUP = "prompts"
