@@ -190,6 +190,15 @@ def test_the_librarys_own_cache(family: str, tiny: Callable) -> None:
 
 
 @pytest.mark.parametrize("family", BOTH)
+def test_the_same_batches_give_the_same_bits(family: str, tiny: Callable, tmp_path: Path) -> None:
+    model = tiny(family)
+    groups = groups_of(model)
+    source = ms.capture(model, groups, sites="resid_post", batch_size=5, store=tmp_path / "s")
+    for name in ("similarity", "separability"):
+        assert PAIRED[name](source).equals(PAIRED[name](model, groups, batch_size=5))
+
+
+@pytest.mark.parametrize("family", BOTH)
 def test_under_an_intervention(family: str, tiny: Callable) -> None:
     model = tiny(family)
     steer = ms.add(random_direction(model, seed=1, layer=0), 6.0, scope="last_prompt")
