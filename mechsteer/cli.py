@@ -228,8 +228,8 @@ class Tune:
     """The score that counts. Default: the task's first."""
     floor: float = 0.9
     """The least quality, as a part of the unsteered model's: answers that have not collapsed."""
-    budget: float = 2.5
-    """Tokens that each method may generate, in answers of the unsteered model to all validation prompts."""
+    budget: float = 0.2
+    """Tokens that the search may generate, as a part of the full grid's; every method has an equal share."""
     max_new_tokens: Annotated[int | None, _shown_as("INT")] = None
     """For a file of one's own, the most new tokens. Default: 128."""
     n: Annotated[int | None, _shown_as("INT")] = None

@@ -42,7 +42,7 @@ class Estimate:
 
 
 def estimate(
-    model: Any, choosing: Any, reporting: Any, families: Mapping[str, Family], budget: float, batch_size: int
+    model: Any, choosing: Any, reporting: Any, families: Mapping[str, Family], answers: float, batch_size: int
 ) -> Estimate:
     """Time one batch, and count.
 
@@ -51,7 +51,7 @@ def estimate(
         choosing: The validation task.
         reporting: The held-out task.
         families: The methods.
-        budget: Answers to all validation prompts, for each method.
+        answers: How often each method may answer all validation prompts.
         batch_size: Prompts computed together.
     """
     longest = max(len(p) for task in (choosing, reporting) for p in task.prompts(model))
@@ -59,18 +59,18 @@ def estimate(
     small = _plan(model, first, longest, choosing.max_new_tokens, first)
     whole = _plan(model, len(reporting.samples), longest, reporting.max_new_tokens, batch_size)
     weight = sum(SLOWER.get(name, 1.0) for name in families)
-    answers = budget * len(choosing.samples)
-    seconds = (weight * answers + len(choosing.samples)) * small["seconds"] / first
+    each = answers * len(choosing.samples)
+    seconds = (weight * each + len(choosing.samples)) * small["seconds"] / first
     seconds += (
-        ARMS * whole["seconds"] + _points(model, families) * PROMPTS * small["pass"] * (longest + TOKENS) / longest
+        ARMS * whole["seconds"] + points(model, families) * PROMPTS * small["pass"] * (longest + TOKENS) / longest
     )
-    tokens = (len(families) * answers + len(choosing.samples)) * choosing.max_new_tokens
+    tokens = (len(families) * each + len(choosing.samples)) * choosing.max_new_tokens
     tokens += ARMS * len(reporting.samples) * reporting.max_new_tokens
     return Estimate(round(tokens), seconds / 60, max(small["megabytes"], whole["megabytes"]))
 
 
-def _points(model: Any, families: Mapping[str, Family]) -> int:
-    """How many points have their divergence measured."""
+def points(model: Any, families: Mapping[str, Family]) -> int:
+    """How many points the full grid has."""
     layers = len(layers_tried(predicting_stack(model)[1]))
     return sum(len(f.ladder) * (layers if f.kind == "vector" else 1) for f in families.values())
 

@@ -32,7 +32,8 @@ def halves(task: Any, validation: Any = None, seed: int = 0) -> tuple[Any, Any]:
         MechsteerError: for a task that generates nothing, too few prompts, or two tasks that share questions.
     """
     for one in (task, validation):
-        if one is not None and not (is_dataclass(one) and hasattr(one, "max_new_tokens") and hasattr(one, "samples")):
+        needed = ("samples", "prompts", "max_new_tokens")
+        if one is not None and not (is_dataclass(one) and all(hasattr(one, name) for name in needed)):
             raise MechsteerError(f"tune needs a task whose answers are generated, e.g. ms.task(...), got {shown(one)}.")
     if validation is None:
         chosen, kept = _split(task.samples, seed)

@@ -2,11 +2,13 @@
 
 1. Points that are as different as can be (:meth:`mechsteer.tuning.grids.Grid.first`) write their first tokens. Those
    that go wrong there are dropped.
-2. The others answer an eighth of the prompts; the better half of them the next quarter; the better half of those the
-   rest. A prompt is answered once by each.
-3. While the budget lasts, what was behind and no longer is (since the best turned out to be below the floor of quality,
-   say) goes on, and neighbours of the best on the ladder and in depth are tried in the same order of prompts and given
-   up as soon as they are behind it. Where the best is at the strong end, the ladder grows.
+2. The others answer an eighth of the prompts, the better half of them the next quarter. A prompt is answered once by
+   each.
+3. Neighbours of the best on the ladder and in depth answer the same prompts, and are given up as soon as they are
+   behind it. Where the best is at the strong end, the ladder grows; where its quality is below the floor, what is
+   half-way down to what is not is tried.
+4. The best answers the rest of the prompts, for which a part of the budget was kept. While more is left, neighbours,
+   and what was given up but is not behind any more, race it there too.
 
 There is no bisection: adherence rises and falls with strength. Better means: not below the floor of quality (on the
 first stretch, by no more than one prompt), then higher adherence, then quality, then less divergence. The floor
@@ -31,7 +33,7 @@ LEAST, MOST = 3, 8
 WRONG = 0.5
 """A point is dropped if so much more of its beginnings have collapsed than of the unsteered model's."""
 
-FIRST_SHARE = 0.7
+FIRST_SHARE = 0.6
 """The part of the budget that the first points may take; the rest is for neighbours."""
 
 
@@ -44,12 +46,14 @@ class Tried:
         parts: The rows of its answers, stretch by stretch.
         tokens: How many tokens it has written, its beginnings included.
         dropped: Why it was given up before it had answered all prompts; empty where it was not.
+        over: Whether that was for want of budget.
     """
 
     candidate: Candidate
     parts: list[pd.DataFrame] = field(default_factory=list)
     tokens: int = 0
     dropped: str = ""
+    over: bool = False
 
     def values(self, name: str, rungs: int | None = None) -> list[float]:
         """A column over the prompts of the first stretches. Default: of all that were answered."""
@@ -98,16 +102,25 @@ class Search:
     def run(self) -> list[Tried]:
         """All that were tried, in the order in which they were begun."""
         alive = [one for one in self._begun(self.grid.first(self._count())) if not one.dropped]
-        for rung in range(len(self.blocks)):
+        last = len(self.blocks) - 1
+        for rung in range(last):
             self._answer(alive, rung)
             alive = self._halved(alive, rung)
-        self._refine()
+        if last:
+            self._explore(last, reserved=self._cost(last))
+        found = self.best(last) if last else None
+        self._answer(alive if found is None else [found], last)
+        self._explore(last + 1)
+        for one in self.tried:
+            if len(one.parts) <= last and not one.dropped:
+                one.dropped = f"behind after {len(one.values('adherence'))} prompts"
         return self.tried
 
-    def best(self) -> Tried | None:
-        """The best of those that have answered all prompts."""
-        whole = [one for one in self.tried if len(one.parts) == len(self.blocks)]
-        return max(whole, key=lambda one: self.rank(one, len(self.blocks)), default=None)
+    def best(self, rungs: int | None = None) -> Tried | None:
+        """The best of those that have answered so many stretches. Default: all of them."""
+        least = len(self.blocks) if rungs is None else rungs
+        whole = [one for one in self.tried if len(one.parts) >= least]
+        return max(whole, key=lambda one: self.rank(one, least), default=None)
 
     def rank(self, one: Tried, rungs: int, slack: float | None = None) -> tuple[float, ...]:
         """What candidates are ordered by, the larger the better.
@@ -162,64 +175,61 @@ class Search:
             one.tokens += int(rows["n_tokens"].sum())
 
     def _halved(self, alive: list[Tried], rung: int) -> list[Tried]:
-        if rung + 1 == len(self.blocks):
-            return alive
         order = sorted(alive, key=lambda one: self.rank(one, rung + 1), reverse=True)
         kept = order[: max(1, len(order) // 2)]
         for one in order[len(kept) :]:
             one.dropped = f"behind after {self.blocks[rung][1]} prompts"
         return [one for one in alive if one in kept]
 
-    def _refine(self) -> None:
-        """Let others catch up with the best, until the budget is spent or there is none left."""
-        while (best := self.best()) is not None and self.spent + self._cost(0) <= self.budget:
-            one = self._contender(best) or self._neighbour(best)
+    def _explore(self, rungs: int, reserved: int = 0) -> None:
+        """Let others race the best on so many stretches, until none is left or the budget, but for a reserve, spent."""
+        while (best := self.best(rungs)) is not None and self._affordable(0, reserved):
+            one = self._neighbour(best, rungs) or self._contender(best, rungs)
             if one is None:
                 return
-            self._race(one, best)
+            self._race(one, best, rungs, reserved)
 
-    def _contender(self, best: Tried) -> Tried | None:
-        """The best of those that were given up but are not behind the best, now that it is known."""
-
-        def ahead(one: Tried) -> bool:
-            rungs, over = len(one.parts), self.rank(best, len(self.blocks))[0]
-            above, adherence = self.rank(one, rungs, slack=0)[:2]
-            return (above, adherence) > (over, best.mean("adherence", rungs))
-
-        waiting = [one for one in self.tried if 0 < len(one.parts) < len(self.blocks) and one.dropped and ahead(one)]
-        found = max(waiting, key=lambda one: self.rank(one, len(one.parts)), default=None)
-        return None if found is None or not self._affordable(len(found.parts)) else found
-
-    def _neighbour(self, best: Tried) -> Tried | None:
+    def _neighbour(self, best: Tried, rungs: int) -> Tried | None:
         """A neighbour that was not tried; where the best is below the floor, one that is half-way to what is not.
 
         Quality, unlike adherence, falls with strength, so that its floor may be bisected.
         """
         known = {one.candidate: one for one in self.tried}
         beside = self.grid.beside(best.candidate)
-        if not self.rank(best, len(self.blocks))[0]:
-            sound = [c for c, one in known.items() if one.parts and self.rank(one, len(one.parts), slack=0)[0]]
+        if not self.rank(best, rungs)[0]:
+            sound = [c for c, one in known.items() if one.parts and self.rank(one, len(one.parts))[0]]
             beside = self.grid.between(best.candidate, sound)
         left = next((point for point in beside if point not in known), None)
         return None if left is None else self._begun([left])[0]
 
-    def _affordable(self, rung: int) -> bool:
-        return self.spent + self._cost(rung) <= self.budget
+    def _contender(self, best: Tried, rungs: int) -> Tried | None:
+        """The best of those that were given up but are not behind the best, now that it is known."""
 
-    def _race(self, one: Tried, best: Tried) -> None:
+        def ahead(one: Tried) -> bool:
+            above, adherence = self.rank(one, len(one.parts), slack=0)[:2]
+            return (above, adherence) > (self.rank(best, rungs)[0], best.mean("adherence", len(one.parts)))
+
+        waiting = [one for one in self.tried if 0 < len(one.parts) < rungs and not one.over and ahead(one)]
+        return max(waiting, key=lambda one: self.rank(one, len(one.parts)), default=None)
+
+    def _affordable(self, rung: int, reserved: int = 0) -> bool:
+        return self.spent + self._cost(rung) + reserved <= self.budget
+
+    def _race(self, one: Tried, best: Tried, rungs: int, reserved: int) -> None:
         """Let a candidate answer on until it is behind the best."""
         if one.dropped.startswith("wrong"):
             return
         one.dropped = ""
-        for rung in range(len(one.parts), len(self.blocks)):
-            if not self._affordable(rung):
-                one.dropped = f"the budget ended after {len(one.values('adherence'))} prompts"
+        for rung in range(len(one.parts), rungs):
+            answered = len(one.values("adherence"))
+            if not self._affordable(rung, reserved):
+                one.dropped, one.over = f"the budget ended after {answered} prompts", True
                 return
             self._answer([one], rung)
-            if rung + 1 < len(self.blocks) and self.rank(one, rung + 1)[:2] < self._standard(best, rung + 1):
+            if rung + 1 < rungs and self.rank(one, rung + 1)[:2] < self._standard(best, rung + 1, rungs):
                 one.dropped = f"behind after {self.blocks[rung][1]} prompts"
                 return
 
-    def _standard(self, best: Tried, rungs: int) -> tuple[float, ...]:
-        """What must be reached on some stretches; one whose quality is too low on all prompts sets no high one."""
-        return (self.rank(best, len(self.blocks))[0], best.mean("adherence", rungs))
+    def _standard(self, best: Tried, rung: int, rungs: int) -> tuple[float, ...]:
+        """What must be reached on some stretches; a best whose quality is too low sets no standard of quality."""
+        return (self.rank(best, rungs)[0], best.mean("adherence", rung))

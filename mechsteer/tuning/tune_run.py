@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import pandas as pd
@@ -17,7 +18,7 @@ from mechsteer.files import writable_dir
 from mechsteer.identity import cell_key
 from mechsteer.models import check_model, predicting_stack, taken_once
 from mechsteer.tuning.divergence import PROMPTS, TOKENS, Probe, probe
-from mechsteer.tuning.estimate import estimate
+from mechsteer.tuning.estimate import estimate, points
 from mechsteer.tuning.grids import Grid
 from mechsteer.tuning.halves import blocks, halves
 from mechsteer.tuning.held_out import held_out, worked_examples
@@ -28,8 +29,8 @@ from mechsteer.tuning.side import Side, side_task
 from mechsteer.tuning.tables import best_table, curve_table
 from mechsteer.tuning.trying import FIRST_TOKENS, Runs, kept_number
 
-BUDGET = 2.5
-"""How often a method may answer all validation prompts, in tokens of the unsteered model's answers."""
+BUDGET = 0.2
+"""The part of the full grid's tokens that the search may generate."""
 
 FLOOR = 0.9
 """The least quality, as a part of the unsteered model's."""
@@ -64,7 +65,8 @@ def tune(
         validation: A task of other prompts to choose on; then all of ``task`` is reported on.
         side: A task, or prompts, that have nothing to do with the instruction, whose answers must stay as they are.
             Default: 16 bundled questions of general knowledge.
-        budget: How many tokens each method may generate, in answers of the unsteered model to all validation prompts.
+        budget: How many tokens the search may generate, as a part of what all points of all ladders would take on all
+            validation prompts. Every method has an equal share.
         score: The column that says how well a prompt was followed. Default: as :func:`mechsteer.compare` chooses.
         seed: Decides the halves and the order in which prompts are looked at.
         batch_size: Prompts computed together; does not change the results.
@@ -86,15 +88,16 @@ def tune(
     families = families_of(methods)
     if not 0 <= finite("floor", floor) <= 1:
         raise MechsteerError(f"floor must be from 0 to 1, a part of the unsteered model's quality, got {floor}.")
-    if not finite("budget", budget) >= 1:
-        raise MechsteerError(f"budget must be at least 1 answer to all validation prompts, got {budget}.")
+    if not 0 < finite("budget", budget) <= 1:
+        raise MechsteerError(f"budget must be above 0 and at most 1, a part of the full grid, got {budget}.")
     choosing, reporting = halves(task, validation, seed)
     aside = side_task(side)
     folder = None if out is None else writable_dir(out)
-    total = _announced(model, choosing, reporting, families, budget, batch_size) if progress else None
+    answers = budget * points(model, families) / len(families)
+    total = _announced(model, choosing, reporting, families, answers, batch_size) if progress else None
     with taken_once(), tqdm(desc="tuning", unit="token", total=total, disable=not progress) as bar:
         runs = Runs(model, choosing, folder, batch_size, score, bar)
-        study = _Study(runs, floor, budget)
+        study = _Study(runs, floor, answers)
         for name, family in families.items():
             study.search(name, family)
         unrelated = Side(Runs(model, aside, folder, batch_size, None, bar))
@@ -114,14 +117,14 @@ def _announced(model: Any, choosing: Any, reporting: Any, *options: Any) -> int:
 class _Study:
     """One tuning while it runs."""
 
-    def __init__(self, runs: Runs, floor: float, budget: float) -> None:
+    def __init__(self, runs: Runs, floor: float, answers: float) -> None:
         self.runs = runs
         stretches = blocks(len(runs.task.samples))
         self.unsteered = Tried(Candidate("unsteered", 0.0), [runs.rows(Way(), stretch) for stretch in stretches])
         self.beginnings = float(runs.rows(Way(), stretches[0], FIRST_TOKENS)["collapsed"].mean())
         self.tokens = int(sum(self.unsteered.values("n_tokens")))
         self.floor = floor
-        self.budget = round(budget * self.tokens)
+        self.budget = round(answers * self.tokens)
         self.prompts = runs.task.prompts(runs.model)[:PROMPTS]
         self.probe = self._probe()
         self.searches: dict[str, Search] = {}
@@ -149,6 +152,8 @@ class _Study:
         """Differences in means of the validation prompts with and without their instruction."""
         if self.directions is None:
             task, model = self.runs.task, self.runs.model
+            if "with_instruction" not in signature(task.prompts).parameters:
+                raise MechsteerError(f"The prompts of {task.name!r} have no form without their instruction.")
             pairs = list(zip(task.prompts(model), task.prompts(model, with_instruction=False), strict=True))
             self.directions = differences_in_means(model, pairs, layers=layers_tried(predicting_stack(model)[1]))
         return self.directions

@@ -1,6 +1,7 @@
 """``tune`` as a whole: the same tables after a kill, what was chosen, the page, the command line, what is refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pandas.testing import assert_frame_equal
 import mechsteer as ms
 from mechsteer.directions import random_direction
 from mechsteer.steering import Intervention
-from mechsteer.tasks import instructions
+from mechsteer.tasks import instructions, recall
 from mechsteer.tuning import tune_run
 from mechsteer.tuning.ladders import Way
 from mechsteer.tuning.trying import Runs
@@ -132,7 +133,7 @@ def test_instruct_llama_follows_again(instruct_llama: Any) -> None:
     model = instruct_llama
     parts = [instructions("upper", notes=24, n=n, split=split) for n, split in ((8, "evaluation"), (8, "validation"))]
     with unchecked():
-        found = ms.tune(model, parts[0], ("guide", "directer"), validation=parts[1], budget=2.0)
+        found = ms.tune(model, parts[0], ("guide", "directer"), validation=parts[1])
     tuned = found.test.set_index("name")
     name = next(one for one in tuned.index if one.startswith("tuned: "))
     assert tuned.loc[name, "adherence"] >= tuned.loc["unsteered", "adherence"] + 0.3
@@ -163,7 +164,7 @@ def test_the_command_line(mechsteer: Callable[..., tuple[int, str, str]], checkp
         ({"methods": "gide"}, "Did you mean 'guide'"),
         ({"methods": ()}, "at least one"),
         ({"floor": 1.5}, "floor must be from 0 to 1"),
-        ({"budget": 0.5}, "budget must be at least 1"),
+        ({"budget": 2.0}, "budget must be above 0 and at most 1"),
         ({"score": "adherance"}, "Did you mean 'adherence'"),
     ],
 )
@@ -176,6 +177,12 @@ def test_methods_that_prompts_do_not_allow_are_left_out_with_the_reason(model: A
     plain = ms.task(PROMPTS, lambda text, sample: len(text) % 3 == 0, name="no instruction", max_new_tokens=5)
     with pytest.raises(ms.MechsteerError, match=r"None of the methods can be used\. guide: .*instruction"):
         ms.tune(model, plain, ("guide", "vector"))
+
+
+def test_a_bundled_task_without_instructions_has_no_vectors(model: Any) -> None:
+    task = replace(recall(), samples=recall().samples[:8], max_new_tokens=3)
+    with pytest.raises(ms.MechsteerError, match=r"guide: .*instruction.*vector: The prompts of 'recall.* have no form"):
+        ms.tune(model, task, ("guide", "vector"))
 
 
 def test_the_budget_is_the_same_for_every_method(model: Any, task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
