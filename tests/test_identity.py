@@ -256,7 +256,7 @@ def test_a_model_that_was_not_loaded_here_is_known_by_its_weights() -> None:
         ms.add(vector, 1.0).check(models[1])
 
 
-def test_functions_of_ones_own_must_say_which_they_are() -> None:
+def test_functions_of_ones_own_must_say_which_they_are(unchecked: None) -> None:
     for function in (own, lambda edit, x, where: x, SimpleNamespace(name="a"), named("a", ""), named("", "1")):
         with pytest.raises(ms.MechsteerError, match=r"The function of the edit 'mine' .* is your own.* f\.version = "):
             ms.cell_key(None, steer=mine(function))
