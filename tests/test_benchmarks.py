@@ -11,7 +11,7 @@ import pytest
 from tests.tiny import write_checkpoint
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-NO_TABLES = {"common", "diagnosis", "families", "on_device", "peer_steering", "run_all", "same_tables"}
+NO_TABLES = {"common", "diagnosis", "families", "on_device", "peer_steering", "real_model", "run_all", "same_tables"}
 """Parts, and those whose tables are not about speed."""
 
 
