@@ -184,7 +184,9 @@ class _Prefill:
             measured = self.columns.measure(step.batch.prompts[0], lambda: self._run(step))
         else:
             self._run(step)
-        found = {name: measured[name] if name in measured else self.kept.take(name) for name in self.plan.stacks}
+        found = {  # a norm may fire more than once in a pass: the last counts
+            name: measured[name] if name in measured else self.kept.parts(name)[-1] for name in self.plan.stacks
+        }
         return Chunk(rows, {name: values.to("cpu", self.plan.dtype) for name, values in found.items()})
 
     def _choose(self, step: Step, stack: str) -> Rows:

@@ -79,10 +79,10 @@ def instruction_features(
 
     if top is not None:
         positive_int("top", top)
-    made = as_sae(sae)
     live = as_recorded(model) is None and not isinstance(model, Mapping)
     if live:
         check_model(model)
+    made = as_sae(sae)
     at = site_name(model, site_of(made, site)) if live else site_of(made, site)
     if live:
         check_sae(made, model, at, transfer=transfer)
