@@ -106,10 +106,15 @@ class Bench:
         path = self.folder / "directions" / f"{name}-{key}.safetensors"
         if path.exists():
             with suppress(MechsteerError):
+                if len(layers) == 1:
+                    return {layers[0]: Direction.load(path)}
                 found = [edit.direction for edit in Intervention.load(path).edits]
                 return {layer: d for layer, d in zip(layers, found, strict=True) if d is not None}
         made = dict(make(layers))
-        sum((add(made[layer]) for layer in layers), start=Intervention()).save(path)
+        if len(layers) == 1:  # a file for `mechsteer generate --direction`
+            made[layers[0]].save(path)
+        else:
+            sum((add(made[layer]) for layer in layers), start=Intervention()).save(path)
         return made
 
     def prefetch(self, wanted: Iterable[Wanted]) -> None:

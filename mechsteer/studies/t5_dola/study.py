@@ -9,7 +9,7 @@ controls, and what steering does to plain recall and to copying.
 
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.directions import Direction, gradient_direction, random_direction
@@ -226,9 +226,7 @@ def _side_effects(bench: Bench, direction: Direction, layer: int, strengths: Seq
     return pd.DataFrame(rows)
 
 
-def _summary(
-    grid: "pd.DataFrame", controls: "pd.DataFrame", chosen: Mapping[str, Any], baseline: "pd.DataFrame"
-) -> "pd.DataFrame":
+def _summary(grid: "pd.DataFrame", controls: "pd.DataFrame", chosen: Any, baseline: "pd.DataFrame") -> "pd.DataFrame":
     import pandas as pd
 
     on_evaluation = grid[(grid["split"] == "evaluation") & (grid["kind"] == "relative")]
