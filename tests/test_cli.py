@@ -310,7 +310,14 @@ def test_studies_that_take_prompts_of_ifeval(
     options = ("--n", 5, "--kinds", "punctuation:no_comma", "--max-new-tokens", 9)
     code, printed, _ = mechsteer("reproduce", study, "--model", "x", "--data", data, "--out", tmp_path / "o", *options)
     assert code == 0 and "Printed." in printed and given[0][0] == "x"
-    wanted = {"batch_size": 128, "data": data, "n": 5, "kinds": ("punctuation:no_comma",), "max_new_tokens": 9}
+    wanted = {
+        "batch_size": 128,
+        "executor": None,
+        "data": data,
+        "n": 5,
+        "kinds": ("punctuation:no_comma",),
+        "max_new_tokens": 9,
+    }
     assert given[0][1] == wanted
 
 

@@ -26,6 +26,7 @@ from mechsteer.studies.core.result import Result, finished
 from mechsteer.studies.ifeval.choose import choose
 from mechsteer.studies.ifeval.methods import Method, Steering, marked, named
 from mechsteer.studies.ifeval.tables import by_instruction, shares, summary
+from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import IFEval, ifeval
 from mechsteer.tasks.ifeval import require_checkers
 from mechsteer.tasks.ifeval_file import selected
@@ -51,6 +52,7 @@ def run(
     batch_size: int = 16,
     draw: bool = True,
     progress: bool = True,
+    executor: Executor | None = None,
 ) -> Result:
     """Run the study; a run that was killed continues where it was, in the middle of a method too.
 
@@ -66,6 +68,7 @@ def run(
         batch_size: Prompts computed together; does not change the results.
         draw: Draw the figure; without, ``Result.figures()`` draws it.
         progress: Show a bar of all answers, with the time that is left.
+        executor: None; answers are kept as they come, and one process makes them.
 
     Returns:
         ``summary`` (see :func:`mechsteer.studies.ifeval.tables.summary`), ``by_instruction``, ``validation`` (each
@@ -79,6 +82,7 @@ def run(
     positive_int("max_new_tokens", max_new_tokens)
     ladders = named(methods)
     task = prompts_of(data, n, kinds)
+    one_process(executor)
     folder = writable_dir(out)
     loaded = load(model) if isinstance(model, str) else model
     kept = fitting(loaded, replace(task, max_new_tokens=max_new_tokens))
@@ -92,6 +96,16 @@ def run(
     tables = {name: table.assign(n_left_out=left, **provenance(loaded)) for name, table in tables.items()}
     about = {"validation": validation, "max_new_tokens": max_new_tokens, "data": task.name, "data_hash": task.data_hash}
     return finished(NAME, folder, {**about, **provenance(loaded)}, tables, draw=draw)
+
+
+def one_process(executor: Executor | None) -> None:
+    """Refuse workers.
+
+    Raises:
+        MechsteerError: for an executor.
+    """
+    if executor is not None:
+        raise MechsteerError("Studies of IFEval run in one process, which can be stopped and goes on: no workers.")
 
 
 def prompts_of(data: str | os.PathLike[str] | IFEval | None, n: int | None, kinds: Sequence[str] | None) -> IFEval:

@@ -28,10 +28,11 @@ from mechsteer.measured import Run
 from mechsteer.models import is_encoder_decoder, load, model_info, provenance, stacks
 from mechsteer.steering import Intervention, add, project
 from mechsteer.studies.core.result import Result, finished
-from mechsteer.studies.ifeval.study import fitting, prompts_of
+from mechsteer.studies.ifeval.study import fitting, one_process, prompts_of
 from mechsteer.studies.ifeval_vectors.prompts import kinds_in, kinds_of, of_kind, pairs, without_instruction
 from mechsteer.studies.ifeval_vectors.tables import best_layer, by_kind, summary
 from mechsteer.studies.instruction_vectors.choose import NONE, grid
+from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import IFEval
 from mechsteer.tasks.splits import SPLITS
 
@@ -55,6 +56,7 @@ def run(
     batch_size: int = 16,
     draw: bool = True,
     progress: bool = True,
+    executor: Executor | None = None,
 ) -> Result:
     """Run the study; a run that was killed continues where it was.
 
@@ -70,6 +72,7 @@ def run(
         batch_size: Prompts computed together; does not change the results.
         draw: Draw the figure; without, ``Result.figures()`` draws it.
         progress: Show a bar.
+        executor: None; answers are kept as they come, and one process makes them.
 
     Returns:
         ``summary``: by setting (``without`` and ``with instruction``; ``several instructions`` of prompts that have
@@ -83,6 +86,7 @@ def run(
     for name, value in (("n_validation", n_validation), ("n_pairs", n_pairs), ("max_new_tokens", max_new_tokens)):
         positive_int(name, value)
     task = prompts_of(data, n, None)
+    one_process(executor)
     folder = writable_dir(out)
     loaded = load(model) if isinstance(model, str) else model
     if is_encoder_decoder(loaded):

@@ -18,6 +18,7 @@ from mechsteer.studies.ifeval.choose import choose
 from mechsteer.studies.ifeval.methods import METHODS, marked, named
 from mechsteer.studies.ifeval.report import report
 from mechsteer.studies.ifeval.tables import summary
+from mechsteer.studies.sweep import Processes
 from mechsteer.tasks.ifeval import IFEval
 
 NO_COMMA, LOWER = "punctuation:no_comma", "change_case:english_lowercase"
@@ -108,6 +109,8 @@ def test_what_cannot_be_run_is_refused(checkers: None, data: Path, tiny: Callabl
         ms.studies.ifeval.run(model, tmp_path / "none")
     with pytest.raises(MechsteerError, match="Did you mean 'GUIDE'"):
         ms.studies.ifeval.run(model, tmp_path / "none", data=data, methods=["GUIDES"])
+    with pytest.raises(MechsteerError, match="no workers"):
+        ms.studies.ifeval.run(model, tmp_path / "none", data=data, executor=Processes(2))
     with pytest.raises(MechsteerError, match="None of 6 prompts fits"):
         ms.studies.ifeval.run(model, tmp_path / "none", data=data, max_new_tokens=model.cfg.n_ctx)
 

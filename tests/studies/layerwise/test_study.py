@@ -212,7 +212,7 @@ def test_the_command_prints_every_table(
     monkeypatch.setattr(layerwise, "run", lambda model, out, **given: seen.update(given) or study)
     cli.main(["reproduce", "layerwise", "--out", str(tmp_path), "--batch-size", "32"])
     printed = capsys.readouterr().out
-    assert seen == {"names": None, "batch_size": 32}
+    assert seen == {"batch_size": 32, "executor": None}
     for text in ("sum of the parts", "few-shot", "By layer", "english-french+capitalise", "west", "could be obtained"):
         assert text in printed, text
     line = next(line for line in printed.splitlines() if line.startswith("english-french "))

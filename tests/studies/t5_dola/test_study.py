@@ -30,7 +30,8 @@ COLUMNS = {
     "controls": ["control", "seed", *SCORES, "n", "layer", "scale"],
     "side_effects": ["task", "layer", "strength", "scale", "percent"],
     "samples": ["task", "method", "site", "scope", "strength", "strategy", "seed", "sample", "prompt", "target", "trap",
-                "output", "correct", "success", "strict", "memorised", "sound", "logprob_target", "logprob_trap", "data_hash"],
+                "output", "correct", "success", "strict", "memorised", "sound", "logprob_target", "logprob_trap",
+                "data_hash"],
 }  # fmt: skip
 
 
