@@ -16,7 +16,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo "make demo       reproduce the T5 study on the bundled model, into results/t5-dola"
 	@echo "make test       lint, types, tests and notebooks"
-	@echo "make real       a real model (SmolLM2, fetched: 93 MB): diagnosis, comparison and tuning of one instruction, 10 minutes"
+	@echo "make real       a real model (SmolLM2, fetched: 93 MB): diagnosis, comparison and tuning of one instruction"
 	@echo "make lint       ruff and pyright alone"
 	@echo "make bench      measure speed, into benchmarks/results (BENCH='--only speed --rounds 1' for a part)"
 	@echo "make notebooks  run the notebooks again and keep their new outputs"
