@@ -1,13 +1,13 @@
 """Choosing on validation data: the one rule that all studies share."""
 
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Option = TypeVar("Option")
 
 
 def best(
-    options: Iterable[Option], value: Callable[[Option], float], *, passes: Callable[[Option], bool] = lambda _: True
+    options: Iterable[Option], value: Callable[[Option], Any], *, passes: Callable[[Option], bool] = lambda _: True
 ) -> Option | None:
     """The option with the highest value among those that pass; of equals the first.
 
@@ -15,7 +15,7 @@ def best(
 
     Args:
         options: What there is to choose among.
-        value: How good an option is on validation data.
+        value: How good an option is on validation data: a number, or several of which the later ones decide ties.
         passes: A filter, e.g. of options whose outputs collapse.
 
     Returns:

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from mechsteer.studies.core.choose import best
 from mechsteer.studies.ifeval.methods import Method
 
 if TYPE_CHECKING:
@@ -22,8 +23,9 @@ def choose(method: Method, tried: "pd.DataFrame", unsteered_collapsed: float) ->
     Returns:
         The setting. Where none keeps quality, the mildest.
     """
-    kept = tried[tried["collapsed"] <= unsteered_collapsed + MORE_COLLAPSED]
-    if kept.empty:
-        return method.ladder[0]
-    best = max(zip(kept["prompt_loose"], kept["prompt_strict"], range(0, -len(kept), -1), kept["setting"], strict=True))
-    return float(best[-1])
+    found = best(
+        tried.to_dict("records"),
+        lambda row: (row["prompt_loose"], row["prompt_strict"]),
+        passes=lambda row: row["collapsed"] <= unsteered_collapsed + MORE_COLLAPSED,
+    )
+    return method.ladder[0] if found is None else float(found["setting"])

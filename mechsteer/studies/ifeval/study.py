@@ -10,26 +10,23 @@ adherence, and no setting taken from another model.
 """
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from mechsteer.errors import MechsteerError, positive_int
-from mechsteer.evaluation import timed
-from mechsteer.files import digest, writable_dir
-from mechsteer.measured import Run
-from mechsteer.models import is_encoder_decoder, load, provenance
+from mechsteer.errors import positive_int
+from mechsteer.files import writable_dir
+from mechsteer.models import load, provenance
+from mechsteer.studies.core.bench import Bench
 from mechsteer.studies.core.result import Result, finished
+from mechsteer.studies.ifeval.answers import answers, fitting, one_process, prompts_of
 from mechsteer.studies.ifeval.choose import choose
 from mechsteer.studies.ifeval.methods import Method, Steering, marked, named
 from mechsteer.studies.ifeval.tables import by_instruction, shares, summary
 from mechsteer.studies.sweep.executors import Executor
-from mechsteer.tasks import IFEval, ifeval
-from mechsteer.tasks.ifeval import require_checkers
-from mechsteer.tasks.ifeval_file import selected
+from mechsteer.tasks import IFEval
 from mechsteer.tasks.splits import SPLITS
 
 if TYPE_CHECKING:
@@ -87,86 +84,15 @@ def run(
     loaded = load(model) if isinstance(model, str) else model
     kept = fitting(loaded, replace(task, max_new_tokens=max_new_tokens))
     halves = [kept.on(split) for split in SPLITS]
-    answers = sum(len(half.samples) * (len(ASKED) + len(ladders)) for half in halves)
-    answers += sum(min(validation, len(half.samples)) * sum(len(m.ladder) for m in ladders) for half in halves)
-    with tqdm(desc=NAME, unit="answer", total=answers, disable=not progress) as bar:
+    total = sum(len(half.samples) * (len(ASKED) + len(ladders)) for half in halves)
+    total += sum(min(validation, len(half.samples)) * sum(len(m.ladder) for m in ladders) for half in halves)
+    with tqdm(desc=NAME, unit="answer", total=total, disable=not progress) as bar:
         bench = Bench(loaded, folder, batch_size, bar)
         tables = _tables(bench, kept, halves, ladders, validation)
     left = len(task.samples) - len(kept.samples)
     tables = {name: table.assign(n_left_out=left, **provenance(loaded)) for name, table in tables.items()}
     about = {"validation": validation, "max_new_tokens": max_new_tokens, "data": task.name, "data_hash": task.data_hash}
     return finished(NAME, folder, {**about, **provenance(loaded)}, tables, draw=draw)
-
-
-def one_process(executor: Executor | None) -> None:
-    """Refuse workers.
-
-    Raises:
-        MechsteerError: for an executor.
-    """
-    if executor is not None:
-        raise MechsteerError("Studies of IFEval run in one process, which can be stopped and goes on: no workers.")
-
-
-def prompts_of(data: str | os.PathLike[str] | IFEval | None, n: int | None, kinds: Sequence[str] | None) -> IFEval:
-    """The prompts, which all say where their instruction stands.
-
-    Raises:
-        MechsteerError: without data or the checkers, or for a prompt that does not say it.
-    """
-    if data is None:
-        raise MechsteerError(
-            "This study needs IFEval's prompts: data=..., a JSONL file with 'prompt_without_instruction' in its lines."
-        )
-    require_checkers()
-    task = selected(data, n, kinds) if isinstance(data, IFEval) else ifeval(data, n=n, kinds=kinds)
-    lost = [sample.key for sample in task.samples if sample.asked is None]
-    if lost:
-        raise MechsteerError(
-            f"{len(lost)} of {len(task.samples)} prompts do not say where their instruction is, e.g. key {lost[0]}; "
-            "their lines need 'prompt_without_instruction', 'instruction', or tags around it in the prompt."
-        )
-    return task
-
-
-def fitting(model: Any, task: IFEval) -> IFEval:
-    """The prompts that leave room for their answers."""
-    if is_encoder_decoder(model):
-        return task
-    room = model.cfg.n_ctx - task.max_new_tokens
-    lengths = [max(len(p), len(q)) for p, q in zip(task.prompts(model), marked(task).prompts(model), strict=True)]
-    kept = tuple(s for s, length in zip(task.samples, lengths, strict=True) if length <= room)
-    if not kept:
-        raise MechsteerError(
-            f"None of {len(lengths)} prompts fits this model's context of {model.cfg.n_ctx} tokens with "
-            f"max_new_tokens={task.max_new_tokens}; the shortest has {min(lengths)}."
-        )
-    return replace(task, samples=kept)
-
-
-@dataclass
-class Bench:
-    """Where answers are made and kept.
-
-    Attributes:
-        model: The model.
-        folder: The study's folder.
-        batch_size: Prompts computed together.
-        bar: Moves with every answer.
-    """
-
-    model: Any
-    folder: Path
-    batch_size: int
-    bar: tqdm
-
-    def rows(self, task: IFEval, steering: Steering = (None, None)) -> "tuple[pd.DataFrame, float]":
-        """The rows of a task with quality, and the seconds that the answers took."""
-        job = Run(self.model, task, *steering, self.batch_size, quality=True)
-        self.bar.set_postfix_str(f"{task.name} {steering[1] or (steering[0] or 'unsteered')}"[:60])
-        found = timed(job, self.folder / "answers" / digest(job.key()))
-        self.bar.update(len(task.samples))
-        return found
 
 
 def _tables(
@@ -179,47 +105,42 @@ def _tables(
     seconds: dict[str, float] = {}
     settings: dict[str, list[float]] = {}
 
-    def add(name: str, half: IFEval, asked: IFEval, steering: Steering = (None, None)) -> "pd.DataFrame":
-        table, took = bench.rows(asked, steering)
+    def add(name: str, asked: IFEval, steering: Steering = (None, None)) -> "pd.DataFrame":
+        bench.bar.set_postfix_str(name)
+        table, took = answers(bench, asked, *steering)
         seconds[name] = seconds.get(name, 0.0) + took
-        texts = [sample.prompt for sample in half.samples]
-        rows.append(
-            table.assign(prompt_text=texts, key_half=[f"{s.key} {t}" for s, t in zip(half.samples, texts, strict=True)])
-        )
+        rows.append(table.copy())
         rows[-1].insert(0, "name", name)
         return table
 
+    unsteered = [add("unsteered", half) for half in halves]
     for half in halves:
-        add("unsteered", half, half)
-    for half in halves:
-        add("*-marked", half, marked(half))
+        add("*-marked", marked(half))
     for method in methods:
         settings[method.name] = []
-        for half, other in zip(halves, reversed(halves), strict=True):
-            table = _tried(bench, method, replace(other, samples=other.samples[:validation]))
+        for half, other, plain in zip(halves, reversed(halves), reversed(unsteered), strict=True):
+            chosen_on = replace(other, samples=other.samples[:validation])
+            table = _tried(bench, method, chosen_on, shares(plain[:validation]))
             setting = float(table.loc[table["chosen"], "setting"].iloc[0])
             tried.append(table)
             settings[method.name].append(setting)
-            add(method.name, half, half, method.make(setting))
+            add(method.name, half, method.make(setting))
     together = pd.concat(rows, ignore_index=True)
+    nothing = pd.DataFrame(columns=["name", "chosen", "edge"])
     return {
         "summary": summary(together, settings, seconds),
         "by_instruction": by_instruction(together, task),
-        "validation": pd.concat(tried, ignore_index=True)
-        if tried
-        else pd.DataFrame(columns=["name", "chosen", "edge"]),
-        "rows": together.drop(columns=["prompt_text", "key_half"]),
+        "validation": pd.concat(tried, ignore_index=True) if tried else nothing,
+        "rows": together,
     }
 
 
-def _tried(bench: Bench, method: Method, task: IFEval) -> "pd.DataFrame":
-    """The settings of a method on validation prompts."""
+def _tried(bench: Bench, method: Method, task: IFEval, plain: Mapping[str, float]) -> "pd.DataFrame":
+    """The settings of a method on validation prompts, beside what the unsteered model does there."""
     import pandas as pd
 
-    plain = shares(bench.rows(task)[0])
-    bench.bar.update(-len(task.samples))  # not counted: the same for all methods
-    found = [{"setting": s, **shares(bench.rows(task, method.make(s))[0])} for s in method.ladder]
-    table = pd.DataFrame(found)
+    bench.bar.set_postfix_str(f"{method.name}, settings")
+    table = pd.DataFrame([{"setting": s, **shares(answers(bench, task, *method.make(s))[0])} for s in method.ladder])
     chosen = choose(method, table, plain["collapsed"])
     table.insert(0, "name", method.name)
     return table.assign(

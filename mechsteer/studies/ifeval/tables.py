@@ -61,10 +61,10 @@ def _row(name: str, rows: "pd.DataFrame", first: "pd.DataFrame", settings: Seque
     }
     for form in ("strict", "loose"):
         found = mean_interval(rows[form].astype(float))
-        made |= _percent(f"prompt_{form}", found.mean, found.low, found.high)
+        made |= percent(f"prompt_{form}", found.mean, found.low, found.high)
         done, asked = int(rows[f"n_{form}"].sum()), int(rows["n_instructions"].sum())
-        made |= _percent(f"instruction_{form}", done / asked, *clustered_interval(done, asked, len(rows)))
-    before, now = first.set_index("key_half")["loose"], rows.set_index("key_half")["loose"]
+        made |= percent(f"instruction_{form}", done / asked, *clustered_interval(done, asked, len(rows)))
+    before, now = (table.set_index(["key", "prompt"])["loose"] for table in (first, rows))
     change = now.astype(int) - before.reindex(now.index).astype(int)
     repaired, broken = int((change > 0).sum()), int((change < 0).sum())
     made |= {"repaired": repaired, "broken": broken, "p_value": exact_p(repaired, broken)}
@@ -72,7 +72,8 @@ def _row(name: str, rows: "pd.DataFrame", first: "pd.DataFrame", settings: Seque
     return made | {name: float(rows[name].astype(float).mean()) for name in ("n_tokens", "repetition", "surprise")}
 
 
-def _percent(name: str, *shares: float) -> dict[str, float]:
+def percent(name: str, *shares: float) -> dict[str, float]:
+    """A share and its ends as columns in percent."""
     ends = ("percent", "low", "high")
     return {f"{name}_{end}": 100 * share for end, share in zip(ends, shares, strict=True)}
 
@@ -84,7 +85,7 @@ def by_instruction(rows: "pd.DataFrame", task: IFEval) -> "pd.DataFrame":
     samples = {sample.prompt: sample for sample in task.samples}
     each = []
     for row in rows.to_dict("records"):
-        sample = samples[row["prompt_text"]]
+        sample = samples[row["prompt"]]
         strict, loose = followed(sample, row["output"])
         each += [
             {"name": row["name"], "instruction": name, "strict": s, "loose": lo}
@@ -96,6 +97,6 @@ def by_instruction(rows: "pd.DataFrame", task: IFEval) -> "pd.DataFrame":
         line: dict[str, Any] = {"name": name, "instruction": instruction, "n": len(group)}
         for form in ("strict", "loose"):
             found = mean_interval(group[form].astype(float))
-            line |= _percent(form, found.mean, found.low, found.high)
+            line |= percent(form, found.mean, found.low, found.high)
         made.append(line)
     return pd.DataFrame(made)

@@ -49,6 +49,15 @@ def of_kind(task: IFEval, kind: str) -> IFEval:
     return replace(task, samples=tuple(s for s in task.samples if kinds_of(s) == [kind]))
 
 
+def together(task: IFEval) -> dict[tuple[str, ...], IFEval]:
+    """The prompts with more than one instruction, those that ask for the same kinds together."""
+    found: dict[tuple[str, ...], list[IFEvalPrompt]] = {}
+    for sample in task.samples:
+        if len(sample.instructions) > 1:
+            found.setdefault(tuple(kinds_of(sample)), []).append(sample)
+    return {kinds: replace(task, samples=tuple(samples)) for kinds, samples in found.items()}
+
+
 def without_instruction(task: IFEval) -> IFEval:
     """The same prompts without their instruction; the answers are still scored by it."""
 

@@ -13,23 +13,20 @@ position is not steered, since in many models it is an attention sink.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
 from mechsteer.directions import Direction, differences_in_means
 from mechsteer.errors import MechsteerError, positive_int
-from mechsteer.evaluation import evaluate
-from mechsteer.files import digest, writable_dir
-from mechsteer.identity import cell_key
-from mechsteer.measured import Run
-from mechsteer.models import is_encoder_decoder, load, model_info, provenance, stacks
-from mechsteer.steering import Intervention, add, project
+from mechsteer.files import writable_dir
+from mechsteer.models import provenance, stacks
+from mechsteer.steering import Intervention, project
+from mechsteer.studies.core.bench import Bench, decoder_only
 from mechsteer.studies.core.result import Result, finished
-from mechsteer.studies.ifeval.study import fitting, one_process, prompts_of
-from mechsteer.studies.ifeval_vectors.prompts import kinds_in, kinds_of, of_kind, pairs, without_instruction
+from mechsteer.studies.ifeval.answers import answers, fitting, one_process, prompts_of
+from mechsteer.studies.ifeval_vectors.prompts import kinds_in, of_kind, pairs, together, without_instruction
 from mechsteer.studies.ifeval_vectors.tables import best_layer, by_kind, summary
 from mechsteer.studies.instruction_vectors.choose import NONE, grid
 from mechsteer.studies.sweep.executors import Executor
@@ -88,18 +85,14 @@ def run(
     task = prompts_of(data, n, None)
     one_process(executor)
     folder = writable_dir(out)
-    loaded = load(model) if isinstance(model, str) else model
-    if is_encoder_decoder(loaded):
-        raise MechsteerError(
-            f"This study is for decoder-only models; {model_info(loaded).name!r} is an encoder-decoder."
-        )
+    loaded = decoder_only(model)
     chosen = kinds_in(task, kinds)
     if not chosen:
         raise MechsteerError("No prompt has one of these instructions alone, so there is nothing to make vectors of.")
     kept = fitting(loaded, replace(task, max_new_tokens=max_new_tokens))
     with tqdm(desc=NAME, unit="answer", disable=not progress) as bar:
-        bench = Bench(loaded, folder, batch_size, bar, grid(stacks(loaded)["blocks"]), n_pairs)
-        tables = _tables(bench, [kept.on(split) for split in SPLITS], chosen, n_validation)
+        bench = Bench(loaded, folder, batch_size, bar)
+        tables = _tables(bench, [kept.on(split) for split in SPLITS], chosen, n_validation, n_pairs)
     left = len(task.samples) - len(kept.samples)
     tables = {name: table.assign(n_left_out=left, **provenance(loaded)) for name, table in tables.items()}
     sizes = {"n_validation": n_validation, "n_pairs": n_pairs, "max_new_tokens": max_new_tokens}
@@ -107,83 +100,53 @@ def run(
     return finished(NAME, folder, about, tables, draw=draw)
 
 
-@dataclass
-class Bench:
-    """Where vectors and answers are made and kept.
+def _vectors(
+    bench: Bench, half: IFEval, kinds: Sequence[str], layers: Sequence[int], n_pairs: int
+) -> dict[str, dict[int, Direction]]:
+    """Vectors by kind and layer, from one half of the prompts; none of a kind of which it has no wording."""
 
-    Attributes:
-        model: The model.
-        folder: The study's folder.
-        batch_size: Prompts computed together.
-        bar: Moves with every answer.
-        layers: Where the model can be steered.
-        n_pairs: The most pairs for a vector.
-        made: Vectors by half and kind.
-    """
+    def of(kind: str) -> dict[int, Direction]:
+        found = pairs(bench.model, half, kind, n_pairs)
 
-    model: Any
-    folder: Path
-    batch_size: int
-    bar: tqdm
-    layers: Sequence[int]
-    n_pairs: int
-    made: dict[tuple[str, str], dict[int, Direction]] = field(default_factory=dict)
+        def make(layers: Sequence[int]) -> dict[int, Direction]:
+            return differences_in_means(bench.model, found, layers=layers, batch_size=bench.batch_size)
 
-    def rows(self, task: IFEval, steer: Intervention | None = None) -> "pd.DataFrame":
-        """The rows of a task with quality."""
-        key = Run(self.model, task, steer, None, self.batch_size, quality=True).key()
-        place = self.folder / "answers" / digest(key)
-        made = evaluate(self.model, task, steer=steer, batch_size=self.batch_size, quality=True, out=place)
-        self.bar.update(len(task.samples))
-        return made
+        return bench.directions(kind.replace(":", "-"), layers, found, make) if found else {}
 
-    def vectors(self, half: IFEval, kind: str) -> dict[int, Direction]:
-        """A kind's vectors by layer, from one half of the prompts; none where it has no wording."""
-        name = (half.name, kind)
-        if name not in self.made:
-            found = pairs(self.model, half, kind, self.n_pairs)
-            self.made[name] = self._kept(kind, found) if found else {}
-        return self.made[name]
+    return {kind: of(kind) for kind in kinds}
 
-    def _kept(self, kind: str, found: list[Any]) -> dict[int, Direction]:
-        key = cell_key(self.model, found, options={"difference in means": self.layers})
-        path = self.folder / "directions" / f"{kind.replace(':', '-')}-{key}.safetensors"
-        if not path.exists():
-            made = differences_in_means(self.model, found, layers=self.layers, batch_size=self.batch_size)
-            sum((add(made[layer]) for layer in self.layers), start=Intervention()).save(path)
-        edits = Intervention.load(path).edits
-        return {layer: e.direction for layer, e in zip(self.layers, edits, strict=True) if e.direction is not None}
 
-    def steering(self, half: IFEval, layers: Mapping[str, int]) -> Intervention | None:
-        """The projections of some kinds at their layers, with vectors of a half; None where nothing is steered."""
-        made = Intervention()
-        for kind, layer in layers.items():
-            vector = self.vectors(half, kind).get(layer)
-            if vector is not None:
-                made += project(vector, scope="content")
-        return made if made.edits else None
+def _steering(vectors: Mapping[str, Mapping[int, Direction]], layers: Mapping[str, int]) -> Intervention | None:
+    """The projections of some kinds, each at its layer; None where nothing is steered."""
+    made = Intervention()
+    for kind, layer in layers.items():
+        if layer in vectors[kind]:
+            made += project(vectors[kind][layer], scope="content")
+    return made if made.edits else None
 
 
 def _tables(
-    bench: Bench, halves: Sequence[IFEval], kinds: Sequence[str], n_validation: int
+    bench: Bench, halves: Sequence[IFEval], kinds: Sequence[str], n_validation: int, n_pairs: int
 ) -> "dict[str, pd.DataFrame]":
     import pandas as pd
 
+    grid_of_layers = grid(stacks(bench.model)["blocks"])
     rows: list[pd.DataFrame] = []
     layers: list[pd.DataFrame] = []
 
     def add_rows(task: IFEval, setting: str, kind: str, steer: Intervention | None) -> None:
-        plain = bench.rows(task)
-        steered = plain if steer is None else bench.rows(task, steer)
+        plain, _ = answers(bench, task)
+        steered = plain if steer is None else answers(bench, task, steer)[0]
         for table, name in ((plain, False), (steered, True)):
             rows.append(table.assign(setting=setting, asked=kind, steered=name, vector=steer is not None))
 
     for half, other in zip(halves, reversed(halves), strict=True):
+        vectors = _vectors(bench, other, kinds, grid_of_layers, n_pairs)
         chosen: dict[str, int] = {}
         for setting, instructed in SETTINGS.items():
             for kind in kinds:
                 bench.bar.set_postfix_str(f"{kind}, {setting}")
-                table = _layers(bench, other, kind, instructed, n_validation)
+                table = _layers(bench, other, kind, instructed, n_validation, vectors[kind])
                 layer = best_layer(table)
                 layers.append(table.assign(setting=setting, kind=kind, half=other.name, chosen=table["layer"] == layer))
                 if instructed:
@@ -191,22 +154,23 @@ def _tables(
                 mine = of_kind(half, kind)
                 if mine.samples:
                     task = mine if instructed else without_instruction(mine)
-                    add_rows(task, setting, kind, bench.steering(other, {kind: layer}))
-        for sample in half.samples:
-            if len(sample.instructions) > 1 and any(kind in chosen for kind in kinds_of(sample)):
-                at = {kind: chosen[kind] for kind in dict.fromkeys(kinds_of(sample)) if kind in chosen}
-                one = replace(half, samples=(sample,))
-                add_rows(one, "several instructions", sample.kind, bench.steering(other, at))
-    together = pd.concat(rows, ignore_index=True)
+                    add_rows(task, setting, kind, _steering(vectors, {kind: layer}))
+        bench.bar.set_postfix_str("several instructions")
+        for wanted, task in together(half).items():
+            if at := {kind: chosen[kind] for kind in wanted if kind in chosen}:
+                add_rows(task, "several instructions", task.samples[0].kind, _steering(vectors, at))
+    table = pd.concat(rows, ignore_index=True)
     return {
-        "summary": summary(together),
-        "by_kind": by_kind(together),
+        "summary": summary(table),
+        "by_kind": by_kind(table),
         "layers": pd.concat(layers, ignore_index=True),
-        "rows": together,
+        "rows": table,
     }
 
 
-def _layers(bench: Bench, half: IFEval, kind: str, instructed: bool, count: int) -> "pd.DataFrame":
+def _layers(
+    bench: Bench, half: IFEval, kind: str, instructed: bool, count: int, vectors: Mapping[int, Direction]
+) -> "pd.DataFrame":
     """No steering and each layer on a half's prompts of a kind: layer, n, loose and collapsed, as shares."""
     import pandas as pd
 
@@ -216,8 +180,8 @@ def _layers(bench: Bench, half: IFEval, kind: str, instructed: bool, count: int)
         return pd.DataFrame([{"layer": NONE, "n": 0, "loose": float("nan"), "collapsed": float("nan")}])
     task = task if instructed else without_instruction(task)
     made = []
-    for layer in (NONE, *bench.vectors(half, kind)):
-        table = bench.rows(task, bench.steering(half, {kind: layer}))
+    for layer in (NONE, *vectors):
+        table, _ = answers(bench, task, _steering({kind: vectors}, {kind: layer}))
         shares = {"loose": float(table["loose"].mean()), "collapsed": float(table["collapsed"].mean())}
         made.append({"layer": layer, "n": len(table), **shares})
     return pd.DataFrame(made)

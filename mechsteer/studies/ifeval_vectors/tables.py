@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.analysis.mcnemar import exact_p
 from mechsteer.stats import holm, mean_interval
+from mechsteer.studies.core.choose import best
+from mechsteer.studies.ifeval.tables import percent
 from mechsteer.studies.instruction_vectors.choose import NONE
 
 if TYPE_CHECKING:
@@ -15,9 +17,11 @@ def best_layer(table: "pd.DataFrame") -> int:
 
     Ties go to no steering, then to the lowest layer, as in the paper.
     """
-    plain = table[table["layer"] == NONE].iloc[0]
-    kept = table[(table["layer"] == NONE) | (table["collapsed"] <= plain["collapsed"])].sort_values("layer")
-    return int(kept["layer"].iloc[int(kept["loose"].to_numpy().argmax())])
+    plain = float(table.loc[table["layer"] == NONE, "collapsed"].iloc[0])
+    ordered = table.sort_values("layer").to_dict("records")  # no steering has layer -1
+    found = best(ordered, lambda r: r["loose"], passes=lambda r: r["layer"] == NONE or r["collapsed"] <= plain)
+    assert found is not None  # no steering passes
+    return int(found["layer"])
 
 
 def summary(rows: "pd.DataFrame") -> "pd.DataFrame":
@@ -58,8 +62,7 @@ def _scores(rows: "pd.DataFrame") -> dict[str, Any]:
     made: dict[str, Any] = {"n": len(rows)}
     for form in ("strict", "loose"):
         found = mean_interval(rows[form].astype(float))
-        ends = (("percent", found.mean), ("low", found.low), ("high", found.high))
-        made |= {f"{form}_{name}": 100 * value for name, value in ends}
+        made |= percent(form, found.mean, found.low, found.high)
     return made | {
         "collapsed_percent": 100 * float(rows["collapsed"].mean()),
         "n_tokens": float(rows["n_tokens"].mean()),

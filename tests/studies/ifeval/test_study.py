@@ -144,7 +144,8 @@ def test_repaired_and_broken_are_of_the_same_prompts() -> None:
         return pd.DataFrame(
             {
                 "name": name,
-                "key_half": list("abcd") if name == "first" else list("dcba"),
+                "key": [1, 2, 3, 4] if name == "first" else [4, 3, 2, 1],
+                "prompt": list("abcd") if name == "first" else list("dcba"),
                 **{form: loose for form in ("strict", "loose")},
                 **{form: [int(v) for v in loose] for form in ("n_strict", "n_loose")},
                 **{column: 0.0 for column in ("collapsed", "empty", "truncated", "n_tokens", "repetition", "surprise")},
