@@ -174,6 +174,24 @@ def read_bytes(path: str | os.PathLike[str], what: str = "file") -> bytes:
         raise MechsteerError(f"Cannot read {path}: {error.strerror or error}.") from None
 
 
+def read_text(path: str | os.PathLike[str], what: str) -> str:
+    """The text of a user's file, in UTF-8, without a mark at its start.
+
+    Args:
+        path: The file.
+        what: What it should be, for errors: ``"JSONL"``.
+
+    Raises:
+        MechsteerError: if it is missing or cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise MechsteerError(f"No such file: {path}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MechsteerError(f"{path} is not a readable {what} file: {error}.") from None
+
+
 def write_table(table: "pd.DataFrame", stem: str | os.PathLike[str], *, csv: bool = True) -> list[Path]:
     """Write a table as ``stem.parquet`` (the record) and, unless told not to, ``stem.csv`` (for people), atomically.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError, shown
+from mechsteer.files import read_text
 from mechsteer.quality.columns import collapse_columns, text_columns
 from mechsteer.stats import mean_interval
 from mechsteer.tasks import Answers, IFEval, Instructions, MemoTrap, OwnTask, Rules
@@ -162,12 +163,7 @@ def _plain(text: str) -> str:
 
 
 def _lines(source: Path) -> list[tuple[str, str]]:
-    try:
-        lines = source.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise MechsteerError(f"No such file: {source}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise MechsteerError(f"{source} is not a readable JSONL file: {error}.") from None
+    lines = read_text(source, "JSONL").split("\n")
     found = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -13,17 +13,17 @@ Scores, of one sample each: ``strict`` and ``loose`` say whether all instruction
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.errors import MechsteerError, one_of
+from mechsteer.errors import MechsteerError
 from mechsteer.files import digest
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.tasks.answered import answered
 from mechsteer.tasks.ifeval_arguments import ARGUMENTS, problem
 from mechsteer.tasks.own_samples import OwnSample
-from mechsteer.tasks.splits import half
+from mechsteer.tasks.splits import half, of_kind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,9 +89,7 @@ class IFEval:
         Raises:
             MechsteerError: for another split, or if a half would be empty.
         """
-        kept = half(self.name, split, [s.prompt if s.base is None else s.base for s in self.samples])
-        name = self.name if split == "evaluation" else f"{self.name}[{split}]"
-        return replace(self, name=name, samples=tuple(self.samples[i] for i in kept))
+        return half(self, split, [s.prompt if s.base is None else s.base for s in self.samples])
 
     def of_kind(self, kind: str) -> "IFEval":
         """The samples that ask for exactly these instructions: an id, or several with a space between.
@@ -99,8 +97,7 @@ class IFEval:
         Raises:
             MechsteerError: for a kind that none has.
         """
-        one_of("kind", kind, dict.fromkeys(s.kind for s in self.samples))
-        return replace(self, samples=tuple(s for s in self.samples if s.kind == kind))
+        return of_kind(self, kind)
 
     def prompts(self, model: Any, *, with_instruction: bool = True) -> list[Prompt]:
         """The prompt of every sample, with the span ``instruction`` where the file says where it stands.

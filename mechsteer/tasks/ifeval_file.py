@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from mechsteer.errors import MechsteerError, one_of, positive_int
+from mechsteer.files import read_text
 from mechsteer.tasks.ifeval import MAX_NEW_TOKENS, IFEval, IFEvalPrompt
 from mechsteer.tasks.ifeval_arguments import problem
 from mechsteer.tasks.own_samples import OwnSample, read_sample
@@ -58,12 +59,7 @@ def ifeval(
     """
     positive_int("max_new_tokens", max_new_tokens)
     source = _downloaded() if os.fspath(path) == HUB and not Path(path).exists() else Path(path)
-    try:
-        lines = source.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise MechsteerError(f"No such file: {source}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise MechsteerError(f"{source} is not a readable JSONL file: {error}.") from None
+    lines = read_text(source, "JSONL").split("\n")
     samples = tuple(_sample(source, number, line) for number, line in enumerate(lines, 1) if line.strip())
     if not samples:
         raise MechsteerError(f"{source} has no prompts.")

@@ -25,13 +25,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.errors import MechsteerError, one_of, positive_int
+from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.files import digest
 from mechsteer.prompts import Prompt
 from mechsteer.tasks.answered import answered
 from mechsteer.tasks.checks import Scores, Spec, spec
 from mechsteer.tasks.own_samples import OwnSample, read_sample, read_samples
-from mechsteer.tasks.splits import half
+from mechsteer.tasks.splits import half, of_kind
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,9 +70,7 @@ class OwnTask:
         Raises:
             MechsteerError: for another split, or if a half would be empty.
         """
-        kept = half(self.name, split, [s.base if s.base is not None else s.text for s in self.samples])
-        name = self.name if split == "evaluation" else f"{self.name}[{split}]"
-        return replace(self, name=name, samples=tuple(self.samples[i] for i in kept))
+        return half(self, split, [s.base if s.base is not None else s.text for s in self.samples])
 
     def of_kind(self, kind: str) -> "OwnTask":
         """The samples of one kind.
@@ -80,8 +78,7 @@ class OwnTask:
         Raises:
             MechsteerError: for a kind that none has.
         """
-        one_of("kind", kind, dict.fromkeys(s.kind for s in self.samples))
-        return replace(self, samples=tuple(s for s in self.samples if s.kind == kind))
+        return of_kind(self, kind)
 
     def prompts(self, model: Any, *, with_instruction: bool = True) -> list[Prompt]:
         """The prompt of every sample, with the spans ``instruction``, ``context`` and ``task`` where they are there.

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mechsteer.errors import MechsteerError
+from mechsteer.files import read_text
 from mechsteer.prompts import Prompt
 from mechsteer.prompts import prompt as make_prompt
 from mechsteer.tasks.checks import Spec
@@ -204,12 +205,7 @@ def read_samples(path: str | os.PathLike[str]) -> list[OwnSample]:
         MechsteerError: if the file is missing or cannot be read, with the line that is broken.
     """
     source = Path(path)
-    try:
-        text = source.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise MechsteerError(f"No such file: {source}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise MechsteerError(f"{source} is not a readable text file: {error}.") from None
+    text = read_text(source, "text")
     if source.suffix.lower() not in (".jsonl", ".csv", ".ndjson"):
         raise MechsteerError(f"{source} must be a .jsonl or .csv file.")
     rows = _csv(source, text) if source.suffix.lower() == ".csv" else _jsonl(source, text)

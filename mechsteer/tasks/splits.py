@@ -1,7 +1,8 @@
 """Splits that must not share prompts: what was chosen on a prompt may not be reported on it."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 from mechsteer.errors import MechsteerError, one_of
 from mechsteer.files import digest
@@ -10,8 +11,16 @@ from mechsteer.tasks.instructions import Instructions
 SPLITS = ("evaluation", "validation")
 
 
-def half(name: str, split: str, asked: Sequence[Any]) -> list[int]:
-    """The places of one half: what asks the same is on one side, whatever the order.
+Task = TypeVar("Task", bound=Any)
+
+
+def half(task: Task, split: str, asked: Sequence[Any]) -> Task:
+    """One half of a task's samples: what asks the same is on one side, whatever the order.
+
+    Args:
+        task: The task, a dataclass with a name and samples.
+        split: ``validation`` for choosing and making vectors, ``evaluation`` for reporting.
+        asked: What each sample asks.
 
     Raises:
         MechsteerError: for another split, or if a half would be empty.
@@ -20,8 +29,19 @@ def half(name: str, split: str, asked: Sequence[Any]) -> list[int]:
     texts = [digest(one) for one in asked]
     side = {text: SPLITS[rank % 2] for rank, text in enumerate(sorted(set(texts)))}
     if len(side) < 2:
-        raise MechsteerError(f"{name!r} asks one thing only, so it cannot be divided.")
-    return [place for place, text in enumerate(texts) if side[text] == split]
+        raise MechsteerError(f"{task.name!r} asks one thing only, so it cannot be divided.")
+    kept = tuple(s for s, text in zip(task.samples, texts, strict=True) if side[text] == split)
+    return replace(task, name=task.name if split == "evaluation" else f"{task.name}[{split}]", samples=kept)
+
+
+def of_kind(task: Task, kind: str) -> Task:
+    """The samples of one kind.
+
+    Raises:
+        MechsteerError: for a kind that none has.
+    """
+    one_of("kind", kind, dict.fromkeys(s.kind for s in task.samples))
+    return replace(task, samples=tuple(s for s in task.samples if s.kind == kind))
 
 
 def check_disjoint(validation: Instructions, test: Instructions) -> None:
