@@ -14,7 +14,6 @@ from mechsteer.diagnosis.decision import FIRST, Decision, answer_ids, decision, 
 from mechsteer.diagnosis.decodable import best_layer, decodability
 from mechsteer.diagnosis.facts import Facts
 from mechsteer.diagnosis.forms import LAST, NEARER, forms_of
-from mechsteer.diagnosis.kept import kept
 from mechsteer.diagnosis.lens import deciding_lens
 from mechsteer.diagnosis.mild import mild_methods
 from mechsteer.diagnosis.reading import arm_facts
@@ -22,6 +21,7 @@ from mechsteer.diagnosis.verdict import compliant
 from mechsteer.diagnosis.windows import windowed
 from mechsteer.identity import cell_key
 from mechsteer.models import predicting_stack
+from mechsteer.studies.core.cells import cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,7 +161,7 @@ class Measures:
     def _kept(self, name: str, about: Any, make: "Callable[[], pd.DataFrame]") -> "pd.DataFrame":
         if self.out is None:
             return make()
-        return kept(self.out, name, cell_key(self.model, about, options={"part": name}), make)
+        return cell(self.out, cell_key(self.model, about, options={"part": name}), make)
 
 
 def _texts(answers: "pd.DataFrame", arm: str) -> dict[int, str]:
