@@ -96,6 +96,12 @@ def folded(title: str, body: str, *, unfolded: bool = False) -> str:
     return f'<details{state}><summary style="{style}">{html.escape(title)}</summary>{body}</details>'
 
 
+def document(title: str, body: str) -> str:
+    """A page of its own around a body."""
+    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title>'
+    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+
+
 def shortened(text: str, limit: int = 70) -> str:
     """A text in one line, cut where it is long."""
     line = " ".join(str(text).split())

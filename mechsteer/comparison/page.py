@@ -3,13 +3,13 @@
 import base64
 import difflib
 import html
-import io
 import math
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.plots import style
+from mechsteer.display import document
+from mechsteer.plots.base import png
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,22 +58,13 @@ def page(
     body = f'<div class="mechsteer"><style>{STYLE}</style>{_table(summary)}{drawn}{answers(rows, score, limit)}</div>'
     if figure is None:
         return body
-    title = f"Comparison on {html.escape(str(rows['task'].iloc[0]))}, {html.escape(str(rows['model_name'].iloc[0]))}"
-    head = f'<meta charset="utf-8"><title>{title}</title>'
-    body = f'<h1 class="mechsteer">{title}</h1>{body}'
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+    title = f"Comparison on {rows['task'].iloc[0]}, {rows['model_name'].iloc[0]}"
+    return document(title, f'<h1 class="mechsteer">{html.escape(title)}</h1>{body}')
 
 
 def image(figure: "Figure", alt: str) -> str:
     """A figure as a part of a page."""
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{_png(figure)}">'
-
-
-def _png(figure: "Figure") -> str:
-    buffer = io.BytesIO()
-    with style():
-        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": "mechsteer"})
-    return base64.b64encode(buffer.getvalue()).decode()
+    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(png(figure)).decode()}">'
 
 
 def _table(summary: "pd.DataFrame") -> str:

@@ -38,7 +38,7 @@ class Generation:
         trace: What the strategy chose and why: one row a prompt and new token, with the columns ``prompt``, ``step``,
             ``token`` and the strategy's own. Without rows for greedy decoding and sampling.
         generation_config: What was applied of the checkpoint's ``generation_config.json``.
-        pieces: What each real token adds to the text, for people.
+        tokenizer: The model's, for :attr:`pieces`.
     """
 
     texts: list[str]
@@ -48,7 +48,13 @@ class Generation:
     activations: dict[str, list[Tensor]] = field(default_factory=dict, repr=False)
     trace: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
     generation_config: dict[str, Any] = field(default_factory=dict)
-    pieces: list[list[str]] = field(default_factory=list, repr=False)
+    tokenizer: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def pieces(self) -> list[list[str]]:
+        """What each real token adds to the text, for people; one list a prompt."""
+        rows = zip(self.tokens.tolist(), self.lengths, strict=True)
+        return [token_pieces(self.tokenizer, row[:length]) for row, length in rows]
 
     def __repr__(self) -> str:
         return text_of(self)
@@ -160,5 +166,4 @@ def _collect(
     whole = model.tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
     texts = [_cut(text, stop) for text in whole]
     trace = pd.DataFrame([line for row in rows for line in row.trace])
-    pieces = [token_pieces(model.tokenizer, row.tokens) for row in rows]
-    return Generation(texts, tokens, logprobs, lengths, recorder.result(lengths), trace, applied, pieces)
+    return Generation(texts, tokens, logprobs, lengths, recorder.result(lengths), trace, applied, model.tokenizer)

@@ -35,7 +35,7 @@ def text_of(out: Any) -> str:
 
 def page_of(out: Any) -> str:
     """The answers with their tokens coloured; more than one are folded."""
-    traced = _traced(out)
+    traced, pieces = _traced(out), out.pieces
     by_place: dict[int, list[dict[str, Any]]] = {}
     for line in out.trace.to_dict("records") if traced else []:
         by_place.setdefault(int(line["prompt"]), []).append(line)
@@ -44,7 +44,15 @@ def page_of(out: Any) -> str:
     parts = [
         folded(
             f"{number}: {shortened(text, 100)}",
-            token_strip(_pieces(out, number, traced, by_place.get(number, []), last if traced == "dola" else most)),
+            token_strip(
+                _coloured(
+                    pieces[number],
+                    out.logprobs[number],
+                    traced,
+                    by_place.get(number, []),
+                    last if traced == "dola" else most,
+                )
+            ),
             unfolded=len(out.texts) == 1,
         )
         for number, text in enumerate(out.texts[:SHOWN])
@@ -61,10 +69,12 @@ def _traced(out: Any) -> str:
     return "dola" if {"layer", "jsd"} <= columns else ""
 
 
-def _pieces(out: Any, number: int, traced: str, trace: Sequence[Mapping[str, Any]], most: int) -> list[Piece]:
+def _coloured(
+    pieces: Sequence[str], logprobs: Any, traced: str, trace: Sequence[Mapping[str, Any]], most: int
+) -> list[Piece]:
     made = []
-    for place, text in enumerate(out.pieces[number]):
-        logprob = float(out.logprobs[number, place])
+    for place, text in enumerate(pieces):
+        logprob = float(logprobs[place])
         line = trace[place] if place < len(trace) else {}
         colour, strength = _colour(traced, line, logprob, most)
         made.append(Piece(text, colour, strength, title=_title(logprob, line)))

@@ -4,6 +4,7 @@ import html
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.comparison.page import STYLE, image
+from mechsteer.display import document
 from mechsteer.report import show
 
 if TYPE_CHECKING:
@@ -44,12 +45,8 @@ def page(found: Any, *, whole: bool = True) -> str:
     if whole:
         parts += [image(found.plot(), "Attention, probes and cuts")] * ("mass" in found.tables)
         parts += [f"<h3>{name}</h3>{_table(table)}" for name, table in found.tables.items() if name != "findings"]
-    title = html.escape(found.title)
-    body = f'<div class="mechsteer"><style>{STYLE}</style><h2>{title}</h2>{"".join(parts)}</div>'
-    if not whole:
-        return body
-    head = f'<meta charset="utf-8"><title>Diagnosis of {title}</title>'
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+    body = f'<div class="mechsteer"><style>{STYLE}</style><h2>{html.escape(found.title)}</h2>{"".join(parts)}</div>'
+    return document(f"Diagnosis of {found.title}", body) if whole else body
 
 
 def _grouped(found: Any) -> list[tuple[str, list[str]]]:

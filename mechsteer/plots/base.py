@@ -56,15 +56,16 @@ def figure(
     from matplotlib.figure import Figure
 
     made = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    made.__dict__["_repr_png_"] = partial(_png, made)
+    made.__dict__["_repr_png_"] = partial(png, made)
     axes = made.subplots(rows, columns, squeeze=False)
     return made, list(axes.flatten())
 
 
-def _png(figure: "Figure") -> bytes:
+def png(figure: "Figure") -> bytes:
+    """The figure as a page or a notebook shows it (150 dpi), without a timestamp."""
     buffer = io.BytesIO()
     with style():
-        figure.savefig(buffer, format="png")
+        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": "mechsteer"})
     return buffer.getvalue()
 
 

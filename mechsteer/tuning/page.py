@@ -4,6 +4,7 @@ import html
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.comparison.page import STYLE, answers, image
+from mechsteer.display import document
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,10 +36,8 @@ def tuning_page(found: Any, figure: "Figure | None") -> str:
     if figure is None:
         return body
     first = found.rows.iloc[0]
-    title = f"Tuning on {html.escape(str(first['task']))}, {html.escape(str(first['model_name']))}"
-    head = f'<meta charset="utf-8"><title>{title}</title>'
-    body = f'<h1 class="mechsteer">{title}</h1>{body}'
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
+    title = f"Tuning on {first['task']}, {first['model_name']}"
+    return document(title, f'<h1 class="mechsteer">{html.escape(title)}</h1>{body}')
 
 
 def _table(table: "pd.DataFrame") -> str:
