@@ -3,7 +3,6 @@
 import math
 import warnings
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +14,9 @@ from mechsteer.errors import MechsteerError
 from mechsteer.identity import cell_key
 from mechsteer.models.resolve import checkpoint_digest
 from mechsteer.prompts import Prompt
-from mechsteer.steering import Intervention, add
+from mechsteer.steering import Intervention
 from mechsteer.studies.core import bench as bench_of_studies
-from mechsteer.studies.core.cells import cell, evaluated
+from mechsteer.studies.core.cells import cell
 from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import Instructed, Instructions, instructions
 from mechsteer.tasks.splits import check_disjoint
@@ -149,16 +148,18 @@ class Bench:
     scope: str = "all"
     executor: Executor | None = None
 
+    @property
+    def cells(self) -> bench_of_studies.Bench:
+        """The bench of all studies, which keeps cells and directions."""
+        return bench_of_studies.Bench(self.model, self.folder, self.batch_size, self.bar, self.executor)
+
     def prefetch(self, task: Any, steers: Iterable[Any]) -> None:
         """Compute in workers what will be measured."""
-        bench = bench_of_studies.Bench(self.model, self.folder, self.batch_size, self.bar, self.executor)
-        bench.prefetch(bench_of_studies.Wanted(task, steer) for steer in steers)
+        self.cells.prefetch(bench_of_studies.Wanted(task, steer) for steer in steers)
 
     def measure(self, task: Instructions, steer: Intervention | None = None) -> "pd.DataFrame":
         """Sample rows of a task under an intervention, with the column ``bad``."""
-        steer = steer if steer is not None and steer.edits else None
-        table = evaluated(self.folder, self.model, task, steer, batch_size=self.batch_size)
-        self.bar.update()
+        table = self.cells.evaluate(task, steer if steer is not None and steer.edits else None)
         return table.assign(bad=self._bad(table["output"].tolist()))
 
     def _bad(self, outputs: list[str]) -> list[bool]:
@@ -173,15 +174,9 @@ class Bench:
 
     def vectors(self, name: str, pairs: Sequence[tuple[Prompt, Prompt]], layers: Sequence[int]) -> dict[int, Direction]:
         """Differences in means at some layers, read from ``folder/directions`` where they were made before."""
-        key = cell_key(self.model, pairs, options={"difference in means": layers})
-        path = self.folder / "directions" / f"{name}-{key}.safetensors"
-        if path.exists():
-            with suppress(MechsteerError):  # a damaged one is made again
-                found = [edit.direction for edit in Intervention.load(path).edits]
-                return {layer: d for layer, d in zip(layers, found, strict=True) if d is not None}
-        made = differences_in_means(self.model, pairs, layers=layers)
-        sum((add(made[layer]) for layer in layers), start=Intervention()).save(path)
-        return made
+        return self.cells.directions(
+            name, layers, pairs, lambda layers: differences_in_means(self.model, pairs, layers=layers)
+        )
 
     def pairs(self, samples: Sequence[Instructed]) -> list[tuple[Prompt, Prompt]]:
         """Each sample's prompt with and without its instruction."""

@@ -16,7 +16,7 @@ from mechsteer.directions.sparse import path_table, sparse_path
 from mechsteer.identity import cell_key
 from mechsteer.steering import Intervention, heads
 from mechsteer.studies.core import bench as bench_of_studies
-from mechsteer.studies.core.cells import cell, evaluated
+from mechsteer.studies.core.cells import cell
 from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import Opinion, Rules, rules
 
@@ -103,10 +103,14 @@ class Bench:
     validation: float = 0.25
     executor: Executor | None = None
 
+    @property
+    def cells(self) -> bench_of_studies.Bench:
+        """The bench of all studies, which keeps cells."""
+        return bench_of_studies.Bench(self.model, self.folder, self.batch_size, self.bar, self.executor)
+
     def prefetch(self, task: Any, steers: Iterable[Any]) -> None:
         """Compute in workers what will be measured."""
-        bench = bench_of_studies.Bench(self.model, self.folder, self.batch_size, self.bar, self.executor)
-        bench.prefetch(bench_of_studies.Wanted(task, steer) for steer in steers)
+        self.cells.prefetch(bench_of_studies.Wanted(task, steer) for steer in steers)
 
     @property
     def n_heads(self) -> int:
@@ -157,9 +161,7 @@ class Bench:
 
     def measure(self, task: Rules | Opinion, steer: Intervention | None = None) -> "pd.DataFrame":
         """Sample rows of a task under an intervention."""
-        table = evaluated(self.folder, self.model, task, steer, batch_size=self.batch_size)
-        self.bar.update()
-        return table
+        return self.cells.evaluate(task, steer)
 
     def right(self, task: Rules, steer: Intervention | None = None) -> Bool[Tensor, "words"]:
         """Which of the task's answers are exactly right."""
