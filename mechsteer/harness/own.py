@@ -7,7 +7,6 @@ from lm_eval.api.task import ConfigurableTask
 
 from mechsteer.errors import MechsteerError, shown
 from mechsteer.tasks import OwnSample, OwnTask
-from mechsteer.tasks.spans import is_tagged, tagged_texts
 
 
 def lm_eval_task(task: OwnTask) -> ConfigurableTask:
@@ -50,6 +49,4 @@ def lm_eval_task(task: OwnTask) -> ConfigurableTask:
 def _doc(sample: OwnSample) -> dict[str, Any]:
     if not isinstance(sample.asked, str | tuple):
         raise MechsteerError(f"{sample.where}: lm-eval makes prompts from texts; a finished prompt is none.")
-    parts = [sample.asked] if isinstance(sample.asked, str) else [str(m["content"]) for m in sample.asked]
-    inside = [text for part in parts if is_tagged(part) for text in tagged_texts(part)]
-    return {"prompt": sample.text, "instruction": [*([sample.instruction] if sample.instruction else []), *inside]}
+    return {"prompt": sample.text, "instruction": sample.instructions}

@@ -15,7 +15,7 @@ from mechsteer.files import read_text
 from mechsteer.prompts import Prompt
 from mechsteer.prompts import prompt as make_prompt
 from mechsteer.tasks.checks import Spec
-from mechsteer.tasks.spans import added, is_tagged, mark, tagged, untagged, without_tagged
+from mechsteer.tasks.spans import added, is_tagged, mark, tagged, tagged_texts, untagged, without_tagged
 
 TEXTS = ("instruction", "context", "base", "kind")
 KNOWN = ("prompt", *TEXTS)
@@ -56,6 +56,18 @@ class OwnSample:
             return "\n\n".join(untagged(str(message["content"])) for message in self.asked)
         parts = (self.instruction, self.context, self.asked)
         return "\n\n".join(untagged(part) for part in parts if part)
+
+    @property
+    def instructions(self) -> list[str]:
+        """What it is told to do: the text that goes before it, then the stretches that are in tags."""
+        asked = self.asked
+        parts = (
+            [asked] if isinstance(asked, str) else [] if isinstance(asked, Prompt) else [m["content"] for m in asked]
+        )
+        return [
+            *([self.instruction] if self.instruction else []),
+            *(t for part in parts for t in tagged_texts(str(part))),
+        ]
 
     def described(self) -> list[Any]:
         """All that decides its prompt and its scores, as JSON values."""

@@ -7,6 +7,7 @@ the one and not in the other.
 
 import difflib
 import re
+from collections.abc import Callable
 
 from mechsteer.errors import MechsteerError
 
@@ -16,7 +17,7 @@ ALIKE = 0.75
 """From this share of common letters on (difflib's ratio), a word is another spelling of the one in its place."""
 
 _TAGS = re.compile(r"<(?:!{1,3}|\?)->|<-(?:!{1,3}|\?)>")
-_TAGGED = re.compile(r"<(!{1,3})->.*?<-\1>", re.DOTALL)
+_TAGGED = re.compile(r"(<(!{1,3})->)(.*?)(<-\2>)", re.DOTALL)
 _PIECE = re.compile(r"\S+")
 
 
@@ -38,6 +39,16 @@ def without_tagged(text: str) -> str:
 def tagged_texts(text: str) -> list[str]:
     """What is tagged as instruction."""
     return [untagged(found[0]).strip() for found in _TAGGED.finditer(text)]
+
+
+def change_tagged(text: str, change: Callable[[str], str]) -> str:
+    """The text with what is tagged as instruction changed; the tags and the white space inside them stay."""
+
+    def changed(found: re.Match[str]) -> str:
+        inner = found[3].strip()
+        return found[1] + found[3].replace(inner, change(inner), 1) + found[4] if inner else found[0]
+
+    return _TAGGED.sub(changed, text)
 
 
 def tagged(text: str, instruction: str) -> str:

@@ -4,7 +4,6 @@ The instruction in capitals, after everything else, said twice (at its place and
 before it, and not at all.
 """
 
-import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,12 +13,10 @@ from mechsteer.files import digest
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.tasks.answered import answered
 from mechsteer.tasks.own_samples import OwnSample
-from mechsteer.tasks.spans import untagged
+from mechsteer.tasks.spans import change_tagged, untagged
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_TAGGED = re.compile(r"(<(!{1,3})->)(.*?)(<-\2>)", re.DOTALL)
 
 Body = str | tuple[Mapping[str, Any], ...]
 """A text or messages."""
@@ -57,8 +54,7 @@ def question_of(sample: Any) -> Question | None:
     if sample.instruction:
         body = sample.asked if isinstance(sample.asked, tuple) else untagged(sample.asked)
         return Question(untagged(sample.instruction), sample.context, body)
-    texts = [sample.asked] if isinstance(sample.asked, str) else [str(turn["content"]) for turn in sample.asked]
-    said = " ".join(found[2].strip() for text in texts for found in _TAGGED.findall(text))
+    said = " ".join(sample.instructions)
     return Question(said, sample.context, sample.base, sample.asked) if said else None
 
 
@@ -66,7 +62,7 @@ def capitals(q: Question) -> tuple[Body, str, str]:
     """The instruction in capitals, where it stands."""
     if q.whole is None:
         return q.body, q.instruction.upper(), q.context
-    return _each(q.whole, lambda text: _TAGGED.sub(lambda m: m[1] + m[3].upper() + m[4], text)), "", q.context
+    return _each(q.whole, lambda text: change_tagged(text, str.upper)), "", q.context
 
 
 def last(q: Question) -> tuple[Body, str, str]:

@@ -1,6 +1,5 @@
 """The rows of the table: ways to ask, and ways to steer with the settings that they are chosen from."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,10 +8,9 @@ from mechsteer.errors import one_of
 from mechsteer.steering import Intervention, attention_bias, pasta, spotlight
 from mechsteer.tasks import IFEval, IFEvalPrompt
 from mechsteer.tasks.own_samples import OwnSample
+from mechsteer.tasks.spans import change_tagged
 
 Steering = tuple[Intervention | None, Strategy | None]
-
-_TAGGED = re.compile(r"(<(!{1,3})->)(\s*)(.*?)(\s*)(<-\2>)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -71,5 +69,5 @@ def _marked(sample: IFEvalPrompt) -> IFEvalPrompt:
 def _starred(own: OwnSample) -> OwnSample:
     asked = own.asked
     if isinstance(asked, str):
-        asked = _TAGGED.sub(r"\1\3*\4*\5\6", asked)
+        asked = change_tagged(asked, "*{}*".format)
     return replace(own, asked=asked, instruction=f"*{own.instruction}*" if own.instruction else "")

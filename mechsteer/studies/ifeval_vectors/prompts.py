@@ -1,6 +1,5 @@
 """Which prompts a vector comes from, and which it is chosen and reported on."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -25,8 +24,6 @@ FORMATS = (
 )
 """The paper's format instructions; each language has a vector of its own."""
 
-_INSIDE = re.compile(r"<(!{1,3})->(.*?)<-\1>", re.DOTALL)
-
 
 def kinds_of(sample: IFEvalPrompt) -> list[str]:
     """What a prompt asks for, one vector each: instructions, languages told apart."""
@@ -38,10 +35,8 @@ def kinds_of(sample: IFEvalPrompt) -> list[str]:
 
 def instruction_of(sample: IFEvalPrompt) -> str:
     """The words of its instruction."""
-    own = sample.asked
-    assert own is not None
-    inside = [m[2].strip() for m in _INSIDE.finditer(own.asked)] if isinstance(own.asked, str) else []
-    return " ".join([own.instruction, *inside]).strip()
+    assert sample.asked is not None
+    return " ".join(sample.asked.instructions)
 
 
 def of_kind(task: IFEval, kind: str) -> IFEval:
