@@ -60,14 +60,11 @@ class OwnSample:
     @property
     def instructions(self) -> list[str]:
         """What it is told to do: the text that goes before it, then the stretches that are in tags."""
-        asked = self.asked
-        parts = (
-            [asked] if isinstance(asked, str) else [] if isinstance(asked, Prompt) else [m["content"] for m in asked]
-        )
-        return [
-            *([self.instruction] if self.instruction else []),
-            *(t for part in parts for t in tagged_texts(str(part))),
-        ]
+        before = [self.instruction] if self.instruction else []
+        if isinstance(self.asked, Prompt):
+            return before
+        parts = [self.asked] if isinstance(self.asked, str) else [str(turn["content"]) for turn in self.asked]
+        return before + [text for part in parts for text in tagged_texts(part)]
 
     def described(self) -> list[Any]:
         """All that decides its prompt and its scores, as JSON values."""
