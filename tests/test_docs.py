@@ -1,29 +1,61 @@
-"""The code of the guides runs as it stands there."""
+"""The code of the README and of the guides runs as it stands there, and no link of theirs is dead."""
 
-import re
+import ast
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
 import mechsteer as ms
+from tests.markdown import blocks, dead_links
 from tests.tiny import DECODERS
 
-PAGES = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+LINKED = [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "data").rglob("*.md"))]
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 def test_there_are_guides() -> None:
-    assert PAGES
+    assert len(PAGES) > 10
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_code_of_a_page_runs(page: Path) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
-    for number, block in enumerate(blocks, start=1):
-        exec(compile(block, f"{page.name}, block {number}", "exec"), names)
+    for number, block in enumerate(blocks(page.read_text(encoding="utf-8")), start=1):
+        if block.language == "python" and block.runs:
+            exec(compile(block.code, f"{page.name}, block {number}", "exec"), names)
+        elif block.language == "python":
+            ast.parse(block.code)
+    plt.close("all")
+
+
+@pytest.mark.parametrize("page", LINKED, ids=named)
+def test_no_link_is_dead(page: Path) -> None:
+    assert list(dead_links(page)) == []
+
+
+def test_a_planted_dead_link_is_found(tmp_path: Path) -> None:
+    (tmp_path / "b.md").write_text("# There, or not?\n\n```sh\n# no heading\n```\n")
+    page = tmp_path / "a.md"
+    good = "[b](b.md) [b](b.md#there-or-not) [c](#here) [d](https://example.org/x) ![e](b.md)\n\n# Here\n"
+    page.write_text(good)
+    assert list(dead_links(page)) == []
+    page.write_text(f"{good}\n[x](c.md) ![x](b.png) [x](b.md#no-heading) [x](#below)\n\n```md\n[x](d.md)\n```\n")
+    assert list(dead_links(page)) == ["c.md", "b.png", "b.md#no-heading", "#below"]
+
+
+def test_a_block_is_left_out_only_where_it_says_why() -> None:
+    text = "```python\na\n```\n<!-- not run: takes a minute -->\n```python\nb\n```\n<!-- not run: -->\n```python\nc\n```\n"
+    assert [(block.code, block.runs) for block in blocks(text)] == [("a\n", True), ("b\n", False), ("c\n", True)]
 
 
 @pytest.mark.parametrize("family", DECODERS)
