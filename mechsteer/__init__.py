@@ -11,7 +11,9 @@ _HOMES = {
     "prompts": ("Batch", "Prompt", "batch", "prompt"),
     "models": ("ModelInfo", "load", "model_info", "site", "sites", "verify"),
     "directions": (
+        "AffineMap",
         "Direction",
+        "affine_map",
         "difference_in_means",
         "gradient_direction",
         "random_direction",
@@ -22,6 +24,7 @@ _HOMES = {
         "SinkWarning",
         "Intervention",
         "add",
+        "affine",
         "attention_bias",
         "features",
         "heads",
@@ -72,6 +75,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __version__ = "0.1.0"
 __all__ = [
     "ActivationStore",
+    "AffineMap",
     "Batch",
     "Comparison",
     "Diagnosis",
@@ -91,6 +95,8 @@ __all__ = [
     "Tuning",
     "activations",
     "add",
+    "affine",
+    "affine_map",
     "analysis",
     "attention_bias",
     "batch",
@@ -165,7 +171,9 @@ if TYPE_CHECKING:
     from mechsteer.decoding import Directer, DoLa, Gated, Generation, Greedy, Sample, generate, score
     from mechsteer.diagnosis import Diagnosis, diagnose
     from mechsteer.directions import (
+        AffineMap,
         Direction,
+        affine_map,
         difference_in_means,
         gradient_direction,
         random_direction,
@@ -182,6 +190,7 @@ if TYPE_CHECKING:
         Intervention,
         SinkWarning,
         add,
+        affine,
         attention_bias,
         features,
         heads,

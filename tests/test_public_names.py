@@ -17,6 +17,7 @@ task Comparison compare score_outputs Diagnosis diagnose
 task Comparison compare Tuning tune score_outputs
 rollout separability frozen_cross_attention similarity volatility
 sinks SinkWarning
+AffineMap affine affine_map
 activations analysis directions models organisms plots steering studies tasks
 """.split()
 

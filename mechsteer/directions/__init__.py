@@ -1,5 +1,6 @@
 """What to steer with: directions and how they are estimated."""
 
+from mechsteer.directions.affine import AffineMap, affine_map, fit_affine
 from mechsteer.directions.contrast import difference_in_means, differences_in_means
 from mechsteer.directions.control_vectors import from_gguf, to_gguf
 from mechsteer.directions.direction import Direction
@@ -10,11 +11,14 @@ from mechsteer.directions.sparse import path_table, sparse_direction, sparse_dir
 from mechsteer.directions.sparse_fit import SparseFit
 
 __all__ = [
+    "AffineMap",
     "Direction",
     "SparseFit",
     "TrapExample",
+    "affine_map",
     "difference_in_means",
     "differences_in_means",
+    "fit_affine",
     "from_gguf",
     "from_peer",
     "gradient_direction",

@@ -84,7 +84,7 @@ def differences_in_means(
 
     def sites(model: Any) -> dict[int, str]:
         chosen = range(predicting_stack(model)[1]) if layers is None else listed("layers", layers)
-        return {layer: _site(model, site, layer) for layer in chosen}
+        return {layer: one_site(model, site, layer) for layer in chosen}
 
     def recorded_sites(source: Recorded) -> dict[int, str]:
         if isinstance(site, str) and "." in site and layers is not None:
@@ -102,13 +102,13 @@ def differences_in_means(
         in_order=True,  # as ever: directions made earlier stay the same to the bit
         progress=progress,
     )
-    _check_pairs(found.first, found.second)
+    check_pairs(found.first, found.second)
     texts = [(a.text, b.text) for a, b in zip(found.first, found.second, strict=True)]
     meta = {**found.provenance, "examples": str(len(found)), "examples_hash": digest(texts)}
     return {layer: _direction(found, name, meta) for layer, name in found.sites.items()}
 
 
-def _check_pairs(first: Sequence[Member], second: Sequence[Member]) -> None:
+def check_pairs(first: Sequence[Member], second: Sequence[Member]) -> None:
     """Say how many pairs are the same prompt twice."""
     equal = [a.text for a, b in zip(first, second, strict=True) if a.text and a.text == b.text]
     if equal and len(equal) == len(first):
@@ -121,7 +121,7 @@ def _check_pairs(first: Sequence[Member], second: Sequence[Member]) -> None:
         )
 
 
-_site = site  # the parameter of the same name hides the function
+one_site = site  # the parameter of the same name hides the function
 
 
 def _direction(found: Paired, site: str, meta: dict[str, str]) -> Direction:

@@ -1,5 +1,6 @@
 """How to steer: interventions, their scopes, and one module for each family of methods."""
 
+from mechsteer.steering.affine import affine
 from mechsteer.steering.attention import attention_bias, pasta, spotlight
 from mechsteer.steering.batches import begin, run_batches, steps
 from mechsteer.steering.explain import explain
@@ -35,6 +36,7 @@ __all__ = [
     "Step",
     "Where",
     "add",
+    "affine",
     "as_intervention",
     "attach",
     "attention_bias",

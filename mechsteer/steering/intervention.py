@@ -109,6 +109,7 @@ class Edit:
         direction: The vector it uses; vector methods.
         check: ``check(edit, model)`` raises if the edit does not fit the model.
         features: The sparse autoencoder it uses, and what it does to which features; feature edits.
+        tensors: What else the method needs that is no JSON value, by name.
     """
 
     method: str
@@ -121,6 +122,7 @@ class Edit:
     direction: Direction | None = None
     check: Callable[["Edit", Any], None] = lambda edit, model: None
     features: FeatureEdit | None = None
+    tensors: Mapping[str, Tensor] = field(default_factory=lambda: MappingProxyType({}))
 
     def span_scopes(self) -> tuple[Scope, ...]:
         """:attr:`spans` as scopes over the keys, in the rows that are meant: others need not have them."""
@@ -204,6 +206,7 @@ class Intervention:
         options: Mapping[str, Any] | None = None,
         direction: Direction | None = None,
         features: FeatureEdit | None = None,
+        tensors: Mapping[str, Tensor] | None = None,
     ) -> "Intervention":
         """One edit by a method that is registered (:func:`mechsteer.steering.method`).
 
@@ -217,6 +220,7 @@ class Intervention:
             options: What else it needs; JSON values.
             direction: The vector it uses.
             features: What it does to which features of an SAE.
+            tensors: What else it needs, by name.
 
         Raises:
             MechsteerError: for an unknown method or scope, or a strength that is not finite.
@@ -233,6 +237,7 @@ class Intervention:
             direction,
             found.check,
             features,
+            dict(tensors or {}),
         )
         return cls((edit,))
 

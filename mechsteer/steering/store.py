@@ -45,6 +45,7 @@ def save(intervention: Intervention, path: str | os.PathLike[str]) -> Path:
         described.append(_describe(edit))
         if edit.direction is not None:
             tensors[f"direction.{place}"] = edit.direction.vector
+        tensors |= {f"tensor.{place}.{name}": tensor for name, tensor in edit.tensors.items()}
         if edit.features is not None:
             sae = edit.features.sae
             owner = described[-1]["features"]["sae"] = owners.setdefault(id(sae), place)
@@ -82,12 +83,15 @@ def _intervention(file: TensorFile) -> Intervention:
     if not isinstance(described, list):
         raise TypeError(f"edits are a {type(described).__name__}")
     saes = _saes(described, file.tensors)
-    vectors = [file.tensors.get(f"direction.{place}") for place in range(len(described))]
-    return Intervention(tuple(_edit(one, vector, saes) for one, vector in zip(described, vectors, strict=True)))
+    edits = []
+    for place, one in enumerate(described):
+        tensors = {name: file.tensors[f"tensor.{place}.{name}"] for name in one.get("tensors", ())}
+        edits.append(_edit(one, file.tensors.get(f"direction.{place}"), saes, tensors))
+    return Intervention(tuple(edits))
 
 
 def describe_edits(intervention: Intervention) -> list[dict[str, Any]]:
-    """All that decides what an intervention does, as JSON values; a vector is represented by its hash.
+    """All that decides what an intervention does, as JSON values; vectors are represented by their hashes.
 
     Of a function or a method of one's own it tells no more than its name; see :func:`mechsteer.cell_key`.
     """
@@ -96,6 +100,8 @@ def describe_edits(intervention: Intervention) -> list[dict[str, Any]]:
         one = _describe(edit)
         if edit.direction is not None:
             one["direction"] = tensor_digest(edit.direction.vector)
+        if edit.tensors:
+            one["tensors"] = {name: tensor_digest(tensor) for name, tensor in edit.tensors.items()}
         if edit.features is not None:
             one["features"]["sae"] = sae_digest(edit.features.sae)
         described.append(one)
@@ -121,6 +127,8 @@ def _describe(edit: Edit) -> dict[str, Any]:
             "activation_norm": d.activation_norm,
             "meta": d.meta,
         }
+    if edit.tensors:
+        described["tensors"] = list(edit.tensors)
     if edit.features is not None:
         f = edit.features
         described["features"] = {
@@ -152,7 +160,7 @@ def _features(described: dict[str, Any], saes: dict[int, Any]) -> FeatureEdit:
     return FeatureEdit(sae, index, operations, values)
 
 
-def _edit(described: dict[str, Any], vector: Tensor | None, saes: dict[int, Any]) -> Edit:
+def _edit(described: dict[str, Any], vector: Tensor | None, saes: dict[int, Any], tensors: dict[str, Tensor]) -> Edit:
     method = find(described["method"])
     site = described["site"]
     if not isinstance(site, str):
@@ -176,4 +184,5 @@ def _edit(described: dict[str, Any], vector: Tensor | None, saes: dict[int, Any]
         direction,
         method.check,
         _features(described["features"], saes) if "features" in described else None,
+        tensors,
     )

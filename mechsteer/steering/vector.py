@@ -106,7 +106,7 @@ def apply_add(edit: Edit, x: Float[Tensor, "rows positions width"], where: Where
     """Return x + c u."""
     direction = direction_of(edit)
     check_width(direction, x.shape[-1])
-    return x + _masked((direction.unit * edit.strength).to(x.device, x.dtype), where.queries)
+    return x + masked((direction.unit * edit.strength).to(x.device, x.dtype), where.queries)
 
 
 @method(
@@ -122,10 +122,10 @@ def apply_project(edit: Edit, x: Float[Tensor, "rows positions width"], where: W
     check_width(direction, x.shape[-1])
     unit = direction.unit.to(x.device)
     missing = edit.strength - x.float() @ unit
-    return x + _masked((missing[..., None] * unit).to(x.dtype), where.queries)
+    return x + masked((missing[..., None] * unit).to(x.dtype), where.queries)
 
 
-def _masked(change: Tensor, queries: Selection) -> Tensor:
+def masked(change: Tensor, queries: Selection) -> Tensor:
     """The change where it is meant; not a product, in which a change that overflows would be NaN everywhere else."""
     return change if isinstance(queries, bool) else torch.where(queries[..., None], change, 0.0)
 

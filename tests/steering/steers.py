@@ -32,6 +32,13 @@ def project(model: Any, target: float, **options: Any) -> ms.Intervention:
     return ms.project(direction(model), target=target, **options)
 
 
+def affine_map(model: Any) -> ms.AffineMap:
+    """A random one of rank 2."""
+    shift = direction(model)
+    drawn = torch.randn(5, shift.width, generator=torch.Generator().manual_seed(5)) / shift.width**0.5
+    return ms.AffineMap(shift, drawn[0], drawn[1:3], 3 * drawn[3:])
+
+
 def features(model: Any, strength: float, **options: Any) -> ms.Intervention:
     edits = {0: ("add", 3.0), 5: ("scale", 4.0), 9: ("set", 2.0), 12: "ablate", 30: ("set", -1.0)}
     return ms.steering.features(make_sae(model, "topk"), edits, strength=strength, **options)
@@ -40,6 +47,7 @@ def features(model: Any, strength: float, **options: Any) -> ms.Intervention:
 GENERAL: dict[str, Make] = {
     "add": lambda m, s: ms.add(direction(m), 12 * s),
     "add, generated": lambda m, s: ms.add(direction(m), 12 * s, scope="generated"),
+    "affine": lambda m, s: ms.affine(affine_map(m), 4 * s),
     "heads": lambda m, s: ms.heads(direction(m, "z"), 2 * s),
     "heads, generated": lambda m, s: ms.heads(direction(m, "z", layer=0), 2 * s, scope="generated"),
     "attention_bias": lambda m, s: ms.attention_bias(delta=3 * s),

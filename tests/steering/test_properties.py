@@ -22,6 +22,7 @@ from tests.steering.steers import (
     PASS_BY_PASS,
     TWO_STACKS,
     Make,
+    affine_map,
     cases,
     direction,
     project,
@@ -153,7 +154,7 @@ def test_the_order_of_a_sum_does_not_matter_across_hook_points(
 def apart(family: str) -> list[tuple[str, str]]:
     """Pairs of families that share no hook point (with grouped-query rotary attention, keys are scaled at rot_k)."""
     groups = [
-        {"add", "add, generated", "project"},
+        {"add", "add, generated", "project", "affine"},
         {"heads", "heads, generated", "heads, encoder", "heads, cross"},
         {"attention_bias", "pasta", "pasta, heads", "spotlight", "attention_bias, encoder"},
     ]
@@ -245,6 +246,7 @@ def test_generating_inside_the_librarys_hooks_applies_both(family: str, name: st
 ROWS: dict[str, Callable[[Any, list[int]], Intervention]] = {
     "add": lambda m, r: ms.add(direction(m), 8.0, rows=r),
     "project": lambda m, r: project(m, 3.0, rows=r),
+    "affine": lambda m, r: ms.affine(affine_map(m), 4.0, rows=r),
     "heads": lambda m, r: ms.heads(direction(m, "z"), 2.0, rows=r),
     "attention_bias": lambda m, r: ms.attention_bias(delta=2.0, rows=r),
     "pasta": lambda m, r: ms.pasta(alpha=0.02, rows=r),
