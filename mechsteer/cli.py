@@ -4,7 +4,6 @@ Nothing heavy is imported until a command runs, so ``--help`` is instant. Bad in
 """
 
 import dataclasses
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,17 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from mechsteer import __version__
+from mechsteer.command import generate
+from mechsteer.command.generate import Generate
+from mechsteer.command.options import Device, Positional, threads
+from mechsteer.command.options import shown_as as _shown_as
 from mechsteer.errors import MechsteerError
 from mechsteer.studies.core.study import Study
 from mechsteer.studies.registry import OPTIONS, STUDIES, names_with
-
-Positional = tyro.conf.Positional
-
-
-def _shown_as(metavar: str) -> Any:
-    """What stands for the value in the help text."""
-    return tyro.conf.arg(metavar=metavar)
-
 
 if TYPE_CHECKING:
     StudyName = str
@@ -33,8 +29,6 @@ _WHICH = f"Which study. {'; '.join(f'{study.name}: {study.title}' for study in S
 _DATA = "; ".join(f"for {study.name}, {study.data[0]}" for study in STUDIES.values() if study.data)
 _ON_DATA = [study.name for study in STUDIES.values() if study.on_data]
 _DATA = f"F{_DATA[1:]} (with it, {', '.join(f'{n} is {STUDIES[n].on_data}' for n in _ON_DATA)}). Default: bundled."
-
-Device = Annotated[str | None, _shown_as("DEVICE")]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,36 +109,6 @@ class Sweep:
     """cpu, cuda, cuda:1, mps. Default: cuda where there is one."""
     batch_size: int = 64
     """Prompts computed together; does not change the results."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Generate:
-    """Generate an answer, unsteered or steered with a saved direction or intervention."""
-
-    prompt: Positional[Annotated[str, _shown_as("PROMPT")]]
-    """The prompt; GUIDE's tags mark its instruction: <!!-> Answer in capitals. <-!!>"""
-    model: Annotated[str, _shown_as("MODEL")] = "organism:trap-t5"
-    """organism:NAME, a local directory, or an id on the Hugging Face hub."""
-    direction: Annotated[Path | None, _shown_as("FILE")] = None
-    """A direction saved as safetensors; it is added at its own site."""
-    scale: float = 1.0
-    """How many times the unit direction."""
-    relative: bool = False
-    """Take --scale in units of the mean activation norm at the direction's site."""
-    transfer: bool = False
-    """Allow a direction that was made on another model."""
-    intervention: Annotated[Path | None, _shown_as("FILE")] = None
-    """An intervention saved as safetensors; acts before --direction where both are given."""
-    strategy: Literal["greedy", "sample", "dola", "directer"] = "greedy"
-    """How tokens are chosen, with the papers' settings; directer needs a marked instruction."""
-    max_new_tokens: int = 40
-    """The most new tokens."""
-    temperature: float = 0.0
-    """0 is greedy; above 0 samples."""
-    seed: int = 0
-    """Seed of the sampler."""
-    device: Device = None
-    """cpu, cuda, mps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,11 +300,18 @@ Command = (
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; exits with 2 on bad input and 130 on Ctrl-C."""
+    given = list(sys.argv[1:] if args is None else args)
+    if given == ["--version"]:
+        print(f"mechsteer {__version__}")
+        return
+    if given[:1] == ["generate"]:
+        given = generate.with_numbers(given)
     command: Any = tyro.cli(
         Command,  # type: ignore[arg-type]
         prog="mechsteer",
-        description="Find out why a language model ignores an instruction, and fix it without training.",
-        args=args,
+        description="Find out why a language model ignores an instruction, and fix it without training. "
+        "`mechsteer --version` says which version this is.",
+        args=given,
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
     )
     try:
@@ -360,7 +331,7 @@ def _run(command: Any) -> None:
         Reproduce: _reproduce,
         Figures: _figures,
         Sweep: _sweep,
-        Generate: _generate,
+        Generate: generate.run,
         Compare: _compare,
         Diagnose: _diagnose,
         Tune: _tune,
@@ -371,14 +342,6 @@ def _run(command: Any) -> None:
         TrainSae: _train_sae,
     }
     actions[type(command)](command)
-
-
-def _threads(model: str) -> None:
-    """One thread for the bundled models: they are so small that sharing the work costs more than it saves."""
-    if model.startswith("organism:") and "OMP_NUM_THREADS" not in os.environ:
-        import torch
-
-        torch.set_num_threads(1)
 
 
 def _reproduce(c: Reproduce) -> None:
@@ -426,7 +389,7 @@ def _reproduce_one(c: Reproduce, study: Study) -> None:
 
     names = (c.model,) if c.model else study.models
     out = writable_dir(c.out / study.name if c.study == "all" else c.out)
-    _threads(names[0])
+    threads(names[0])
     shared: dict[str, Any] = {"batch_size": c.batch_size, "executor": _workers(c)}
     models: list[Any] = [load(name, device=c.device, dtype=c.dtype) for name in names]
     given = {option: getattr(c, option) for option in study.options}
@@ -469,7 +432,7 @@ def _sweep(c: Sweep) -> None:
     own: dict[str, Any] = {} if run is None else {"run": run}
     if own:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: functions of one's own are found where one is
-    _threads(str(cells[0].get("model")))
+    threads(str(cells[0].get("model")))
     result = sweep(cells, c.out, executor=executor, resume=c.resume, device=c.device, batch_size=c.batch_size, **own)
     summary = result.summary.drop(columns="cell")
     failed = int((summary["state"] == "failed").sum())
@@ -500,53 +463,6 @@ def _executor(c: Sweep) -> Any:
     return kind(**options)
 
 
-def _generate(c: Generate) -> None:
-    from mechsteer.decoding import generate
-    from mechsteer.models import load
-
-    strategy, steer = _strategy(c), _steer(c)
-    _threads(c.model)
-    model = load(c.model, device=c.device)
-    out = generate(model, c.prompt, steer=steer, strategy=strategy, max_new_tokens=c.max_new_tokens)
-    print(out.texts[0])
-
-
-def _strategy(c: Generate) -> Any:
-    from mechsteer.decoding import Directer, DoLa, Greedy, Sample
-
-    if c.strategy in ("dola", "directer"):
-        if c.temperature != 0:
-            raise MechsteerError(f"--strategy {c.strategy} is greedy, so --temperature must be 0, got {c.temperature}.")
-        return DoLa() if c.strategy == "dola" else Directer()
-    if c.strategy == "sample" or c.temperature != 0:
-        return Sample(temperature=c.temperature or 1.0, seed=c.seed)
-    return Greedy()
-
-
-def _steer(c: Generate) -> Any:
-    from mechsteer.directions import Direction
-    from mechsteer.errors import finite
-    from mechsteer.steering import Intervention, add
-
-    steer = None if c.intervention is None else Intervention.load(c.intervention)
-    scale = finite("--scale", c.scale)
-    if c.direction is not None:
-        direction = Direction.load(c.direction)
-        if c.relative:
-            scale *= _activation_norm(c.direction, direction)
-        added = add(direction, scale, transfer=c.transfer)
-        return added if steer is None else steer + added
-    if scale != Generate.scale or c.relative or c.transfer:
-        raise MechsteerError("--scale, --relative and --transfer say how to steer; --direction FILE is missing.")
-    return steer
-
-
-def _activation_norm(path: Path, direction: Any) -> float:
-    if not direction.activation_norm > 0:
-        raise MechsteerError(f"{path} records no mean activation norm, so --relative has no unit; give --scale alone.")
-    return direction.activation_norm
-
-
 def _plan(c: Inspect) -> None:
     from mechsteer.models import load, plan
     from mechsteer.report import show
@@ -567,7 +483,7 @@ def _compare(c: Compare) -> None:
 
     task, methods = _task(c), methods_of(c.methods)
     out = writable_dir(c.out)
-    _threads(c.model)
+    threads(c.model)
     model = load(c.model, device=c.device)
     found = compare(model, task, methods, score=c.score, batch_size=c.batch_size, out=out / "methods", progress=True)
     write_table(found.summary, out / "summary")
@@ -584,7 +500,7 @@ def _diagnose(c: Diagnose) -> None:
 
     task = _task(c)
     out = writable_dir(c.out)
-    _threads(c.model)
+    threads(c.model)
     model = load(c.model, device=c.device)
     found = diagnose(model, task, score=c.score, batch_size=c.batch_size, out=out, progress=True)
     found.to_html(out / "diagnosis.html")
@@ -607,7 +523,7 @@ def _tune(c: Tune) -> None:
     from mechsteer.tuning.ladders import DEFAULT, families_of
 
     task, methods = _task(c), tuple(families_of(c.methods or DEFAULT))
-    _threads(c.model)
+    threads(c.model)
     model = load(c.model, device=c.device)
     options = {"floor": c.floor, "budget": c.budget, "score": c.score, "seed": c.seed, "batch_size": c.batch_size}
     found = tune(model, task, methods, out=c.out, progress=True, **options)
@@ -645,7 +561,7 @@ def _inspect(c: Inspect) -> None:
     from mechsteer.models import load, model_info, sites, stacks, verify
     from mechsteer.report import show
 
-    _threads(c.model)
+    threads(c.model)
     if c.plan:
         _plan(c)
         return

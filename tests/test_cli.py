@@ -481,6 +481,17 @@ def test_a_folder_without_a_study_has_no_figures(refused: Callable[..., str], tm
     assert "study.json" in refused("figures", record)
 
 
+def test_a_folder_beside_studies_names_them(refused: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "guide").mkdir()
+    (tmp_path / "guide" / "study.json").write_text("{}")
+    (tmp_path / "mine").mkdir()
+    near = f"Studies near it: {tmp_path / 'guide'}."
+    assert f"is not the folder of a finished study: it has no study.json. {near}" in refused("figures", tmp_path)
+    assert f"No such folder: {str(tmp_path / 'gude')!r}; " in (line := refused("figures", tmp_path / "gude"))
+    assert near in line
+    assert "`mechsteer reproduce STUDY --out FOLDER` makes one" in refused("figures", tmp_path / "mine")
+
+
 def test_ctrl_c_exits_with_130_and_says_what_happens_next(
     mechsteer: CommandLine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

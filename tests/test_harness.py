@@ -269,3 +269,14 @@ def test_what_cannot_be_asked_is_named(tiny: Callable) -> None:
     with pytest.raises(ms.MechsteerError, match="out of range"):
         bridge(tiny("gpt2"), steer=ms.attention_bias("instruction", 1.0, layers=[9]))
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_list_of_interventions_is_to_be_added_up(tiny: Callable, checkpoint: Callable) -> None:
+    from mechsteer.harness import SteeredLM
+
+    steers = [ms.attention_bias(delta=delta) for delta in (1.0, 2.0)]
+    with pytest.raises(ms.MechsteerError, match=r"add up .*: a \+ b"):
+        bridge(tiny("gpt2"), steer=steers)
+    with pytest.raises(ms.MechsteerError, match=r"add up .*: a \+ b"):
+        SteeredLM.create_from_arg_obj({"pretrained": str(checkpoint("gpt2")), "steer": steers})

@@ -39,6 +39,7 @@ ORDER = [
     "comparison",
     "diagnosis",
     "tuning",
+    "command",
     "cli",
 ]
 PACKAGE = Path(mechsteer.__file__).parent

@@ -1,5 +1,6 @@
 """Spans lie where the parts of the prompt are, and batches pad without losing anything."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -266,3 +267,44 @@ def test_a_span_that_is_not_within_the_prompt_is_refused() -> None:
 def test_a_span_that_is_no_name_is_unknown(span: Any, unchecked: None) -> None:
     with pytest.raises(ms.MechsteerError, match=r"Unknown span.*'?task"):
         ms.prompt(PLAIN, "the cat").positions(span)
+
+
+@pytest.mark.parametrize(
+    ("span", "how"),
+    [
+        ("instruction", r"instruction=\.\.\.\), in the text <!-> \.\.\. <-!> around it, or --instruction"),
+        ("context", r"context=\.\.\."),
+        ("level2", "<!!-> ... <-!!>"),
+        ("influence", r"<\?-> \.\.\. <-\?>"),
+    ],
+)
+def test_a_span_that_a_plain_text_lacks_is_said_with_how_to_mark_it(span: str, how: str, tiny: Callable) -> None:
+    plain = ms.prompt(tiny("gpt2"), "the cat")
+    for ask in (plain.positions, plain.span_text):
+        with pytest.raises(ms.MechsteerError, match=f"Unknown span .*'{span}'.*To mark it: .*{how}"):
+            ask(span)
+    with pytest.raises(ms.MechsteerError) as caught:
+        plain.positions("nowhere")
+    assert "To mark it" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda m: ms.generate(m, "the cat", steer=ms.attention_bias(delta=1.0)),
+        lambda m: ms.attention_bias().explain(m, "the cat"),
+        lambda m: ms.generate(m, "the cat", strategy=ms.Directer()),
+        lambda m: ms.generate(m, "the cat", strategy=ms.Gated([ms.spotlight()])),
+        lambda m: ms.generate(
+            m, "the cat", steer=ms.add(ms.random_direction(m, layer=0, seed=0), scope="span:instruction")
+        ),
+        lambda m: ms.influence(m, "the cat"),
+        lambda m: ms.rollout(m, "the cat"),
+        lambda m: ms.layer_sensitivity(m, "the cat"),
+        lambda m: ms.match_influence(m, "the cat", target=0.5),
+        lambda m: ms.capture(m, ["the cat"], sites="influence:instruction", positions="all"),
+    ],
+)
+def test_everything_that_needs_a_marked_instruction_says_how_to_mark_it(use: Callable, tiny: Callable) -> None:
+    with pytest.raises(ms.MechsteerError, match=r"'instruction'.*To mark it: ms\.prompt\(model, text, instruction="):
+        use(tiny("llama-gqa"))

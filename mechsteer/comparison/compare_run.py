@@ -16,7 +16,7 @@ from mechsteer.files import atomic_path, digest
 from mechsteer.measured import Run
 from mechsteer.plots.comparison import comparison_figure
 from mechsteer.report import show
-from mechsteer.steering import Intervention, as_intervention
+from mechsteer.steering import Intervention, as_intervention, several
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,7 +133,7 @@ def _method(model: Any, name: str, value: Any) -> tuple[Intervention | None, Str
     ):
         raise MechsteerError(
             f"The method {name!r} must be None, an intervention, a strategy, or (intervention, strategy), got "
-            f"{shown(value)}."
+            f"{shown(value)}.{several(value) or several(steer)}"
         )
     try:
         as_intervention(steer).check(model)

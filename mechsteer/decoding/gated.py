@@ -16,7 +16,7 @@ from mechsteer.decoding.strategies import Pass
 from mechsteer.decoding.trials import GatedChooser
 from mechsteer.errors import MechsteerError, shown
 from mechsteer.models import State
-from mechsteer.steering import BoundEdit, Intervention, Step, attach, check_fired
+from mechsteer.steering import BoundEdit, Intervention, Step, attach, check_fired, several
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class Gated:
             )
         for item in self.schedule:
             if not isinstance(item, Intervention) or not item.edits:
-                raise MechsteerError(f"The schedule must be a list of interventions, got {shown(item)} in it.")
+                raise MechsteerError(
+                    f"The schedule must be a list of interventions, got {shown(item)} in it.{several(item)}"
+                )
 
     def chooser(self, model: Any) -> GatedChooser:
         """Begin a run.

@@ -1,5 +1,6 @@
 """What lm-eval's ``--model_args`` say: ``pretrained=NAME,steer=FILE,instruction=FIELD``."""
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,8 +32,8 @@ def loaded(given: Mapping[str, Any]) -> dict[str, Any]:
     if not given.get("pretrained"):
         raise MechsteerError("The model mechsteer needs pretrained=NAME, e.g. pretrained=organism:instruct-llama.")
     steer = given.get("steer")
-    if steer is not None and not isinstance(steer, Intervention):
-        steer = Intervention.load(str(steer))
+    if isinstance(steer, str | os.PathLike):
+        steer = Intervention.load(steer)
     model = load(str(given["pretrained"]), **{name: given[name] for name in LOADING if given.get(name) is not None})
     return {"model": model, "steer": steer} | {name: given[name] for name in OWN if given.get(name) is not None}
 

@@ -57,7 +57,8 @@ def _looks_local(name: str) -> bool:
 
 def _local(path: Path) -> Path:
     if not path.exists():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        siblings = [p.name for p in beside if (p.is_dir() if path.suffix != ".gguf" else p.suffix == ".gguf")]
         raise MechsteerError(f"No such model directory: {str(path)!r}.{nearest(path.name, siblings)}")
     if not path.is_dir() and path.suffix != ".gguf":
         raise MechsteerError(

@@ -13,6 +13,16 @@ from mechsteer.errors import MechsteerError, unknown
 SPAN_COLOURS: Mapping[str, str] = {"task": "grey", "context": "green", "influence": "purple", "instruction": "blue"}
 """The colour of each span in a notebook; of a token in several, the last one's."""
 
+HOW_MARKED: Mapping[str, str] = {
+    "instruction": "ms.prompt(model, text, instruction=...), in the text <!-> ... <-!> around it, or --instruction",
+    "context": "ms.prompt(model, text, context=...)",
+    "level1": "<!-> ... <-!> around it in the text",
+    "level2": "<!!-> ... <-!!> around it in the text",
+    "level3": "<!!!-> ... <-!!!> around it in the text",
+    "influence": "<?-> ... <-?> around it in the text",
+}
+"""How a prompt gets a span that it lacks."""
+
 Messages = Sequence[Mapping[str, Any]]
 """Turns of a conversation, each ``{"role": ..., "content": ...}``."""
 
@@ -55,7 +65,7 @@ class Prompt:
         if span == "content" and span not in self.spans:
             return list(range(1, len(self)))
         if not isinstance(span, str) or span not in self.spans:
-            raise unknown(f"span (in the prompt {_short(self.text)!r})", span, self.spans)
+            raise self._without(span)
         found = sorted({i for start, end in self.spans[span] for i in range(start, end)})
         if found and not 0 <= found[0] <= found[-1] < len(self):
             raise MechsteerError(f"The span {span!r} of {self!r} is not within its {len(self)} tokens.")
@@ -68,8 +78,14 @@ class Prompt:
             MechsteerError: if the prompt has no such span.
         """
         if span not in self.spans:
-            raise unknown(f"span (in the prompt {_short(self.text)!r})", span, self.spans)
+            raise self._without(span)
         return " … ".join(self._covered(start, end) for start, end in self.spans[span])
+
+    def _without(self, span: Any) -> MechsteerError:
+        """The error for a span that is not there; of a name that a prompt can have, with how it gets it."""
+        error = unknown(f"span (in the prompt {_short(self.text)!r})", span, self.spans)
+        how = HOW_MARKED.get(span) if isinstance(span, str) else None
+        return error if how is None else MechsteerError(f"{error} To mark it: {how}.")
 
     def _covered(self, start: int, end: int) -> str:
         if self.offsets:

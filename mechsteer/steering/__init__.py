@@ -14,6 +14,7 @@ from mechsteer.steering.intervention import (
     as_intervention,
     attach,
     check_fired,
+    several,
 )
 from mechsteer.steering.keys import scale_keys
 from mechsteer.steering.registry import METHODS, Method, is_own, made_of, method
@@ -56,6 +57,7 @@ __all__ = [
     "project",
     "run_batches",
     "scale_keys",
+    "several",
     "spotlight",
     "steps",
 ]

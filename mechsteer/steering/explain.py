@@ -10,7 +10,7 @@ from mechsteer.models import advance, as_prompts, hooked, is_encoder_decoder, pa
 from mechsteer.prompts import Prompt, PromptLike
 from mechsteer.prompts.vocabulary import token_text
 from mechsteer.steering.batches import begin
-from mechsteer.steering.intervention import BoundEdit, Intervention, attach, check_fired
+from mechsteer.steering.intervention import BoundEdit, Intervention, attach, check_fired, in_norms
 from mechsteer.steering.scope import Scope, Step
 from mechsteer.steering.sites import SCORE_KINDS
 
@@ -62,11 +62,11 @@ def explain(intervention: Intervention, model: Any, prompt: PromptLike) -> "pd.D
 
     Returns:
         One row an edit and, when there are several, one for all ``together``. Columns: method, site, scope, span,
-        strength, tokens (of the span, or at the positions it acts on), fired (how many passes of the hook point it
-        changed), change_norm (mean L2 norm of the change over the positions it moved; of
-        attention scores, over heads and queries), relative_change (the same
-        divided by the activation's norm), kl (KL divergence in nats of the next-token distribution, steered from
-        unsteered), top1_before, top1_after.
+        strength, in_norms (of a vector that is added: its length in mean norms of the states, as its direction records
+        them, or else as they are here), tokens (of the span, or at the positions it acts on), fired (how many passes of
+        the hook point it changed), change_norm (mean L2 norm of the change over the positions it moved; of attention
+        scores, over heads and queries), relative_change (the same divided by the activation's norm), kl (KL divergence
+        in nats of the next-token distribution, steered from unsteered), top1_before, top1_after.
 
     Raises:
         MechsteerError: if an edit does not fit the model or never fires.
@@ -87,6 +87,7 @@ def explain(intervention: Intervention, model: Any, prompt: PromptLike) -> "pd.D
                 "scope": str(edit.scope),
                 "span": " ".join(edit.spans),
                 "strength": edit.strength,
+                "in_norms": in_norms(edit, one.before),
                 "tokens": _tokens(model, one.bound, made),
                 "fired": one.bound.fired,
                 "change_norm": one.change,

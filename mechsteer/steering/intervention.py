@@ -1,5 +1,6 @@
 """``Intervention``: named functions at named hook points, in TransformerLens's own ``fwd_hooks`` form, that add up."""
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,9 @@ from mechsteer.steering.sites import SCORE_KINDS, Target, names
 
 if TYPE_CHECKING:
     import pandas as pd
+
+ADDING = ("add", "heads")
+"""Methods whose strength is the length of what they add."""
 
 Hook = tuple[str | Callable[[str], bool], Callable[..., Tensor | None]]
 
@@ -129,10 +133,27 @@ class Edit:
         return tuple(Scope(f"span:{span}", self.scope.rows) for span in self.spans)
 
 
-def _in_norms(edit: Edit) -> str:
-    """What is added, in norms of the states there, where both are known."""
-    norm = float("nan") if edit.direction is None else edit.direction.activation_norm
-    return f"{edit.strength / norm:.2f}" if edit.method == "add" and norm > 0 else "-"
+def in_norms(edit: Edit, norm: float = float("nan")) -> float:
+    """What a vector method adds, in norms of the states where it adds it.
+
+    Args:
+        edit: The edit.
+        norm: The mean norm of the states, for a direction that does not record it.
+
+    Returns:
+        NaN where no norm is known, and for other methods.
+    """
+    if edit.direction is None or edit.method not in ADDING:
+        return float("nan")
+    known = edit.direction.activation_norm
+    length = edit.strength * (edit.direction.norm if edit.method == "heads" else 1.0)
+    return length / (known if known > 0 else norm or float("nan"))
+
+
+def _said_in_norms(edit: Edit) -> str:
+    """The same for people: ``?`` where no norm is known, ``-`` for other methods."""
+    found = in_norms(edit)
+    return "-" if edit.method not in ADDING else "?" if math.isnan(found) else f"{found:.2f}"
 
 
 @dataclass(eq=False, repr=False)
@@ -243,11 +264,22 @@ class Intervention:
 
     def __add__(self, other: "Intervention") -> "Intervention":
         if not isinstance(other, Intervention):
-            return NotImplemented
+            raise _only_adds(other)
         return Intervention(self.edits + other.edits)
 
+    def __radd__(self, other: Any) -> "Intervention":
+        if isinstance(other, int) and other == 0:  # where sum() begins
+            return self
+        raise _only_adds(other)
+
+    def _refuse(self, other: Any = None) -> "Intervention":
+        """Any other arithmetic: a strength means something else for each method."""
+        raise _only_adds(other)
+
+    __mul__ = __rmul__ = __truediv__ = __sub__ = __rsub__ = __neg__ = _refuse
+
     def __repr__(self) -> str:
-        norms = {e: f" = {said} norms" if (said := _in_norms(e)) != "-" else "" for e in self.edits}
+        norms = {e: f" = {said} norms" if (said := _said_in_norms(e)) != "-" else "" for e in self.edits}
         parts = (f"{e.method}({e.site}, strength={e.strength:g}{norms[e]}, scope={e.scope})" for e in self.edits)
         return " + ".join(parts) or "Intervention()"
 
@@ -260,7 +292,7 @@ class Intervention:
                 e.scope,
                 ", ".join(e.spans) or "-",
                 e.strength,
-                _in_norms(e),
+                _said_in_norms(e),
                 ", ".join(f"{name}={shown(value)}" for name, value in e.options.items()) or "-",
             )
             for e in self.edits
@@ -367,6 +399,21 @@ class Intervention:
         return load(path)
 
 
+def _only_adds(other: Any) -> MechsteerError:
+    """The error for arithmetic that interventions do not have."""
+    got = "" if other is None else f"; got {shown(other)} beside one"
+    return MechsteerError(
+        f"Interventions only add up, a + b or sum([a, b]){got}. A strength is given where one is made, e.g. "
+        "ms.add(direction, 2 * scale); a strategy as strategy=."
+    )
+
+
+def several(value: Any) -> str:
+    """What to do with several interventions in the place of one; nothing for anything else."""
+    many = isinstance(value, list | tuple) and any(isinstance(one, Intervention) for one in value)
+    return " Interventions add up and act from left to right: a + b." if many else ""
+
+
 def as_intervention(steer: Any) -> Intervention:
     """The intervention, or the empty one for None.
 
@@ -376,7 +423,9 @@ def as_intervention(steer: Any) -> Intervention:
     if steer is None:
         return Intervention()
     if not isinstance(steer, Intervention):
-        raise MechsteerError(f"steer must be an intervention, e.g. ms.add(direction, 8.0), got {type(steer).__name__}.")
+        raise MechsteerError(
+            f"steer must be an intervention, e.g. ms.add(direction, 8.0), got {shown(steer)}.{several(steer)}"
+        )
     return steer
 
 

@@ -9,7 +9,7 @@ instructions; zbar is the mean projection of the states with the instruction). D
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -134,11 +134,19 @@ def checked_direction(method: str, direction: Direction) -> Direction:
     """The direction, if it is one.
 
     Raises:
-        MechsteerError: for a model, a number or another argument in its place.
+        MechsteerError: for several, a model, a number or another argument in its place.
     """
-    if not isinstance(direction, Direction):
-        raise MechsteerError(f"{method} takes a direction first, then numbers; got {shown(direction)}.")
-    return direction
+    if isinstance(direction, Direction):
+        return direction
+    layers = list(direction) if isinstance(direction, Mapping) else None
+    several = list(direction.values()) if isinstance(direction, Mapping) else direction
+    if isinstance(several, Sequence) and several and all(isinstance(one, Direction) for one in several):
+        one = f"directions[{0 if layers is None else layers[0]!r}]"
+        raise MechsteerError(
+            f"{method} takes one direction, got {len(several)}{'' if layers is None else f', of layers {layers}'}: "
+            f"pick one, e.g. {one}, or add them up, e.g. sum(ms.{method}(d) for d in several)."
+        )
+    raise MechsteerError(f"{method} takes a direction first, then numbers; got {shown(direction)}.")
 
 
 def direction_of(edit: Edit) -> Direction:

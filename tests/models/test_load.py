@@ -70,6 +70,21 @@ def test_a_directory_that_is_not_there_names_its_nearest_sibling(tmp_path: Path)
     refused(tmp_path / "my-modle", "No such model directory: .*my-modle.*Did you mean 'my-model'")
 
 
+@pytest.mark.parametrize("name", ["my-modle", "notes", "README"])
+def test_what_is_no_folder_is_not_named_as_one(name: str, tmp_path: Path) -> None:
+    for file in ("notes.txt", "my-model.txt", "README.md", "my-model.gguf"):
+        (tmp_path / file).write_bytes(b"")
+    refused(tmp_path / name, f"No such model directory: {str(tmp_path / name)!r}[.]$")
+    (tmp_path / "llama").mkdir()
+    refused(tmp_path / name, f"No such model directory: {str(tmp_path / name)!r}[.] Valid: llama[.]$")
+
+
+def test_a_file_of_weights_that_is_not_there_names_those_that_are(tmp_path: Path) -> None:
+    (tmp_path / "my-model.gguf").write_bytes(b"")
+    (tmp_path / "my-modle").mkdir()
+    refused(tmp_path / "my-modle.gguf", "Did you mean 'my-model.gguf'[?]$")
+
+
 def test_a_directory_without_a_config_is_refused(tmp_path: Path) -> None:
     refused(tmp_path, r"has no config\.json")
 

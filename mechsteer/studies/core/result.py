@@ -67,9 +67,24 @@ def recorded(folder: Path) -> tuple[Study, list[str]]:
     Raises:
         MechsteerError: if the folder has no record of a study that there is.
     """
+    if not (folder / RECORD).is_file():
+        raise MechsteerError(_no_study(folder))
     record = read_record(folder / RECORD, "record of a study")
     record = record if isinstance(record, dict) else {"study": record}
     return STUDIES[one_of("study", str(record.get("study")), STUDIES)], list(record.get("tables", []))
+
+
+def _no_study(folder: Path) -> str:
+    """What is wrong with a folder that is not a study's, and which ones near it are."""
+    if folder.is_dir():
+        found = f"{str(folder)!r} is not the folder of a finished study: it has no {RECORD}."
+    else:
+        found = f"No such folder: {str(folder)!r}; a study's folder with its {RECORD} was expected."
+    place = folder if folder.is_dir() else folder.parent
+    near = sorted(str(path.parent) for path in place.glob(f"*/{RECORD}"))
+    if near:
+        return f"{found} Studies near it: {', '.join(near[:8])}."
+    return f"{found} `mechsteer reproduce STUDY --out FOLDER` makes one."
 
 
 def of_model(tables: "Mapping[str, pd.DataFrame]", model: Any, **more: str) -> "dict[str, pd.DataFrame]":

@@ -1,0 +1,1 @@
+"""The commands that are more than one call of a public function, a module each."""
