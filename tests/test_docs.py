@@ -1,6 +1,7 @@
 """The code of the README and of the guides runs as it stands there, and no link of theirs is dead."""
 
 import ast
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ def test_there_are_guides() -> None:
     assert len(PAGES) > 10
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("page", PAGES, ids=named)
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -54,7 +56,9 @@ def test_a_planted_dead_link_is_found(tmp_path: Path) -> None:
 
 
 def test_a_block_is_left_out_only_where_it_says_why() -> None:
-    text = "```python\na\n```\n<!-- not run: takes a minute -->\n```python\nb\n```\n<!-- not run: -->\n```python\nc\n```\n"
+    text = (
+        "```python\na\n```\n<!-- not run: takes a minute -->\n```python\nb\n```\n<!-- not run: -->\n```python\nc\n```\n"
+    )
     assert [(block.code, block.runs) for block in blocks(text)] == [("a\n", True), ("b\n", False), ("c\n", True)]
 
 
@@ -64,3 +68,30 @@ def test_the_librarys_tokens_are_the_tokenizers(family: str, tiny: Callable) -> 
     text = "the cat sat on a mat"
     assert model.to_tokens(text)[0].tolist() == model.tokenizer(text)["input_ids"]
     assert torch.equal(model.to_tokens(text)[0], ms.prompt(model, text, chat=False).tokens)
+
+
+def literals() -> list[str]:
+    """The texts in the package, what is put into one shown as ``...``."""
+
+    def text(node: ast.expr) -> str:
+        if isinstance(node, ast.JoinedStr):
+            return "".join(text(part) for part in node.values)
+        return str(node.value) if isinstance(node, ast.Constant) else "..."
+
+    trees = [ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "mechsteer").rglob("*.py")]
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    return [text(node) for node in nodes if isinstance(node, ast.JoinedStr | ast.Constant)]
+
+
+def test_the_messages_that_are_explained_are_the_packages() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"`([^`]+)`", " ".join(re.findall(r"^\*\*.*?\*\*:", page, flags=re.MULTILINE)))
+    assert len(messages) > 15
+    said = literals()
+    for message in messages:
+        parts = [
+            part
+            for part in re.split(r"\.\.\.|\d+|'\w+'|\[|\]", message.removeprefix("Unknown "))
+            if len(part.strip()) > 3
+        ]
+        assert parts and all(any(part.strip() in text for text in said) for part in parts), message
