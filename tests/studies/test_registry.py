@@ -43,20 +43,15 @@ def test_public_names_of_the_folder(name: str) -> None:
 
 
 def test_both_names_of_a_study_are_one_function() -> None:
-    assert ms.studies.steer_instruct.run is STUDIES["steer-instruct"].run
-    assert ms.studies.steering.run is STUDIES["steering"].run
-    for name in (
-        "t5_dola",
-        "guide",
-        "compose",
-        "inside",
-        "layerwise",
-        "directer",
-        "dola_decoding",
-        "ifeval",
-        "ifeval_vectors",
-    ):
-        assert getattr(ms.studies, name).run is STUDIES[name.replace("_", "-")].run
+    assert set(studies.__all__) == {name.replace("-", "_") for name in STUDIES} | {"published", "sweep"}
+    for name, study in STUDIES.items():
+        assert getattr(ms.studies, name.replace("-", "_")).run is study.run
+
+
+def test_the_pages_name_every_study() -> None:
+    root = Path(__file__).parents[2]
+    text = "".join(path.read_text(encoding="utf-8") for path in [root / "README.md", *(root / "docs").rglob("*.md")])
+    assert [name for name in STUDIES if f"`{name}`" not in text and f"reproduce {name}" not in text] == []
 
 
 def table() -> pd.DataFrame:
