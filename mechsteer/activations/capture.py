@@ -13,7 +13,7 @@ from torch import Tensor
 from mechsteer.activations.positions import Rows
 from mechsteer.activations.recorded import grouped, of_activations
 from mechsteer.activations.store import ActivationStore
-from mechsteer.activations.streaming import Chunk, Plan, make_plan, stream
+from mechsteer.activations.streaming import BatchRows, Plan, make_plan, stream
 from mechsteer.activations.writing import about, fill
 from mechsteer.decoding.strategies import Strategy
 from mechsteer.errors import MechsteerError, one_of
@@ -205,26 +205,26 @@ def capture(
     plan = make_plan(model, sites, positions, as_intervention(steer), generate=generate, strategy=strategy, dtype=dtype)
     if store is not None:
         return fill(store, model, groups, plan, batch_size=batch_size, progress=progress)
-    chunks: list[Chunk] = []
-    stream(model, made, plan, chunks.append, batch_size=batch_size, progress="capturing" if progress else "")
+    batches: list[BatchRows] = []
+    stream(model, made, plan, batches.append, batch_size=batch_size, progress="capturing" if progress else "")
     ends = list(accumulate(len(some) for some in groups.values()))
     places = {name: range(end - len(some), end) for (name, some), end in zip(groups.items(), ends, strict=True)}
     known = {**about(model), "positions": plan.where, "intervention": str(plan.steer) if plan.steer.edits else "none"}
-    return _joined(chunks, plan, model.tokenizer, prompts=made, groups=places, about=known)
+    return _joined(batches, plan, model.tokenizer, prompts=made, groups=places, about=known)
 
 
-def _joined(chunks: list[Chunk], plan: Plan, tokenizer: Any, **what: Any) -> Activations:
+def _joined(batches: list[BatchRows], plan: Plan, tokenizer: Any, **what: Any) -> Activations:
     """Batches put together, in the order of the prompts."""
     rows, orders = {}, {}
     for stack in dict.fromkeys(plan.stacks.values()):
-        parts = [chunk.rows[stack] for chunk in chunks]
+        parts = [batch.rows[stack] for batch in batches]
         prompts = [p for part in parts for p in part.prompt]
         order = sorted(range(len(prompts)), key=prompts.__getitem__)  # stable: positions keep their order
         columns = [[x for part in parts for x in getattr(part, name)] for name in Rows.__dataclass_fields__]
         rows[stack] = Rows(*([column[i] for i in order] for column in columns))
         orders[stack] = torch.tensor(order)
     values = {
-        name: torch.cat([chunk.values.pop(name) for chunk in chunks])[orders[stack]]
+        name: torch.cat([batch.values.pop(name) for batch in batches])[orders[stack]]
         for name, stack in plan.stacks.items()
     }
     return Activations(values, rows, plan.stacks, tokenizer, **what)

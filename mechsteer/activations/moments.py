@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mechsteer.activations.streaming import Chunk, make_plan, stream
+from mechsteer.activations.streaming import BatchRows, make_plan, stream
 from mechsteer.analysis.moments import Moments
 from mechsteer.errors import MechsteerError, listed, positive_int
 from mechsteer.models import as_prompts
@@ -59,8 +59,8 @@ def moments(
         name: Moments.none(torch.Size(width).numel(), covariance=covariance) for name, width in plan.widths.items()
     }
 
-    def take(chunk: Chunk) -> None:
-        for name, values in chunk.values.items():
+    def take(batch: BatchRows) -> None:
+        for name, values in batch.values.items():
             found[name].add(values.flatten(1))
 
     stream(model, made, plan, take, batch_size=batch_size, progress="moments" if progress else "")

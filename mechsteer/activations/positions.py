@@ -48,7 +48,7 @@ def check_stack(where: Where, stack: str) -> None:
         )
 
 
-def fed(model: Any, prompt: Prompt, stack: str) -> list[int]:
+def tokens_read(model: Any, prompt: Prompt, stack: str) -> list[int]:
     """The tokens that a stack is fed for a prompt."""
     return [int(model.cfg.decoder_start_token_id)] if stack == "decoder" else prompt.tokens.tolist()
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mechsteer.activations.manifest import WRITING, Manifest, ShardRecord, next_number, write_file
-from mechsteer.activations.streaming import Chunk
+from mechsteer.activations.streaming import BatchRows
 from mechsteer.errors import MechsteerError
 from mechsteer.files import digest
 
@@ -49,14 +49,14 @@ def header_of(manifest: Manifest, rows: dict[str, int], dtype: torch.dtype, prom
 
 
 def write_shard(
-    folder: Path, manifest: Manifest, chunks: Sequence[Chunk], tables: Sequence["pd.DataFrame"], dtype: torch.dtype
+    folder: Path, manifest: Manifest, batches: Sequence[BatchRows], tables: Sequence["pd.DataFrame"], dtype: torch.dtype
 ) -> ShardRecord:
     """Write one shard. It is part of the store when the manifest names it.
 
     Args:
         folder: The store.
         manifest: What it holds so far.
-        chunks: The batches.
+        batches: The batches.
         tables: Their index tables.
         dtype: Of the values.
     """
@@ -65,7 +65,9 @@ def write_shard(
     number = next_number(folder, manifest)
     index = pd.concat(tables, ignore_index=True)
     prompts = list(dict.fromkeys(index["prompt_id"]))
-    rows = {stack: sum(len(chunk.rows[stack]) for chunk in chunks) for stack in dict.fromkeys(manifest.stacks.values())}
+    rows = {
+        stack: sum(len(batch.rows[stack]) for batch in batches) for stack in dict.fromkeys(manifest.stacks.values())
+    }
     header = header_of(manifest, rows, dtype, digest(prompts))
     stem = folder / f"shard-{number:06d}"
     (folder / WRITING).write_text(str(number), encoding="utf-8")
@@ -73,8 +75,8 @@ def write_shard(
     def parts() -> Iterator[bytes | memoryview]:
         yield header
         for site in manifest.widths:
-            for chunk in chunks:
-                yield _bytes_of(chunk.values[site])
+            for batch in batches:
+                yield _bytes_of(batch.values[site])
 
     tensors = write_file(stem.with_suffix(".safetensors"), parts())
     buffer = io.BytesIO()

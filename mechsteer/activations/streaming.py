@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechsteer.activations.positions import Rows, Where, check_stack, fed, make_positions, no_rows, positions_of
+from mechsteer.activations.positions import Rows, Where, check_stack, make_positions, no_rows, positions_of, tokens_read
 from mechsteer.activations.sites import ENCODER, PREDICTING, READ_OUT, Stage, resolve, stage, width_of
 from mechsteer.analysis.propagation_captured import Columns, parse_column
 from mechsteer.decoding.loop import Writer, Written
@@ -54,7 +54,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class BatchRows:
     """The rows of one batch.
 
     Attributes:
@@ -141,7 +141,7 @@ def stream(
     model: Any,
     prompts: Sequence[Prompt],
     plan: Plan,
-    take: Callable[[Chunk], None],
+    take: Callable[[BatchRows], None],
     *,
     batch_size: int,
     progress: str = "",
@@ -157,9 +157,9 @@ def stream(
     reader = _Generating(model, plan, len(prompts)) if plan.generate else _Prefill(model, plan)
 
     def run(step: Step) -> None:
-        chunk = reader.read(step)
-        _check_finite(chunk, plan, step)
-        take(chunk)
+        batch = reader.read(step)
+        _check_finite(batch, plan, step)
+        take(batch)
 
     run_batches(model, prompts, run, steer=plan.steer, batch_size=batch_size, hooks=reader.hooks(), progress=progress)
 
@@ -177,7 +177,7 @@ class _Prefill:
     def hooks(self) -> list[Hook]:
         return self.kept.hooks
 
-    def read(self, step: Step) -> Chunk:
+    def read(self, step: Step) -> BatchRows:
         rows = {stack: self._choose(step, stack) for stack in dict.fromkeys(self.plan.stacks.values())}
         measured: dict[str, Tensor] = {}
         if self.columns.wanted:
@@ -187,14 +187,14 @@ class _Prefill:
         found = {  # a norm may fire more than once in a pass: the last counts
             name: measured[name] if name in measured else self.kept.parts(name)[-1] for name in self.plan.stacks
         }
-        return Chunk(rows, {name: values.to("cpu", self.plan.dtype) for name, values in found.items()})
+        return BatchRows(rows, {name: values.to("cpu", self.plan.dtype) for name, values in found.items()})
 
     def _choose(self, step: Step, stack: str) -> Rows:
         """The rows of a batch; notes where in the batch's tensors they lie."""
         rows, in_batch, columns = no_rows(), [], []
         for row, prompt in enumerate(step.batch.prompts):
             positions = positions_of(self.plan.where, prompt, stack)
-            tokens = fed(self.model, prompt, stack)
+            tokens = tokens_read(self.model, prompt, stack)
             rows.add(_place(step, row), positions, tokens, len(tokens))
             first = 0 if stack == "decoder" else step.batch.starts[row]
             in_batch += [row] * len(positions)
@@ -228,7 +228,7 @@ class _Generating:
     def hooks(self) -> list[Hook]:
         return self.recorder.hooks()
 
-    def read(self, step: Step) -> Chunk:
+    def read(self, step: Step) -> BatchRows:
         self.recorder.step = step
         places = [_place(step, row) for row in range(len(step.batch))]
         written = {place: Written() for place in places}
@@ -239,7 +239,7 @@ class _Generating:
         picks: dict[str, list[list[int]]] = {stack: [] for stack in rows}
         for stack, found in rows.items():
             for place, prompt in zip(places, step.batch.prompts, strict=True):
-                tokens = fed(self.model, prompt, stack)
+                tokens = tokens_read(self.model, prompt, stack)
                 first_new = len(tokens)
                 positions = positions_of(self.plan.where, prompt, stack)
                 if stack != "encoder":
@@ -252,18 +252,18 @@ class _Generating:
             recorded = [self.recorder.take(name, place, len(written[place].tokens)) for place in places]
             chosen = [x[positions] for x, positions in zip(recorded, picks[stack], strict=True)]
             values[name] = torch.cat(chosen).to(self.plan.dtype)
-        return Chunk(rows, values)
+        return BatchRows(rows, values)
 
 
 def _place(step: Step, row: int) -> int:
     return row if step.index is None else step.index[row]
 
 
-def _check_finite(chunk: Chunk, plan: Plan, step: Step) -> None:
-    for name, values in chunk.values.items():
+def _check_finite(batch: BatchRows, plan: Plan, step: Step) -> None:
+    for name, values in batch.values.items():
         if torch.isfinite(values.sum()) or bool(torch.isfinite(values).all()):  # the sum first: it is one pass
             continue
-        rows = chunk.rows[plan.stacks[name]]
+        rows = batch.rows[plan.stacks[name]]
         bad = int((~torch.isfinite(values.flatten(1)).all(1)).nonzero()[0])
         prompts = {_place(step, row): prompt for row, prompt in enumerate(step.batch.prompts)}
         raise MechsteerError(

@@ -13,7 +13,7 @@ from mechsteer.activations.manifest import WRITING, Manifest, clean, locked
 from mechsteer.activations.recorded import joined_groups, prompt_record
 from mechsteer.activations.shards import PROMPT, read_index, write_shard
 from mechsteer.activations.store import ActivationStore, is_store
-from mechsteer.activations.streaming import Chunk, Plan, check_prompts, stream
+from mechsteer.activations.streaming import BatchRows, Plan, check_prompts, stream
 from mechsteer.decoding.strategies import Sample
 from mechsteer.errors import MechsteerError
 from mechsteer.files import digest, versions
@@ -176,7 +176,7 @@ class Writer:
 
     def __init__(self, folder: Path, manifest: Manifest, plan: Plan) -> None:
         self.folder, self.manifest, self.plan = folder, manifest, plan
-        self.chunks: list[Chunk] = []
+        self.batches: list[BatchRows] = []
         self.tables: list[pd.DataFrame] = []
         self.bytes = 0
 
@@ -188,19 +188,19 @@ class Writer:
     def take_from(self, model: Any, prompts: Sequence[Prompt], plan: Plan, batch_size: int, progress: bool) -> None:
         """Run the prompts. What was computed before an error or an interruption is written."""
 
-        def take(chunk: Chunk) -> None:
-            self.add(chunk, prompts, model.tokenizer)
+        def take(batch: BatchRows) -> None:
+            self.add(batch, prompts, model.tokenizer)
 
         try:
             stream(model, prompts, plan, take, batch_size=batch_size, progress="capturing" if progress else "")
         finally:
             self.flush()
 
-    def add(self, chunk: Chunk, prompts: Sequence[Prompt], tokenizer: Any) -> None:
+    def add(self, batch: BatchRows, prompts: Sequence[Prompt], tokenizer: Any) -> None:
         """Take a batch of some of the prompts in a list."""
-        self.chunks.append(chunk)
-        self.tables.append(_table(chunk, prompts, tokenizer))
-        self.bytes += sum(_nbytes(values) for values in chunk.values.values())
+        self.batches.append(batch)
+        self.tables.append(_table(batch, prompts, tokenizer))
+        self.bytes += sum(_nbytes(values) for values in batch.values.values())
         if self.bytes >= self.manifest.shard_bytes:
             self.flush()
 
@@ -210,13 +210,13 @@ class Writer:
         Raises:
             MechsteerError: if it cannot be written; the store keeps what was finished before.
         """
-        chunks, tables = self.chunks, self.tables
-        self.chunks, self.tables, self.bytes = [], [], 0
-        if not chunks:
+        batches, tables = self.batches, self.tables
+        self.batches, self.tables, self.bytes = [], [], 0
+        if not batches:
             return
         shards = self.manifest.shards
         try:
-            shard = write_shard(self.folder, self.manifest, chunks, tables, self.plan.dtype)
+            shard = write_shard(self.folder, self.manifest, batches, tables, self.plan.dtype)
             self.manifest.shards = [*shards, shard]
             self.manifest.write(self.folder)
             (self.folder / WRITING).unlink()
@@ -232,11 +232,11 @@ def _nbytes(values: Tensor) -> int:
     return values.numel() * values.element_size()
 
 
-def _table(chunk: Chunk, prompts: Sequence[Prompt], tokenizer: Any) -> "pd.DataFrame":
+def _table(batch: BatchRows, prompts: Sequence[Prompt], tokenizer: Any) -> "pd.DataFrame":
     """The index of a batch: columns stack, prompt_id, text_hash, position, token, text, generated, prompt."""
     import pandas as pd
 
-    here = {place for rows in chunk.rows.values() for place in rows.prompt}
+    here = {place for rows in batch.rows.values() for place in rows.prompt}
     ids, texts = {i: prompt_id(prompts[i]) for i in here}, {i: digest(prompts[i].text) for i in here}
     parts = [
         pd.DataFrame(
@@ -250,7 +250,7 @@ def _table(chunk: Chunk, prompts: Sequence[Prompt], tokenizer: Any) -> "pd.DataF
                 "generated": rows.generated,
             }
         )
-        for stack, rows in chunk.rows.items()
+        for stack, rows in batch.rows.items()
     ]
     table = pd.concat(parts, ignore_index=True)
     first = ~table["prompt_id"].duplicated()

@@ -59,22 +59,22 @@ class Lesson:
     """What one kind of instruction is learned from.
 
     Attributes:
-        told: Prompts with the instruction and no notes.
-        untold: The same without the instruction.
+        instructed: Prompts with the instruction and no notes.
+        bare: The same without the instruction.
         noted: The same with the instruction and notes.
-        answers: What the model writes for ``told``; it follows the instruction.
-        plain: What it writes for ``untold``.
+        answers: What the model writes for ``instructed``; it follows the instruction.
+        plain: What it writes for ``bare``.
     """
 
-    told: list[Prompt]
-    untold: list[Prompt]
+    instructed: list[Prompt]
+    bare: list[Prompt]
     noted: list[Prompt]
     answers: list[str]
     plain: list[str]
 
 
 @dataclass(frozen=True)
-class Decision:
+class FirstTokens:
     """A prompt, and the tokens that an answer with and one without the instruction begin with."""
 
     prompt: Prompt
@@ -165,15 +165,15 @@ def ways(setup: Setup, sae: Any) -> Ways:
     vectors: dict[str, dict[str, dict[int, Direction]]] = {name: {} for name in REFERENCE}
     edits: dict[str, dict[str, dict[int, tuple[str, float]]]] = {"set": {}, "add": {}}
     for kind in setup.kinds:
-        told = lesson(setup, kind)
-        pairs = list(zip(told.told, told.untold, strict=True))
+        one = lesson(setup, kind)
+        pairs = list(zip(one.instructed, one.bare, strict=True))
         makers: dict[str, tuple[Sequence[int], Callable[[Sequence[int]], dict[int, Direction]]]] = {
             "means": (layers, lambda at, p=pairs: differences_in_means(setup.model, p, layers=at)),
-            "gradient": (layers, lambda at, t=told, k=kind: gradients(setup, t, k, at)),
-            "sparse": (sparse_layers, lambda at, t=told: _sparse(setup, t, at)),
+            "gradient": (layers, lambda at, t=one, k=kind: gradients(setup, t, k, at)),
+            "sparse": (sparse_layers, lambda at, t=one: _sparse(setup, t, at)),
         }
         for method, (at, make) in makers.items():
-            about = {"lesson": told, "weight": SPARSE_WEIGHT}
+            about = {"lesson": one, "weight": SPARSE_WEIGHT}
             vectors[method][kind] = setup.bench.directions(f"{method}-{kind}", at, about, make)
         rows = instruction_features(setup.model, sae, pairs, top=FEATURES).to_dict("records")
         edits["set"][kind] = {int(row["feature"]): ("set", float(row["mean_with"])) for row in rows}
@@ -196,8 +196,8 @@ def lesson(setup: Setup, kind: str) -> Lesson:
     task, noted = (
         _later(instructions(kind, notes=k, split="validation"), setup.n_validation) for k in (0, setup.notes)
     )
-    told, untold = (task.prompts(setup.model, with_instruction=wanted) for wanted in (True, False))
-    answers, plain = (_answers(setup, prompts, task.max_new_tokens) for prompts in (told, untold))
+    instructed, bare = (task.prompts(setup.model, with_instruction=wanted) for wanted in (True, False))
+    answers, plain = (_answers(setup, prompts, task.max_new_tokens) for prompts in (instructed, bare))
     rows = [place for place, sample in enumerate(task.samples) if follows(sample, answers[place])]
     if len(rows) < 2:
         raise MechsteerError(
@@ -209,7 +209,7 @@ def lesson(setup: Setup, kind: str) -> Lesson:
     def of(x: list[Any]) -> list[Any]:
         return [x[row] for row in rows]
 
-    return Lesson(of(told), of(untold), of(shown), of(answers), of(plain))
+    return Lesson(of(instructed), of(bare), of(shown), of(answers), of(plain))
 
 
 def _later(task: Instructions, first: int) -> Instructions:
@@ -221,24 +221,24 @@ def _answers(setup: Setup, prompts: list[Prompt], longest: int) -> list[str]:
     return generate(setup.model, prompts, max_new_tokens=longest, batch_size=setup.bench.batch_size).texts
 
 
-def gradients(setup: Setup, told: Lesson, kind: str, layers: Sequence[int]) -> dict[int, Direction]:
+def gradients(setup: Setup, learned: Lesson, kind: str, layers: Sequence[int]) -> dict[int, Direction]:
     """By layer the gradient of the first token's decision, on prompts with notes.
 
     Raises:
         MechsteerError: if answers with and without the instruction never begin differently.
     """
     begins = [
-        [continuation_ids(setup.model, text, p)[0] for text, p in zip(texts, told.noted, strict=True)]
-        for texts in (told.answers, told.plain)
+        [continuation_ids(setup.model, text, p)[0] for text, p in zip(texts, learned.noted, strict=True)]
+        for texts in (learned.answers, learned.plain)
     ]
-    cases = [Decision(*case) for case in zip(told.noted, *begins, strict=True) if case[1] != case[2]]
+    cases = [FirstTokens(*case) for case in zip(learned.noted, *begins, strict=True) if case[1] != case[2]]
     if not cases:
         raise MechsteerError(f"With and without {kind!r} answers begin with the same token, so there is no gradient.")
     return {layer: gradient_direction(setup.model, cases, layer=layer) for layer in layers}
 
 
-def _sparse(setup: Setup, told: Lesson, layers: Sequence[int]) -> dict[int, Direction]:
-    examples = list(zip(told.noted, told.answers, strict=True))
+def _sparse(setup: Setup, learned: Lesson, layers: Sequence[int]) -> dict[int, Direction]:
+    examples = list(zip(learned.noted, learned.answers, strict=True))
     weight = SPARSE_WEIGHT
     return {layer: sparse_direction(setup.model, examples, layer=layer, l1=weight, group_l2=weight) for layer in layers}
 
