@@ -1,5 +1,8 @@
 """Bootstrap intervals of means: 95 %, percentile, seeded."""
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -47,3 +50,18 @@ def mean_interval(
     counts = resamples(len(values), samples=samples, seed=seed)
     estimates = torch.einsum("bn,n...->b...", counts.double(), values.double()) / len(values)
     return values.double().mean(0), *interval(estimates)
+
+
+def interval_columns(names: Sequence[str], found: Iterable[Any], *, factor: float = 1.0) -> dict[str, float]:
+    """A row's columns of means with intervals: ``name``, ``name_low`` and ``name_high`` for each name.
+
+    Args:
+        names: One for each mean.
+        found: Means, lower ends and upper ends, as :func:`mean_interval` gives them.
+        factor: 100 for percentages of shares.
+    """
+    made: dict[str, float] = {}
+    three = (torch.atleast_1d(torch.as_tensor(part, dtype=torch.float64)).tolist() for part in found)
+    for name, *values in zip(names, *three, strict=True):
+        made |= {f"{name}{end}": factor * value for end, value in zip(("", "_low", "_high"), values, strict=True)}
+    return made

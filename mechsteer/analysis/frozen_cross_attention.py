@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from mechsteer.analysis.bootstrap import SAMPLES, mean_interval
+from mechsteer.analysis.bootstrap import SAMPLES, interval_columns, mean_interval
 from mechsteer.analysis.cross_attention import check_encoder_decoder
 from mechsteer.analysis.distributions import jsd
 from mechsteer.analysis.targets import TargetPairs, target_pairs
@@ -144,8 +144,5 @@ def _measured(
     difference = (logits.gather(1, pairs[:, :1]) - logits.gather(1, pairs[:, 1:]))[:, 0]
     divergence = jsd(logits.log_softmax(-1), whole.log_softmax(-1))
     values = torch.stack([(difference > 0).float(), difference, divergence], dim=1)
-    mean, low, high = mean_interval(values, samples=n_boot, seed=seed)
-    columns: dict[str, float] = {}
-    for place, name in enumerate(("accuracy", "logit_difference", "jsd")):
-        columns |= {name: float(mean[place]), f"{name}_low": float(low[place]), f"{name}_high": float(high[place])}
-    return columns | {"n": len(values)}
+    found = mean_interval(values, samples=n_boot, seed=seed)
+    return {**interval_columns(("accuracy", "logit_difference", "jsd"), found), "n": len(values)}

@@ -1,9 +1,8 @@
 """The house style, saving, and the charts that every study uses."""
 
 import io
-import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -80,6 +79,18 @@ def save(figure: "Figure", stem: str | os.PathLike[str]) -> list[Path]:
     return paths
 
 
+def grid_lines(axes: "Axes", which: Any = "y") -> None:
+    """Pale lines behind what is drawn, across one axis or ``both``."""
+    axes.grid(axis=which, color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def legend_above(figure: "Figure", axes: "Axes", columns: int) -> None:
+    """One legend above all panels, with what one of them has."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns)
+
+
 def heatmap(
     axes: "Axes",
     table: "pd.DataFrame",
@@ -111,21 +122,50 @@ def heatmap(
     if table.duplicated([x, y]).any():
         raise MechsteerError(f"The table has several rows for one ({x}, {y}) cell of the heat map.")
     grid = table.pivot(index=y, columns=x, values=value).sort_index()
-    values = grid.to_numpy(dtype=float)
-    image = axes.imshow(values, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto")
-    axes.set_xticks(range(grid.shape[1]), [f"{v:g}" for v in grid.columns])
-    axes.set_yticks(range(grid.shape[0]), [f"{v:g}" for v in grid.index])
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    return written_map(
+        axes,
+        grid,
+        "RdBu",
+        (-limit, limit),
+        lambda change: f"{change:+.1f}".replace("-", "−"),
+        white=lambda change: abs(change) > 0.6 * limit,
+    )
+
+
+def written_map(
+    axes: "Axes",
+    grid: "pd.DataFrame",
+    colours: Any,
+    limits: tuple[float, float],
+    text: Callable[[float], str],
+    *,
+    white: Callable[[float], bool],
+    fontsize: float = 8,
+) -> Any:
+    """A map of a table's numbers, each written in its cell; cells that are missing stay empty.
+
+    Args:
+        axes: Where to draw.
+        grid: The numbers; its columns and rows are the ticks.
+        colours: matplotlib's colour map.
+        limits: The numbers at its ends.
+        text: What is written of a number.
+        white: Whether that is in white, where the colour is dark.
+        fontsize: In points.
+    """
+    import numpy as np
+
+    values = grid.to_numpy(dtype=float)
+    image = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
+    for ticks, names in ((axes.set_xticks, grid.columns), (axes.set_yticks, grid.index)):
+        ticks(range(len(names)), [name if isinstance(name, str) else f"{name:g}" for name in names])
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
-    for row in range(grid.shape[0]):
-        for column in range(grid.shape[1]):
-            number = float(values[row, column])
-            if not math.isnan(number):  # a missing cell stays empty
-                colour = "white" if abs(number) > 0.6 * limit else "black"
-                axes.text(
-                    column, row, f"{number:+.1f}".replace("-", "−"), ha="center", va="center", color=colour, fontsize=8
-                )
+    for row, column in np.argwhere(~np.isnan(values)):
+        number = float(values[row, column])
+        look: dict[str, Any] = {"color": "white" if white(number) else "black", "fontsize": fontsize}
+        axes.text(column, row, text(number), ha="center", va="center", **look)
     return image
 
 
@@ -145,5 +185,4 @@ def lines(
             label=str(name),
         )
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    axes.grid(axis="y", color="0.9", linewidth=0.6)
-    axes.set_axisbelow(True)
+    grid_lines(axes)

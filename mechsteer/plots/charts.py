@@ -1,11 +1,13 @@
 """Charts over layers: curves with intervals, ranks of tokens, bars by sublayer."""
 
+import itertools
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError
-from mechsteer.plots.base import COLOURS, MARKERS
+from mechsteer.plots.bars import grouped_bars
+from mechsteer.plots.base import COLOURS, MARKERS, grid_lines
 from mechsteer.plots.labels import SUBLAYERS, interval, need, numeric, one_each, quantity, token_label
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ def curves(
     xlabel: str | None = None,
     ylabel: str | None = None,
     title: str = "",
+    legend: bool = True,
 ) -> None:
     """A quantity over layers: one line for each value of ``by``, with a shaded interval where the table has one.
 
@@ -39,6 +42,7 @@ def curves(
         xlabel: Label of the horizontal axis; default by column.
         ylabel: Label of the vertical axis, with its unit; default by column.
         title: Title of the panel.
+        legend: With ``by``, name the lines.
 
     Raises:
         MechsteerError: for a missing column, an empty table, or several rows for one point.
@@ -63,7 +67,7 @@ def curves(
         )
     _finish(axes, quantity(x) if xlabel is None else xlabel, quantity(y) if ylabel is None else ylabel, title)
     _whole_numbers(axes, table[x].tolist())
-    if by:
+    if by and legend:
         axes.legend(loc="best")
 
 
@@ -146,6 +150,7 @@ def sublayer_bars(
     xlabel: str | None = None,
     ylabel: str | None = None,
     title: str = "",
+    legend: bool = True,
 ) -> None:
     """Bars by layer and sublayer, side by side with their intervals, or stacked.
 
@@ -161,6 +166,7 @@ def sublayer_bars(
         xlabel: Label of the horizontal axis; default by column.
         ylabel: Label of the vertical axis, with its unit; default by column.
         title: Title of the panel.
+        legend: Name the sublayers.
 
     Raises:
         MechsteerError: for a missing column, an empty table, several rows for one bar, or bars that cannot be stacked.
@@ -168,41 +174,31 @@ def sublayer_bars(
     need(table, x, y, by)
     numeric(table, y)
     one_each(table, [x, by], "bar")
-    ends = interval(table, y, low, high)
+    interval(table, y, low, high)
     if stacked and (low is not None or (table[y] < 0).any()):
         raise MechsteerError("Stacked bars have no intervals and cannot be negative; draw them with stacked=False.")
     layers, names = sorted(table[x].unique()), sorted(table[by].unique(), key=_place_in_block)
-    width = 0.8 if stacked else 0.8 / len(names)
-    floor = [0.0] * len(layers)
-    for place, name in enumerate(names):
-        part = table[table[by] == name].set_index(x).reindex(layers)
-        values = part[y].astype(float)
-        shift = 0.0 if stacked else (place - (len(names) - 1) / 2) * width
-        errors = (
-            None
-            if stacked or ends is None
-            else [(values - part[ends[0]]).clip(lower=0), (part[ends[1]] - values).clip(lower=0)]
-        )
-        axes.bar(
-            [spot + shift for spot in range(len(layers))],
-            values,
-            width,
-            bottom=floor if stacked else None,
-            yerr=errors,
-            color=COLOURS[place % len(COLOURS)],
-            error_kw={"elinewidth": 0.8, "ecolor": "0.2"},
-            edgecolor="white",
-            linewidth=0.4,
-            label=SUBLAYERS.get(str(name), str(name).replace("_", " ")),
-        )
-        if stacked:
-            floor = [height + value for height, value in zip(floor, values.fillna(0.0), strict=True)]
+    labels = {name: SUBLAYERS.get(str(name), str(name).replace("_", " ")) for name in names}
+    if stacked:
+        _stacked(axes, table.pivot(index=x, columns=by, values=y).reindex(layers)[names], labels)
+    else:
+        ordered = table.sort_values(by, key=lambda column: column.map(names.index))
+        grouped_bars(axes, ordered, x=x, y=y, by=by, groups=layers, low=low, high=high, labels=labels)
     if (table[y] < 0).any():
         axes.axhline(0, color="0.3", linewidth=0.8)
     _finish(axes, quantity(x) if xlabel is None else xlabel, quantity(y) if ylabel is None else ylabel, title)
     axes.set_xticks(range(len(layers)), [str(layer) for layer in layers])
     axes.set_xlim(-0.6, len(layers) - 0.4)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=min(len(names), 4))
+    if legend:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=min(len(names), 4))
+
+
+def _stacked(axes: "Axes", heights: "pd.DataFrame", labels: Mapping[Any, str]) -> None:
+    floor = heights.iloc[:, 0] * 0.0
+    for colour, name in zip(itertools.cycle(COLOURS), heights, strict=False):
+        look: dict[str, Any] = {"color": colour, "edgecolor": "white", "linewidth": 0.4, "label": labels[name]}
+        axes.bar(range(len(heights)), heights[name], 0.8, bottom=floor, **look)
+        floor = floor + heights[name].fillna(0.0)
 
 
 def _place_in_block(sublayer: str) -> int:
@@ -212,8 +208,7 @@ def _place_in_block(sublayer: str) -> int:
 
 def _finish(axes: "Axes", xlabel: str, ylabel: str, title: str) -> None:
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    axes.grid(axis="y", color="0.9", linewidth=0.6)
-    axes.set_axisbelow(True)
+    grid_lines(axes)
 
 
 def _whole_numbers(axes: "Axes", values: Sequence[float]) -> None:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mechsteer.plots.base import COLOURS, figure, style
+from mechsteer.plots.base import COLOURS, figure, grid_lines, style
 from mechsteer.plots.labels import need, one_each
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ def comparison_figure(summary: "pd.DataFrame") -> "Figure":
         left.axvline(100 * float(summary["adherence"].iloc[0]), color="0.7", linewidth=0.8, linestyle=":", zorder=0)
         left.set(xlim=(-3, 103), xlabel=f"Adherence (%), {_counts(summary)}", ylim=(len(summary) - 0.5, -0.5))
         left.set_yticks(list(places), names, parse_math=False)
-        left.grid(axis="x", color="0.9", linewidth=0.6)
-        left.set_axisbelow(True)
+        grid_lines(left, "x")
         if measured:
             left.plot([], [], "D", mfc="none", color=COLOURS[1], markersize=7, label="without collapsed answers")
             made.legend(loc="outside lower left")
@@ -46,8 +45,7 @@ def comparison_figure(summary: "pd.DataFrame") -> "Figure":
             right.barh(list(places), 100 * summary["collapsed"].astype(float), height=0.5, color=COLOURS[1])
             right.set(xlim=(0, 103), xlabel="Collapsed answers (%)", ylim=(len(summary) - 0.5, -0.5))
             right.set_yticks(list(places), [""] * len(summary))
-            right.grid(axis="x", color="0.9", linewidth=0.6)
-            right.set_axisbelow(True)
+            grid_lines(right, "x")
     return made
 
 

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from mechsteer.errors import MechsteerError
-from mechsteer.plots.base import COLOURS, figure, lines, style
+from mechsteer.plots.bars import grouped_bars
+from mechsteer.plots.base import figure, lines, style
 from mechsteer.plots.labels import need
 
 if TYPE_CHECKING:
@@ -65,10 +66,8 @@ def _cuts(axes: "Axes", cut: "pd.DataFrame") -> None:
     groups = list(dict.fromkeys(cut["layers"]))
     table = cut.assign(span=_named(cut), answer=cut["answer"].abs())
     means = table.groupby(["span", "layers"])["answer"].mean()
-    for place, span in enumerate((SPAN, OTHER)):
-        heights = [means[span, name] for name in groups]
-        at = [place * 0.4 - 0.2 + number for number in range(len(groups))]
-        axes.bar(at, heights, width=0.38, color=COLOURS[place], label=span)
+    keys = [(span, name) for span in (SPAN, OTHER) for name in groups]
+    grouped_bars(axes, means.loc[keys].reset_index(), x="layers", y="answer", by="span")
     axes.set_xticks(range(len(groups)), groups)
     axes.set(xlabel="Layers where attention is cut", ylabel="Change (nats a token)", title="Cut?")
 

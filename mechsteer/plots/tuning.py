@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.plots.base import COLOURS, MARKERS, figure, style
+from mechsteer.plots.base import COLOURS, MARKERS, figure, grid_lines, style
 from mechsteer.plots.labels import need
 
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ def tuning_figure(curve: "pd.DataFrame", best: "pd.DataFrame") -> "Figure":
         right.set(xlabel="Divergence from unsteered (nats, 95th percentile)", ylim=(-3, 103))
         right.axhline(100 * float(curve["adherence"].iloc[0]), color="0.6", linewidth=0.8, linestyle=":")
         for panel in (left, right):
-            panel.grid(color="0.9", linewidth=0.6)
-            panel.set_axisbelow(True)
+            grid_lines(panel, "both")
         made.legend(loc="outside lower center", ncols=4)
     return made
 

@@ -1,9 +1,11 @@
 """The figures of the study :mod:`mechsteer.studies.compose`, from its tables alone."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mechsteer import plots
+from mechsteer.plots.bars import interval_rows
+from mechsteer.plots.base import grid_lines, written_map
 from mechsteer.plots.maps import SEQUENTIAL
 from mechsteer.studies.compose.tables import matrix
 
@@ -64,21 +66,14 @@ def _map(ax: "Axes", table: "pd.DataFrame", form: str, top: float) -> None:
     import matplotlib as mpl
     from matplotlib.patches import Rectangle
 
-    values = table.to_numpy(dtype=float)
     colours = mpl.colormaps[SEQUENTIAL].with_extremes(bad="0.95")
-    ax.imshow(values, cmap=colours, vmin=0.0, vmax=top)
+    written_map(ax, table, colours, (0.0, top), form.format, white=lambda value: value <= 0.6 * top)
+    ax.set_aspect("equal")
     labels = [NAMES[str(name)] for name in table.columns]
     ax.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(labels)), labels)
-    ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
-    for row, column in ((r, c) for r in range(len(labels)) for c in range(len(labels))):
-        value = float(values[row, column])
-        if value == value:  # the diagonal of what only pairs have stays empty
-            colour = "black" if value > 0.6 * top else "white"
-            ax.text(column, row, form.format(value), ha="center", va="center", color=colour, fontsize=8)
-        if row == column:
-            ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.6))
+    for place in range(len(labels)):
+        ax.add_patch(Rectangle((place - 0.5, place - 0.5), 1, 1, fill=False, edgecolor="black", linewidth=1.6))
 
 
 def gains(table: "pd.DataFrame") -> "Figure":
@@ -89,30 +84,14 @@ def gains(table: "pd.DataFrame") -> "Figure":
     for place, (ax, measure) in enumerate(zip(axes, measures, strict=True)):
         for number, (setting, label) in enumerate(SETTINGS.items()):
             part = table[(table["measure"] == measure) & (table["setting"] == setting)]
-            _dots(ax, part.to_dict("records"), number, label)
+            look = plots.MARKERS[number], plots.COLOURS[number]
+            ends = {"low": "gain_low_pp", "high": "gain_high_pp"}
+            interval_rows(ax, part, "gain_pp", 0.28 * number - 0.14, look, label=label, **ends)
         ax.axvline(0, color="0.4", linewidth=0.8)
         labels = [f"{NAMES[a]} + {NAMES[b]}" for a, b in names]
         ax.set_yticks(range(len(names)), labels if not place else [""] * len(names))
         ax.invert_yaxis()
         ax.set(xlabel="Pair − better single (pp)", title=measure.capitalize())
-        ax.grid(axis="x", color="0.9", linewidth=0.6)
-        ax.set_axisbelow(True)
+        grid_lines(ax, "x")
     axes[-1].legend(loc="lower right", bbox_to_anchor=(1.0, 1.04), ncols=2)
     return made
-
-
-def _dots(ax: "Axes", rows: "list[Any]", number: int, label: str) -> None:
-    """One setting's differences, a row a pair."""
-    middle = [row["gain_pp"] for row in rows]
-    below = [max(0.0, row["gain_pp"] - row["gain_low_pp"]) for row in rows]
-    above = [max(0.0, row["gain_high_pp"] - row["gain_pp"]) for row in rows]
-    ax.errorbar(
-        middle,
-        [place + 0.28 * number - 0.14 for place in range(len(rows))],
-        xerr=[below, above],
-        fmt=plots.MARKERS[number],
-        markersize=4,
-        linewidth=1,
-        color=plots.COLOURS[number],
-        label=label,
-    )

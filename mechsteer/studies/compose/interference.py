@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.analysis.bootstrap import interval, resamples
+from mechsteer.analysis.bootstrap import interval, interval_columns, resamples
 from mechsteer.decoding.strategies import Pass
 from mechsteer.decoding.trials import GatedChooser
 from mechsteer.errors import MechsteerError
@@ -74,6 +74,6 @@ def with_interval(name: str, values: Float[Tensor, "prompts"]) -> dict[str, floa
     """The mean over the prompts where there is a value, with its interval; NaN where there are none."""
     known = values[~values.isnan()].double()
     if not len(known):
-        return dict.fromkeys((name, f"{name}_low", f"{name}_high"), float("nan"))
-    low, high = interval(resamples(len(known)).double() @ known / len(known))
-    return {name: float(known.mean()), f"{name}_low": float(low), f"{name}_high": float(high)}
+        return interval_columns([name], [float("nan")] * 3)
+    ends = interval(resamples(len(known)).double() @ known / len(known))
+    return interval_columns([name], [known.mean(), *ends])

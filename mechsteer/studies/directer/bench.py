@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mechsteer.analysis.bootstrap import mean_interval
+from mechsteer.analysis.bootstrap import interval_columns, mean_interval
 from mechsteer.analysis.mcnemar import mcnemar
 from mechsteer.decoding import Strategy, generate
 from mechsteer.errors import MechsteerError
@@ -184,11 +184,8 @@ def moved(p: Prompt, seed: int, place: int) -> Prompt:
 def means(table: "pd.DataFrame") -> dict[str, Any]:
     """Means of the three measures in percent with intervals, and the number of prompts."""
     values = torch.tensor(table[list(MEASURES)].to_numpy(dtype=float))
-    found: dict[str, Any] = {}
-    for name, *ends in zip(MEASURES, *mean_interval(values), strict=True):
-        labels = (f"{name}_percent", f"{name}_percent_low", f"{name}_percent_high")
-        found |= {label: 100 * float(end) for label, end in zip(labels, ends, strict=True)}
-    return {**found, "n": len(table)}
+    names = [f"{name}_percent" for name in MEASURES]
+    return {**interval_columns(names, mean_interval(values), factor=100), "n": len(table)}
 
 
 def pooled(tables: "Sequence[pd.DataFrame]") -> "pd.DataFrame":

@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
+from mechsteer.plots.bars import interval_rows
+from mechsteer.plots.base import grid_lines
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,30 +69,12 @@ def _label(method: str, setting: str, strength: float) -> str:
 
 def _dots(ax: "Axes", part: "pd.DataFrame", labels: Sequence[str]) -> None:
     """Adherence and fidelity with intervals, a row a method."""
-    spots = range(len(part))
-    for shift, (column, name) in zip((-0.14, 0.14), _MEASURES.items(), strict=True):
-        ax.errorbar(
-            part[column],
-            [spot + shift for spot in spots],
-            xerr=_errors(part, column),
-            fmt=plots.MARKERS[0 if shift < 0 else 1],
-            markersize=4,
-            linewidth=1,
-            color=_COLOURS[column],
-            label=name,
-        )
-    ax.set_yticks(spots, labels)
+    for shift, marker, (column, name) in zip((-0.14, 0.14), plots.MARKERS, _MEASURES.items(), strict=False):
+        interval_rows(ax, part, column, shift, (marker, _COLOURS[column]), label=name)
+    ax.set_yticks(range(len(part)), labels)
     ax.invert_yaxis()
     ax.set(xlim=(-3, 103), xlabel="Prompts followed; sentences true (%)")
-    ax.grid(axis="x", color="0.9", linewidth=0.6)
-    ax.set_axisbelow(True)
-
-
-def _errors(part: "pd.DataFrame", column: str) -> list[Any]:
-    return [
-        (part[column] - part[f"{column}_low"]).clip(lower=0),
-        (part[f"{column}_high"] - part[column]).clip(lower=0),
-    ]
+    grid_lines(ax, "x")
 
 
 def over_steering(strengths: "pd.DataFrame") -> "Figure":
@@ -100,27 +84,19 @@ def over_steering(strengths: "pd.DataFrame") -> "Figure":
     made, axes = plots.figure(2, width=3.2, height=2.7)
     for ax, (column, name) in zip(axes, _MEASURES.items(), strict=True):
         colour = _COLOURS[column]
-        ax.fill_between(
-            fixed["layers"],
-            fixed[f"{column}_low"],
-            fixed[f"{column}_high"],
-            color=colour,
-            alpha=0.2,
-            linewidth=0,
-        )
+        _band(ax, fixed, "layers", column)
         ax.plot(fixed["layers"], fixed[column], color=colour, marker="o", markersize=4, label="keys × 100, no gate")
         ax.axhline(ours[column], color="black", linestyle="--", linewidth=1, label="DIRECTER")
         ax.axhspan(ours[f"{column}_low"], ours[f"{column}_high"], color="black", alpha=0.08, linewidth=0)
         ax.set(ylim=(-3, 103), ylabel=f"{name.capitalize()} (%)", xlabel="Layers steered (0: zero-shot)")
         ax.set_xticks(list(fixed["layers"]))
-        _grid(ax)
+        grid_lines(ax)
         ax.legend(loc="upper right" if column == "adherence_percent" else "lower left")
     return made
 
 
-def _grid(ax: "Axes") -> None:
-    ax.grid(axis="y", color="0.9", linewidth=0.6)
-    ax.set_axisbelow(True)
+def _band(ax: "Axes", part: "pd.DataFrame", x: str, y: str) -> None:
+    ax.fill_between(part[x], part[f"{y}_low"], part[f"{y}_high"], color=_COLOURS[y], alpha=0.2, linewidth=0)
 
 
 def ablation(table: "pd.DataFrame", rankings: "pd.DataFrame") -> "Figure":
@@ -140,7 +116,7 @@ def ablation(table: "pd.DataFrame", rankings: "pd.DataFrame") -> "Figure":
     axes[1].invert_yaxis()
     axes[1].set(xlabel="Layer", ylabel="Mean rank (1: kept longest)", title="Which layers are sensitive")
     axes[1].set_xticks(list(dict.fromkeys(rankings["layer"])))
-    _grid(axes[1])
+    grid_lines(axes[1])
     axes[1].legend(loc="best")
     return made
 
@@ -153,18 +129,11 @@ def sweeps(table: "pd.DataFrame", strengths: "pd.DataFrame") -> "Figure":
         part = table[table["parameter"] == name].sort_values("value")
         for marker, (column, label) in zip(plots.MARKERS, _MEASURES.items(), strict=False):
             colour = _COLOURS[column]
-            ax.fill_between(
-                part["value"],
-                part[f"{column}_low"],
-                part[f"{column}_high"],
-                color=colour,
-                alpha=0.2,
-                linewidth=0,
-            )
+            _band(ax, part, "value", column)
             ax.plot(part["value"], part[column], color=colour, marker=marker, markersize=4, label=label)
             ax.axhline(start[column], color=colour, linestyle=":", linewidth=1)
         ax.set(ylim=(-3, 103), ylabel="DIRECTER (%)")
-        _grid(ax)
+        grid_lines(ax)
         ax.set_xlabel({"α": "Key scale α (β = 0.5)", "β": "Gate's threshold β (α = 100)"}[sign])
     axes[0].set_xscale("log")
     axes[0].legend(loc="lower left")
@@ -184,8 +153,7 @@ def gate(table: "pd.DataFrame", strengths: "pd.DataFrame") -> "Figure":
             ax.plot(*_place(row), color="black", marker=marker, markersize=6, linestyle="", label=name)
         ax.set(xlim=(-3, 108), ylim=(-3, 103), xlabel="Adherence (%)", ylabel="Fidelity (%)")
         ax.set_title(f"{_name(method)} ({_SIGNS[str(method)]})")
-        ax.grid(color="0.9", linewidth=0.6)
-        ax.set_axisbelow(True)
+        grid_lines(ax, "both")
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=7)
     return made
 
@@ -278,7 +246,7 @@ def cost(table: "pd.DataFrame") -> "Figure":
             ax.text(spot, value, f"{ratio:.2f}×", ha="center", va="bottom", fontsize=7)
         ax.set(ylabel=label, ylim=(0, 1.15 * float(table[column].max())))
         ax.tick_params(axis="x", labelrotation=30)
-        _grid(ax)
+        grid_lines(ax)
     row = table.iloc[0]
     threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
     about = f"One prompt of {row['prompt_tokens']:.0f} tokens at a time, {row['device']}, {threads}"

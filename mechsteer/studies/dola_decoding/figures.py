@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from mechsteer import plots
+from mechsteer.plots.bars import grouped_bars
+from mechsteer.plots.base import grid_lines, legend_above
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,8 +58,7 @@ def bars(summary: "pd.DataFrame") -> "Figure":
     made, axes = plots.figure(1, rows=len(panels), width=max(4.2, 1.2 + 0.8 * widest), height=2.5)
     for ax, (task, part) in zip(axes, panels, strict=True):
         _bars(ax, part, task)
-    handles, labels = axes[0].get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside upper center", ncols=2)
+    legend_above(made, axes[0], 2)
     return made
 
 
@@ -72,30 +73,27 @@ def _groups(part: "pd.DataFrame") -> list[tuple[str, str]]:
 
 
 def _bars(ax: "Axes", part: "pd.DataFrame", title: str) -> None:
-    groups, methods = _groups(part), list(dict.fromkeys(part["method"]))
-    width = 0.8 / len(methods)
-    for place, method in enumerate(methods):
+    groups, place = _groups(part), part["group"] + " " + part["scoring"]
+    drawn = grouped_bars(
+        ax, part.assign(place=place), x="place", y="percent", by="method", low="low_percent", high="high_percent",
+        labels=_METHOD,
+    )  # fmt: skip
+    label = "published"
+    for method, bars in drawn.items():
+        middles = [bar.get_x() + bar.get_width() / 2 for bar in bars]
         rows = part[part["method"] == method].set_index(["group", "scoring"]).loc[groups]
-        spots = [spot + (place - (len(methods) - 1) / 2) * width for spot in range(len(groups))]
-        errors = [rows["percent"] - rows["low_percent"], rows["high_percent"] - rows["percent"]]
-        ax.bar(
-            spots, rows["percent"], width, yerr=[e.clip(lower=0) for e in errors], color=plots.COLOURS[place],
-            edgecolor="white", linewidth=0.4, error_kw={"elinewidth": 0.8, "ecolor": "0.2"},
-            label=_METHOD.get(method, method),
-        )  # fmt: skip
-        known = rows["published_percent"].notna().to_numpy()
-        if known.any():
+        rows = rows.assign(middle=middles).dropna(subset="published_percent")
+        if len(rows):
             ax.scatter(
-                [s for s, ok in zip(spots, known, strict=True) if ok], rows["published_percent"][known], marker="D",
-                s=14, facecolor="white", edgecolor="black", linewidth=0.8, zorder=3,
-                label="" if place else "published",
+                rows["middle"], rows["published_percent"], marker="D", s=14, facecolor="white", edgecolor="black",
+                linewidth=0.8, zorder=3, label=label,
             )  # fmt: skip
+            label = ""
     one = len({scoring for _, scoring in groups}) == 1
     ax.set_xticks(range(len(groups)), [_tick(group, "" if one else scoring) for group, scoring in groups])
     label = _SCORING.get(groups[0][1], groups[0][1]) if one else "Outputs (%)"
     ax.set(ylabel=label, ylim=(0, 103), xlim=(-0.6, len(groups) - 0.4), title=title)
-    ax.grid(axis="y", color="0.9", linewidth=0.6)
-    ax.set_axisbelow(True)
+    grid_lines(ax)
 
 
 def _tick(group: str, scoring: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mechsteer import plots
+from mechsteer.plots.base import legend_above
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -49,6 +50,5 @@ def by_strength(summary: "pd.DataFrame") -> "Figure":
         ax.axhline(float(unsteered[setting]), color="0.4", linewidth=1, linestyle="--")
         ax.set_xticks(list(places), [f"{s:g}" for s in part["strength"]])
         ax.set(xlabel=label, title=setting, ylim=(-4, 104), ylabel="Mean over kinds (%)")
-    handles, labels = axes[0].get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside upper center", ncols=2)
+    legend_above(made, axes[0], 2)
     return made

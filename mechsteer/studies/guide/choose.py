@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mechsteer.analysis.bootstrap import mean_interval
+from mechsteer.analysis.bootstrap import interval_columns, mean_interval
 from mechsteer.analysis.match_influence import influences, match_influence
 from mechsteer.errors import MechsteerError
 from mechsteer.studies.core.bench import Bench, Wanted
@@ -27,7 +27,7 @@ TOLERANCE = 0.02
 
 
 def influence_by_delta(bench: Bench, of: TaskByLength) -> "pd.DataFrame":
-    """Mean Influence of the span by length, wording and delta; percentages of nothing, with intervals over prompts."""
+    """Mean Influence of the span by length, wording and delta, with intervals over prompts."""
     import pandas as pd
 
     frames = []
@@ -46,19 +46,8 @@ def _influence(bench: Bench, of: TaskByLength, length: int) -> "pd.DataFrame":
     rows = []
     for wording, prompts, delta in cases:
         values = influences(bench.model, prompts, of.span, last=of.last, delta=delta)
-        mean, low, high = (float(v) for v in mean_interval(torch.tensor(values)))
-        rows.append(
-            {
-                "task": of.name,
-                "length": length,
-                "wording": wording,
-                "delta": delta,
-                "influence": mean,
-                "influence_low": low,
-                "influence_high": high,
-                "n": len(values),
-            }
-        )
+        found = interval_columns(["influence"], mean_interval(torch.tensor(values)))
+        rows.append({"task": of.name, "length": length, "wording": wording, "delta": delta, **found, "n": len(values)})
     return pd.DataFrame(rows)
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
+from mechsteer.plots.bars import errors, grouped_bars
+from mechsteer.plots.base import grid_lines, written_map
 from mechsteer.studies.core.published import published
 from mechsteer.studies.guide.published import MODEL, SAME
 
@@ -59,7 +61,7 @@ def by_length(strength: "pd.DataFrame", paper: "pd.DataFrame") -> "Figure":
         _published(axes[len(tasks) + place], paper[paper["task"] == SAME.get(str(task), str(task))])
     for ax in axes:
         ax.set(ylim=(-4, 104), ylabel="Score (%)")
-        ax.grid(axis="y", color="0.9", linewidth=0.6)
+        grid_lines(ax)
         ax.legend(loc="best", fontsize=6.5, handlelength=1.5)
     return made
 
@@ -124,7 +126,7 @@ def by_delta(summary: "pd.DataFrame") -> "Figure":
                 label=label,
             )
         ax.set(xlabel="Bias Δ (nats)", ylabel="Mean over lengths (%)", title=_TITLES[task], ylim=(-4, 104))
-        ax.grid(axis="y", color="0.9", linewidth=0.6)
+        grid_lines(ax)
         ax.legend(loc="best", fontsize=6.5)
     return made
 
@@ -142,20 +144,8 @@ def needle(table: "pd.DataFrame") -> "Figure":
 
 def _map(ax: "Axes", part: "pd.DataFrame", title: str) -> Any:
     grid = part.pivot(index="depth_percent", columns="length", values="found_percent").sort_index()
-    values = grid.to_numpy(dtype=float)
-    image = ax.imshow(values, cmap="viridis", vmin=0, vmax=100, aspect="auto")
-    ax.set_xticks(range(grid.shape[1]), [f"{v:g}" for v in grid.columns])
-    ax.set_yticks(range(grid.shape[0]), [f"{v:g}" for v in grid.index])
     ax.set(xlabel="Words", ylabel="Depth of the needle (%)", title=title)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    for row in range(grid.shape[0]):
-        for column in range(grid.shape[1]):
-            number = values[row, column]
-            if number == number:
-                colour = "black" if number > 60 else "white"
-                ax.text(column, row, f"{number:.0f}", ha="center", va="center", color=colour, fontsize=7)
-    return image
+    return written_map(ax, grid, "viridis", (0, 100), "{:.0f}".format, white=lambda found: found <= 60, fontsize=7)
 
 
 def _by_depth(ax: "Axes", table: "pd.DataFrame", deltas: list[float]) -> None:
@@ -169,7 +159,7 @@ def _by_depth(ax: "Axes", table: "pd.DataFrame", deltas: list[float]) -> None:
         ax.plot(depths, 100 * theirs["success_rate"], color=colour, linestyle="--", linewidth=0.9)
     ax.set(xlabel="Depth (%)", ylabel="Found (%), mean over lengths", title="By depth", ylim=(-4, 104))
     ax.plot([], [], color="0.4", linestyle="--", linewidth=0.9, label="published,\nMistral-7B")
-    ax.grid(axis="y", color="0.9", linewidth=0.6)
+    grid_lines(ax)
     ax.legend(loc="lower right", fontsize=6.5)
 
 
@@ -184,21 +174,9 @@ def predictors(prediction: "pd.DataFrame") -> "Figure":
     for ax, task in zip(axes, tasks, strict=True):
         part = prediction[prediction["task"] == task]
         names, kinds = list(dict.fromkeys(part["predictor"])), list(dict.fromkeys(part["within"]))
-        width = 0.8 / len(kinds)
-        for place, kind in enumerate(kinds):
-            rows = part[part["within"] == kind].set_index("predictor").reindex(names)
-            spots = [spot + (place - (len(kinds) - 1) / 2) * width for spot in range(len(names))]
-            below, above = rows["auc"] - rows["auc_low"], rows["auc_high"] - rows["auc"]
-            errors = [below.clip(lower=0), above.clip(lower=0)]
-            handles[_WITHIN[kind]] = ax.bar(
-                spots,
-                rows["auc"] - 0.5,
-                width,
-                bottom=0.5,
-                yerr=errors,
-                color=plots.COLOURS[list(_WITHIN).index(kind)],
-                error_kw={"elinewidth": 0.8, "ecolor": "0.2"},
-            )
+        colours = [plots.COLOURS[list(_WITHIN).index(kind)] for kind in kinds]
+        made_bars = grouped_bars(ax, part, x="predictor", y="auc", by="within", bottom=0.5, colours=colours)
+        handles |= {_WITHIN[kind]: bars for kind, bars in made_bars.items()}
         theirs = paper[paper["task"] == SAME.get(task, task)].set_index("predictor")["auc"].reindex(names)
         (handles["published (Mistral-7B)"],) = ax.plot(
             range(len(names)), theirs, "D", color="black", markerfacecolor="white", markersize=5
@@ -229,7 +207,7 @@ def wordings(baselines: "pd.DataFrame", strength: "pd.DataFrame") -> "Figure":
             ax.errorbar(
                 part["length"] + (place - 4) * 0.006 * both["length"].max(),
                 part[f"{name}_percent"],
-                yerr=_errors(part, name),
+                yerr=errors(part, f"{name}_percent"),
                 **_look(str(wording)),
                 markersize=4,
                 linewidth=1.3,
@@ -238,7 +216,7 @@ def wordings(baselines: "pd.DataFrame", strength: "pd.DataFrame") -> "Figure":
             )
         ax.set_xticks(list(dict.fromkeys(both["length"])))
         ax.set(xlabel=_AXES[unit], ylabel=f"{title} (%)", title=title, ylim=(-4, 104))
-        ax.grid(axis="y", color="0.9", linewidth=0.6)
+        grid_lines(ax)
     handles, labels = axes[0].get_legend_handles_labels()
     made.legend(handles, labels, loc="outside right center", fontsize=7)
     return made
@@ -257,19 +235,8 @@ def layers(table: "pd.DataFrame") -> "Figure":
     """Score with the bias in some layers, at two lengths; and the paper's."""
     made, axes = plots.figure(2, width=4.0, height=3.0)
     lengths, names = list(dict.fromkeys(table["length"])), list(dict.fromkeys(table["layers"]))
-    width = 0.8 / len(lengths)
-    for place, length in enumerate(lengths):
-        part = table[table["length"] == length].set_index("layers").reindex(names)
-        spots = [spot + (place - (len(lengths) - 1) / 2) * width for spot in range(len(names))]
-        axes[0].bar(
-            spots,
-            part["score_percent"],
-            width,
-            yerr=_errors(part),
-            color=plots.COLOURS[place],
-            label=f"{length} {part['unit'].iloc[0]}",
-            error_kw={"elinewidth": 0.8, "ecolor": "0.2"},
-        )
+    labels = {length: f"{length} {table['unit'].iloc[0]}" for length in lengths}
+    grouped_bars(axes[0], table, x="layers", y="score_percent", by="length", labels=labels)
     indices = table.drop_duplicates("layers").set_index("layers")["layer_indices"].reindex(names)
     ends = [f"{i.split()[0]}–{i.split()[-1]}" if " " in i else i for i in indices]
     ticks = [name.replace(" ", "\n", 1) + f"\n{end}" for name, end in zip(names, ends, strict=True)]
@@ -278,13 +245,6 @@ def layers(table: "pd.DataFrame") -> "Figure":
     axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2)
     _published_layers(axes[1])
     return made
-
-
-def _errors(part: "pd.DataFrame", name: str = "score") -> list[Any]:
-    """How far the interval reaches below and above."""
-    centre = part[f"{name}_percent"]
-    below, above = centre - part[f"{name}_percent_low"], part[f"{name}_percent_high"] - centre
-    return [below.clip(lower=0), above.clip(lower=0)]
 
 
 def _published_layers(ax: "Axes") -> None:
@@ -319,7 +279,9 @@ def choice(influence: "pd.DataFrame", chosen: "pd.DataFrame") -> "Figure":
         mark = {"marker": plots.MARKERS[place], "color": plots.COLOURS[place], "label": str(target), "linewidth": 1.4}
         axes[1].plot(part["length"], part["delta"], markersize=4, **mark)
         if "score_percent" in part:
-            axes[2].errorbar(part["length"], part["score_percent"], yerr=_errors(part), markersize=4, **mark)
+            axes[2].errorbar(
+                part["length"], part["score_percent"], yerr=errors(part, "score_percent"), markersize=4, **mark
+            )
     for ax, column in zip(axes[1:], ("best_delta", "best_percent"), strict=True):
         ax.plot(best["length"], best[column], "x", color="black", zorder=5, label="best of the grid")
     axes[1].axhline(0, color="0.4", linewidth=0.8)
@@ -327,6 +289,6 @@ def choice(influence: "pd.DataFrame", chosen: "pd.DataFrame") -> "Figure":
     axes[2].set(xlabel=unit, ylabel="Score (%)", title="Score there", ylim=(-4, 104))
     for ax in axes:
         ax.set_xticks(list(dict.fromkeys(influence["length"])))
-        ax.grid(axis="y", color="0.9", linewidth=0.6)
+        grid_lines(ax)
         ax.legend(fontsize=6.5)
     return made

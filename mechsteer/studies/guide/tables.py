@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mechsteer.analysis.bootstrap import mean_interval
+from mechsteer.analysis.bootstrap import interval_columns, mean_interval
 from mechsteer.errors import MechsteerError
 from mechsteer.steering import attention_bias
 from mechsteer.studies.core.bench import Bench, Wanted
@@ -31,7 +31,7 @@ def scored(bench: Bench, of: TaskByLength, wanted: Wanted) -> "pd.DataFrame":
 
 
 def bias(of: TaskByLength, delta: float, *, form: str = "every step", layers: list[int] | None = None) -> Any:
-    """GUIDE on the of's span; None for 0, which changes nothing."""
+    """GUIDE on the span of the task's instruction; None for 0, which changes nothing."""
     return attention_bias(of.span, delta, layers=layers, scope=FORMS[form]) if delta else None
 
 
@@ -40,8 +40,7 @@ def means(table: "pd.DataFrame") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name in ("score", "fidelity"):
         ends = mean_interval(torch.tensor(table[name].to_numpy(dtype=float)))
-        for label, value in zip(("percent", "percent_low", "percent_high"), ends, strict=True):
-            found[f"{name}_{label}"] = 100 * float(value)
+        found |= interval_columns([f"{name}_percent"], ends, factor=100)
     return {**found, "n": len(table)}
 
 
@@ -136,18 +135,9 @@ def needle_grid(bench: Bench, of: TaskByLength) -> "pd.DataFrame":
         for length in of.lengths:
             table = bench.known(Wanted(of.task(length), bias(of, delta)))  # the cells of by_strength
             for depth, part in table.groupby("depth"):
-                low, high = (100 * float(end) for end in mean_interval(torch.tensor(part["found"].to_numpy(float)))[1:])
-                rows.append(
-                    {
-                        "delta": delta,
-                        "length": length,
-                        "depth_percent": depth,
-                        "found_percent": 100 * float(part["found"].mean()),
-                        "found_percent_low": low,
-                        "found_percent_high": high,
-                        "n": len(part),
-                    }
-                )
+                found = mean_interval(torch.tensor(part["found"].to_numpy(dtype=float)))
+                where = {"delta": delta, "length": length, "depth_percent": depth}
+                rows.append({**where, **interval_columns(["found_percent"], found, factor=100), "n": len(part)})
     return pd.DataFrame(rows)
 
 

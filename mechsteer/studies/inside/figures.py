@@ -1,6 +1,6 @@
 """The figures of the study :mod:`mechsteer.studies.inside`, from its tables alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mechsteer import plots
@@ -38,19 +38,12 @@ def cross_attention(summary: "pd.DataFrame", frozen: "pd.DataFrame") -> "Figure"
         part = summary[summary["group"] == group]
         title = f"Who writes the answer: {group} ({int(part['n'].iloc[0])})"
         label = "Change of target − trap logit"
-        plots.sublayer_bars(ax, part, y="logit_difference", xlabel="Decoder block", ylabel=label, title=title)
+        plots.sublayer_bars(
+            ax, part, y="logit_difference", xlabel="Decoder block", ylabel=label, title=title, legend=ax is axes[0]
+        )
         ax.set_ylim(low - margin, high + margin)
-    _one_legend(axes[:-1])
     _frozen(axes[-1], frozen)
     return made
-
-
-def _one_legend(axes: "Sequence[Axes]") -> None:
-    """Keep the first panel's legend: the others say the same."""
-    for ax in axes[1:]:
-        legend = ax.get_legend()
-        if legend is not None:
-            legend.remove()
 
 
 def _frozen(ax: "Axes", frozen: "pd.DataFrame") -> None:
@@ -75,9 +68,11 @@ def updates(summary: "pd.DataFrame") -> "Figure":
     places = [(y, group) for y in rows for group in groups]
     for ax, (y, group) in zip(axes, places, strict=True):
         part = summary[summary["group"] == group]
-        plots.sublayer_bars(ax, part, y=y, xlabel="Decoder block", ylabel=rows[y], title=group.capitalize())
+        first = ax is axes[-len(groups)]
+        plots.sublayer_bars(
+            ax, part, y=y, xlabel="Decoder block", ylabel=rows[y], title=group.capitalize(), legend=first
+        )
         ax.set_ylim(0, 1.05 * max(summary[f"{y}_high"]))
-    _one_legend([axes[-len(groups)], *axes[: -len(groups)], *axes[1 - len(groups) or len(axes) :]])
     return made
 
 

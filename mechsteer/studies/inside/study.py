@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.analysis import cross_attention_shift, frozen_cross_attention, logit_lens, volatility
-from mechsteer.analysis.bootstrap import mean_interval
+from mechsteer.analysis.bootstrap import interval_columns, mean_interval
 from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.files import writable_dir
 from mechsteer.models import is_encoder_decoder, load, model_info, provenance
@@ -123,7 +123,5 @@ def _means(shift: "pd.DataFrame") -> "pd.DataFrame":
     for (group, layer, sublayer), part in shift.groupby(["group", "layer", "sublayer"], sort=False):
         row: dict[str, Any] = {"group": group, "layer": layer, "sublayer": sublayer, "n": len(part)}
         values = torch.tensor(part[list(QUANTITIES)].to_numpy(dtype=float))
-        for name, *ends in zip(QUANTITIES, *mean_interval(values), strict=True):
-            row |= {f"{name}{end}": float(x) for end, x in zip(("", "_low", "_high"), ends, strict=True)}
-        rows.append(row)
+        rows.append(row | interval_columns(QUANTITIES, mean_interval(values)))
     return pd.DataFrame(rows)

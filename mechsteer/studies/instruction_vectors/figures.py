@@ -1,9 +1,11 @@
 """The figures of the study :mod:`mechsteer.studies.instruction_vectors`, from its tables alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mechsteer import plots
+from mechsteer.plots.bars import grouped_bars
+from mechsteer.plots.base import legend_above
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
 TABLES = ("by_kind", "layers")
 OPTIONAL = ("weights", "length", "exactly", "words", "composition", "transfer", "cosine", "published")
 GREY = "0.7"
+STATES = {"unsteered": "white", "steered": "black"}
+"""And the colours of their diamonds."""
 
 
 def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
@@ -40,23 +44,12 @@ def by_kind(table: "pd.DataFrame") -> "Figure":
     made, axes = plots.figure(len(settings), width=3.1, height=2.7)
     for ax, setting in zip(axes, settings, strict=True):
         part = table[table["setting"] == setting].reset_index(drop=True)
-        bars(
-            ax,
-            part,
-            ["adherence_unsteered_percent", "adherence_steered_percent"],
-            ["adherence, unsteered", "adherence, steered"],
-        )
-        for place, (state, face) in enumerate((("unsteered", "white"), ("steered", "black"))):
-            where = [x + 0.4 * (place - 0.5) for x in range(len(part))]
-            ax.scatter(
-                where, part[f"fidelity_{state}_percent"], s=16, marker="D", color=face, edgecolors="black",
-                linewidths=0.8, zorder=3, label=f"fidelity, {state}", clip_on=False,
-            )  # fmt: skip
+        bars(ax, part, "adherence", "adherence, ")
         marks = [kind if layer >= 0 else f"{kind}*" for kind, layer in zip(part["kind"], part["layer"], strict=True)]
         ax.set_xticks(range(len(part)), marks, rotation=45, ha="right")
         ax.set(title=setting, ylim=(0, 104))
     axes[0].set_ylabel("Test prompts (%)")
-    _legend(made, axes[0], 4)
+    legend_above(made, axes[0], 4)
     made.supxlabel("* validation chose not to steer", fontsize=8)
     return made
 
@@ -177,27 +170,21 @@ def length(table: "pd.DataFrame") -> "Figure":
             ylabel=label, title="",
         )  # fmt: skip
         ax.set_ylim(*((-4, 104) if column.endswith("percent") else (0, 1.05 * float(table[column].max()))))
-    _legend(made, axes[0], 3)
+    legend_above(made, axes[0], 3)
     return made
 
 
 def exactly(table: "pd.DataFrame") -> "Figure":
     """Answers of exactly n sentences, unsteered and at the coefficient chosen for n, with fidelity."""
     made, (ax,) = plots.figure(1, width=1.3 + 0.9 * len(table), height=2.8)
-    bars(ax, table, ["exactly_unsteered_percent", "exactly_steered_percent"], ["unsteered", "steered"])
-    for place, (state, face) in enumerate((("unsteered", "white"), ("steered", "black"))):
-        where = [x + 0.4 * (place - 0.5) for x in range(len(table))]
-        ax.scatter(
-            where, table[f"fidelity_{state}_percent"], s=16, marker="D", color=face, edgecolors="black",
-            linewidths=0.8, zorder=3, label=f"fidelity, {state}", clip_on=False,
-        )  # fmt: skip
+    bars(ax, table, "exactly")
     steps = [
         "not steered" if layer < 0 else f"c = {step:g}"
         for layer, step in zip(table["layer"], table["step"], strict=True)
     ]
     ax.set_xticks(range(len(table)), [f"{n}\n{step}" for n, step in zip(table["sentences"], steps, strict=True)])
     ax.set(xlabel="Sentences wanted, and coefficient (norms)", ylabel="Exactly so many (%)", ylim=(0, 104))
-    _legend(made, ax, 2)
+    legend_above(made, ax, 2)
     return made
 
 
@@ -205,17 +192,13 @@ def words(table: "pd.DataFrame") -> "Figure":
     """Words included and excluded, unsteered and steered, with fidelity."""
     groups = list(dict.fromkeys(zip(table["task"], table["setting"], strict=True)))
     made, (ax,) = plots.figure(1, width=1.3 + 1.15 * len(groups), height=2.8)
-    for place, row in enumerate(("unsteered", "steered")):
-        part = table[table["row"] == row].set_index(["task", "setting"]).loc[groups]
-        where = [x + 0.4 * (place - 0.5) for x in range(len(groups))]
-        ax.bar(where, part["adherence_percent"], width=0.38, color=(GREY, plots.COLOURS[1])[place], label=row)
-        ax.scatter(
-            where, part["fidelity_percent"], s=16, marker="D", color=("white", "black")[place], edgecolors="black",
-            linewidths=0.8, zorder=3, label=f"fidelity, {row}", clip_on=False,
-        )  # fmt: skip
+    rows = table.set_index(["task", "setting"])
+    wide = [rows[rows["row"] == name].loc[groups].add_prefix(f"{name}_").reset_index() for name in STATES]
+    columns = {f"{a}_{b}_percent": f"{b}_{a}_percent" for a in STATES for b in ("adherence", "fidelity")}
+    bars(ax, wide[0].join(wide[1].drop(columns=["task", "setting"])).rename(columns=columns), "adherence")
     ax.set_xticks(range(len(groups)), [f"{task},\n{_broken(setting)}" for task, setting in groups])
     ax.set(ylabel="Word there, or left out (%)", ylim=(0, 104))
-    _legend(made, ax, 4 if len(groups) > 2 else 2)
+    legend_above(made, ax, 4 if len(groups) > 2 else 2)
     return made
 
 
@@ -225,15 +208,13 @@ def composition(table: "pd.DataFrame") -> "Figure":
     most = int(table.groupby("setting")["pair"].nunique().max())
     made, axes = plots.figure(len(settings), width=1.6 + 0.5 * most, height=2.9)
     names = ("unsteered", "first", "second", "both")
-    labels = ("unsteered", "format steered", "length or word steered", "both steered")
+    labels = {"first": "format steered", "second": "length or word steered", "both": "both steered"}
     for ax, setting in zip(axes, settings, strict=True):
         part = table[table["setting"] == setting]
         pairs = list(dict.fromkeys(part["pair"]))
-        for place, (name, label) in enumerate(zip(names, labels, strict=True)):
-            values = part[part["row"] == name].set_index("pair").loc[pairs, "both_percent"]
-            where = [x + 0.2 * (place - 1.5) for x in range(len(pairs))]
-            colour = (GREY, plots.COLOURS[0], plots.COLOURS[5], plots.COLOURS[1])[place]
-            ax.bar(where, values, width=0.19, color=colour, label=label)
+        shown = part.set_index("row").loc[[*names]].reset_index()
+        colours = (GREY, plots.COLOURS[0], plots.COLOURS[5], plots.COLOURS[1])
+        grouped_bars(ax, shown, x="pair", y="both_percent", by="row", colours=colours, labels=labels)
         true = part[part["row"] == "both"].set_index("pair").loc[pairs, "both_and_true_percent"]
         ax.scatter(
             [x + 0.3 for x in range(len(pairs))], true, s=16, marker="D", color="black", zorder=3,
@@ -242,7 +223,7 @@ def composition(table: "pd.DataFrame") -> "Figure":
         ax.set_xticks(range(len(pairs)), pairs, rotation=45, ha="right")
         ax.set(title=setting, ylim=(0, 104))
     axes[0].set_ylabel("Both followed (%)")
-    _legend(made, axes[0], 5 if len(settings) > 1 else 3)
+    legend_above(made, axes[0], 5 if len(settings) > 1 else 3)
     return made
 
 
@@ -263,7 +244,7 @@ def transfer(table: "pd.DataFrame") -> "Figure":
                 xlabel="Share of the tuning (0: base)", ylabel=label, title=setting,
             )  # fmt: skip
             ax.set(ylim=(-4, 104), xticks=sorted(means["share"].unique()))
-    _legend(made, axes[0], 3)
+    legend_above(made, axes[0], 3)
     return made
 
 
@@ -274,21 +255,19 @@ def cosine(table: "pd.DataFrame") -> "Figure":
     made, axes = plots.figure(columns, rows=-(-len(kinds) // columns), width=2.4, height=2.2)
     for ax, kind in zip(axes, kinds, strict=False):
         part = table[table["kind"] == kind]
-        plots.lines(ax, part, x="layer", y="cosine", by="relation", xlabel="Layer", ylabel="Cosine", title=kind)
-        for place, (_, line) in enumerate(part.groupby("relation", sort=False)):
-            ordered = line.sort_values("layer")
-            ax.fill_between(
-                ordered["layer"], ordered["low"], ordered["high"], color=plots.COLOURS[place], alpha=0.2, linewidth=0
-            )
+        labels = {"xlabel": "Layer", "ylabel": "Cosine", "title": kind}
+        plots.curves(ax, part, y="cosine", by="relation", **labels, legend=False)
         ax.set(xticks=sorted(part["layer"].unique())[:: 1 + len(part["layer"].unique()) // 9], ylim=(floor, 1.03))
     for ax in axes[len(kinds) :]:
         ax.set_axis_off()
-    _legend(made, axes[0], 3)
+    legend_above(made, axes[0], 3)
     return made
 
 
 def published(ours: "pd.DataFrame", paper: "pd.DataFrame") -> "Figure":
     """The paper's accuracy beside ours, for formats that both have; other prompts, so the levels need not agree."""
+    import pandas as pd
+
     made, axes = plots.figure(2, width=3.4, height=2.7)
     for ax, (setting, theirs) in zip(
         axes, (("without instruction", "without_instruction"), ("with instruction", "with_instruction")), strict=True
@@ -303,28 +282,29 @@ def published(ours: "pd.DataFrame", paper: "pd.DataFrame") -> "Figure":
             "here, unsteered": here.loc[kinds, "adherence_unsteered_percent"],
             "here, steered": here.loc[kinds, "adherence_steered_percent"],
         }
+        long = pd.DataFrame(columns, index=kinds).rename_axis("kind").reset_index().melt("kind", None, "row", "percent")
         colours = ("0.85", plots.COLOURS[4], "0.55", plots.COLOURS[1])
-        for place, (name, values) in enumerate(columns.items()):
-            ax.bar([x + 0.2 * (place - 1.5) for x in range(len(kinds))], values, 0.19, color=colours[place], label=name)
+        grouped_bars(ax, long, x="kind", y="percent", by="row", colours=colours)
         ax.set_xticks(range(len(kinds)), kinds)
         ax.set(title=setting, ylim=(0, 104))
     axes[0].set_ylabel("Followed (%)")
-    _legend(made, axes[0], 4)
+    legend_above(made, axes[0], 4)
     return made
 
 
-def bars(ax: "Axes", part: "pd.DataFrame", columns: Sequence[str], labels: Sequence[str]) -> None:
-    """Two bars a row: grey and coloured."""
-    for place, (column, label) in enumerate(zip(columns, labels, strict=True)):
-        where = [x + 0.4 * (place - 0.5) for x in range(len(part))]
-        ax.bar(where, part[column], width=0.38, color=(GREY, plots.COLOURS[1])[place], label=label)
+def bars(ax: "Axes", part: "pd.DataFrame", measure: str, prefix: str = "") -> None:
+    """Two bars a row, unsteered and steered, and diamonds for their fidelity."""
+    table = part.assign(place=range(len(part)))
+    columns = {f"{measure}_{state}_percent": f"{prefix}{state}" for state in STATES}
+    long = table[["place", *columns]].rename(columns=columns).melt("place", None, "row", "percent")
+    drawn = grouped_bars(ax, long, x="place", y="percent", by="row", colours=(GREY, plots.COLOURS[1]))
+    for (state, face), heights in zip(STATES.items(), drawn.values(), strict=True):
+        ax.scatter(
+            [bar.get_x() + bar.get_width() / 2 for bar in heights], part[f"fidelity_{state}_percent"], s=16, marker="D",
+            color=face, edgecolors="black", linewidths=0.8, zorder=3, label=f"fidelity, {state}", clip_on=False,
+        )  # fmt: skip
 
 
 def _broken(setting: str) -> str:
     """A setting's name on two lines."""
     return setting.replace("instruction", "instr.").replace(", ", ",\n")
-
-
-def _legend(made: "Figure", ax: "Axes", columns: int) -> None:
-    handles, labels = ax.get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside upper center", ncols=columns)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechsteer.analysis.bootstrap import interval, resamples
+from mechsteer.analysis.bootstrap import interval, interval_columns, resamples
 from mechsteer.directions import Direction
 from mechsteer.directions.sparse import path_table, sparse_path
 from mechsteer.identity import cell_key
@@ -187,8 +187,7 @@ def with_shots(task: Rules, training: Rules, shots: int) -> Rules:
 
 def exact_match(right: Sequence[Float[Tensor, "_ _"]], name: str = "exact_match") -> dict[str, Any]:
     """Exact match in percent, over rules where there are several: ``<name>_percent``, ``_low``, ``_high``."""
-    mean, low, high = crossed([100 * values for values in right])
-    return {f"{name}_percent": mean, f"{name}_percent_low": low, f"{name}_percent_high": high}
+    return interval_columns([f"{name}_percent"], crossed([100 * values for values in right]))
 
 
 def crossed(measured: Sequence[Float[Tensor, "_ _"]]) -> tuple[float, float, float]:

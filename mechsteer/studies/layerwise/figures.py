@@ -1,9 +1,11 @@
 """The figures of the study :mod:`mechsteer.studies.layerwise`, from its tables alone."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mechsteer import plots
+from mechsteer.plots.bars import errors, grouped_bars
+from mechsteer.plots.base import grid_lines, legend_above
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,10 +64,8 @@ def examples(table: "pd.DataFrame") -> "Figure":
     made, axes = plots.figure(columns, rows=-(-len(names) // columns), width=2.8, height=2.3)
     for ax, rule in zip(axes, names, strict=False):
         part = table[table["rule"] == rule]
-        plots.curves(
-            ax, part, x="examples", y="exact_match_percent", by="method", xlabel="Training words", ylabel="", title=rule
-        )
-        _remove_legend(ax)
+        labels = {"xlabel": "Training words", "ylabel": "", "title": rule}
+        plots.curves(ax, part, x="examples", y="exact_match_percent", by="method", **labels, legend=False)
         ax.set_xscale("log", base=2)
         ticks = sorted(part["examples"].unique())
         ax.set_xticks(ticks, [str(tick) for tick in ticks])
@@ -73,19 +73,8 @@ def examples(table: "pd.DataFrame") -> "Figure":
         ax.set_ylim(-3, 103)
     _hide(axes[len(names) :])
     made.supylabel(EXACT, fontsize=9)
-    _legend(made, axes[0], len(_names(table, "method")))
+    legend_above(made, axes[0], min(len(_names(table, "method")), 5))
     return made
-
-
-def _remove_legend(ax: "Axes") -> None:
-    legend = ax.get_legend()
-    if legend is not None:
-        legend.remove()
-
-
-def _legend(made: "Figure", ax: "Axes", columns: int) -> None:
-    lines, labels = ax.get_legend_handles_labels()
-    made.legend(lines, labels, loc="outside upper center", ncols=min(columns, 5))
 
 
 def tradeoff(table: "pd.DataFrame", sparse: "pd.DataFrame") -> "Figure":
@@ -108,17 +97,16 @@ def tradeoff(table: "pd.DataFrame", sparse: "pd.DataFrame") -> "Figure":
         few = sparse[sparse["rule"] == rule]
         ax.errorbar(
             few["heads"], few["exact_match_percent"],
-            yerr=_errors(few, "exact_match_percent"),
+            yerr=errors(few, "exact_match_percent"),
             fmt="*", markersize=10, color=plots.COLOURS[3], elinewidth=1, label="chosen, at most a quarter", zorder=5,
         )  # fmt: skip
         ax.axvline(few["heads_allowed"].iloc[0], color="0.6", linewidth=0.8, linestyle=":")
         ax.set(title=rule, xlabel="Heads that are not zero (mean)", ylim=(-3, 103))
         ax.set_xlim(-0.2, few["heads_of_the_layer"].iloc[0] + 0.2)
-        ax.grid(axis="y", color="0.9", linewidth=0.6)
-        ax.set_axisbelow(True)
+        grid_lines(ax)
     _hide(axes[len(names) :])
     made.supylabel(EXACT, fontsize=9)
-    _legend(made, axes[0], 5)
+    legend_above(made, axes[0], 5)
     return made
 
 
@@ -158,7 +146,7 @@ def opinions(table: "pd.DataFrame") -> "Figure":
         axes, {"kl": "KL to the group (nats)", "tv": "Total variation"}.items(), strict=True
     ):
         _grouped(ax, table, "group", column, label)
-    _legend(made, axes[0], 2)
+    legend_above(made, axes[0], 2)
     return made
 
 
@@ -166,29 +154,15 @@ def _bars(table: "pd.DataFrame", rows: str, value: str, label: str) -> "Figure":
     made, axes = plots.figure(1, width=1.5 + 0.95 * table[rows].nunique(), height=3.6)
     _grouped(axes[0], table, rows, value, label)
     axes[0].set_ylim(0, 104)
-    _legend(made, axes[0], 5)
+    legend_above(made, axes[0], 5)
     return made
-
-
-def _errors(table: "pd.DataFrame", value: str) -> list[Any]:
-    """The lengths of the interval below and above; rounding may put an end on the wrong side."""
-    low, high = table[f"{value}_low"], table[f"{value}_high"]
-    return [(table[value] - low).clip(lower=0), (high - table[value]).clip(lower=0)]
 
 
 def _grouped(ax: "Axes", table: "pd.DataFrame", rows: str, value: str, label: str) -> None:
     """Bars side by side for each method, with the columns ``<value>_low`` and ``_high``."""
-    names, methods = _names(table, rows), _names(table, "method")
-    width = 0.8 / len(methods)
-    for place, method in enumerate(methods):
-        part = table[table["method"] == method].set_index(rows).reindex(names)
-        ax.bar(
-            [spot + (place - (len(methods) - 1) / 2) * width for spot in range(len(names))],
-            part[value], width, yerr=_errors(part, value), color=plots.COLOURS[place % len(plots.COLOURS)],
-            label=method, error_kw={"elinewidth": 0.7, "ecolor": "0.2"}, edgecolor="white", linewidth=0.4,
-        )  # fmt: skip
+    grouped_bars(ax, table, x=rows, y=value, by="method")
+    names = _names(table, rows)
     labels = [name.replace("+", "\n+ ").replace(" of the ", "\nof the ") for name in names]
     ax.set_xticks(range(len(names)), labels, fontsize=7)
     ax.set_ylabel(label)
-    ax.grid(axis="y", color="0.9", linewidth=0.6)
-    ax.set_axisbelow(True)
+    grid_lines(ax)
