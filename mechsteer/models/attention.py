@@ -1,4 +1,4 @@
-"""Attention over cached keys and values, by torch's fused kernel wherever nobody looks at scores and weights.
+"""Attention over cached keys and values, by torch's fused kernel wherever no hook reads scores and weights.
 
 ``hook_attn_scores`` and ``hook_pattern`` fire with the names and shapes that they have in the library when there is a
 hook on them. Then scores and weights are made, as Hugging Face's eager attention makes them; otherwise

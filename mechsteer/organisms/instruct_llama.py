@@ -9,22 +9,27 @@ Embeddings are untied and start at standard deviation 1, so that the identity of
 stream and can be copied.
 """
 
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
-import transformers
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from mechsteer.organisms.instruct_tasks import Sampler
 from mechsteer.organisms.instruct_tokenizer import BEGIN_ID, END_ID, MAX_LENGTH, PAD_ID, build_tokenizer, frame
-from mechsteer.organisms.training import IGNORED_LABEL, compute_threads, optimise, written_whole
+from mechsteer.organisms.training import (
+    IGNORED_LABEL,
+    Phase,
+    compute_threads,
+    optimise,
+    write_checkpoint,
+    written_whole,
+)
 
 EXAMPLES_PER_POOL = 512
 WEIGHT_DECAY = 0.05
@@ -42,17 +47,6 @@ class Shape:
     n_heads: int = 4
     d_ff: int = 320
     vocabulary: int = 3072
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training with one mix of tasks, its own AdamW and its own cosine schedule."""
-
-    name: str
-    steps: int
-    learning_rate: float
-    warmup: int
-    mix: Mapping[str, float]
 
 
 PHASES = (
@@ -117,8 +111,6 @@ def train(
                 weight_decay=WEIGHT_DECAY,
                 progress=progress,
             )
-        model.eval().to(dtype).save_pretrained(folder)  # pyright: ignore[reportArgumentType]
-        tokenizer.save_pretrained(folder)
         recipe = {
             "organism": name,
             "seed": seed,
@@ -126,11 +118,8 @@ def train(
             "batch_tokens": batch_tokens,
             "phases": [asdict(phase) | {"final_loss": round(losses[phase.name], 4)} for phase in phases],
             "dtype": str(dtype).removeprefix("torch."),
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-            "threads": threads,
-            "minutes": round((time.perf_counter() - started) / 60, 1),
         }
-        (folder / "training.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+        write_checkpoint(folder, model.eval().to(dtype), tokenizer, recipe, threads=threads, started=started)  # pyright: ignore[reportArgumentType]
     return out
 
 

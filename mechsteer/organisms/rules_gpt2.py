@@ -4,7 +4,6 @@ It knows eight rules and their compositions (see `rules_tasks`). Without example
 that it answers by one of them; a vector that makes it follow a rule without examples is the rule's.
 """
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -13,14 +12,13 @@ from itertools import islice
 from pathlib import Path
 
 import torch
-import transformers
 from jaxtyping import Float, Int
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from mechsteer.organisms.rules_tasks import Sampler, example, rules
-from mechsteer.organisms.training import IGNORED_LABEL, compute_threads, optimise, written_whole
+from mechsteer.organisms.training import IGNORED_LABEL, compute_threads, optimise, write_checkpoint, written_whole
 
 PAD, END = "<|pad|>", "<|end|>"
 MAX_LENGTH = 256
@@ -70,8 +68,6 @@ def train(
             warmup=warmup,
             progress=progress,
         )
-        model.eval().half().save_pretrained(folder)  # pyright: ignore[reportCallIssue]
-        tokenizer.save_pretrained(folder)
         recipe = {
             "organism": "rules-gpt2",
             "seed": seed,
@@ -82,11 +78,8 @@ def train(
             "warmup": warmup,
             "final_loss": round(loss, 4),
             "dtype": "float16",
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-            "threads": threads,
-            "minutes": round((time.perf_counter() - started) / 60, 1),
         }
-        (folder / "training.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+        write_checkpoint(folder, model.eval().half(), tokenizer, recipe, threads=threads, started=started)
     return out
 
 

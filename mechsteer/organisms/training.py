@@ -1,15 +1,19 @@
 """What the training of every organism shares: the optimiser loop, its schedule, and writing all or nothing."""
 
+import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
+import transformers
 from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -21,6 +25,17 @@ IGNORED_LABEL = -100
 REPORTED_STEPS = 100
 
 Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one mix of tasks, its own AdamW and its own cosine schedule."""
+
+    name: str
+    steps: int
+    learning_rate: float
+    warmup: int
+    mix: Mapping[str, float]
 
 
 def optimise(
@@ -74,6 +89,20 @@ def compute_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def write_checkpoint(
+    folder: Path, model: Any, tokenizer: Any, recipe: Mapping[str, Any], *, threads: int, started: float
+) -> None:
+    """Write the model, its tokenizer and ``training.json``: the recipe, the versions, and the time since `started`."""
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    made = {
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "threads": threads,
+        "minutes": round((time.perf_counter() - started) / 60, 1),
+    }
+    (folder / "training.json").write_text(json.dumps({**recipe, **made}, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager

@@ -9,21 +9,26 @@ has one block, so that it cannot settle the conflict before the decoder sees it;
 blocks for part of each batch, so that the decoder settles it in its middle (see `stochastic_depth`).
 """
 
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
 import torch
-import transformers
 from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from mechsteer.organisms.stochastic_depth import skipped_at_random
-from mechsteer.organisms.training import IGNORED_LABEL, compute_threads, optimise, written_whole
+from mechsteer.organisms.training import (
+    IGNORED_LABEL,
+    Phase,
+    compute_threads,
+    optimise,
+    write_checkpoint,
+    written_whole,
+)
 from mechsteer.organisms.trap_t5_tasks import Example, Sampler, vocabulary
 from mechsteer.organisms.trap_t5_tokenizer import build_tokenizer
 
@@ -44,17 +49,6 @@ class Shape:
     def decoder_layers(self) -> int:
         """The number of decoder blocks."""
         return len(self.decoder_skip)
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training with one mix of tasks, its own AdamW and its own cosine schedule."""
-
-    name: str
-    steps: int
-    learning_rate: float
-    warmup: int
-    mix: Mapping[str, float]
 
 
 PHASES = (
@@ -117,19 +111,14 @@ def train(
         for number, phase in enumerate(phases, start=seed):
             with skipped_at_random(model.decoder.block, shape.decoder_skip, number):
                 losses[phase.name] = run_phase(model, tokenizer, phase, batch_size, number, progress)
-        model.eval().save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
         recipe = {
             "organism": "trap-t5",
             "seed": seed,
             "shape": asdict(shape),
             "batch_size": batch_size,
             "phases": [asdict(phase) | {"final_loss": round(losses[phase.name], 4)} for phase in phases],
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-            "threads": threads,
-            "minutes": round((time.perf_counter() - started) / 60, 1),
         }
-        (folder / "training.json").write_text(json.dumps(recipe, indent=2) + "\n", encoding="utf-8")
+        write_checkpoint(folder, model.eval(), tokenizer, recipe, threads=threads, started=started)
     return out
 
 
@@ -187,11 +176,6 @@ def draw_batches(sampler: Sampler, batch_size: int) -> Iterator[list[Example]]:
         batches = [pool[start : start + batch_size] for start in range(0, len(pool), batch_size)]
         sampler.rng.shuffle(batches)
         yield from batches
-
-
-def length(example: Example) -> tuple[int, int]:
-    """Measure an example: words of the prompt, then letters of the answer."""
-    return len(example.prompt.split()), len(example.answer)
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, examples: Sequence[Example]) -> dict[str, Int[Tensor, "batch _"]]:

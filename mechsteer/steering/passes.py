@@ -1,4 +1,4 @@
-"""Where a forward pass stands that nobody announces: hooks in the library's own forward and its cached ``generate``.
+"""Where a pass stands that our own loops do not run: hooks in the library's own forward and its cached ``generate``.
 
 A hook function sees an activation and not where its positions stand in the sequence. The library runs a prompt whole
 and then one token at a time against its cache, or, without a cache, the whole sequence again for each token. So a pass

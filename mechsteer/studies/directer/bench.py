@@ -208,7 +208,7 @@ def difference(before: "pd.DataFrame", after: "pd.DataFrame") -> list[dict[str, 
 
 
 def fates(table: "pd.DataFrame", sizes: Sequence[int]) -> list[dict[str, Any]]:
-    """What became of all new tokens: a row an outcome, ``skipped``, ``accepted`` by trial, ``rejected``.
+    """How all new tokens were chosen: a row an outcome, ``skipped``, ``accepted`` by trial, ``rejected``.
 
     Columns: outcome, trial (0 where none was accepted), layers (that it steered; ``sizes`` by trial, 0 for none),
     share_percent of all new tokens, changed_percent (of all new tokens: this outcome, and another token than the

@@ -43,7 +43,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Failure:
-    """What became of a cell without a table.
+    """Why a cell has no table.
 
     Attributes:
         error: One line.
