@@ -4,6 +4,7 @@ Nothing heavy is imported until a command runs, so ``--help`` is instant. Bad in
 """
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from mechsteer.command.options import shown_as as _shown_as
 from mechsteer.errors import MechsteerError
 from mechsteer.studies.core.study import Study
 from mechsteer.studies.registry import OPTIONS, STUDIES, names_with
+from mechsteer.typed import running
 
 if TYPE_CHECKING:
     StudyName = str
@@ -74,6 +76,20 @@ class Figures:
 
     folder: Positional[Annotated[Path, _shown_as("FOLDER")]]
     """A folder that `mechsteer reproduce` has written."""
+    format: tuple[Literal["pdf", "svg", "png"], ...] = ("pdf", "png")
+    """The files that each figure becomes."""
+    width: Annotated[float | None, _shown_as("INCHES")] = None
+    """Width of every figure, e.g. 3.3 for one column and 6.75 for two. Default: as its panels are."""
+    style: Annotated[Path | None, _shown_as("FILE")] = None
+    """A style sheet of matplotlib, which wins over the house style: lines such as font.size: 8."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """Write report.html of a study, comparison, tuning or diagnosis again, from the tables in its folder alone."""
+
+    folder: Positional[Annotated[Path, _shown_as("FOLDER")]]
+    """A folder that `mechsteer reproduce`, `compare`, `tune` or `diagnose` has written, or one that holds some."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,6 +303,7 @@ class OrganismsCommand:
 Command = (
     Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
     | Annotated[Figures, tyro.conf.subcommand("figures")]
+    | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Generate, tyro.conf.subcommand("generate")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
@@ -315,7 +332,8 @@ def main(args: Sequence[str] | None = None) -> None:
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
     )
     try:
-        _run(command)
+        with running(shlex.join(["mechsteer", *given])):
+            _run(command)
     except MechsteerError as error:
         print(f"mechsteer: {error}", file=sys.stderr)
         sys.exit(2)
@@ -330,6 +348,7 @@ def _run(command: Any) -> None:
     actions = {
         Reproduce: _reproduce,
         Figures: _figures,
+        Report: _report,
         Sweep: _sweep,
         Generate: generate.run,
         Compare: _compare,
@@ -414,13 +433,38 @@ def _workers(c: Reproduce) -> Any:
 
 
 def _figures(c: Figures) -> None:
+    from mechsteer.plots import paper
     from mechsteer.studies.core.result import recorded, redraw
 
     parts = [c.folder, *(path.parent for path in sorted(c.folder.glob("*/study.json")))]
     for folder in parts if (c.folder / "study.json").exists() else [c.folder]:
         study, _ = recorded(folder)
-        for path in redraw(study, folder):
-            print(path)
+        with paper(c.width, formats=c.format, style=c.style):
+            for path in redraw(study, folder):
+                print(path)
+
+
+def _report(c: Report) -> None:
+    from importlib import import_module
+
+    kinds = {
+        "study.json": "studies.core.result",
+        "comparison.json": "comparison.compare_run",
+        "tuning.json": "tuning.result",
+        "diagnosis.json": "diagnosis.diagnose_run",
+    }
+    found = [
+        (path.parent, kinds[path.name])
+        for name in kinds
+        for path in sorted({*c.folder.glob(name), *c.folder.glob(f"*/{name}")})
+    ]
+    if not found:
+        raise MechsteerError(
+            f"{c.folder} is not a folder of results: it has none of {', '.join(kinds)}, which `mechsteer reproduce`, "
+            "`compare`, `tune` and `diagnose` write into --out."
+        )
+    for folder, module in sorted(found):
+        print(import_module(f"mechsteer.{module}").repage(folder))
 
 
 def _sweep(c: Sweep) -> None:
@@ -477,20 +521,17 @@ def _plan(c: Inspect) -> None:
 def _compare(c: Compare) -> None:
     from mechsteer.comparison import compare
     from mechsteer.comparison.methods import methods_of
-    from mechsteer.files import writable_dir, write_table
+    from mechsteer.files import writable_dir
     from mechsteer.models import load
-    from mechsteer.plots import save
 
     task, methods = _task(c), methods_of(c.methods)
     out = writable_dir(c.out)
     threads(c.model)
     model = load(c.model, device=c.device)
     found = compare(model, task, methods, score=c.score, batch_size=c.batch_size, out=out / "methods", progress=True)
-    write_table(found.summary, out / "summary")
-    save(found.plot(), out / "comparison")
-    found.to_html(out / "comparison.html")
+    found.save(out)
     print(found)
-    print(f"\nThe page is {out}/comparison.html; the figure, the summary and all rows are beside it.")
+    print(f"\nThe page is {out}/report.html; the figure, the summary and all rows are beside it.")
 
 
 def _diagnose(c: Diagnose) -> None:
@@ -503,9 +544,9 @@ def _diagnose(c: Diagnose) -> None:
     threads(c.model)
     model = load(c.model, device=c.device)
     found = diagnose(model, task, score=c.score, batch_size=c.batch_size, out=out, progress=True)
-    found.to_html(out / "diagnosis.html")
+    found.to_html(out / "report.html")
     print(found)
-    print(f"\nThe page is {out}/diagnosis.html; all tables are beside it.")
+    print(f"\nThe page is {out}/report.html; all tables are beside it.")
 
 
 def _task(c: Compare | Diagnose | Tune) -> Any:
@@ -527,7 +568,7 @@ def _tune(c: Tune) -> None:
     model = load(c.model, device=c.device)
     options = {"floor": c.floor, "budget": c.budget, "score": c.score, "seed": c.seed, "batch_size": c.batch_size}
     found = tune(model, task, methods, out=c.out, progress=True, **options)
-    print(f"\n{found}\n\nThe page is {c.out}/tuning.html; the tables, the figure and {found.saved_as} are beside it.")
+    print(f"\n{found}\n\nThe page is {c.out}/report.html; the tables, the figure and {found.saved_as} are beside it.")
 
 
 def _score(c: Score) -> None:

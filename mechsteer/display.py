@@ -19,7 +19,16 @@ COLOURS: Mapping[str, str] = {
 """Names of colours (Okabe and Ito's, which colour-blind people tell apart) and their parts."""
 
 LONGEST = 3000
-"""Tokens of one strip that are drawn; some 60 bytes of HTML each."""
+"""Tokens of one strip that are drawn."""
+
+CELL = 200_000
+"""Bytes that an object may take in a notebook."""
+
+STRIP = 150_000
+"""Bytes of the tokens of an object; what is longer is cut, and the cut is said."""
+
+ROWS = 100
+"""Rows of a table in a notebook."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +50,16 @@ class Piece:
     dim: bool = False
 
 
-def token_strip(pieces: Sequence[Piece]) -> str:
-    """Tokens in a row that wraps, on their colours."""
-    shown = "".join(map(_piece, pieces[:LONGEST]))
-    more = len(pieces) - LONGEST
+def token_strip(pieces: Sequence[Piece], most: int = STRIP) -> str:
+    """Tokens in a row that wraps, on their colours: as many as ``most`` bytes hold, at most :data:`LONGEST`."""
+    drawn, size = [], 0
+    for piece in pieces[:LONGEST]:
+        made = _piece(piece)
+        size += len(made.encode())
+        if size > most:
+            break
+        drawn.append(made)
+    shown, more = "".join(drawn), len(pieces) - len(drawn)
     tail = f'<span style="opacity:.6"> … {more} more tokens</span>' if more > 0 else ""
     style = "font:13px/1.7 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere"
     return f'<div style="{style}">{shown}{tail}</div>'
@@ -72,15 +87,17 @@ def legend(entries: Mapping[str, str]) -> str:
 
 
 def rows_of(table: Iterable[Sequence[object]], heads: Sequence[str]) -> str:
-    """A table. Numbers are rounded to four digits."""
+    """A table of at most :data:`ROWS` rows. Numbers are rounded to four digits, long texts are cut."""
+    rows = list(table)
     head = "".join(f'<th style="text-align:left;padding:.2em .8em">{html.escape(h)}</th>' for h in heads)
     cell = '<td style="text-align:left;vertical-align:top;padding:.2em .8em">{}</td>'
-    body = "".join(f"<tr>{''.join(cell.format(html.escape(_cell(v))) for v in row)}</tr>" for row in table)
-    return f'<table style="font:13px system-ui,sans-serif"><tr>{head}</tr>{body}</table>'
+    body = "".join(f"<tr>{''.join(cell.format(html.escape(_cell(v))) for v in row)}</tr>" for row in rows[:ROWS])
+    more = f"… and {len(rows) - ROWS} more rows" if len(rows) > ROWS else ""
+    return f'<table style="font:13px system-ui,sans-serif"><tr>{head}</tr>{body}</table>{more}'
 
 
 def _cell(value: object) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else shortened(str(value), 300)
 
 
 def titled(title: str, *parts: str) -> str:
@@ -94,12 +111,6 @@ def folded(title: str, body: str, *, unfolded: bool = False) -> str:
     state = " open" if unfolded else ""
     style = "font:13px system-ui,sans-serif;cursor:pointer"
     return f'<details{state}><summary style="{style}">{html.escape(title)}</summary>{body}</details>'
-
-
-def document(title: str, body: str) -> str:
-    """A page of its own around a body."""
-    head = f'<meta charset="utf-8"><title>{html.escape(title)}</title>'
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head><body>{body}</body></html>\n'
 
 
 def shortened(text: str, limit: int = 70) -> str:

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas as pd
 
-_HIDDEN = ("model_", "version_", "data_hash")
+PROVENANCE = ("model_", "version_", "data_hash")
+"""How the names of columns begin that say where a row came from, not what it says."""
 
 
 def show(table: "pd.DataFrame", *, decimals: int = 1) -> str:
     """The table as aligned text: provenance columns left out, numbers rounded, missing values as a dash."""
-    kept = table[[c for c in table.columns if not str(c).startswith(_HIDDEN)]].copy()
+    kept = table[[c for c in table.columns if not str(c).startswith(PROVENANCE)]].copy()
     text = kept.copy().astype(object)
     for column in kept.columns:
         text[column] = [_cell(value, decimals) for value in kept[column]]

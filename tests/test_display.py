@@ -12,8 +12,10 @@ import pytest
 import torch
 
 import mechsteer as ms
-from mechsteer.display import LONGEST, Piece, rows_of, token_strip
-from mechsteer.prompts.vocabulary import token_pieces
+from mechsteer.comparison.summary import summarise
+from mechsteer.display import CELL, LONGEST, Piece, rows_of, token_strip
+from mechsteer.prompts.vocabulary import readable, token_pieces
+from mechsteer.studies.core.result import Result, finish
 
 SCRIPT = "<script>alert(1)</script>"
 VOID = {"br", "img", "hr", "input", "meta"}
@@ -117,3 +119,65 @@ def test_store(tiny: Callable[..., Any], tmp_path: Path) -> None:
     page = text_in(opened._repr_html_())
     assert "2 prompts" in page and all(site in page for site in opened.sites)
     assert isinstance(opened.index_of(opened.sites[0]), pd.DataFrame)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("Ġété", " été"), ("ĠÃ©tÃ©", " été"), ("▁été", " été"), ("Ċ", "\n"), ("čĊ", "\r\n"), ("é", "é"), ("ć", "ć"),
+     ("č", "č"),
+     ("日本", "日本"), ("æĹ¥", "日"), ("a▁b", "a b"), ("<|begin|>", "<|begin|>"), ("Ã", "Ã"), (" été", " été")],
+)  # fmt: skip
+def test_names_of_tokens_are_read_as_text(name: str, text: str) -> None:
+    assert readable(name) == text
+
+
+def test_tables_of_tokens_are_readable(model: Any) -> None:
+    prompt = ms.prompt(model, "The été of the fox", chat=False)
+    shown = "".join(ms.influence(model, prompt, "task").query("layer == 0")["token"])
+    assert "été" in shown and not set("ĠÃ") & set(shown)
+    states = ms.capture(model, [prompt], sites="resid_post", positions="all")
+    assert "été" in "".join(states.index(next(iter(states)))["text"])
+    lens = ms.logit_lens(model, [prompt], top_k=3)
+    assert not any(set("ĠÃ") & set(name) for name in [*lens["token"], *lens["top1"]])
+    assert ms.analysis.attention(model, prompt, 0)[1] == prompt._pieces()
+
+
+def test_nothing_takes_more_than_a_cell(model: Any) -> None:
+    long = "x" * 5000
+    prompt = ms.prompt(model, "word é " * 6000, chat=False)
+    assert len(prompt._repr_html_().encode()) < CELL
+    count = 400
+    many = [torch.zeros(count, dtype=torch.long)] * 20
+    out = ms.Generation(
+        [long] * 20, torch.stack(many), torch.full((20, count), -1.0), [count] * 20, tokenizer=model.tokenizer
+    )
+    assert len(out._repr_html_().encode()) < CELL
+    known = ms.Direction(
+        torch.ones(4), "blocks.1.hook_resid_post", "by hand", meta={f"note {n}": long for n in range(300)}
+    )
+    assert len(known._repr_html_().encode()) < CELL and "and 200 more rows" in known._repr_html_()
+    steer = sum((ms.attention_bias(delta=1.0, layers=[0]) for _ in range(300)), start=ms.Intervention())
+    assert len(steer._repr_html_().encode()) < CELL
+    columns = ["name", "prompt", "output", "adherence"]
+    rows = pd.DataFrame(
+        [(w, f"p {n} {long}", f"{w} {n} {long}", True) for n in range(9) for w in "abcdef"], columns=columns
+    )
+    shown = ms.Comparison(rows, summarise(rows, "adherence", {}), "adherence")._repr_html_()
+    assert len(shown.encode()) < CELL and "…" in shown
+
+
+def test_a_result_of_a_study(tmp_path: Path) -> None:
+    summary = pd.DataFrame(
+        {"method": ["unsteered", "guide <1>", "pasta"], "adherence_percent": [20.0, 80.5, 10.0],
+         "adherence_percent_low": [10.0, 70.0, 2.0], "adherence_percent_high": [30.0, 90.0, 20.0],
+         "n": 40, "model_name": "tiny"}
+    )  # fmt: skip
+    wide = pd.DataFrame({f"c{n}": ["y" * 5000] * 400 for n in range(30)})
+    result = Result(tmp_path, {"summary": summary, "wide": wide})
+    said = "Adherence is highest with guide <1>: 80.5 % (95 % interval 70.0 to 90.0), where unsteered has 20.0 %"
+    assert result.findings[0].startswith(said) and "lowest with pasta: 10.0 %" in result.findings[0]
+    page = result._repr_html_()
+    assert said in text_in(page) and "model_name" not in page and len(page.encode()) < CELL
+    assert "wide (400 rows)" in repr(result) and said in repr(result)
+    finish(tmp_path, {"study": "guide"}, {"summary": summary})
+    assert "GUIDE and Influence" in repr(result) and "GUIDE and Influence" in text_in(result._repr_html_())

@@ -148,4 +148,4 @@ def test_the_command_compares(
         "spotlight:0.2",
     ]
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names >= {"comparison.html", "comparison.pdf", "comparison.png", "summary.csv", "summary.parquet"}
+    assert names >= {"report.html", "comparison.pdf", "comparison.png", "summary.csv", "summary.parquet"}

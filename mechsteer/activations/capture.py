@@ -18,7 +18,8 @@ from mechsteer.activations.writing import about, fill
 from mechsteer.decoding.strategies import Strategy
 from mechsteer.errors import MechsteerError, one_of
 from mechsteer.models import as_prompts
-from mechsteer.prompts import Prompt, Prompts, token_names
+from mechsteer.prompts import Prompt, Prompts
+from mechsteer.prompts.vocabulary import token_pieces
 from mechsteer.sources import Recorded
 from mechsteer.steering import Intervention, as_intervention
 
@@ -89,7 +90,7 @@ class Activations(Mapping[str, Tensor]):
                 "prompt": rows.prompt,
                 "position": rows.position,
                 "token": rows.token,
-                "text": token_names(self.tokenizer, rows.token),
+                "text": token_pieces(self.tokenizer, rows.token),
                 "generated": rows.generated,
             }
         )

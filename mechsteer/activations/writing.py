@@ -19,7 +19,8 @@ from mechsteer.errors import MechsteerError
 from mechsteer.files import digest, versions
 from mechsteer.identity import described
 from mechsteer.models import is_encoder_decoder, loaded_info, model_identity, provenance, stacks
-from mechsteer.prompts import Prompt, token_names
+from mechsteer.prompts import Prompt
+from mechsteer.prompts.vocabulary import token_pieces
 from mechsteer.sources import prompt_id
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def about(model: Any) -> dict[str, Any]:
     known = provenance(model)
     found = {"provenance": known, "fingerprint": known["model_fingerprint"], "sizes": stacks(model)}
     if is_encoder_decoder(model):
-        (found["start_token"],) = token_names(model.tokenizer, [model.cfg.decoder_start_token_id])
+        (found["start_token"],) = token_pieces(model.tokenizer, [model.cfg.decoder_start_token_id])
     return found
 
 
@@ -246,7 +247,7 @@ def _table(batch: BatchRows, prompts: Sequence[Prompt], tokenizer: Any) -> "pd.D
                 "text_hash": [texts[place] for place in rows.prompt],
                 "position": rows.position,
                 "token": rows.token,
-                "text": token_names(tokenizer, rows.token),
+                "text": token_pieces(tokenizer, rows.token),
                 "generated": rows.generated,
             }
         )

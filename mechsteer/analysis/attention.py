@@ -10,7 +10,8 @@ from torch import Tensor
 from mechsteer.errors import MechsteerError, not_finite, one_of
 from mechsteer.models import as_prompts, continuation_ids, is_encoder_decoder, residual, site, stacks
 from mechsteer.models.hooking import Kept, reading
-from mechsteer.prompts import Prompt, PromptLike, token_names
+from mechsteer.prompts import Prompt, PromptLike
+from mechsteer.prompts.vocabulary import token_pieces
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 
 Labelled = tuple[Float[Tensor, "heads queries keys"], list[str], list[str]]
@@ -87,7 +88,7 @@ def _labels(model: Any, prompt: Prompt, after: list[int], name: str) -> tuple[li
     """The tokens of the queries and of the keys at a site."""
 
     def strings(ids: list[int]) -> list[str]:
-        return token_names(model.tokenizer, ids)
+        return token_pieces(model.tokenizer, ids)
 
     read = strings(prompt.tokens.tolist())
     if not is_encoder_decoder(model):

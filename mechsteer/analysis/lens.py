@@ -18,7 +18,8 @@ from mechsteer.analysis.distributions import entropy, jsd, ranks
 from mechsteer.analysis.exits import Exits, captured, each_prompts_exits, written
 from mechsteer.errors import MechsteerError, listed, not_finite, positive_int, shown
 from mechsteer.models import as_prompts, unembed, word_id, word_ids
-from mechsteer.prompts import Prompt, Prompts, token_names
+from mechsteer.prompts import Prompt, Prompts
+from mechsteer.prompts.vocabulary import token_pieces
 from mechsteer.steering import Intervention
 
 if TYPE_CHECKING:
@@ -181,7 +182,7 @@ def _table(model: Any, found: Exits, followed: Followed | None, normalise: bool,
     named = _named(own, None if followed is None else list(followed), top_k)
     words = [(followed or {}).get(token, []) for token in named.flatten().tolist()]
     final = own.log_softmax(-1)
-    tokens = [token_names(model.tokenizer, row) for row in named.tolist()]
+    tokens = [token_pieces(model.tokenizer, row) for row in named.tolist()]
     frames = []
     for exit in range(exits):
         last = exit == exits - 1
@@ -201,7 +202,7 @@ def _table(model: Any, found: Exits, followed: Followed | None, normalise: bool,
             "rank": ranks(logits, named).flatten().tolist(),
             "logit": logits.gather(1, named).flatten().tolist(),
             "probability": logprobs.gather(1, named).exp().flatten().tolist(),
-            "top1": _repeat(token_names(model.tokenizer, logits.argmax(-1).tolist()), each),
+            "top1": _repeat(token_pieces(model.tokenizer, logits.argmax(-1).tolist()), each),
             "entropy": _repeat(entropy(logprobs).tolist(), each),
             "jsd": _repeat((torch.zeros(count) if last else jsd(logprobs, final)).tolist(), each),
         }

@@ -18,7 +18,8 @@ from mechsteer.models import (
     model_device,
     residual,
 )
-from mechsteer.prompts import Prompt, Prompts, token_names
+from mechsteer.prompts import Prompt, Prompts
+from mechsteer.prompts.vocabulary import token_pieces
 from mechsteer.sources import Recorded, as_recorded, check_made_by
 from mechsteer.steering import Intervention, Step, as_intervention, attention_bias, begin, run_batches
 from mechsteer.steering.registry import registered
@@ -209,6 +210,6 @@ def _tokens(model: Any, text: Continued) -> dict[str, list[str]]:
     """The text of each stack's tokens."""
     read, after = text.prompt.tokens.tolist(), list(text.continuation)
     if not is_encoder_decoder(model):
-        return {"blocks": token_names(model.tokenizer, read + after)}
+        return {"blocks": token_pieces(model.tokenizer, read + after)}
     written = [model.cfg.decoder_start_token_id, *after]
-    return {"encoder": token_names(model.tokenizer, read), "decoder": token_names(model.tokenizer, written)}
+    return {"encoder": token_pieces(model.tokenizer, read), "decoder": token_pieces(model.tokenizer, written)}

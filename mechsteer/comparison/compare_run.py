@@ -7,20 +7,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.comparison.page import page, side_by_side
+from mechsteer.comparison.page import part, report_of, side_by_side
 from mechsteer.comparison.summary import score_column, summarise
 from mechsteer.decoding import Strategy
 from mechsteer.errors import MechsteerError, shown
 from mechsteer.evaluation import Task, timed
-from mechsteer.files import atomic_path, digest
+from mechsteer.files import digest, read_record, read_table, write_record, write_table
 from mechsteer.measured import Run
+from mechsteer.pages import write
+from mechsteer.pages.page import NAME as PAGE
+from mechsteer.plots import save
 from mechsteer.plots.comparison import comparison_figure
 from mechsteer.report import show
 from mechsteer.steering import Intervention, as_intervention, several
+from mechsteer.typed import command, running
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+RECORD = "comparison.json"
 
 SHOWN = 5
 """Prompts in the text and in a notebook."""
@@ -46,18 +52,38 @@ class Comparison:
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write a page that needs nothing else: summary, figure, and all answers side by side, changes marked."""
-        with atomic_path(path) as temporary:
-            temporary.write_text(page(self.rows, self.summary, self.score, self.plot()), encoding="utf-8")
-        return Path(path)
+        return write(report_of(self.rows, self.summary, self.score, self.plot(), command()), path)
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the rows, the summary, the figure and ``report.html``, which they suffice to make again."""
+        out = Path(folder)
+        write_table(self.rows, out / "rows")
+        write_table(self.summary, out / "summary")
+        save(self.plot(), out / "comparison")
+        self.to_html(out / PAGE)
+        write_record(out / RECORD, {"score": self.score, "command": command()})
+        return out
 
     def _repr_html_(self) -> str:
-        return page(self.rows, self.summary, self.score, None, limit=SHOWN)
+        return part(self.rows, self.summary, self.score, SHOWN)
 
     def __repr__(self) -> str:
         columns = ["name", "n", "adherence", "adherence_low", "adherence_high", "adherence_uncollapsed", "repaired"]
         columns += ["broken", "p_value", "collapsed", "n_tokens", "surprise", "tokens_per_second"]
         table = self.summary[[name for name in columns if not self.summary[name].isna().all()]]
         return f"{show(table, decimals=2)}\n\n{side_by_side(self.rows, self.score, SHOWN)}"
+
+
+def repage(folder: Path) -> Path:
+    """Write ``report.html`` of a comparison again, from what :meth:`Comparison.save` wrote.
+
+    Raises:
+        MechsteerError: if something of it is missing or damaged.
+    """
+    record = read_record(folder / RECORD, "record of a comparison")
+    found = Comparison(read_table(folder / "rows.parquet"), read_table(folder / "summary.parquet"), record["score"])
+    with running(record["command"]):
+        return found.to_html(folder / PAGE)
 
 
 def compare(

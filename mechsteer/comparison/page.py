@@ -1,34 +1,36 @@
 """Answers side by side, with what changed marked: a page that needs nothing else, and plain text."""
 
-import base64
-import difflib
 import html
 import math
-import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.display import document
-from mechsteer.plots.base import png
+from mechsteer.comparison.findings import findings
+from mechsteer.pages import Report, provenance_of, samples_of
+from mechsteer.pages.changes import changes
+from mechsteer.pages.samples import verdict_of
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 STYLE = """
-.mechsteer { font: 14px/1.45 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 1200px; }
+.mechsteer { font: 14px/1.45 system-ui, sans-serif; max-width: 1200px; }
 .mechsteer table { border-collapse: collapse; margin: 0 0 1.5em; }
 .mechsteer th, .mechsteer td { padding: .35em .7em; text-align: left; vertical-align: top; }
-.mechsteer th, .mechsteer td { border-bottom: 1px solid #ddd; }
+.mechsteer th, .mechsteer td { border-bottom: 1px solid rgba(128,128,128,.4); }
 .mechsteer td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .mechsteer .answers { table-layout: fixed; width: 100%; }
 .mechsteer .answers td { white-space: pre-wrap; overflow-wrap: anywhere; }
-.mechsteer .prompt { background: #f5f5f5; color: #444; }
-.mechsteer ins { background: #d7f0e3; text-decoration: none; }
-.mechsteer del { background: #fbe3d6; color: #8a4b2a; }
-.mechsteer .mark { font-size: 12px; color: #555; display: block; white-space: normal; }
-.mechsteer img { max-width: 100%; }
+.mechsteer .prompt { background: rgba(128,128,128,.12); }
+.mechsteer ins { background: rgba(0,158,115,.25); text-decoration: none; }
+.mechsteer del { background: rgba(213,94,0,.22); opacity: .8; }
+.mechsteer .mark { font-size: 12px; opacity: .75; display: block; white-space: normal; }
 """
+"""For a part of a notebook, on light and dark pages."""
+
+LETTERS = 60_000
+"""Letters of all prompts and answers in a notebook."""
 
 HEADINGS = {
     "name": "method",
@@ -50,21 +52,29 @@ HEADINGS = {
 SHARES = ("adherence", "adherence_uncollapsed", "collapsed", "empty", "truncated", "repetition")
 
 
-def page(
-    rows: "pd.DataFrame", summary: "pd.DataFrame", score: str, figure: "Figure | None", *, limit: int | None = None
-) -> str:
-    """The page; with ``limit``, a part for a notebook with so many prompts."""
-    drawn = "" if figure is None else image(figure, "Adherence by method")
-    body = f'<div class="mechsteer"><style>{STYLE}</style>{_table(summary)}{drawn}{answers(rows, score, limit)}</div>'
-    if figure is None:
-        return body
-    title = f"Comparison on {rows['task'].iloc[0]}, {rows['model_name'].iloc[0]}"
-    return document(title, f'<h1 class="mechsteer">{html.escape(title)}</h1>{body}')
+def part(rows: "pd.DataFrame", summary: "pd.DataFrame", score: str, limit: int) -> str:
+    """A part for a notebook, with so many prompts."""
+    return f'<div class="mechsteer"><style>{STYLE}</style>{_table(summary)}{answers(rows, score, limit)}</div>'
 
 
-def image(figure: "Figure", alt: str) -> str:
-    """A figure as a part of a page."""
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(png(figure)).decode()}">'
+def report_of(rows: "pd.DataFrame", summary: "pd.DataFrame", score: str, figure: "Figure", command: str = "") -> Report:
+    """What the page of a comparison says; ``command`` is what made it, where a terminal did."""
+    task, model = str(rows["task"].iloc[0]), str(rows["model_name"].iloc[0])
+    names = list(dict.fromkeys(map(str, rows["name"])))
+    asked = (
+        f"How often does {model} follow the instructions of {task} under {len(names)} ways to steer? "
+        f"{int(summary['n'].iloc[0])} prompts, the same for all; what counts is {score.replace('_', ' ')}."
+    )
+    return Report(
+        title=f"Comparison on {task}, {model}",
+        asked=[asked],
+        found={"": findings(summary)},
+        figures={"Adherence by method": figure},
+        tables={"summary": summary},
+        samples=samples_of(rows, "name", verdict_of(rows, score), key=()),
+        provenance=provenance_of([rows]),
+        command=command or f"ms.compare(ms.load({model!r}), task, methods)  # {task}; {', '.join(names)}",
+    )
 
 
 def _table(summary: "pd.DataFrame") -> str:
@@ -94,74 +104,52 @@ def _percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.0f} %"
 
 
-def answers(rows: "pd.DataFrame", score: str, limit: int | None) -> str:
-    """A table with a column for each method and two lines for each prompt."""
+def answers(rows: "pd.DataFrame", score: str, limit: int) -> str:
+    """A table with a column for each method and two lines for each prompt, cut where they are long."""
     if "output" not in rows:
         return ""
     names = list(dict.fromkeys(rows["name"]))
+    said, most = verdict_of(rows, score), LETTERS // (limit * (1 + len(names)))
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     lines = []
     for prompt, group in _prompts(rows, limit):
-        first = str(group[0]["output"])
+        texts = [_cut(str(row["output"]), most) for row in group]
         cells = [
-            f"<td>{_mark(row, score)}{html.escape(first) if place == 0 else changes(first, str(row['output']))}</td>"
-            for place, row in enumerate(group)
+            f'<td><span class="mark">{html.escape(said(row)[0])}</span>'
+            f"{html.escape(text) if place == 0 else changes(texts[0], text)}</td>"
+            for place, (row, text) in enumerate(zip(group, texts, strict=True))
         ]
-        lines.append(f'<tr><td class="prompt" colspan="{len(names)}">{html.escape(prompt)}</td></tr>')
+        lines.append(f'<tr><td class="prompt" colspan="{len(names)}">{html.escape(_cut(prompt, most))}</td></tr>')
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return f'<table class="answers"><tr>{head}</tr>{"".join(lines)}</table>'
 
 
-def _prompts(rows: "pd.DataFrame", limit: int | None) -> Iterator[tuple[str, list[dict[Any, Any]]]]:
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def _prompts(rows: "pd.DataFrame", limit: int) -> Iterator[tuple[str, list[dict[Any, Any]]]]:
     """Each prompt with its rows, one a method, in order."""
     names = list(dict.fromkeys(rows["name"]))
     tables = [rows[rows["name"] == name].to_dict("records") for name in names]
     for place, group in enumerate(zip(*tables, strict=True)):
-        if limit is not None and place >= limit:
+        if place >= limit:
             return
         yield str(group[0].get("prompt", f"sample {place}")), list(group)
-
-
-def _mark(row: dict[Any, Any], score: str) -> str:
-    return f'<span class="mark">{html.escape(verdict(row, score))}</span>'
-
-
-def verdict(row: dict[Any, Any], score: str) -> str:
-    """What a row came to, in words."""
-    value = row[score]
-    said = ("followed" if value else "not followed") if str(value) in ("True", "False") else f"{score} {value:.2f}"
-    reason = row.get("collapse_reason")
-    return f"{said}; collapsed: {reason}" if isinstance(reason, str) and reason else said
-
-
-def changes(before: str, after: str) -> str:
-    """The second text as HTML, words that are new in <ins>, words that are gone in <del>; everything escaped."""
-    old, new = _pieces(before), _pieces(after)
-    made = []
-    for kind, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        gone, come = html.escape("".join(old[a:b])), html.escape("".join(new[c:d]))
-        if kind == "equal":
-            made.append(come)
-        else:
-            made += [f"<del>{gone}</del>"] * bool(gone) + [f"<ins>{come}</ins>"] * bool(come)
-    return "".join(made)
-
-
-def _pieces(text: str) -> list[str]:
-    return re.findall(r"\s+|\w+|[^\w\s]", text)
 
 
 def side_by_side(rows: "pd.DataFrame", score: str, limit: int) -> str:
     """The first answers as text: below each prompt, every method's."""
     if "output" not in rows:
         return ""
+    said = verdict_of(rows, score)
     width = max(len(str(name)) for name in rows["name"])
     lines = []
     for prompt, group in _prompts(rows, limit):
         asked = " ".join(prompt.split())
         lines.append(f"> {asked if len(asked) <= 100 else '…' + asked[-99:]}")
         for row in group:
-            said = " ".join(str(row["output"]).split())[:160]
-            lines.append(f"  {row['name']!s:<{width}}  [{verdict(row, score)}] {said}")
+            answer = " ".join(str(row["output"]).split())[:160]
+            lines.append(f"  {row['name']!s:<{width}}  [{said(row)[0]}] {answer}")
     left = len(rows) // len(set(rows["name"])) - limit
     return "\n".join([*lines, *([f"... and {left} more prompts in .rows"] if left > 0 else [])])

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mechsteer.display import Piece, folded, legend, shortened, titled, token_strip
+from mechsteer.display import STRIP, Piece, folded, legend, shortened, titled, token_strip
 
 SHOWN = 20
 """Answers in a notebook."""
@@ -41,6 +41,7 @@ def page_of(out: Any) -> str:
         by_place.setdefault(int(line["prompt"]), []).append(line)
     most = max([1, *(int(line["layers"]) for lines in by_place.values() for line in lines if "layers" in line)])
     last = max([1, *(int(line["layer"]) for lines in by_place.values() for line in lines if "layer" in line)])
+    shown = out.texts[:SHOWN]
     parts = [
         folded(
             f"{number}: {shortened(text, 100)}",
@@ -51,11 +52,12 @@ def page_of(out: Any) -> str:
                     traced,
                     by_place.get(number, []),
                     last if traced == "dola" else most,
-                )
+                ),
+                STRIP // len(shown),
             ),
             unfolded=len(out.texts) == 1,
         )
-        for number, text in enumerate(out.texts[:SHOWN])
+        for number, text in enumerate(shown)
     ]
     more = f", the first {SHOWN} shown" if len(out.texts) > SHOWN else ""
     return titled(f"Generation: {len(out.texts)} answers{more}", legend(LEGENDS[traced]), *parts)

@@ -12,19 +12,25 @@ from mechsteer.diagnosis.estimate import estimate
 from mechsteer.diagnosis.finding import Finding
 from mechsteer.diagnosis.findings import findings_of, meaning
 from mechsteer.diagnosis.measures import Measures
-from mechsteer.diagnosis.page import page, text
+from mechsteer.diagnosis.page import part, report_of, text
 from mechsteer.diagnosis.reading import facts_of
 from mechsteer.diagnosis.supporting import supporting_of
 from mechsteer.diagnosis.supporting_findings import supporting_findings
 from mechsteer.diagnosis.verdict import cause_of
 from mechsteer.errors import positive_int
-from mechsteer.files import atomic_path, writable_dir, write_table
+from mechsteer.files import read_record, read_table, writable_dir, write_record, write_table
 from mechsteer.models import model_info
+from mechsteer.pages import write
+from mechsteer.pages.page import NAME as PAGE
 from mechsteer.plots.diagnosis import diagnosis_figure
+from mechsteer.typed import command, running
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
+
+
+RECORD = "diagnosis.json"
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,10 @@ class Diagnosis:
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write a page that needs nothing else: verdict, findings and tables."""
-        with atomic_path(path) as temporary:
-            temporary.write_text(page(self), encoding="utf-8")
-        return Path(path)
+        return write(report_of(self, command()), path)
 
     def _repr_html_(self) -> str:
-        return page(self, whole=False)
+        return part(self)
 
     def __repr__(self) -> str:
         return text(self)
@@ -112,11 +116,26 @@ def diagnose(
     cause = cause_of(facts)
     verdict = Finding("verdict", cause, f"{cause}. {meaning(cause, facts)}")
     found = [verdict, *findings_of(facts), *supporting_findings(supporting_of(tables))]
-    tables["findings"] = _findings_table(found)
+    tables["findings"], title = _findings_table(found), f"{task.name}, {model_info(model).name}"
     if run.out is not None:
         for name, table in tables.items():
             write_table(table, run.out / name)
-    return Diagnosis(cause, tuple(found), tables, f"{task.name}, {model_info(model).name}")
+        record = {"cause": cause, "title": title, "tables": list(tables), "command": command()}
+        write_record(run.out / RECORD, record)
+    return Diagnosis(cause, tuple(found), tables, title)
+
+
+def repage(folder: Path) -> Path:
+    """Write ``report.html`` of a diagnosis again, from what :func:`diagnose` kept.
+
+    Raises:
+        MechsteerError: if something of it is missing or damaged.
+    """
+    record = read_record(folder / RECORD, "record of a diagnosis")
+    tables = {name: read_table(folder / f"{name}.parquet") for name in record["tables"]}
+    found = tuple(Finding(*row) for row in tables["findings"].itertuples(index=False))
+    with running(record["command"]):
+        return Diagnosis(record["cause"], found, tables, record["title"]).to_html(folder / PAGE)
 
 
 def _findings_table(found: Sequence[Finding]) -> "pd.DataFrame":

@@ -1,17 +1,11 @@
 """A diagnosis for people: plain text, and a page that needs nothing else."""
 
 import html
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mechsteer.comparison.page import STYLE, image
-from mechsteer.display import document
-from mechsteer.report import show
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-ROWS = 60
-"""Rows of a table on the page; all are in ``.tables``."""
+from mechsteer.comparison.page import STYLE
+from mechsteer.pages import Report, provenance_of, samples_of
+from mechsteer.pages.samples import verdict_of
 
 HEADINGS = {
     "reading": "Can it read the instruction?",
@@ -36,17 +30,33 @@ def text(found: Any) -> str:
     return "\n".join(lines)
 
 
-def page(found: Any, *, whole: bool = True) -> str:
-    """The page; a part for a notebook where it is not to be whole."""
+def part(found: Any) -> str:
+    """The part for a notebook."""
     parts = [f"<p><b>Verdict: {html.escape(found.verdict)}</b></p>"]
     for about, sentences in _grouped(found):
         items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
         parts.append(f"<h3>{html.escape(HEADINGS[about])}</h3><ul>{items}</ul>")
-    if whole:
-        parts += [image(found.plot(), "Attention, probes and cuts")] * ("mass" in found.tables)
-        parts += [f"<h3>{name}</h3>{_table(table)}" for name, table in found.tables.items() if name != "findings"]
-    body = f'<div class="mechsteer"><style>{STYLE}</style><h2>{html.escape(found.title)}</h2>{"".join(parts)}</div>'
-    return document(f"Diagnosis of {found.title}", body) if whole else body
+    return f'<div class="mechsteer"><style>{STYLE}</style><h2>{html.escape(found.title)}</h2>{"".join(parts)}</div>'
+
+
+def report_of(found: Any, command: str = "") -> Report:
+    """What the page of a :class:`mechsteer.diagnosis.Diagnosis` says; ``command`` made it, where a terminal did."""
+    tables = {name: table for name, table in found.tables.items() if name not in ("findings", "answers")}
+    answers = found.tables.get("answers")
+    samples = None if answers is None else samples_of(answers, "arm", verdict_of(answers), key=("case",))
+    return Report(
+        title=f"Diagnosis of {found.title}",
+        asked=[
+            "Why is the instruction not followed, where it is not? Is it attended to and decodable where the answer "
+            "begins, and what happens when attention to it is cut, each beside a control."
+        ],
+        found={"": [f"Verdict: {found.verdict}"], **{HEADINGS[about]: said for about, said in _grouped(found)}},
+        figures={"Attention, probes and cuts": found.plot()} if "mass" in found.tables else {},
+        tables=tables,
+        samples=samples,
+        provenance=provenance_of([] if answers is None else [answers]),
+        command=command or f"ms.diagnose(model, task)  # {found.title}",
+    )
 
 
 def _grouped(found: Any) -> list[tuple[str, list[str]]]:
@@ -56,8 +66,3 @@ def _grouped(found: Any) -> list[tuple[str, list[str]]]:
             continue
         groups.setdefault(one.about, []).append(one.sentence)
     return sorted(groups.items(), key=lambda item: list(HEADINGS).index(item[0]))
-
-
-def _table(table: "pd.DataFrame") -> str:
-    rest = f"\n... and {len(table) - ROWS} more rows" if len(table) > ROWS else ""
-    return f"<pre>{html.escape(show(table.head(ROWS), decimals=3) + rest)}</pre>"

@@ -6,6 +6,8 @@ Every function returns a matplotlib Figure or draws into one; :func:`save` write
 from mechsteer.plots.base import COLOURS, MARKERS, figure, heatmap, lines, save, style
 from mechsteer.plots.charts import curves, rank_trajectories, sublayer_bars
 from mechsteer.plots.maps import attention_map, token_map
+from mechsteer.plots.paper import paper
+from mechsteer.plots.strips import lens_view, token_view
 from mechsteer.plots.views import View, attention_view
 
 __all__ = [
@@ -17,10 +19,13 @@ __all__ = [
     "curves",
     "figure",
     "heatmap",
+    "lens_view",
     "lines",
+    "paper",
     "rank_trajectories",
     "save",
     "style",
     "sublayer_bars",
     "token_map",
+    "token_view",
 ]

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError
 from mechsteer.files import atomic_path
+from mechsteer.plots.fitting import fit
+from mechsteer.plots.paper import columns_in, current
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,13 +38,29 @@ _STYLE: dict[str, Any] = {
 }
 
 
+_METADATA: dict[str, dict[str, Any]] = {
+    "pdf": {"CreationDate": None, "Producer": "mechsteer"},
+    "svg": {"Date": None, "Creator": "mechsteer"},
+    "png": {"Software": "mechsteer"},
+}
+
+
 @contextmanager
 def style() -> Iterator[None]:
-    """The house style, for figures made inside."""
+    """The house style, for figures made inside; rcParams that the user has changed win, and so does a style sheet."""
     import matplotlib as mpl
 
-    with mpl.rc_context(_STYLE):  # pyright: ignore[reportArgumentType]
+    ours = {name: value for name, value in _STYLE.items() if mpl.rcParams[name] == mpl.rcParamsDefault[name]}
+    exact = {} if current().width is None else {"savefig.bbox": None}
+    with mpl.rc_context(ours | exact | current().settings):  # pyright: ignore[reportArgumentType]
         yield
+
+
+def points(size: float) -> float:
+    """A size of letters that goes along with the user's ``font.size``; the house's is 9."""
+    import matplotlib as mpl
+
+    return size * float(mpl.rcParams["font.size"]) / _STYLE["font.size"]
 
 
 def figure(
@@ -50,32 +68,55 @@ def figure(
 ) -> "tuple[Figure, Sequence[Axes]]":
     """A figure with ``rows`` x ``columns`` panels of that size in inches, row by row; not registered with pyplot.
 
-    It shows itself in a notebook, also where nobody has imported pyplot.
+    Inside :func:`mechsteer.plots.paper` it is as wide as the paper, and panels that do not fit go below the others of
+    their row. It shows itself in a notebook, also where nobody has imported pyplot.
     """
     from matplotlib.figure import Figure
 
-    made = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    whole = current().width
+    beside = columns if whole is None else columns_in(whole, columns, width)
+    lines = math.ceil(columns / beside)
+    size = (width * columns if whole is None else whole, height * rows * lines)
+    made = Figure(figsize=size, layout="constrained")
     made.__dict__["_repr_png_"] = partial(png, made)
-    axes = made.subplots(rows, columns, squeeze=False)
-    return made, list(axes.flatten())
+    grid = made.add_gridspec(rows * lines, beside)
+    places = ((row * lines + place // beside, place % beside) for row in range(rows) for place in range(columns))
+    return made, [made.add_subplot(grid[line, column]) for line, column in places]
 
 
-def png(figure: "Figure") -> bytes:
-    """The figure as a page or a notebook shows it (150 dpi), without a timestamp."""
+def legend_columns(count: int, each: float = 1.4) -> int:
+    """How many columns a legend has: ``count``, on narrow paper as many of ``each`` inches as it holds."""
+    whole = current().width
+    return count if whole is None else max(1, min(count, int(whole / each)))
+
+
+def leftmost(axes: "Axes") -> bool:
+    """Whether a panel is the first of its line, where labels that a whole line shares are written."""
+    place = axes.get_subplotspec()
+    return place is None or place.is_first_col()
+
+
+def png(figure: "Figure", dpi: int = 150) -> bytes:
+    """The figure as a page or a notebook shows it, without a timestamp."""
     buffer = io.BytesIO()
     with style():
-        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": "mechsteer"})
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": "mechsteer"})
     return buffer.getvalue()
 
 
 def save(figure: "Figure", stem: str | os.PathLike[str]) -> list[Path]:
-    """Write ``stem.pdf`` and ``stem.png`` (300 dpi), atomically and without timestamps."""
-    paths = [Path(f"{stem}.pdf"), Path(f"{stem}.png")]
-    metadata: list[dict[str, Any]] = [{"CreationDate": None, "Producer": "mechsteer"}, {"Software": "mechsteer"}]
+    """Write ``stem.pdf`` and ``stem.png`` (300 dpi), atomically and without timestamps.
+
+    Inside :func:`mechsteer.plots.paper` the files that it asks for, exactly as wide as it says.
+    """
+    paths = [Path(f"{stem}.{name}") for name in current().formats]
     with style():
-        for path, data in zip(paths, metadata, strict=True):
+        if current().width is not None:
+            fit(figure)
+        for path in paths:
+            kind = path.suffix[1:]
             with atomic_path(path) as temporary:
-                figure.savefig(temporary, format=path.suffix[1:], dpi=300, metadata=data)
+                figure.savefig(temporary, format=kind, dpi=300, metadata=_METADATA[kind])
     return paths
 
 
@@ -164,7 +205,7 @@ def written_map(
     axes.tick_params(length=0)
     for row, column in np.argwhere(~np.isnan(values)):
         number = float(values[row, column])
-        look: dict[str, Any] = {"color": "white" if white(number) else "black", "fontsize": fontsize}
+        look: dict[str, Any] = {"color": "white" if white(number) else "black", "fontsize": points(fontsize)}
         axes.text(column, row, text(number), ha="center", va="center", **look)
     return image
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError
 from mechsteer.plots.bars import grouped_bars
-from mechsteer.plots.base import COLOURS, MARKERS, grid_lines
+from mechsteer.plots.base import COLOURS, MARKERS, grid_lines, points
 from mechsteer.plots.labels import SUBLAYERS, interval, need, numeric, one_each, quantity, token_label
 
 if TYPE_CHECKING:
@@ -133,7 +133,14 @@ def _label_ends(axes: "Axes", ends: Sequence[tuple[str, float, str]]) -> None:
         heights[place] = min(heights[place], ceiling)
     for (name, _, colour), fraction in zip(order, heights, strict=True):
         axes.text(
-            1.02, fraction, name, transform=axes.transAxes, color=colour, va="center", fontsize=8, parse_math=False
+            1.02,
+            fraction,
+            name,
+            transform=axes.transAxes,
+            color=colour,
+            va="center",
+            fontsize=points(8),
+            parse_math=False,
         )
 
 

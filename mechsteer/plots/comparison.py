@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from mechsteer.plots.base import COLOURS, figure, grid_lines, style
+from mechsteer.plots.base import COLOURS, figure, grid_lines, leftmost, style
 from mechsteer.plots.labels import need, one_each
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def comparison_figure(summary: "pd.DataFrame") -> "Figure":
             right = panels[1]
             right.barh(list(places), 100 * summary["collapsed"].astype(float), height=0.5, color=COLOURS[1])
             right.set(xlim=(0, 103), xlabel="Collapsed answers (%)", ylim=(len(summary) - 0.5, -0.5))
-            right.set_yticks(list(places), [""] * len(summary))
+            right.set_yticks(list(places), names if leftmost(right) else [""] * len(summary))
             grid_lines(right, "x")
     return made
 

@@ -6,6 +6,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from mechsteer.errors import MechsteerError, unknown
+from mechsteer.prompts.vocabulary import readable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -46,8 +47,8 @@ SUBLAYERS = {
     "mlp": "MLP",
 }
 
-_MARKS = {"▁": " ", "Ġ": " ", "Ċ": "↵", "ĉ": "⇥", "\n": "↵", "\t": "⇥", "\r": ""}
-"""How tokenizers write white space, and how a label does."""
+_MARKS = {"\n": "↵", "\t": "⇥", "\r": ""}
+"""How a label writes white space."""
 
 
 def quantity(column: str) -> str:
@@ -56,8 +57,8 @@ def quantity(column: str) -> str:
 
 
 def token_text(token: str, limit: int = 40) -> str:
-    """A token as people read it: white-space marks shown as a space (none at the ends), long ones cut."""
-    text = "".join(_MARKS.get(c, c) for c in str(token)).strip(" ") or "␣"
+    """A token as people read it: letters as letters, spaces as spaces (none at the ends), line breaks as ↵, cut."""
+    text = "".join(_MARKS.get(c, c) for c in readable(str(token))).strip(" ") or "␣"
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 

@@ -65,7 +65,7 @@ def token_map(
     _bare(axes, first_left_out(title) if "skip_first" in table and table["skip_first"].all() else title)
     axes.set_ylabel("Layer")
     marked = [place for place, position in enumerate(grid.columns) if position in set(span)]
-    _tokens_below(axes, [str(t) for t in tokens], [int(p) for p in grid.columns], marked)
+    tokens_below(axes, [str(t) for t in tokens], [int(p) for p in grid.columns], marked)
     _bar(axes, image, quantity(value) if label is None else label, extend)
     return image
 
@@ -124,7 +124,7 @@ def attention_map(
     axes.set_yticks(list(places), labels, fontsize=size, parse_math=False)
     axes.set_ylabel("Query" if step == 1 else "Query position")
     marked = [place for place, position in enumerate(positions) if position in set(span)]
-    _tokens_below(axes, [str(keys[position]) for position in positions], positions, marked)
+    tokens_below(axes, [str(keys[position]) for position in positions], positions, marked)
     axes.set_xlabel(axes.get_xlabel().replace("Token", "Key").replace("Position", "Key position"))
     several = len(weights) > 1
     which = f", mean of {len(weights)} heads" if several and head is None else f", head {head}" if several else ""
@@ -196,7 +196,7 @@ def _bare(axes: "Axes", title: str) -> None:
     axes.tick_params(length=0)
 
 
-def _tokens_below(axes: "Axes", tokens: Sequence[str], positions: Sequence[int], marked: Sequence[int]) -> None:
+def tokens_below(axes: "Axes", tokens: Sequence[str], positions: Sequence[int], marked: Sequence[int]) -> None:
     """Tokens, or where they do not fit position numbers, below a map; and a line under the marked places."""
     step, size = pitch(_points(axes, "width"), len(tokens))
     if step == 1:

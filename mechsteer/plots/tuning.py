@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.plots.base import COLOURS, MARKERS, figure, grid_lines, style
+from mechsteer.plots.base import COLOURS, MARKERS, figure, grid_lines, legend_columns, style
 from mechsteer.plots.labels import need
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def tuning_figure(curve: "pd.DataFrame", best: "pd.DataFrame") -> "Figure":
         right.axhline(100 * float(curve["adherence"].iloc[0]), color="0.6", linewidth=0.8, linestyle=":")
         for panel in (left, right):
             grid_lines(panel, "both")
-        made.legend(loc="outside lower center", ncols=4)
+        made.legend(loc="outside lower center", ncols=legend_columns(4))
     return made
 
 

@@ -1,101 +1,142 @@
 """Interactive views of attention for notebooks, which need no network: CircuitsVis's, and one for any two lengths.
 
-CircuitsVis draws square patterns only; cross-attention is drawn by a small page of our own, with the weights inside.
+A view is a piece of HTML and a figure that says the same: where no script runs, as on web viewers of notebooks, the
+figure is shown. CircuitsVis draws square patterns only; cross-attention is drawn by a small page of our own.
 """
 
+import base64
 import html
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mechsteer.errors import MechsteerError
 from mechsteer.files import atomic_path, digest
+from mechsteer.plots.base import figure, png, style
+from mechsteer.plots.circuits import heads_view
 from mechsteer.plots.labels import token_text
-from mechsteer.plots.maps import checked_pattern
+from mechsteer.plots.maps import attention_map, checked_pattern
 
-_STAND_IN = "\ue000"  # a private-use character, in place of "<" while CircuitsVis writes its page
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
 class View:
-    """A piece of HTML that notebooks show.
+    """A piece of HTML that notebooks show, and the same as an image.
 
     Attributes:
         html: The piece: self-contained, scripts included.
+        draw: Makes the figure that is shown where no script runs; None for no figure.
+        title: What a page of its own is called.
     """
 
     html: str = field(repr=False)
+    draw: "Callable[[], Figure] | None" = field(default=None, repr=False, compare=False)
+    title: str = "Attention"
 
     def _repr_html_(self) -> str:
         return self.html
 
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        """For a notebook: the piece, with the image in it until its script runs; and the image alone."""
+        if self.draw is None:
+            return {"text/html": self.html, "text/plain": repr(self)}
+        image = png(self.draw(), dpi=100)
+        name, data = digest(self.html), base64.b64encode(image).decode()
+        still = f'<img data-still="{name}" alt="{html.escape(self.title)}" src="data:image/png;base64,{data}">'
+        gone = f"<script>document.querySelectorAll('[data-still=\"{name}\"]').forEach((one) => one.remove());</script>"
+        return {"text/html": f"{still}{gone}{self.html}", "image/png": image, "text/plain": repr(self)}
+
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write it as a page of its own.
+        """Write it as a page of its own, and its image beside it: ``view.html`` and ``view.png``.
 
         Raises:
             MechsteerError: if it cannot be written.
         """
         with atomic_path(path) as temporary:
             temporary.write_text(
-                f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Attention</title></head>\n'
-                f"<body>{self.html}</body></html>\n",
+                f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(self.title)}</title>'
+                f"</head>\n<body>{self.html}</body></html>\n",
                 encoding="utf-8",
             )
+        if self.draw is not None:
+            with atomic_path(Path(path).with_suffix(".png")) as temporary:
+                temporary.write_bytes(png(self.draw()))
         return Path(path)
 
 
 def attention_view(
-    pattern: Any, query_tokens: Sequence[str], key_tokens: Sequence[str] | None = None, *, own: bool = False
+    pattern: Any,
+    query_tokens: Sequence[str],
+    key_tokens: Sequence[str] | None = None,
+    *,
+    names: Sequence[str] | None = None,
+    own: bool = False,
 ) -> View:
     """An interactive view of attention weights.
 
     Args:
-        pattern: Weights ``[queries, keys]`` or ``[heads, queries, keys]``: a tensor or array.
+        pattern: Weights ``[queries, keys]``, ``[heads, queries, keys]`` or ``[layers, heads, queries, keys]``: a tensor
+            or array.
         query_tokens: The tokens of the queries.
         key_tokens: The tokens of the keys; default: those of the queries, which is self-attention.
-        own: Also draw self-attention with our own page (some kilobytes, where CircuitsVis's has 1.3 MB).
+        names: A name for each head. Default: ``head 3``; with layers, ``layer 2, head 3``.
+        own: Also draw self-attention with our own page (some kilobytes, where CircuitsVis's has half a megabyte).
 
     Returns:
-        The view: CircuitsVis's heads for self-attention; for cross-attention a table with a choice of heads, which
-        shows the weight under the pointer.
+        The view: CircuitsVis's heads for self-attention, with a box that leaves the first token out; for
+        cross-attention a table with a choice of heads, which shows the weight under the pointer.
 
     Raises:
-        MechsteerError: if the pattern does not fit the tokens.
+        MechsteerError: if the pattern does not fit the tokens, or the names the heads.
     """
     keys = list(query_tokens if key_tokens is None else key_tokens)
-    weights = checked_pattern(pattern, len(query_tokens), len(keys))
+    weights, called = _named_heads(pattern, names, len(query_tokens), len(keys))
+
+    def draw() -> "Figure":
+        with style():
+            made, (axes,) = figure(width=5.2, height=4.6)
+            attention_map(axes, weights, query_tokens, key_tokens, title=called[0] if len(called) == 1 else "")
+        return made
+
     if keys == list(query_tokens) and not own:
-        return View(_circuitsvis(weights, keys))
-    return View(_page(weights, [token_text(t) for t in query_tokens], [token_text(t) for t in keys]))
+        return View(heads_view(weights, [token_text(key) for key in keys], called), draw)
+    return View(_page(weights, [token_text(t) for t in query_tokens], [token_text(t) for t in keys], called), draw)
 
 
-def _circuitsvis(weights: Any, tokens: list[str]) -> str:
-    """CircuitsVis's page with its script inside; its own ``_repr_html_`` would ask the network first."""
-    import numpy as np
-    from circuitsvis.attention import attention_heads
+def _named_heads(pattern: Any, names: Sequence[str] | None, queries: int, keys: int) -> tuple[Any, list[str]]:
+    """The weights ``[heads, queries, keys]`` and the name of each head."""
+    called: list[str] | None = None
+    if getattr(pattern, "ndim", 0) == 4:
+        layers, heads = pattern.shape[:2]
+        pattern = pattern.reshape(layers * heads, *pattern.shape[2:])
+        called = [f"layer {layer}, head {head}" for layer in range(layers) for head in range(heads)]
+    weights = checked_pattern(pattern, queries, keys)
+    called = [f"head {head}" for head in range(len(weights))] if called is None else called
+    if names is not None and len(names) != len(weights):
+        raise MechsteerError(f"names must have one name for each of the {len(weights)} heads, got {len(names)}.")
+    return weights, called if names is None else list(map(str, names))
 
-    safe = [token_text(token).replace("<", _STAND_IN) for token in tokens]
-    causal = bool((np.triu(weights, 1) == 0).all())
-    made = attention_heads(weights, safe, mask_upper_tri=causal, min_value=0.0, max_value=1.0)
-    # Between quotes of a script: "<" must not end it.
-    return made.local_src.replace(json.dumps(_STAND_IN)[1:-1], "\\u003c")
 
-
-def _page(weights: Any, queries: list[str], keys: list[str]) -> str:
+def _page(weights: Any, queries: list[str], keys: list[str], names: list[str]) -> str:
     """Our own view. Tokens reach the page as data and are set as text, never as HTML."""
     data = {"weights": weights.round(4).tolist(), "queries": queries, "keys": keys}
-    name = digest(data)
-    heads = [f"<option value={head}>head {head}</option>" for head in range(len(weights))]
+    heads = [f"<option value={head}>{html.escape(name)}</option>" for head, name in enumerate(names)]
     if len(weights) > 1:
         heads.insert(0, f'<option value="mean">mean of {len(weights)} heads</option>')
     return _TEMPLATE.format(
-        name=html.escape(name), heads="".join(heads), data=json.dumps(data).replace("<", "\\u003c"), script=_SCRIPT
+        name=html.escape(digest([data, names])),
+        heads="".join(heads),
+        data=json.dumps(data).replace("<", "\\u003c"),
+        script=_SCRIPT,
     )
 
 
-_TEMPLATE = """<div data-attention="{name}" style="font:12px sans-serif;color:#000;background:#fff;padding:6px">
+_TEMPLATE = """<div data-attention="{name}" style="font:12px sans-serif;padding:6px">
 <label>Attention: <select>{heads}</select></label>
 <output style="margin-left:1em"></output>
 <div style="overflow:auto;max-height:70vh;margin-top:6px"></div>
@@ -120,7 +161,7 @@ const draw = (root) => {
   const fill = () => {
     const head = select.value, table = element("table", "", "border-collapse:collapse");
     const top = element("tr", "", "");
-    top.append(element("th", "query \\u2193  key \\u2192", "font-weight:normal;color:#555;padding:2px 6px"));
+    top.append(element("th", "query \\u2193  key \\u2192", "font-weight:normal;opacity:.7;padding:2px 6px"));
     const upright = "writing-mode:vertical-rl;transform:rotate(180deg);font-weight:normal;padding:2px;text-align:left";
     data.keys.forEach((key) => top.append(element("th", key, upright)));
     table.append(top);
@@ -132,7 +173,7 @@ const draw = (root) => {
       data.keys.forEach((key, k) => {
         const value = weight(head, q, k), share = value / most;
         const colour = `background:rgba(0,114,178,${share.toFixed(3)})`;
-        const cell = element("td", "", `${colour};min-width:18px;height:18px;border:1px solid #eee`);
+        const cell = element("td", "", `${colour};min-width:18px;height:18px;border:1px solid rgba(128,128,128,.25)`);
         cell.title = `${query} \\u2192 ${key}: ${value.toFixed(4)}`;
         cell.onmouseenter = () => { shown.textContent = cell.title; };
         row.append(cell);

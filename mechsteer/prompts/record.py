@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mechsteer.display import Piece, legend, titled, token_strip
 from mechsteer.errors import MechsteerError, unknown
+from mechsteer.prompts.vocabulary import readable
 
 SPAN_COLOURS: Mapping[str, str] = {"task": "grey", "context": "green", "influence": "purple", "instruction": "blue"}
 """The colour of each span in a notebook; of a token in several, the last one's."""
@@ -36,7 +37,7 @@ class Prompt:
         tokens: ``[pos]`` token ids, special tokens included, no padding, on the CPU.
         spans: For each name, token ranges ``[start, end)``. A text's always has ``task``; ``instruction``, ``context``,
             ``level1`` to ``level3`` and ``influence`` where the prompt has them.
-        str_tokens: The name of each token, for tables and figures.
+        str_tokens: The tokenizer's name of each token.
         encoder_decoder: Whether it was made for an encoder-decoder, whose encoder reads it.
         offsets: Where each token's text is in ``text``: characters ``[start, end)``, as the tokenizer says.
         template: The arguments that the chat template was given; None where no template was used.
@@ -119,7 +120,7 @@ class Prompt:
     def _pieces(self) -> list[str]:
         """The text of each token with the white space before it; its name where nobody knows where it stands."""
         if not self.offsets:
-            return [name.replace("\u2581", " ").replace("\u0120", " ") for name in self.str_tokens]
+            return [readable(name) for name in self.str_tokens]
         ends = [0, *(end for _, end in self.offsets)]
         return [
             self.text[min(before, start) : end] if end > start else name

@@ -47,6 +47,24 @@ def _from_bytes(name: str) -> str:
     return bytes(_bytes()[c] for c in name).decode("utf-8", errors="backslashreplace")
 
 
+def readable(name: str) -> str:
+    """A token's name as text, where its tokenizer is not at hand: ``Ġété`` and ``▁été`` are both ``" été"``.
+
+    A name whose characters all stand for bytes (GPT-2's way) is decoded where these bytes are a text in UTF-8: ``Ã©t``
+    is ``ét``. What as bytes is no text, such as the letter ``é`` of another tokenizer, stays what it is, and so does
+    text that was readable.
+    """
+    spaced = name.replace("\u2581", " ")
+    if spaced.isascii() or any(c not in _bytes() for c in spaced):
+        return spaced
+    try:
+        text = bytes(_bytes()[c] for c in spaced).decode("utf-8")
+    except UnicodeDecodeError:
+        return spaced.replace("\u0120", " ").replace("\u010a", "\n").replace("\u0109", "\t")
+    plain = text.replace("\r\n", "").replace("\n", "").replace("\t", "")
+    return text if plain.isprintable() else spaced  # Czech's č would be a carriage return
+
+
 def token_text(tokenizer: Any, token: int) -> str:
     """The text that a token stands for; its id, as ``<683>``, where the tokenizer has none."""
     return tokenizer.decode([token]) if tokenizer.convert_ids_to_tokens(token) is not None else f"<{token}>"

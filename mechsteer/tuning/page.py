@@ -1,10 +1,12 @@
-"""The page of a tuning: it needs nothing else."""
+"""The page of a tuning: it needs nothing else; and its part in a notebook."""
 
 import html
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.comparison.page import STYLE, answers, image
-from mechsteer.display import document
+from mechsteer.comparison.page import STYLE, answers
+from mechsteer.pages import Heat, Report, provenance_of, samples_of
+from mechsteer.pages.samples import verdict_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,28 +18,62 @@ SHOWN = 5
 DECIMALS = {"p_value": 4, "divergence": 4}
 
 
-def tuning_page(found: Any, figure: "Figure | None") -> str:
-    """The page; without a figure, a part for a notebook.
-
-    Args:
-        found: A :class:`mechsteer.tuning.Tuning`.
-        figure: Its figure.
-    """
+def part(found: Any) -> str:
+    """The part for a notebook of a :class:`mechsteer.tuning.Tuning`."""
     said = "".join(f"<li>{html.escape(one)}</li>" for one in found.findings)
-    drawn = "" if figure is None else image(figure, "Adherence against quality, and by divergence")
-    limit = SHOWN if figure is None else None
-    body = (
+    return (
         f'<div class="mechsteer"><style>{STYLE}</style><ul>{said}</ul>'
         f"<h3>Held-out prompts</h3>{_table(found.test)}"
-        f"<h3>Best of each method, validation prompts</h3>{_table(found.best)}{drawn}"
-        f"{'' if figure is None else f'<h3>All candidates</h3>{_table(found.curve)}'}"
-        f"<h3>Held-out answers</h3>{answers(found.rows, 'adherence', limit)}</div>"
+        f"<h3>Best of each method, validation prompts</h3>{_table(found.best)}"
+        f"<h3>Held-out answers</h3>{answers(found.rows, 'adherence', SHOWN)}</div>"
     )
-    if figure is None:
-        return body
-    first = found.rows.iloc[0]
-    title = f"Tuning on {first['task']}, {first['model_name']}"
-    return document(title, f'<h1 class="mechsteer">{html.escape(title)}</h1>{body}')
+
+
+def report_of(tables: "Mapping[str, pd.DataFrame]", findings: Sequence[str], figure: "Figure", command: str) -> Report:
+    """What the page says.
+
+    Args:
+        tables: ``curve``, ``best``, ``test`` and ``rows``: see :class:`mechsteer.tuning.Tuning`.
+        findings: What was found.
+        figure: Adherence against quality, and by divergence.
+        command: What made it.
+    """
+    rows, first = tables["rows"], tables["rows"].iloc[0]
+    asked = (
+        f"Which way to steer makes {first['model_name']} follow the instructions of {first['task']} best, at what "
+        f"strength and layer? Chosen on validation prompts, tested once on {int(tables['test']['n'].iloc[0])} others."
+    )
+    return Report(
+        title=f"Tuning on {first['task']}, {first['model_name']}",
+        asked=[asked],
+        found={"": findings},
+        figures={"Adherence against quality, and by divergence": figure},
+        heats=_heats(tables["curve"]),
+        tables={
+            "Held-out prompts": tables["test"],
+            "Best of each method, validation prompts": tables["best"],
+            "All candidates": tables["curve"],
+        },
+        samples=samples_of(rows, "name", verdict_of(rows, "adherence"), key=("sample",)),
+        provenance=provenance_of([rows]),
+        command=command,
+    )
+
+
+def _heats(curve: "pd.DataFrame") -> list[Heat]:
+    """Adherence by layer and strength, of the methods that have layers."""
+    known = curve[curve["layer"] >= 0].assign(adherence_percent=lambda table: 100 * table["adherence"])
+    return [
+        Heat(
+            f"Adherence (%) of {name} on the validation prompts, by layer and strength",
+            last,
+            "strength",
+            "layer",
+            "adherence_percent",
+        )
+        for name, part in known.groupby("method", sort=False)
+        if len(last := part.drop_duplicates(["layer", "strength"], keep="last")) > 1
+    ]
 
 
 def _table(table: "pd.DataFrame") -> str:

@@ -7,20 +7,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechsteer.decoding import Strategy
-from mechsteer.files import atomic_path, write_record, write_table
+from mechsteer.files import read_record, read_table, write_record, write_table
+from mechsteer.pages import write
+from mechsteer.pages.page import NAME as PAGE
 from mechsteer.plots import save
 from mechsteer.plots.tuning import tuning_figure
 from mechsteer.report import show
 from mechsteer.steering import Intervention
 from mechsteer.tuning.findings import findings
 from mechsteer.tuning.ladders import Way
-from mechsteer.tuning.page import tuning_page
+from mechsteer.tuning.page import part, report_of
+from mechsteer.typed import command
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 FILE = "intervention.safetensors"
+RECORD = "tuning.json"
+TABLES = ("curve", "best", "test", "rows")
 BEST = ["method", "strength", "layer", "divergence", "adherence", "adherence_low", "adherence_high", "quality", "edge"]
 BEST += ["side_kept", "chosen"]
 TEST = ["name", "n", "adherence", "adherence_low", "adherence_high", "quality", "repaired", "broken", "p_value"]
@@ -89,26 +94,31 @@ class Tuning:
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write a page that needs nothing else: findings, tables, figure, and the held-out answers side by side."""
-        with atomic_path(path) as temporary:
-            temporary.write_text(tuning_page(self, self.plot()), encoding="utf-8")
-        return Path(path)
+        return write(report_of(self._tables(), self.findings, self.plot(), self._command()), path)
+
+    def _tables(self) -> "dict[str, pd.DataFrame]":
+        return {name: getattr(self, name) for name in TABLES}
+
+    def _command(self) -> str:
+        first, methods = self.rows.iloc[0], tuple(self.tokens)
+        return command() or f"ms.tune(ms.load({first['model_name']!r}), task, {methods!r})  # {first['task']}"
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the tables, the figure, the page, the findings, and the intervention (of DIRECTER its settings)."""
         out = Path(folder)
-        for name in ("curve", "best", "test", "rows"):
-            write_table(getattr(self, name), out / name)
+        for name, table in self._tables().items():
+            write_table(table, out / name)
         save(self.plot(), out / "tuning")
-        self.to_html(out / "tuning.html")
+        self.to_html(out / PAGE)
         setting = self.intervention
         if isinstance(setting, Intervention) and setting.edits:
             setting.save(out / FILE)
         record = {"way": repr(setting), "findings": self.findings, "tokens": dict(self.tokens)}
-        write_record(out / "tuning.json", record)
+        write_record(out / RECORD, {**record, "command": self._command()})
         return out
 
     def _repr_html_(self) -> str:
-        return tuning_page(self, None)
+        return part(self)
 
     def __repr__(self) -> str:
         said = "\n".join(f"- {one}" for one in self.findings)
@@ -117,3 +127,15 @@ class Tuning:
             "Best of each method on the validation prompts": show(self.best[BEST], decimals=3),
         }
         return "\n\n".join([said, *(f"{title}\n\n{table}" for title, table in tables.items())])
+
+
+def repage(folder: Path) -> Path:
+    """Write ``report.html`` of a tuning again, from what :meth:`Tuning.save` wrote.
+
+    Raises:
+        MechsteerError: if something of it is missing or damaged.
+    """
+    record = read_record(folder / RECORD, "record of a tuning")
+    tables = {name: read_table(folder / f"{name}.parquet") for name in TABLES}
+    figure = tuning_figure(tables["curve"], tables["best"])
+    return write(report_of(tables, record["findings"], figure, record.get("command", "")), folder / PAGE)

@@ -127,6 +127,6 @@ def test_the_command_line(mechsteer: Callable[..., Any], folder: Path, task: Any
     code, out, err = mechsteer("diagnose", folder, file, *options)
     assert code == 0 and "Verdict: lost by distance" in out
     assert "8 prompts asked in" in err and "megabytes" in err
-    assert (tmp_path / "out" / "diagnosis.html").exists()
+    assert (tmp_path / "out" / "report.html").exists()
     assert len(pd.read_csv(tmp_path / "out" / "prompts.csv")) == 8
     assert mechsteer("diagnose", folder, tmp_path / "none.jsonl")[0] == 2

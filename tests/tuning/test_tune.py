@@ -123,7 +123,7 @@ def test_strength_zero_afterwards_is_the_unsteered_model(model: Any, task: Any, 
 
 def test_it_shows_itself(found: Any, tmp_path: Path) -> None:
     text = found.to_html(tmp_path / "page.html").read_text()
-    assert "one &lt;b&gt; two" in text and "data:image/png;base64," in text and "<script" not in text
+    assert "one &lt;b&gt; two" in text and "data:image/png;base64," in text and "<b> two" not in text
     part = found._repr_html_()
     assert "<html" not in part and "Held-out prompts" in part and "Held-out prompts" in repr(found)
     assert found.findings[0] in repr(found) and len(found.plot().axes) == 2
@@ -154,7 +154,7 @@ def test_the_command_line(mechsteer: Callable[..., tuple[int, str, str]], checkp
     with unchecked():
         again = mechsteer(*arguments)
     assert again[0] == 0 and kept == {name: (tmp_path / "out" / f"{name}.csv").read_bytes() for name in TABLES}
-    assert (tmp_path / "out" / "tuning.html").exists() and (tmp_path / "out" / "tuning.pdf").exists()
+    assert (tmp_path / "out" / "report.html").exists() and (tmp_path / "out" / "tuning.pdf").exists()
     assert mechsteer("tune", "organism:instruct-llama", file, "--check", "uppercase", "--methods", "gide")[0] == 2
 
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mechsteer import plots
 from mechsteer.plots.bars import interval_rows
-from mechsteer.plots.base import grid_lines, written_map
+from mechsteer.plots.base import grid_lines, leftmost, points, written_map
 from mechsteer.plots.maps import SEQUENTIAL
 from mechsteer.studies.compose.tables import matrix
 
@@ -55,8 +55,8 @@ def pairs(summary: "pd.DataFrame", interference: "pd.DataFrame") -> "Figure":
             ax = axes[3 * row + column]
             unsteered = f"; unsteered {start[measure]:.0f}" if measure in start else ""
             _map(ax, matrix(table, measure), "{:.0f}" if unsteered else "{:.2f}", 100.0 if unsteered else most)
-            ax.set_title(f"{name}, {label}{unsteered}", fontsize=9)
-            if column:
+            ax.set_title(f"{name}, {label}{unsteered}", fontsize=points(9))
+            if not leftmost(ax):
                 ax.set_yticklabels([])
     return made
 
@@ -81,7 +81,7 @@ def gains(table: "pd.DataFrame") -> "Figure":
     measures = list(dict.fromkeys(table["measure"]))
     names = list(dict.fromkeys(zip(table["first"], table["second"], strict=True)))
     made, axes = plots.figure(len(measures), width=3.1, height=0.9 + 0.3 * len(names))
-    for place, (ax, measure) in enumerate(zip(axes, measures, strict=True)):
+    for ax, measure in zip(axes, measures, strict=True):
         for number, (setting, label) in enumerate(SETTINGS.items()):
             part = table[(table["measure"] == measure) & (table["setting"] == setting)]
             look = plots.MARKERS[number], plots.COLOURS[number]
@@ -89,7 +89,7 @@ def gains(table: "pd.DataFrame") -> "Figure":
             interval_rows(ax, part, "gain_pp", 0.28 * number - 0.14, look, label=label, **ends)
         ax.axvline(0, color="0.4", linewidth=0.8)
         labels = [f"{NAMES[a]} + {NAMES[b]}" for a, b in names]
-        ax.set_yticks(range(len(names)), labels if not place else [""] * len(names))
+        ax.set_yticks(range(len(names)), labels if leftmost(ax) else [""] * len(names))
         ax.invert_yaxis()
         ax.set(xlabel="Pair − better single (pp)", title=measure.capitalize())
         grid_lines(ax, "x")

@@ -1,5 +1,6 @@
 """What every study returns: its tables, where they lie, and its figures on demand."""
 
+import html
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -8,11 +9,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
+from mechsteer.display import STRIP, folded, rows_of, titled
 from mechsteer.errors import MechsteerError, one_of
 from mechsteer.files import read_record, read_table, write_record, write_table
 from mechsteer.models import provenance
+from mechsteer.pages import write
+from mechsteer.pages.page import NAME as PAGE
+from mechsteer.report import PROVENANCE, show
+from mechsteer.studies.core.findings import findings
+from mechsteer.studies.core.page import report_of
 from mechsteer.studies.core.study import Study
 from mechsteer.studies.registry import STUDIES
+from mechsteer.typed import command
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,13 +28,16 @@ if TYPE_CHECKING:
 
 RECORD = "study.json"
 
+ROWS = 12
+"""Rows of a table in a notebook and in a terminal."""
+
 
 def _nothing(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
     """No figures."""
     return {}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A study's result.
 
@@ -56,9 +67,56 @@ class Result:
         """The table to look at first."""
         return self.tables["summary"]
 
+    @property
+    def findings(self) -> list[str]:
+        """What the summary says, in sentences."""
+        return findings(self.tables["summary"]) if "summary" in self.tables else []
+
     def figures(self) -> "dict[str, Figure]":
         """The study's figures, by name, drawn from the tables."""
         return self.draw(self.tables)
+
+    def to_html(self, path: str | os.PathLike[str]) -> Path:
+        """Write a page that needs nothing else: findings, figures, tables, answers side by side, provenance.
+
+        Raises:
+            MechsteerError: if the folder has no record of a study, or the page cannot be written.
+        """
+        study, _ = recorded(self.folder)
+        record = read_record(self.folder / RECORD, "record of a study")
+        return write(report_of(study, self.folder, record, self.tables, self.figures()), path)
+
+    def __repr__(self) -> str:
+        first = next(iter(self.tables.values()), None)
+        tables = ", ".join(f"{name} ({len(table)} rows)" for name, table in self.tables.items())
+        head = [f"Result in {self.folder}: {self._about()}", *(f"- {one}" for one in self.findings)]
+        shown = [] if first is None else [show(first.head(ROWS))]
+        return "\n".join([*head, f"Tables: {tables or 'none'}", *shown])
+
+    def _repr_html_(self) -> str:
+        said = "".join(f"<li>{html.escape(one)}</li>" for one in self.findings)
+        parts = [
+            folded(f"{name}, {len(table)} rows", _shown(table), unfolded=not place)
+            for place, (name, table) in enumerate(self.tables.items())
+        ]
+        body = []
+        for part in parts:  # what does not fit into a cell is named in the text form
+            if sum(map(len, body)) + len(part) < STRIP:
+                body.append(part)
+        where = folded("where it lies", html.escape(str(self.folder)))
+        return titled(f"Result: {self._about()}", f"<ul>{said}</ul>", *body, where)
+
+    def _about(self) -> str:
+        """What the study is about; of a folder without a record, that it has none."""
+        with suppress(MechsteerError):
+            return recorded(self.folder)[0].title
+        return "tables"
+
+
+def _shown(table: "pd.DataFrame") -> str:
+    kept = [str(name) for name in table.columns if not str(name).startswith(PROVENANCE)]
+    more = f"… and {len(table) - ROWS} more rows" if len(table) > ROWS else ""
+    return rows_of(table[kept].head(ROWS).itertuples(index=False), kept) + more
 
 
 def recorded(folder: Path) -> tuple[Study, list[str]]:
@@ -103,10 +161,13 @@ def finished(
     name: str, folder: Path, about: Mapping[str, Any], tables: "Mapping[str, pd.DataFrame]", *, draw: bool
 ) -> Result:
     """Write a study's tables and record (see :func:`finish`), and draw its figures from what was written."""
-    study = STUDIES[name]
-    finish(folder, {"study": name, **about}, tables)
+    study, typed = STUDIES[name], command()
+    record = {"study": name, **about, **({"command": typed} if typed else {})}
+    finish(folder, record, tables)
     if draw:
-        redraw(study, folder)
+        made = redrawn(study, folder)
+        _saved(made, folder)
+        write(report_of(study, folder, record, tables, made), folder / PAGE)
     return Result(folder, dict(tables), study.draw)
 
 
@@ -139,7 +200,24 @@ def redraw(study: Study, folder: Path) -> list[Path]:
     Raises:
         MechsteerError: if a table is missing or damaged.
     """
+    return _saved(redrawn(study, folder), folder)
+
+
+def _saved(figures: "Mapping[str, Figure]", folder: Path) -> list[Path]:
+    return [path for name, figure in figures.items() for path in plots.save(figure, folder / "figures" / name)]
+
+
+def redrawn(study: Study, folder: Path) -> "dict[str, Figure]":
+    """A study's figures, by name, from the parquet tables that they need."""
     module = study.module("figures")
     optional = [name for name in getattr(module, "OPTIONAL", ()) if (folder / f"{name}.parquet").exists()]
-    made = study.draw({name: read_table(folder / f"{name}.parquet") for name in (*module.TABLES, *optional)})
-    return [path for name, figure in made.items() for path in plots.save(figure, folder / "figures" / name)]
+    return study.draw({name: read_table(folder / f"{name}.parquet") for name in (*module.TABLES, *optional)})
+
+
+def repage(folder: Path) -> Path:
+    """Write ``report.html`` of a study again, from its folder alone.
+
+    Raises:
+        MechsteerError: if the folder is of no study, or a table is missing or damaged.
+    """
+    return Result.load(folder).to_html(folder / PAGE)

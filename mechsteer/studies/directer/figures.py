@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
 from mechsteer.plots.bars import interval_rows
-from mechsteer.plots.base import grid_lines
+from mechsteer.plots.base import grid_lines, leftmost, points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,10 +47,10 @@ def methods(summary: "pd.DataFrame") -> "Figure":
     lengths = list(dict.fromkeys(summary["notes"]))
     rows = len(summary) / len(lengths)
     made, axes = plots.figure(len(lengths), width=3.9, height=0.7 + 0.27 * rows)
-    for place, (ax, notes) in enumerate(zip(axes, lengths, strict=True)):
+    for ax, notes in zip(axes, lengths, strict=True):
         part = summary[summary["notes"] == notes]
         labels = [_label(row["method"], row["setting"], row["strength"]) for row in part.to_dict("records")]
-        _dots(ax, part, labels if not place else [""] * len(labels))
+        _dots(ax, part, labels if leftmost(ax) else [""] * len(labels))
         ax.set_title(f"{notes} notes, {int(part['n'].iloc[0])} prompts")
     axes[-1].legend(loc="lower right", bbox_to_anchor=(1.0, 1.06), ncols=2)
     return made
@@ -154,7 +154,7 @@ def gate(table: "pd.DataFrame", strengths: "pd.DataFrame") -> "Figure":
         ax.set(xlim=(-3, 108), ylim=(-3, 103), xlabel="Adherence (%)", ylabel="Fidelity (%)")
         ax.set_title(f"{_name(method)} ({_SIGNS[str(method)]})")
         grid_lines(ax, "both")
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=7)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=points(7))
     return made
 
 
@@ -180,7 +180,7 @@ def _paths(ax: "Axes", part: "pd.DataFrame", colour: str) -> None:
     )
     for row in alone.to_dict("records"):
         at = (row["adherence_percent"], row["fidelity_percent"])
-        text = ax.annotate(f"{row['strength']:g}", at, xytext=(5, -8), textcoords="offset points", fontsize=7)
+        text = ax.annotate(f"{row['strength']:g}", at, xytext=(5, -8), textcoords="offset points", fontsize=points(7))
         text.set_path_effects([withStroke(linewidth=2, foreground="white")])
     first = alone.iloc[0]
     ends = [(row["adherence_percent"], row["fidelity_percent"]) for row in (under, first)]
@@ -222,7 +222,7 @@ def _fates(ax: "Axes", part: "pd.DataFrame", column: str) -> None:
     ax.set_yticks(range(len(runs)), [_run_label(run) for run in runs])
     ax.invert_yaxis()
     ax.set(xlim=(0, 100), xlabel="New tokens (%); hatched: other than unsteered")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=7)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=points(7))
 
 
 _SHARES = ("share_percent", "changed_percent")
@@ -243,12 +243,12 @@ def cost(table: "pd.DataFrame") -> "Figure":
         start = float(table.loc[table["method"] == "zero-shot", column].iloc[0])
         ratios = table[f"{column}_times"] if f"{column}_times" in table else table[column] / start
         for spot, (value, ratio) in enumerate(zip(table[column], ratios, strict=True)):
-            ax.text(spot, value, f"{ratio:.2f}×", ha="center", va="bottom", fontsize=7)
+            ax.text(spot, value, f"{ratio:.2f}×", ha="center", va="bottom", fontsize=points(7))
         ax.set(ylabel=label, ylim=(0, 1.15 * float(table[column].max())))
         ax.tick_params(axis="x", labelrotation=30)
         grid_lines(ax)
     row = table.iloc[0]
     threads = "1 thread" if row["threads"] == 1 else f"{row['threads']} threads"
     about = f"One prompt of {row['prompt_tokens']:.0f} tokens at a time, {row['device']}, {threads}"
-    made.suptitle(about, fontsize=9)
+    made.suptitle(about, fontsize=points(9))
     return made

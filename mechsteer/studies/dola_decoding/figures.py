@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mechsteer import plots
 from mechsteer.plots.bars import grouped_bars
-from mechsteer.plots.base import grid_lines, legend_above
+from mechsteer.plots.base import grid_lines, legend_above, points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +110,7 @@ def tracking(table: "pd.DataFrame") -> "Figure":
         written = str(part["written"].iloc[0])
         where = f"after “… {written[-40:]}”" if written else "first token of the answer"
         _tracking(ax, part, f"{_METHOD.get(method) or method}\n{where}")
-    made.supxlabel("Blocks passed (*: contrasted with), and divergence from the last layer", fontsize=9)
+    made.supxlabel("Blocks passed (*: contrasted with), and divergence from the last layer", fontsize=points(9))
     return made
 
 

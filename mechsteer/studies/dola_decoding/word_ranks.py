@@ -18,7 +18,8 @@ from mechsteer.decoding.dola import Contrast
 from mechsteer.decoding.repetition import penalised, read_so_far
 from mechsteer.errors import MechsteerError
 from mechsteer.models import predicting_stack, word_id
-from mechsteer.prompts import Prompt, PromptLike, prompt, token_names
+from mechsteer.prompts import Prompt, PromptLike, prompt
+from mechsteer.prompts.vocabulary import token_pieces
 from mechsteer.steering import Intervention, Step, as_intervention, begin, run_batches
 from mechsteer.tasks import IFEval, MemoTrap
 
@@ -80,7 +81,7 @@ def track(
     import pandas as pd
 
     table = pd.DataFrame(rows).astype({"rank": "Int64"})
-    texts = {word: token_names(model.tokenizer, [token])[0] for word, token in tokens.items()}
+    texts = {word: token_pieces(model.tokenizer, [token])[0] for word, token in tokens.items()}
     table["token"] = table["word"].map(texts)
     leading = {"prompt": made.text, "step": step, "written": before}
     return table.assign(**leading)[[*leading, "distribution", "layer", "word", "token", "rank", "jsd", "chosen"]]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
 from mechsteer.plots.bars import errors, grouped_bars
-from mechsteer.plots.base import grid_lines, written_map
+from mechsteer.plots.base import grid_lines, legend_columns, points, written_map
 from mechsteer.studies.core.published import published
 from mechsteer.studies.guide.published import MODEL, SAME
 
@@ -62,7 +62,7 @@ def by_length(strength: "pd.DataFrame", paper: "pd.DataFrame") -> "Figure":
     for ax in axes:
         ax.set(ylim=(-4, 104), ylabel="Score (%)")
         grid_lines(ax)
-        ax.legend(loc="best", fontsize=6.5, handlelength=1.5)
+        ax.legend(loc="best", fontsize=points(6.5), handlelength=1.5)
     return made
 
 
@@ -91,7 +91,8 @@ def _published(ax: "Axes", paper: "pd.DataFrame") -> None:
         _line(ax, line, "tokens", "percent", None if method == "uppercase" else _number(delta))
     model = str(part["model"].iloc[0]).split("/")[-1]
     ax.set_title(
-        f"Published: {_TITLES[str(part['task'].iloc[0])]}\n{model} ({'this' if this else 'another'} model)", fontsize=8
+        f"Published: {_TITLES[str(part['task'].iloc[0])]}\n{model} ({'this' if this else 'another'} model)",
+        fontsize=points(8),
     )
     ax.set_xlabel("Tokens of text")
 
@@ -127,7 +128,7 @@ def by_delta(summary: "pd.DataFrame") -> "Figure":
             )
         ax.set(xlabel="Bias Δ (nats)", ylabel="Mean over lengths (%)", title=_TITLES[task], ylim=(-4, 104))
         grid_lines(ax)
-        ax.legend(loc="best", fontsize=6.5)
+        ax.legend(loc="best", fontsize=points(6.5))
     return made
 
 
@@ -145,7 +146,9 @@ def needle(table: "pd.DataFrame") -> "Figure":
 def _map(ax: "Axes", part: "pd.DataFrame", title: str) -> Any:
     grid = part.pivot(index="depth_percent", columns="length", values="found_percent").sort_index()
     ax.set(xlabel="Words", ylabel="Depth of the needle (%)", title=title)
-    return written_map(ax, grid, "viridis", (0, 100), "{:.0f}".format, white=lambda found: found <= 60, fontsize=7)
+    return written_map(
+        ax, grid, "viridis", (0, 100), "{:.0f}".format, white=lambda found: found <= 60, fontsize=points(7)
+    )
 
 
 def _by_depth(ax: "Axes", table: "pd.DataFrame", deltas: list[float]) -> None:
@@ -160,7 +163,7 @@ def _by_depth(ax: "Axes", table: "pd.DataFrame", deltas: list[float]) -> None:
     ax.set(xlabel="Depth (%)", ylabel="Found (%), mean over lengths", title="By depth", ylim=(-4, 104))
     ax.plot([], [], color="0.4", linestyle="--", linewidth=0.9, label="published,\nMistral-7B")
     grid_lines(ax)
-    ax.legend(loc="lower right", fontsize=6.5)
+    ax.legend(loc="lower right", fontsize=points(6.5))
 
 
 def predictors(prediction: "pd.DataFrame") -> "Figure":
@@ -186,7 +189,7 @@ def predictors(prediction: "pd.DataFrame") -> "Figure":
         ax.axhline(0.5, color="0.4", linewidth=0.8)
         ax.set_xticks(range(len(names)), [n.capitalize() if n[0].isalpha() else n for n in names])
         ax.set(ylabel="AUC (0.5: chance)", ylim=(0.1, 1.02))
-    made.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=4)
+    made.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=legend_columns(4))
     return made
 
 
@@ -218,7 +221,7 @@ def wordings(baselines: "pd.DataFrame", strength: "pd.DataFrame") -> "Figure":
         ax.set(xlabel=_AXES[unit], ylabel=f"{title} (%)", title=title, ylim=(-4, 104))
         grid_lines(ax)
     handles, labels = axes[0].get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside right center", fontsize=7)
+    made.legend(handles, labels, loc="outside right center", fontsize=points(7))
     return made
 
 
@@ -240,7 +243,7 @@ def layers(table: "pd.DataFrame") -> "Figure":
     indices = table.drop_duplicates("layers").set_index("layers")["layer_indices"].reindex(names)
     ends = [f"{i.split()[0]}–{i.split()[-1]}" if " " in i else i for i in indices]
     ticks = [name.replace(" ", "\n", 1) + f"\n{end}" for name, end in zip(names, ends, strict=True)]
-    axes[0].set_xticks(range(len(names)), ticks, fontsize=7)
+    axes[0].set_xticks(range(len(names)), ticks, fontsize=points(7))
     axes[0].set(ylabel="Score (%)", ylim=(0, 104), title=f"Bias Δ = {table['delta'].max():g} in these layers")
     axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=2)
     _published_layers(axes[1])
@@ -255,7 +258,7 @@ def _published_layers(ax: "Axes") -> None:
     bars = {"none": float(raw["success_rate"].iloc[0])}
     bars |= {f"layers {i}": float(v) for i, v in zip(paper["layer_indices"], paper["success_rate"], strict=True)}
     ax.bar(range(len(bars)), [100 * v for v in bars.values()], 0.6, color="0.6")
-    ax.set_xticks(range(len(bars)), [name.replace(" ", "\n") for name in bars], fontsize=7)
+    ax.set_xticks(range(len(bars)), [name.replace(" ", "\n") for name in bars], fontsize=points(7))
     ax.set(ylabel="Outputs in French (%)", ylim=(0, 104))
     ax.set_title(f"Published: Mistral-7B, Δ = 1, {tokens} to {tokens + 500} tokens")
 
@@ -290,5 +293,5 @@ def choice(influence: "pd.DataFrame", chosen: "pd.DataFrame") -> "Figure":
     for ax in axes:
         ax.set_xticks(list(dict.fromkeys(influence["length"])))
         grid_lines(ax)
-        ax.legend(fontsize=6.5)
+        ax.legend(fontsize=points(6.5))
     return made

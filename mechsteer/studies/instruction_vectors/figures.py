@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mechsteer import plots
 from mechsteer.plots.bars import grouped_bars
-from mechsteer.plots.base import legend_above
+from mechsteer.plots.base import legend_above, legend_columns, points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,7 +50,7 @@ def by_kind(table: "pd.DataFrame") -> "Figure":
         ax.set(title=setting, ylim=(0, 104))
     axes[0].set_ylabel("Test prompts (%)")
     legend_above(made, axes[0], 4)
-    made.supxlabel("* validation chose not to steer", fontsize=8)
+    made.supxlabel("* validation chose not to steer", fontsize=points(8))
     return made
 
 
@@ -72,7 +72,7 @@ def layers(table: "pd.DataFrame") -> "Figure":
             x, y = levels.index(cell["layer"]), kinds.index(cell["kind"])
             text = f"{cell['adherence_percent']:.0f}" + ("×" if cell["bad_percent"] > 0 else "")
             dark = cell["adherence_percent"] > 75
-            ax.text(x, y, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+            ax.text(x, y, text, ha="center", va="center", fontsize=points(7), color="white" if dark else "black")
             if cell["chosen"]:
                 ax.add_patch(_frame(x, y))
         ax.set_xticks(range(len(levels)), ["none" if layer < 0 else str(layer) for layer in levels])
@@ -80,7 +80,7 @@ def layers(table: "pd.DataFrame") -> "Figure":
         ax.set(title=setting, xlabel="Steered layer")
         ax.spines[:].set_visible(False)
         ax.tick_params(length=0)
-    made.supxlabel("adherence on validation prompts (%); × bad outputs; frame: chosen", fontsize=8)
+    made.supxlabel("adherence on validation prompts (%); × bad outputs; frame: chosen", fontsize=points(8))
     return made
 
 
@@ -123,7 +123,7 @@ def weights(table: "pd.DataFrame") -> "Figure":
         ax.set_axis_off()
     named = {text: handle for ax in axes for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     labels = sorted(named)  # the constants stand together
-    made.legend([named[label] for label in labels], labels, loc="outside upper center", ncols=4)
+    made.legend([named[label] for label in labels], labels, loc="outside upper center", ncols=legend_columns(4))
     return made
 
 
@@ -149,7 +149,7 @@ def _steps(ax: "Axes", points: list[tuple[float, float, float]], colour: str) ->
         right = a > 60
         label = ax.annotate(
             ", ".join(steps), (a, b), xytext=(-6 if right else 6, -10 if b > 60 else 5), textcoords="offset points",
-            ha="right" if right else "left", fontsize=8, color=colour,
+            ha="right" if right else "left", fontsize=points(8), color=colour,
             path_effects=[withStroke(linewidth=2, foreground="white")],
         )  # fmt: skip
         label.set_in_layout(False)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mechsteer import plots
 from mechsteer.plots.bars import errors, grouped_bars
-from mechsteer.plots.base import grid_lines, legend_above
+from mechsteer.plots.base import grid_lines, legend_above, points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +48,7 @@ def layers(table: "pd.DataFrame") -> "Figure":
         ax.axhline(part["zero_shot_percent"].iloc[0], color="0.4", linewidth=0.9, linestyle="--")
         ax.set_ylim(-3, 103)
     _hide(axes[len(names) :])
-    made.supylabel(EXACT, fontsize=9)
+    made.supylabel(EXACT, fontsize=points(9))
     return made
 
 
@@ -72,7 +72,7 @@ def examples(table: "pd.DataFrame") -> "Figure":
         ax.minorticks_off()
         ax.set_ylim(-3, 103)
     _hide(axes[len(names) :])
-    made.supylabel(EXACT, fontsize=9)
+    made.supylabel(EXACT, fontsize=points(9))
     legend_above(made, axes[0], min(len(_names(table, "method")), 5))
     return made
 
@@ -105,7 +105,7 @@ def tradeoff(table: "pd.DataFrame", sparse: "pd.DataFrame") -> "Figure":
         ax.set_xlim(-0.2, few["heads_of_the_layer"].iloc[0] + 0.2)
         grid_lines(ax)
     _hide(axes[len(names) :])
-    made.supylabel(EXACT, fontsize=9)
+    made.supylabel(EXACT, fontsize=points(9))
     legend_above(made, axes[0], 5)
     return made
 
@@ -124,13 +124,13 @@ def heads(table: "pd.DataFrame") -> "Figure":
             image = ax.imshow(grid, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
             bar = made.colorbar(image, ax=ax, fraction=0.06, pad=0.03)
             bar.ax.tick_params(labelsize=6)
-            ax.set_title(f"{rule}\n{vector}" if row == 0 else vector, fontsize=8)
+            ax.set_title(f"{rule}\n{vector}" if row == 0 else vector, fontsize=points(8))
             ax.set_yticks(range(0, count, max(1, count // 8)))
             ax.tick_params(length=0, labelsize=7)
             if column == 0:
-                ax.set_ylabel("Head", fontsize=8)
+                ax.set_ylabel("Head", fontsize=points(8))
             if row == len(which) - 1:
-                ax.set_xlabel("Dimension", fontsize=8)
+                ax.set_xlabel("Dimension", fontsize=points(8))
     return made
 
 
@@ -163,6 +163,6 @@ def _grouped(ax: "Axes", table: "pd.DataFrame", rows: str, value: str, label: st
     grouped_bars(ax, table, x=rows, y=value, by="method")
     names = _names(table, rows)
     labels = [name.replace("+", "\n+ ").replace(" of the ", "\nof the ") for name in names]
-    ax.set_xticks(range(len(names)), labels, fontsize=7)
+    ax.set_xticks(range(len(names)), labels, fontsize=points(7))
     ax.set_ylabel(label)
     grid_lines(ax)

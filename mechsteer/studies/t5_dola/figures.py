@@ -1,9 +1,13 @@
 """The figures of the study :mod:`mechsteer.studies.t5_dola`, from its tables alone."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
+from mechsteer.pages import Heat
+from mechsteer.plots.base import points
+from mechsteer.studies.core.examples import examples, layer_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +33,34 @@ def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
         if "published" in tables:
             made["published"] = published(grid, tables["published"])
     return made
+
+
+def heats(tables: "Mapping[str, pd.DataFrame]", folder: Path) -> list[Heat]:
+    """The improvement by layer and strength for the study's page, with answers of each cell."""
+    grid = tables["grid"]
+    cells = grid[(grid["kind"] == "relative") & (grid["split"] == "evaluation")]
+    steps = {(row["layer"], round(row["scale"], 6)): row["strength"] for row in cells.to_dict("records")}
+
+    def place(rows: "pd.DataFrame") -> tuple[float, float] | None:
+        layer, first = layer_of(str(rows["site"].iloc[0])), rows.iloc[0]
+        strength = steps.get((layer, round(float(first["strength"]), 6)))
+        other = first["method"] != "add" or first["task"].endswith("[mining]") or "target" not in rows
+        return None if strength is None or layer is None or other else (strength, layer)
+
+    found = examples(folder, place)
+    names = {"improvement_pp": "Target more likely than trap", "success_improvement_pp": "Target in greedy output"}
+    return [
+        Heat(
+            f"{title}: improvement over the unsteered model (points), by layer and strength (mean residual norms)",
+            cells,
+            "strength",
+            "layer",
+            value,
+            signed=True,
+            examples=found,
+        )
+        for value, title in names.items()
+    ]
 
 
 def heatmap(grid: "pd.DataFrame", kind: str) -> "Figure":
@@ -78,7 +110,7 @@ def control_strip(controls: "pd.DataFrame") -> "Figure":
         ax.set(ylabel=label, ylim=(-3, 103), xlim=(-0.6, len(order) - 0.4))
         ax.legend(loc="best")
     layer, scale = int(controls["layer"].iloc[0]), float(controls["scale"].iloc[0])
-    made.suptitle(f"Same norm, other directions (decoder layer {layer}, norm {scale:.3g})", fontsize=10)
+    made.suptitle(f"Same norm, other directions (decoder layer {layer}, norm {scale:.3g})", fontsize=points(10))
     return made
 
 

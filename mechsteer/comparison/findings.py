@@ -1,0 +1,32 @@
+"""What a comparison found, in sentences."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def findings(summary: "pd.DataFrame") -> list[str]:
+    """One sentence a method of a summary (see :func:`mechsteer.comparison.summary.summarise`), the reference first."""
+    first, *others = summary.to_dict("records")
+    start = f"{first['name']}: adherence {_share(first)} of {first['n']} prompts{_collapsed(first)}."
+    return [start, *(_against(row, str(first["name"])) for row in others)]
+
+
+def _share(row: dict[Any, Any]) -> str:
+    low, high = row["adherence_low"], row["adherence_high"]
+    return f"{100 * row['adherence']:.0f} % (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
+
+
+def _against(row: dict[Any, Any], reference: str) -> str:
+    p = row["p_adjusted"] if not math.isnan(row["p_adjusted"]) else row["p_value"]
+    told = "no prompt changed sides" if math.isnan(p) else f"exact McNemar p = {p:.2g}, adjusted for all methods"
+    sure = "" if math.isnan(p) or p < 0.05 else "; these prompts cannot tell it from chance"
+    changed = f"against {reference} {row['repaired']} repaired and {row['broken']} broken ({told}{sure})"
+    return f"{row['name']}: adherence {_share(row)}; {changed}{_collapsed(row)}."
+
+
+def _collapsed(row: dict[Any, Any]) -> str:
+    value = row["collapsed"]
+    return "" if math.isnan(value) else f"; {100 * value:.0f} % of the answers collapsed"

@@ -1,0 +1,71 @@
+"""What a table of percentages says, in sentences: the highest, the lowest and the unsteered row."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mechsteer.report import worded
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MEASURES = 3
+"""Measures that are told, the first of the table."""
+
+_STARTS = ("unsteered", "zero-shot", "plain", "none", "greedy")
+_BESIDES = ("_low", "_high", "_unsteered", "published", "verdict")
+
+
+def findings(table: "pd.DataFrame") -> list[str]:
+    """Sentences about a summary: for each of its first measures in percent the highest, the lowest and the start.
+
+    Args:
+        table: One row a way to steer; the columns that end in ``_percent`` are measures, with their interval where the
+            table has ``<measure>_low`` and ``<measure>_high``. What comes before the first measure says what a row is.
+
+    Returns:
+        One sentence a measure, without any where the table has none.
+    """
+    names = [str(name) for name in table.columns]
+    measures = [name for name in names if name.endswith("_percent") and not any(part in name for part in _BESIDES)]
+    measures = [name for name in measures if table[name].dtype.kind in "fiu" and table[name].notna().any()]
+    if not measures:
+        return []
+    labels = [name for name in names[: names.index(measures[0])] if table[name].nunique(dropna=False) > 1]
+    rows = table.to_dict("records")
+    return [_sentence(rows, name, labels) for name in measures[:MEASURES]]
+
+
+def _sentence(rows: list[dict[Any, Any]], measure: str, labels: list[str]) -> str:
+    known = [row for row in rows if row[measure] == row[measure]]
+    top, low = max(known, key=lambda row: row[measure]), min(known, key=lambda row: row[measure])
+    start = next((row for row in known if _is_start(row, labels)), None)
+    said = f"{worded(measure).capitalize()} is highest with {_name(top, labels)}: {_value(top, measure)}"
+    if start is not None and start is not top:
+        said += f", where {_name(start, labels)} has {_value(start, measure)}"
+    if low is not top and low is not start:
+        said += f"; lowest with {_name(low, labels)}: {_value(low, measure)}"
+    return f"{said}."
+
+
+def _is_start(row: Mapping[Any, Any], labels: list[str]) -> bool:
+    return any(str(row[name]).lower().startswith(_STARTS) for name in labels)
+
+
+def _name(row: Mapping[Any, Any], labels: list[str]) -> str:
+    """What a row is: texts as they are, numbers with the name of their column."""
+    parts = []
+    for name in labels:
+        value = row[name]
+        if isinstance(value, str):
+            parts += [value] if value else []
+        elif value == value:
+            parts.append(f"{worded(name)} {value:g}" if isinstance(value, int | float) else f"{worded(name)} {value}")
+    return ", ".join(parts) or "the only row"
+
+
+def _value(row: Mapping[Any, Any], measure: str) -> str:
+    stem = measure.removesuffix("_percent")
+    for low, high in ((f"{measure}_low", f"{measure}_high"), (f"{stem}_low", f"{stem}_high")):
+        if low in row and high in row and row[low] == row[low]:
+            return f"{row[measure]:.1f} % (95 % interval {row[low]:.1f} to {row[high]:.1f})"
+    return f"{row[measure]:.1f} %"

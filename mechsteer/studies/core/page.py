@@ -1,0 +1,90 @@
+"""A study's page, from its folder alone: what is written by :func:`mechsteer.studies.core.result.finished`."""
+
+import inspect
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mechsteer.pages import Heat, Report, Samples, provenance_of, samples_of
+from mechsteer.pages.samples import verdict_of
+from mechsteer.studies.core.examples import answers_in
+from mechsteer.studies.core.findings import findings
+from mechsteer.studies.core.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+_WAYS = ("name", "method", "setting", "wording", "strategy")
+_SAME = ("model_name", "task", "scoring", "kind", "sample")
+
+
+def report_of(
+    study: Study,
+    folder: Path,
+    record: Mapping[str, Any],
+    tables: "Mapping[str, pd.DataFrame]",
+    figures: "Mapping[str, Figure]",
+) -> Report:
+    """What a study's page says.
+
+    Args:
+        study: The study.
+        folder: Its folder: answers of its cells are read from there.
+        record: Its ``study.json``.
+        tables: Its tables; the summary first.
+        figures: Its figures.
+    """
+    summary = tables.get("summary")
+    models = [] if summary is None or "model_name" not in summary else list(dict.fromkeys(summary["model_name"]))
+    where = f", on {', '.join(map(str, models))}" if models else ""
+    shown = {name: table for name, table in tables.items() if "output" not in table}
+    return Report(
+        title=f"{study.title[:1].upper()}{study.title[1:]}{where}",
+        asked=_asked(study),
+        found={"": findings(summary) if summary is not None else []},
+        figures=figures,
+        heats=_heats(study, folder, tables),
+        tables=shown,
+        samples=_samples(folder, tables),
+        provenance=provenance_of(tables.values()),
+        command=record.get("command") or _command(study, folder, models),
+    )
+
+
+def _asked(study: Study) -> list[str]:
+    """The first paragraphs of what the study's module says of itself."""
+    text = inspect.cleandoc(study.module("study").__doc__ or study.title)
+    plain = re.sub(r":\w+:`[~.]*([^`]*)`", r"\1", text).replace("``", "")
+    paragraphs = [" ".join(part.split()) for part in plain.split("\n\n") if not part.startswith((" ", "-", "*"))]
+    return paragraphs[:2]
+
+
+def _heats(study: Study, folder: Path, tables: "Mapping[str, pd.DataFrame]") -> Sequence[Heat]:
+    made = getattr(study.module("figures"), "heats", None)
+    return () if made is None else made(tables, folder)
+
+
+def _samples(folder: Path, tables: "Mapping[str, pd.DataFrame]") -> Samples | None:
+    """The answers that the study keeps in a table, or those of its cells that say most."""
+    rows = next((table for table in tables.values() if "output" in table), None)
+    if rows is None:
+        rows = answers_in(folder)
+    if rows is None:
+        return None
+    by = next((name for name in _WAYS if name in rows and rows[name].nunique() > 1), None)
+    if by is None:
+        return None
+    return samples_of(rows, by, verdict_of(rows), key=[name for name in _SAME if name in rows])
+
+
+def _command(study: Study, folder: Path, models: Sequence[str]) -> str:
+    """For a study that Python ran: the command with the same model; a file of data is to be named."""
+    parts = ["mechsteer", "reproduce", study.name]
+    if models and tuple(models) != study.models:
+        parts += ["--model", *map(str, models[:1])]
+    if not study.models:
+        parts += ["--data", "FILE"]
+    return shlex.join([*parts, "--out", str(folder)])
