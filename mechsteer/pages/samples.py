@@ -83,13 +83,14 @@ def verdict_of(rows: "pd.DataFrame", score: str | None = None) -> Callable[[dict
     column = score or score_of(rows)
 
     def said(row: dict[Any, Any]) -> tuple[str, bool | None]:
-        value = row.get(column) if column else None
-        known = value is not None and value == value
-        whole = known and str(value) in ("True", "False", "1.0", "0.0", "1", "0")
-        text = ("followed" if float(value) else "not followed") if whole else f"{column} {value:.2f}" if known else ""
+        value: Any = row.get(column) if column else None
+        number = None if value is None or value != value else float(value)
+        text = "" if number is None else f"{column} {number:.2f}"
+        if number in (0.0, 1.0):
+            text = "followed" if number else "not followed"
         reason = row.get("collapse_reason")
         collapsed = f"collapsed: {reason}" if isinstance(reason, str) and reason else ""
-        return "; ".join(part for part in (text, collapsed) if part), float(value) >= 0.5 if known else None
+        return "; ".join(part for part in (text, collapsed) if part), None if number is None else number >= 0.5
 
     return said
 

@@ -50,7 +50,9 @@ def style() -> Iterator[None]:
     """The house style, for figures made inside; rcParams that the user has changed win, and so does a style sheet."""
     import matplotlib as mpl
 
-    ours = {name: value for name, value in _STYLE.items() if mpl.rcParams[name] == mpl.rcParamsDefault[name]}
+    usual: dict[Any, Any] = dict(mpl.rcParamsDefault)
+    now: dict[Any, Any] = dict(mpl.rcParams)
+    ours = {name: value for name, value in _STYLE.items() if now[name] == usual[name]}
     exact = {} if current().width is None else {"savefig.bbox": None}
     with mpl.rc_context(ours | exact | current().settings):  # pyright: ignore[reportArgumentType]
         yield

@@ -80,7 +80,7 @@ def _read(style: str | os.PathLike[str]) -> dict[str, Any]:
     from matplotlib.style import library
 
     if str(style) in library:
-        return dict(library[str(style)])
+        return {str(name): value for name, value in library[str(style)].items()}
     path = Path(style)
     try:
         text = path.read_text(encoding="utf-8")
@@ -93,7 +93,7 @@ def _read(style: str | os.PathLike[str]) -> dict[str, Any]:
     wrong = sorted(named - set(mpl.rcParams))
     if wrong:
         raise MechsteerError(f"{path} sets {wrong[0]!r}, which matplotlib does not know.")
-    return dict(found)
+    return {str(name): value for name, value in found.items()}
 
 
 def columns_in(width: float, columns: int, panel: float) -> int:

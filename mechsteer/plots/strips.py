@@ -76,7 +76,8 @@ def lens_view(table: "pd.DataFrame", tokens: Sequence[str] = (), *, title: str =
     if "prompt" in table and table["prompt"].nunique() > 1:
         raise MechsteerError(f"lens_view shows one prompt, got a table of {table['prompt'].nunique()}: choose one.")
     cells = table.drop_duplicates(["exit", "position"])
-    positions, exits = sorted(set(cells["position"])), sorted(set(cells["exit"]), reverse=True)
+    positions = sorted({int(place) for place in cells["position"]})
+    exits = sorted({int(exit) for exit in cells["exit"]}, reverse=True)
     read = [token_text(tokens[place]) if place < len(tokens) else str(place) for place in positions]
     if tokens and len(tokens) <= positions[-1]:
         raise MechsteerError(f"The table has position {positions[-1]}, but there are {len(tokens)} tokens.")
@@ -84,7 +85,7 @@ def lens_view(table: "pd.DataFrame", tokens: Sequence[str] = (), *, title: str =
     most = max(float(cells["entropy"].max()), 1e-9)
     data = {
         "read": read,
-        "exits": [int(exit) for exit in exits],
+        "exits": exits,
         "top": [[token_text(str(one)) for one in row] for row in grid["top1"].to_numpy()],
         "entropy": grid["entropy"].round(3).to_numpy().tolist(),
         "jsd": grid["jsd"].round(3).to_numpy().tolist(),
