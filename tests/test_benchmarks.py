@@ -11,7 +11,8 @@ import pytest
 from tests.tiny import write_checkpoint
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
-NO_TABLES = {"common", "diagnosis", "families", "on_device", "peer_steering", "real_model", "run_all", "same_tables"}
+NO_TABLES = {"common", "diagnosis", "families", "golden", "on_device", "peer_steering", "real_model", "run_all"}
+NO_TABLES |= {"same_tables"}
 """Parts, and those whose tables are not about speed."""
 
 
