@@ -1,6 +1,7 @@
 """The house style, saving, and the charts that every study uses."""
 
 import io
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
