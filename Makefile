@@ -1,4 +1,4 @@
-# make demo | test | real | lint | bench | notebooks | clean | help. Each sets up .venv first when it is missing or out of date.
+# make demo | test | real | lint | bench | notebooks | docs | clean | help. Each sets up .venv first when it is missing or out of date.
 
 PYTHON ?= python3
 PIP_VERSION := 26.3
@@ -11,7 +11,7 @@ USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: demo test real lint bench notebooks clean help
+.PHONY: demo test real lint bench notebooks docs clean help
 
 help:
 	@echo "make demo       reproduce the T5 study on the bundled model, into results/t5-dola"
@@ -20,6 +20,7 @@ help:
 	@echo "make lint       ruff and pyright alone"
 	@echo "make bench      measure speed, into benchmarks/results (BENCH='--only speed --rounds 1' for a part)"
 	@echo "make notebooks  run the notebooks again and keep their new outputs"
+	@echo "make docs       build the documentation site, into site/"
 	@echo "make clean      remove .venv, caches, builds and results"
 	@echo
 	@echo "The first one sets up .venv. It needs Python 3.11 or later; choose one with PYTHON=/path/to/python3."
@@ -55,8 +56,11 @@ notebooks: $(STAMP)
 		$(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace "$$notebook" || exit 1; \
 	done
 
+docs: $(STAMP)
+	@$(BIN)/python docs/build.py site
+
 clean:
-	@rm -rf .venv dist build results .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv dist build results site .pytest_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stale .venv is updated in place; a broken one, or one made by too old a Python, is made anew.

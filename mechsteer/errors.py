@@ -13,11 +13,21 @@ class MechsteerError(ValueError):
 
     The message carries the value that was given, what was expected, and the nearest valid choice.
     The command line prints it without a traceback and exits with code 2.
+
+    Example:
+        >>> try:
+        ...     ms.load("organism:trap-t6")
+        ... except ms.MechsteerError as error:
+        ...     print(error)
     """
 
 
 class ParityError(MechsteerError):
-    """The hooked model does not compute what the Hugging Face model computes."""
+    """The hooked model does not compute what the Hugging Face model computes.
+
+    Example:
+        >>> issubclass(ms.ParityError, ms.MechsteerError)
+    """
 
 
 def shown(value: Any, limit: int = 80) -> str:

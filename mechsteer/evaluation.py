@@ -97,6 +97,10 @@ def evaluate(
     Raises:
         MechsteerError: for what is not a task or has no samples, an intervention that does not fit or never fired, a
             folder that cannot be written to, or ``against`` of other prompts.
+
+    Example:
+        >>> rows = ms.evaluate(model, task, steer=ms.attention_bias(delta=1.0), quality=True)
+        >>> rows[["adherence", "collapsed"]].mean()
     """
     run = Run(model, task, steer, strategy, batch_size, quality, progress, generation_config, max_batch_tokens)
     return timed(run, out, against)[0]

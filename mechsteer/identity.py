@@ -55,6 +55,9 @@ def cell_key(
             whenever the function changes; for a model with hooks on it; and for a value that has no description. Other
             functions of one's own, such as a task's check, may have these attributes; without them their code and their
             file count.
+
+    Example:
+        >>> ms.cell_key(model, task, ms.attention_bias(delta=1.0), ms.Greedy())
     """
     if model is not None:
         check_unhooked(model)

@@ -67,6 +67,9 @@ def score_outputs(task: Any, texts: Sequence[str] | Mapping[str, str]) -> "pd.Da
 
     Raises:
         MechsteerError: for another task, another number of texts, what is no text, or a prompt without a response.
+
+    Example:
+        >>> ms.score_outputs(task, ["THE WRITER LIVES HERE."] * len(task.samples))
     """
     import pandas as pd
 

@@ -1,6 +1,8 @@
 """What is built and shipped: the wheel carries its data and finds it; the sdist is enough to build the wheel."""
 
+import importlib.util
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -42,6 +44,28 @@ def test_wheel_has_the_command_and_the_licence(wheel: zipfile.ZipFile) -> None:
     (info,) = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
     assert "mechsteer = mechsteer.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()
     assert b"MIT License" in wheel.read(f"{info}/licenses/LICENSE")
+
+
+def test_the_package_page_has_no_link_to_a_file_beside_it(wheel: zipfile.ZipFile) -> None:
+    (info,) = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
+    header, _, page = wheel.read(f"{info}/METADATA").decode().partition("\n\n")
+    assert "Description-Content-Type: text/markdown" in header and page.startswith("# mechsteer")
+    targets = re.findall(r"\]\(([^)]*)\)", page)
+    assert targets and [target for target in targets if not target.startswith(("https://", "#"))] == []
+
+
+def test_links_of_the_readme_lead_to_the_repository_where_there_is_one() -> None:
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    assert spec is not None and spec.loader is not None
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    text = "![a figure](assets/a.png) [the `page`](docs/a.md#b) [out](https://arxiv.org/abs/1) [here](#below)"
+    rest = "[out](https://arxiv.org/abs/1) [here](#below)"
+    assert build.absolute(text) == f" the `page` {rest}"
+    assert build.absolute(text, "https://example.org/x/") == (
+        "![a figure](https://example.org/x/raw/main/assets/a.png) "
+        f"[the `page`](https://example.org/x/blob/main/docs/a.md#b) {rest}"
+    )
 
 
 def test_installed_wheel_finds_its_data(wheel: zipfile.ZipFile, tmp_path: Path) -> None:

@@ -199,7 +199,7 @@ def capture(
 
     Example:
         >>> store = ms.capture(model, {"with": with_it, "without": without}, sites="resid_post", store="states")
-        >>> ms.similarity(store), ms.separability(store), ms.difference_in_means(store, layer=5)
+        >>> ms.similarity(store, n_boot=100), ms.separability(store), ms.difference_in_means(store, layer=5)
     """
     groups = {name: as_prompts(model, some) for name, some in grouped(prompts).items()}
     made = [prompt for some in groups.values() for prompt in some]

@@ -59,6 +59,11 @@ class ActivationStore(Mapping[str, SiteRows]):
 
     Attributes:
         path: The folder.
+
+    Example:
+        >>> ms.capture(model, prompts, sites="resid_post", store="states")
+        >>> store = ms.ActivationStore.open("states")
+        >>> store[ms.site(model, "resid_post", 3)][[0]].shape
     """
 
     def __init__(self, path: Path, manifest: Manifest) -> None:

@@ -83,6 +83,9 @@ def cross_attention_shift(
 
     Warns:
         UserWarning: if some targets start with the same token as their traps, with their number.
+
+    Example:
+        >>> ms.cross_attention_shift(t5, [trap.prompt for trap in traps], traps)
     """
     import pandas as pd
 

@@ -74,6 +74,9 @@ def instruction_features(
     Raises:
         MechsteerError: for fewer than two pairs, an SAE that does not fit, activations that are not finite; for a
             group, site or position that was not captured.
+
+    Example:
+        >>> ms.instruction_features(model, ms.load_sae("organism:instruct-llama"), pairs, top=5)
     """
     import pandas as pd
 

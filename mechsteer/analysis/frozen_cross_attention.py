@@ -75,6 +75,9 @@ def frozen_cross_attention(
     Warns:
         UserWarning: if some targets start with the same token as their traps, with their number; these prompts count in
             the mean that cross-attention is frozen at, but are not measured.
+
+    Example:
+        >>> ms.frozen_cross_attention(t5, [trap.prompt for trap in traps], traps, which="up_to", n_boot=20)
     """
     import pandas as pd
 

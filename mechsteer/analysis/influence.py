@@ -111,6 +111,10 @@ def influence(
         MechsteerError: for a span that a prompt lacks or that is empty, a prompt longer than the context, an unknown
             source or heads, a norm below 1, a delta that is not finite, NaN in what is measured (with the site), or an
             intervention that does not fit.
+
+    Example:
+        >>> table = ms.influence(model, prompt, delta=[0.0, 2.0])
+        >>> table.groupby(["delta", "layer"])["influence"].last()
     """
     weighing = Weighing(
         norm=_norm(norm), source=one_of("source", source, SOURCES), values=values, heads=one_of("heads", heads, HEADS)

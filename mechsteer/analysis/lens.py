@@ -73,6 +73,9 @@ def logit_lens(
 
     Warns:
         UserWarning: if words begin with the same token, which has one row for all of them.
+
+    Example:
+        >>> ms.logit_lens(model, prompt, [["the", "THE"]])[["exit", "token", "rank"]]
     """
     import pandas as pd
 

@@ -66,6 +66,10 @@ def match_influence(
         MechsteerError: for a target that is not between 0 and 1, or out of reach between ``low`` and ``high`` (with the
             Influence at 0 and at that end), numbers that do not fit the prompts, a layer that is not there, or anything
             that :func:`mechsteer.influence` refuses.
+
+    Example:
+        >>> capitals = ms.prompt(model, "Tell me about the writer.", instruction="USE ONLY UPPERCASE LETTERS.")
+        >>> ms.match_influence(model, [prompt], [capitals])
     """
     import pandas as pd
 

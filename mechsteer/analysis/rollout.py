@@ -76,6 +76,9 @@ def rollout(
         MechsteerError: for a span that a prompt lacks or that is empty, a prompt longer than the context, a residual
             outside [0, 1], a delta that is not finite, NaN in the attention scores (with the site), or an intervention
             that does not fit.
+
+    Example:
+        >>> ms.rollout(model, prompt, skip_first=True)
     """
     return measure(
         model,

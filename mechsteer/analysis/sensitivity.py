@@ -76,6 +76,9 @@ def layer_sensitivity(
     Raises:
         MechsteerError: for an alpha that is not above 0, unknown options, a span that a prompt does not have or that is
             empty, or activations that are not finite.
+
+    Example:
+        >>> ms.layer_sensitivity(model, prompts).groupby("layer")["rank"].median()
     """
     one_of("compat", compat, ("paper", "released"))
     if aggregate is None:

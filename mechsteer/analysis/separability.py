@@ -71,6 +71,9 @@ def separability(
     Raises:
         MechsteerError: for too few queries, a ridge that is not above 0, an unknown site or layer, activations that are
             not finite, or an intervention that does not fit; for a group, layer or position that was not captured.
+
+    Example:
+        >>> ms.separability(model, pairs, folds=2)
     """
     import pandas as pd
 

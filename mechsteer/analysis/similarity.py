@@ -78,6 +78,9 @@ def similarity(
     Raises:
         MechsteerError: for fewer than two pairs, labels of a wrong number, an unknown site or layer, activations that
             are not finite, or an intervention that does not fit; for a group, layer or position that was not captured.
+
+    Example:
+        >>> ms.similarity(model, pairs, n_boot=20)
     """
     import pandas as pd
 

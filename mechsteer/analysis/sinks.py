@@ -55,6 +55,9 @@ def sinks(
     Raises:
         MechsteerError: for no prompts, a number that is not finite, NaN in the stream, an intervention that does not
             fit, or positions that were not captured.
+
+    Example:
+        >>> ms.sinks(model, prompts)
     """
     import pandas as pd
 

@@ -66,6 +66,9 @@ def volatility(
 
     Raises:
         MechsteerError: for a p outside (0, 1), activations that are not finite, or an intervention that does not fit.
+
+    Example:
+        >>> ms.volatility(model, prompts)
     """
     import pandas as pd
 

@@ -40,6 +40,10 @@ class Comparison:
         rows: The rows of :func:`mechsteer.evaluate` for each method, with its ``name`` first.
         summary: One row a method; see :func:`mechsteer.comparison.summary.summarise`.
         score: The column of ``rows`` that counts as adherence.
+
+    Example:
+        >>> found = ms.compare(model, task, {"unsteered": None, "SpotLight": ms.spotlight()})
+        >>> found.summary[["name", "n"]], found.rows
     """
 
     rows: "pd.DataFrame"

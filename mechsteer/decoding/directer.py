@@ -62,6 +62,9 @@ class Directer:
             ``"random"`` ones, drawn for each prompt from ``seed`` and its place; the paper's ablations.
         seed: Of the random order.
         strength: Steer in this many layers and reject nothing: the paper's fixed strengths. None: reject.
+
+    Example:
+        >>> ms.generate(model, prompt, strategy=ms.Directer(beta=0.1)).trace
     """
 
     alpha: float = 100.0

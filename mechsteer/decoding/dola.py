@@ -74,6 +74,9 @@ class DoLa:
         relative_top: Keep tokens with at least this share of the largest probability; 0 keeps all.
         repetition_penalty: The paper's is 1.2; 1 is none but what the checkpoint's ``generation_config.json`` says.
         normalise: Apply the final norm at early exits. Of ``"paper"`` only.
+
+    Example:
+        >>> ms.generate(t5, traps[0].prompt, strategy=ms.DoLa(normalise=True)).trace
     """
 
     layers: str | Sequence[int] = "even"

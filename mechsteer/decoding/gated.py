@@ -30,6 +30,10 @@ class Gated:
     Attributes:
         schedule: What to try, the strongest first.
         beta: A token must be at least this share of the most likely one's probability, in (0, 1].
+
+    Example:
+        >>> schedule = [ms.attention_bias(delta=delta) for delta in (5.0, 2.0, 1.0)]
+        >>> ms.generate(model, prompt, strategy=ms.Gated(schedule, beta=0.1)).texts
     """
 
     schedule: Sequence[Intervention]

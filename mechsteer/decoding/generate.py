@@ -39,6 +39,10 @@ class Generation:
             ``token`` and the strategy's own. Without rows for greedy decoding and sampling.
         generation_config: What was applied of the checkpoint's ``generation_config.json``.
         tokenizer: The model's, for :attr:`pieces`.
+
+    Example:
+        >>> made = ms.generate(model, prompts, record=[ms.site(model, "resid_post", 3)])
+        >>> made.texts, made.pieces[0], made.logprobs.sum(1)
     """
 
     texts: list[str]
@@ -109,6 +113,9 @@ def generate(
         MechsteerError: for no prompts, prompts that do not fit the context, an intervention that does not fit the model
             or that never fired, a site that cannot be recorded, a ``generation_config.json`` that cannot be applied, or
             logits that are NaN or infinite: with prompt, new token, dtype and the edits that acted.
+
+    Example:
+        >>> ms.generate(model, prompts, steer=ms.attention_bias(delta=1.0), max_new_tokens=40).texts
     """
     sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "max_batch_tokens": max_batch_tokens}
     for name, value in sizes.items():

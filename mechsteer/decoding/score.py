@@ -40,6 +40,10 @@ def score(
         MechsteerError: if there is not one continuation (or list of choices) a prompt, or one has no tokens, or would
             change those at its prompt's end, or the intervention does not fit or never fired, or logits are NaN or
             infinite: with prompt, token, dtype and the edits that acted.
+
+    Example:
+        >>> ms.score(model, prompt, "THE WRITER")
+        >>> ms.score(model, prompts, [["yes", "no"], ["yes", "no"]]).argmax(1)
     """
     made = as_prompts(model, prompts)
     given = [continuations] * len(made) if isinstance(continuations, str) else listed("continuations", continuations)

@@ -134,6 +134,9 @@ class Greedy:
     Attributes:
         repetition_penalty: Makes tokens that were read or written before less likely to be chosen (see
             :mod:`mechsteer.decoding.repetition`); 1 is none but what the checkpoint's ``generation_config.json`` says.
+
+    Example:
+        >>> ms.generate(model, prompt, strategy=ms.Greedy(repetition_penalty=1.2))
     """
 
     repetition_penalty: float = 1.0
@@ -165,6 +168,9 @@ class Sample:
         top_k: Keep the k most likely tokens; 0 keeps all.
         top_p: Keep the smallest set of most likely tokens whose probability reaches p; 1 keeps all.
         seed: Decides the draws.
+
+    Example:
+        >>> ms.generate(model, prompt, strategy=ms.Sample(temperature=0.7, top_p=0.9, seed=1))
     """
 
     temperature: float = 1.0

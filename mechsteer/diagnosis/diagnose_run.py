@@ -42,6 +42,10 @@ class Diagnosis:
         findings: What was found, a sentence each; the verdict first.
         tables: The tables that they stand on, by name.
         title: Task and model.
+
+    Example:
+        >>> found = ms.diagnose(model, task)  # doctest: +SKIP
+        >>> found.cause, found.findings[0], found.tables.keys()  # doctest: +SKIP
     """
 
     cause: str
@@ -104,7 +108,7 @@ def diagnose(
         MechsteerError: for a task without instructions or prompts, or a score that is not there.
 
     Example:
-        >>> ms.diagnose(model, ms.task("own.jsonl", check="sentences:1")).to_html("why.html")
+        >>> ms.diagnose(model, ms.task("own.jsonl", check="sentences:1")).to_html("why.html")  # doctest: +SKIP
     """
     positive_int("batch_size", batch_size)
     cases = cases_of(model, task)

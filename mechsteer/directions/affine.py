@@ -36,6 +36,10 @@ class AffineMap:
         centre: mu, ``[width]``, float32 on the CPU like the others.
         left: L, ``[rank, width]``: the directions in which states change; of a fit, orthonormal rows.
         right: R, ``[rank, width]``: what of the state decides how far.
+
+    Example:
+        >>> fitted = ms.affine_map(model, pairs, layer=3, rank=2)
+        >>> fitted.rank, ms.affine(fitted).save("map.safetensors")
     """
 
     shift: Direction

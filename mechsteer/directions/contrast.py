@@ -61,6 +61,10 @@ def difference_in_means(
 
     Warns:
         UserWarning: if some of the pairs do not differ, with their number; they pull the vector towards zero.
+
+    Example:
+        >>> direction = ms.difference_in_means(model, pairs, layer=3)
+        >>> ms.project(direction)
     """
     found = differences_in_means(
         model, pairs, layers=[layer], site=site, groups=groups, steer=steer, batch_size=batch_size, progress=progress

@@ -39,6 +39,10 @@ class Direction:
         activation_norm: NaN where it was not measured. Mean L2 norm of the states at the site, the unit of relative
             strengths.
         meta: Provenance as text: model, fingerprint, versions, seed, number and hash of the examples.
+
+    Example:
+        >>> direction.save("upper.safetensors")
+        >>> ms.Direction.load("upper.safetensors").norm
     """
 
     vector: Vector

@@ -95,6 +95,10 @@ def gradient_direction(
 
     Warns:
         UserWarning: if examples are left out, with their number.
+
+    Example:
+        >>> mined = ms.gradient_direction(t5, traps, layer=4)
+        >>> ms.generate(t5, traps[0].prompt, steer=ms.add(mined, 0.5 * mined.activation_norm)).texts
     """
     one_of("compat", compat, ("paper", "released"))
     positive_int("batch_size", batch_size)

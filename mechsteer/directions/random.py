@@ -20,6 +20,9 @@ def random_direction(model: Any, *, seed: int, layer: int | None = None, site: s
 
     Raises:
         MechsteerError: for an unknown site or layer.
+
+    Example:
+        >>> ms.add(ms.random_direction(model, layer=3, seed=0), 2.0)
     """
     name = _site(model, site, layer)
     size = width(model, name)

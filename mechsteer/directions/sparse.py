@@ -80,6 +80,11 @@ def sparse_direction(
     Raises:
         MechsteerError: for fewer examples than asked, targets without tokens or of two kinds, weights below 0, a wrong
             layer or site, a loss that is not finite, or weights at which D is zero.
+
+    Example:
+        >>> gpt2 = ms.load("organism:rules-gpt2")
+        >>> words = ms.tasks.rules("singular-plural", n=2, split="train").examples(gpt2)
+        >>> ms.heads(ms.sparse_direction(gpt2, words, layer=0, l1=0.003, max_steps=20))
     """
     options: dict[str, Any] = {"generated": generated, "n": n, "validation": validation, "seed": seed}
     options |= {"steer": steer, "batch_size": batch_size}
@@ -187,6 +192,11 @@ def sparse_path(
 
     Raises:
         MechsteerError: as :func:`sparse_direction` does, but a D of zero is no error.
+
+    Example:
+        >>> gpt2 = ms.load("organism:rules-gpt2")
+        >>> words = ms.tasks.rules("singular-plural", n=4, split="train").examples(gpt2)
+        >>> ms.sparse_path(gpt2, words, layer=0, points=2, max_steps=5)
     """
     options: dict[str, Any] = {"generated": generated, "n": n, "validation": validation, "seed": seed}
     options |= {"steer": steer, "batch_size": batch_size}

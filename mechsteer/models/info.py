@@ -29,6 +29,9 @@ class ModelInfo:
         generation_config: What of the checkpoint's ``generation_config.json`` changes the scores of tokens or ends a
             row, by transformers' names; JSON values, without those that change nothing.
         digest: A hash over the weights in memory.
+
+    Example:
+        >>> ms.model_info(model).family
     """
 
     name: str
@@ -66,6 +69,9 @@ def model_info(model: Any) -> ModelInfo:
 
     Raises:
         MechsteerError: for what is no model.
+
+    Example:
+        >>> ms.model_info(model).fingerprint
     """
     loaded, now = loaded_info(model), weights_digest(model)
     return loaded if loaded.digest == now else replace(loaded, fingerprint=now[:16], digest=now)

@@ -58,6 +58,9 @@ def load(
         MechsteerError: for names, files, families and configuration features that cannot be loaded; with ``fold``, for
             T5, models whose norms come after their sublayers (OLMo 2), and norms with biases before gates (StableLM).
         ParityError: if the hooked model is not Hugging Face's.
+
+    Example:
+        >>> model = ms.load("organism:instruct-llama")  # or "gpt2", "/a/folder", "model.gguf"
     """
     torch_dtype, torch_device = _dtype(dtype), _device(device)
     name = os.fspath(name_or_path)

@@ -141,6 +141,9 @@ def verify(model: Any, hf_model: Any = None) -> "pd.DataFrame":
 
     Raises:
         MechsteerError: if no Hugging Face model is given and the model's origin is not known.
+
+    Example:
+        >>> ms.verify(model)
     """
     import pandas as pd
 

@@ -77,6 +77,9 @@ def site(model: Any, kind: str, layer: int | None = None, stack: str | None = No
 
     Raises:
         MechsteerError: for an unknown kind, stack or layer, or a hook point that this model does not have.
+
+    Example:
+        >>> ms.site(model, "resid_post", 3)
     """
     check_model(model)
     if not isinstance(kind, str):
@@ -154,7 +157,11 @@ def width(model: Any, name: str) -> int | None:
 
 
 def sites(model: Any) -> "pd.DataFrame":
-    """All hook points of the model's layers that fire: columns site, stack, layer, kind, shape."""
+    """All hook points of the model's layers that fire: columns site, stack, layer, kind, shape.
+
+    Example:
+        >>> ms.sites(model).query("layer == 0")
+    """
     import pandas as pd
 
     check_model(model)

@@ -20,6 +20,10 @@ class Batch:
         tokens: ``[batch, pos]`` token ids.
         mask: ``[batch, pos]``, True where a token is real.
         starts: For each row, the index of its first real token (0 when padded on the right).
+
+    Example:
+        >>> padded = ms.batch(prompts, side="left")
+        >>> model(padded.tokens, attention_mask=padded.mask.int(), prepend_bos=False)
     """
 
     prompts: tuple[Prompt, ...]
@@ -47,6 +51,9 @@ def batch(prompts: Sequence[Prompt], *, side: str, pad_id: int = 0) -> Batch:
 
     Raises:
         MechsteerError: if there are no prompts.
+
+    Example:
+        >>> ms.batch(prompts, side="left").starts
     """
     if not prompts:
         raise MechsteerError("No prompts were given.")

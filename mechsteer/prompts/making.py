@@ -59,8 +59,8 @@ def prompt(
         UserWarning: if the instruction is in a longer part of the text as well.
 
     Example:
-        >>> turns = [{"role": "system", "content": "Answer in capitals."}, {"role": "user", "content": "Who wrote it?"}]
-        >>> ms.prompt(model, turns, instruction="Answer in capitals.", template={"enable_thinking": False})
+        >>> turns = [{"role": "user", "content": "Answer in capitals. Who wrote it?"}]
+        >>> ms.prompt(model, turns, instruction="Answer in capitals.")
     """
     if not hasattr(model, "tokenizer"):
         raise not_a_model(model)

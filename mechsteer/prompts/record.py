@@ -43,6 +43,9 @@ class Prompt:
         template: The arguments that the chat template was given; None where no template was used.
         answer_lead: What the template puts between this prompt and an answer (``""``, or a space, as Llama 2's does),
             if the prompt ends in the template's header of an answer; else None.
+
+    Example:
+        >>> prompt.span_text("instruction"), prompt.positions("instruction")
     """
 
     text: str

@@ -40,6 +40,9 @@ def affine(
     Raises:
         MechsteerError: for what is no map, a NaN or infinite strength or an unknown scope; when run, for a map of
             another width or, without ``transfer``, of another model.
+
+    Example:
+        >>> ms.generate(model, prompt, steer=ms.affine(ms.affine_map(model, pairs, layer=3, rank=2)))
     """
     if not isinstance(affine_map, AffineMap):
         raise MechsteerError(

@@ -69,6 +69,9 @@ def attention_bias(
     Raises:
         MechsteerError: for an infinite delta, unknown options; when run, for a span that the prompt lacks, spans that
             overlap, or layers that the model lacks.
+
+    Example:
+        >>> ms.generate(model, prompt, steer=ms.attention_bias("instruction", delta=2.0))
     """
     return _edit("attention_bias", span, finite("delta", delta), layers, at, scope, rows, {})
 
@@ -97,6 +100,9 @@ def pasta(
     Raises:
         MechsteerError: for an alpha outside (0, 1], unknown options; when run, for spans, layers or heads that are not
             there.
+
+    Example:
+        >>> ms.pasta("instruction", 0.01, heads=[(2, 0), (3, 1)]).explain(model, prompt)
     """
     one_of("compat", compat, ("paper", "released"))
     if not 0 < finite("alpha", alpha) <= 1:
@@ -134,6 +140,9 @@ def spotlight(
 
     Raises:
         MechsteerError: for a target outside [0, 1], unknown options; when run, for spans or layers that are not there.
+
+    Example:
+        >>> ms.generate(model, prompt, steer=ms.spotlight("instruction", target=0.1))
     """
     one_of("compat", compat, ("paper", "released"))
     if not 0 <= finite("target", target) <= 1:

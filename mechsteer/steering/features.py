@@ -75,6 +75,11 @@ def features(
         MechsteerError: for what is no SAE or one whose features cannot be edited, a feature that it does not have, an
             unknown operation, a value that is not finite; when run, for an SAE of another width or, without
             ``transfer``, of another site or model, or prompts unlike those that it was trained on.
+
+    Example:
+        >>> sae = ms.load_sae("organism:instruct-llama")
+        >>> steer = ms.features(sae, {366: ("add", 6.7), 190: ("scale", 0.3), 354: "ablate"})
+        >>> ms.generate(model, prompt, steer=steer)
     """
     made = as_sae(sae)
     if not isinstance(edits, Mapping):

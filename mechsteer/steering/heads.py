@@ -47,6 +47,12 @@ def heads(
     Raises:
         MechsteerError: for a NaN or infinite scale, an unknown scope, a direction at another kind of site; when run,
             for one of another width or, without ``transfer``, of another model.
+
+    Example:
+        >>> z = ms.site(model, "z", 2)
+        >>> meta = {"model_fingerprint": ms.model_info(model).fingerprint}
+        >>> delta = ms.Direction([0.1] * model.cfg.n_heads * model.cfg.d_head, z, "mine", meta=meta)
+        >>> ms.generate(model, prompt, steer=ms.heads(delta))
     """
     parsed = parse(checked_direction("heads", direction).site)
     if parsed is None or parsed[2] not in _KINDS:

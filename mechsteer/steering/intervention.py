@@ -210,6 +210,11 @@ class Intervention:
 
     ``a + b`` applies ``a`` and then ``b`` where both act at one hook point; at different hook points the order of the
     sum does not matter.
+
+    Example:
+        >>> both = ms.attention_bias(delta=1.0) + ms.add(direction, 2.0, scope="generated")
+        >>> both.explain(model, prompt)
+        >>> ms.Intervention.load(both.save("both.safetensors"))
     """
 
     edits: tuple[Edit, ...] = field(default=())

@@ -59,6 +59,9 @@ def scale_keys(
     Raises:
         MechsteerError: for an alpha that is not above 0, unknown options; when run, for spans or layers that are not
             there, or a scope that takes some queries of one pass and not others.
+
+    Example:
+        >>> ms.scale_keys("instruction", alpha=1.5, layers=[2, 3]).explain(model, prompt)
     """
     one_of("scope", scope, ("all", "prompt", "generated"))
     one_of("at", at, PLACES)

@@ -82,6 +82,9 @@ def load_sae(
     Raises:
         MechsteerError: for an unknown name, a directory without these files or with damaged ones, pickled weights, a
             release without ``sae_id``, or one that cannot be fetched.
+
+    Example:
+        >>> sae = ms.load_sae("organism:instruct-llama")  # or a folder, or a release and id of the hub
     """
     name = os.fspath(name_or_path)
     local = Path(name).expanduser()

@@ -34,7 +34,12 @@ _said: WeakKeyDictionary[Any, WeakSet[Any]] = (
 
 
 class SinkWarning(UserWarning):
-    """An edit changes the state of an attention sink by more than it changes others."""
+    """An edit changes the state of an attention sink by more than it changes others.
+
+    Example:
+        >>> import warnings
+        >>> warnings.filterwarnings("ignore", category=ms.SinkWarning)  # where it is meant
+    """
 
 
 def norm_ratios(

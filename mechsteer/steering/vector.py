@@ -46,6 +46,9 @@ def add(
     Raises:
         MechsteerError: for a NaN or infinite scale or an unknown scope; when run, for a direction of another width or,
             without ``transfer``, of another model.
+
+    Example:
+        >>> ms.add(direction, 0.5 * direction.activation_norm, scope="content")
     """
     return vector_edit("add", checked_direction("add", direction), finite("scale", scale), scope, rows, transfer)
 
@@ -69,6 +72,9 @@ def project(
 
     Raises:
         MechsteerError: as :func:`add`.
+
+    Example:
+        >>> ms.generate(model, prompt, steer=ms.project(direction))
     """
     checked_direction("project", direction)
     if target is None and math.isnan(direction.mean_projection):

@@ -144,6 +144,10 @@ def task(
     Raises:
         MechsteerError: for a file or sample that cannot be read, with its line or number, no samples, or an unknown
             check or one that lacks an argument; before anything is generated.
+
+    Example:
+        >>> samples = [{"prompt": "Tell me about the writer.", "instruction": "Use only uppercase letters."}]
+        >>> task = ms.task(samples, check="uppercase")
     """
     positive_int("max_new_tokens", max_new_tokens)
     if isinstance(samples, str | os.PathLike):

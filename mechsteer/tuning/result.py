@@ -45,6 +45,10 @@ class Tuning:
         side_right: The share of unrelated questions that the unsteered model answers well.
         grid_tokens: How many all points of all ladders would take on all validation prompts.
         left_out: Methods and ways to ask that were left out, and why.
+
+    Example:
+        >>> found = ms.tune(model, task)  # doctest: +SKIP
+        >>> found.best, found.test, found.intervention  # doctest: +SKIP
     """
 
     curve: "pd.DataFrame"

@@ -80,9 +80,9 @@ def tune(
             nothing, or methods of which none can be used.
 
     Example:
-        >>> task = ms.task("mine.jsonl", check="sentences:1")
-        >>> found = ms.tune(model, task, methods=("guide", "directer", "vector"), out="results/mine")
-        >>> found.intervention.save("mine.safetensors")
+        >>> task = ms.task("mine.jsonl", check="sentences:1")  # doctest: +SKIP
+        >>> found = ms.tune(model, task, methods=("guide", "directer", "vector"), out="results/mine")  # doctest: +SKIP
+        >>> found.intervention.save("mine.safetensors")  # doctest: +SKIP
     """
     check_model(model)
     families = families_of(methods)
