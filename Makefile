@@ -1,4 +1,4 @@
-# make demo | test | real | lint | bench | notebooks | docs | clean | help. Each sets up .venv first when it is missing or out of date.
+# make demo | test | real | lint | bench | fuzz | faults | notebooks | docs | clean | help. Each sets up .venv first when it is missing or out of date.
 
 PYTHON ?= python3
 PIP_VERSION := 26.3
@@ -11,7 +11,7 @@ USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: demo test real lint bench notebooks docs clean help
+.PHONY: demo test real lint bench fuzz faults notebooks docs clean help
 
 help:
 	@echo "make demo       reproduce the T5 study on the bundled model, into results/t5-dola"
@@ -19,6 +19,8 @@ help:
 	@echo "make real       a real model (SmolLM2, fetched: 93 MB): diagnosis, comparison and tuning of one instruction"
 	@echo "make lint       ruff and pyright alone"
 	@echo "make bench      measure speed, into benchmarks/results (BENCH='--only speed --rounds 1' for a part)"
+	@echo "make fuzz       read 100,000 bad files of every kind (COUNT=1000 for fewer)"
+	@echo "make faults     kill long work 250 times and look at what the next run makes of it (COUNT=30 for fewer)"
 	@echo "make notebooks  run the notebooks again and keep their new outputs"
 	@echo "make docs       build the documentation site, into site/"
 	@echo "make clean      remove .venv, caches, builds and results"
@@ -49,6 +51,12 @@ real: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python benchmarks/run_all.py $(BENCH)
+
+fuzz: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --count $(or $(COUNT),100000)
+
+faults: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --count $(or $(COUNT),250)
 
 notebooks: $(STAMP)
 	@for notebook in $(NOTEBOOKS); do \

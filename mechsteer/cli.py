@@ -473,6 +473,7 @@ def _sweep(c: Sweep) -> None:
 
     executor = _executor(c)
     cells, run = read_grid(c.grid)
+    print(f"{len(cells):,} cells, into {c.out}/", flush=True)
     own: dict[str, Any] = {} if run is None else {"run": run}
     if own:
         sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: functions of one's own are found where one is

@@ -2,7 +2,8 @@
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -11,7 +12,8 @@ T = TypeVar("T")
 class MechsteerError(ValueError):
     """Bad input or a state that cannot be worked with.
 
-    The message carries the value that was given, what was expected, and the nearest valid choice.
+    The message carries the value that was given, what was expected, and the nearest valid choice. It is one line that
+    any terminal and any file can hold: what is not printable in it (of a damaged file, say) stands there as an escape.
     The command line prints it without a traceback and exits with code 2.
 
     Example:
@@ -20,6 +22,9 @@ class MechsteerError(ValueError):
         ... except ms.MechsteerError as error:
         ...     print(error)
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(one_line(message))
 
 
 class ParityError(MechsteerError):
@@ -38,6 +43,39 @@ def shown(value: Any, limit: int = 80) -> str:
     if "\n" in text:
         return f"a {type(value).__name__}"
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def one_line(text: str) -> str:
+    """A text on one line: line breaks as spaces, and what is not printable as escapes."""
+    if text.isprintable():
+        return text
+    joined = " ".join(line for part in text.splitlines() if (line := part.strip()))
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in joined)
+
+
+@contextmanager
+def foreign(what: str, fix: str = "") -> Iterator[None]:
+    """Turn whatever another package raises on what a file holds into one line.
+
+    For calls of other packages, and for what is built from the values that they read.
+
+    Args:
+        what: What cannot be done, with the file: ``"transformers cannot read a/config.json"``.
+        fix: A sentence about what to do.
+
+    Raises:
+        MechsteerError: for any error but our own. A panic of code in Rust (tokenizers, safetensors), which is no
+            ``Exception``, is one too.
+    """
+    try:
+        yield
+    except (MechsteerError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        reason = one_line(str(error)) or "no reason given"
+        named = reason if isinstance(error, OSError) else f"{type(error).__name__}: {reason}"
+        named = named if len(named) <= 300 else f"{named[:299]}…"
+        raise MechsteerError(f"{what}: {named}{'' if named.endswith('.') else '.'}{fix and f' {fix}'}") from error
 
 
 def not_a_model(value: Any) -> MechsteerError:

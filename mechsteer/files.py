@@ -1,24 +1,28 @@
 """Files: where bundled data lies, and writing so that nothing partial ever looks whole."""
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from mechsteer.checksums import BLANK, NAME, check, has_checksum, sealed
-from mechsteer.errors import MechsteerError, nearest
+from mechsteer.errors import MechsteerError, nearest, shown
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
 _PACKAGE = Path(__file__).resolve().parent
+_HALF = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")  # half a character, escaped or not
 
 
 def data_path(*parts: str) -> Path:
@@ -45,7 +49,8 @@ def data_path(*parts: str) -> Path:
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary file name beside ``path`` to write to; rename it to ``path`` when all went well.
 
-    On any error the temporary file is removed and ``path`` is left as it was.
+    On any error the temporary file is removed and ``path`` is left as it was. What a killed process left is removed by
+    the next one that writes into the folder.
 
     Raises:
         MechsteerError: if the folder cannot be written to or the disk is full.
@@ -54,17 +59,47 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=f".tmp{target.suffix}", dir=target.parent)
-        os.close(handle)
+        _clean(target.parent.absolute(), os.getpid())
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=f"{LEFT}{target.suffix}", dir=target.parent)
         temporary = Path(name)
-        temporary.chmod(0o666 & ~_umask())
-        yield temporary
+        with open(handle, "rb") as held:  # noqa: PTH123
+            _locked(held)
+            temporary.chmod(0o666 & ~_umask())
+            yield temporary
         temporary.replace(target)
     except OSError as error:
         raise MechsteerError(f"Cannot write {target}: {error.strerror or error}.") from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+LEFT = ".mechsteer.tmp"
+"""In the names of temporary files."""
+
+
+@functools.cache
+def _clean(folder: Path, process: int) -> None:
+    """Remove the temporary files of writers that are dead; once in a folder and process."""
+    for path in folder.glob(f".*{LEFT}*"):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            if time.time() - path.stat().st_mtime > _FRESH and _locked(file):
+                path.unlink()
+
+
+def _locked(file: IO[bytes]) -> bool:
+    """Lock a file for as long as it is open; False where another process has it, or there are no locks."""
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):
+        return False
+    return True
+
+
+_FRESH = 0.1  # seconds in which a writer that has just made its file has locked it
 
 
 def _umask() -> int:
@@ -82,11 +117,22 @@ def writable_dir(path: str | os.PathLike[str]) -> Path:
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(prefix=".mechsteer-", dir=folder):
+        with tempfile.NamedTemporaryFile(prefix=".mechsteer-", suffix=LEFT, dir=folder):
             pass
     except OSError as error:
         raise MechsteerError(f"Output folder {folder} is not writable: {error.strerror or error}.") from error
     return folder
+
+
+def plain_name(name: str, what: str) -> str:
+    """Return ``name`` if a file of that name lies in the folder that it is put in.
+
+    Raises:
+        MechsteerError: for a name with a way to another folder.
+    """
+    if name in ("", ".", "..") or Path(name).name != name or "\\" in name or "\0" in name:
+        raise MechsteerError(f"The name of a {what} is that of a file, without a folder, got {shown(name)}.")
+    return name
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> Path:
@@ -139,8 +185,10 @@ def check_record(path: str | os.PathLike[str], content: bytes, found: Any, what:
     Raises:
         MechsteerError: if it is not bit for bit what was written.
     """
-    stated = found.pop(NAME, None) if isinstance(found, dict) else None
-    if stated is not None or has_checksum(content):  # one flipped bit cannot hide both
+    named = isinstance(found, dict) and NAME in found
+    if named:
+        del found[NAME]
+    if named or has_checksum(content):  # one flipped bit cannot hide both
         check(content, path, what)
 
 
@@ -152,12 +200,31 @@ def from_json(path: str | os.PathLike[str], content: bytes) -> Any:
     """What JSON text says; ``path`` is where it came from.
 
     Raises:
-        MechsteerError: if it is not JSON.
+        MechsteerError: if it is not JSON, or has half a character (a lone surrogate) in a text.
     """
     try:
-        return json.loads(content.decode("utf-8-sig"))  # with or without a byte order mark
-    except ValueError as error:
+        return json_value(content.decode("utf-8-sig"))  # with or without a byte order mark
+    except ValueError as error:  # also a number of thousands of digits
         raise MechsteerError(f"{path} is not a JSON file: {error}.") from None
+
+
+def json_value(text: str, pairs: "Callable[[list[tuple[str, Any]]], Any] | None" = None) -> Any:
+    """What JSON text says.
+
+    Args:
+        text: The text.
+        pairs: Makes an object of its names and values; default: a dict.
+
+    Raises:
+        ValueError: if it is not JSON, is too deep, or has a text that no file and no tokenizer takes.
+    """
+    try:
+        found = json.loads(text, object_pairs_hook=pairs)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if _HALF.search(text):
+        json.dumps(found, ensure_ascii=False).encode()  # which a pair of them, one whole character, survives
+    return found
 
 
 def read_bytes(path: str | os.PathLike[str], what: str = "file") -> bytes:
@@ -192,16 +259,35 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
         raise MechsteerError(f"{path} is not a readable {what} file: {error}.") from None
 
 
+EMPTY_COLUMNS = {
+    **dict.fromkeys(("layer", "max_new_tokens", "n", "notes", "sample", "seed"), "integer"),
+    **dict.fromkeys(("strength", "temperature"), "number"),
+    "with_instruction": "truth value",
+}
+"""What a column of that name holds where it holds anything."""
+
+_EMPTY = "columns without a value"
+_PANDAS = {"integer": "Int64", "number": "Float64", "truth value": "boolean", "text": "str"}
+
+
 def write_table(table: "pd.DataFrame", stem: str | os.PathLike[str], *, csv: bool = True) -> list[Path]:
     """Write a table as ``stem.parquet`` (the record) and, unless told not to, ``stem.csv`` (for people), atomically.
 
-    The parquet file holds a checksum over all of its bytes.
+    The parquet file holds a checksum over all of its bytes. A column without a value has a type as well, so that tables
+    of one kind have one schema: that of :data:`EMPTY_COLUMNS`, else text.
+
+    Raises:
+        MechsteerError: for values that parquet does not hold together in a column, or a file that cannot be written.
     """
     paths = [Path(f"{stem}.parquet")]
-    noted = table.copy(deep=False)
-    noted.attrs = {**table.attrs, NAME: BLANK}  # pandas writes these into the file's metadata
+    empty = [str(name) for name in table if table[name].dtype == object and table[name].isna().all()]
+    noted = table.astype({name: _PANDAS[EMPTY_COLUMNS.get(name, "text")] for name in empty})
+    noted.attrs = {**table.attrs, NAME: BLANK, _EMPTY: empty}  # pandas writes these into the file's metadata
     with atomic_path(paths[0]) as temporary:
-        noted.to_parquet(temporary, index=False)
+        try:
+            noted.to_parquet(temporary, index=False)
+        except (ValueError, TypeError, NotImplementedError, ArithmeticError) as error:  # pyarrow's are among these
+            raise MechsteerError(f"The table {paths[0]} cannot be written as parquet: {error}") from error
         temporary.write_bytes(sealed(temporary.read_bytes()))
     if csv:
         paths.append(Path(f"{stem}.csv"))
@@ -210,11 +296,24 @@ def write_table(table: "pd.DataFrame", stem: str | os.PathLike[str], *, csv: boo
     return paths
 
 
-def parquet_bytes(table: "pa.Table") -> bytes:
-    """The table as a parquet file with a checksum, which lies in the metadata of its schema: for :func:`read_table`."""
+def parquet_bytes(table: "pa.Table", *, part: bool = False) -> bytes:
+    """The table as a parquet file with a checksum, which lies in the metadata of its schema: for :func:`read_table`.
+
+    Args:
+        table: The table. Columns without a value get the types that :func:`write_table` gives them.
+        part: It is one of several that are put together: columns without a value have no type, and fit any.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    noted = table.replace_schema_metadata({**(table.schema.metadata or {}), NAME.encode(): BLANK.encode()})
+    types = {"integer": pa.int64(), "number": pa.float64(), "truth value": pa.bool_(), "text": pa.large_string()}
+    empty = [] if part else [field.name for field in table.schema if pa.types.is_null(field.type)]
+    for name in empty:
+        place = table.schema.get_field_index(name)
+        column = table.column(place).cast(types[EMPTY_COLUMNS.get(name, "text")])
+        table = table.set_column(place, name, column)
+    more = {NAME: BLANK, "PANDAS_ATTRS": json.dumps({_EMPTY: empty})}  # pandas' name for a table's attrs
+    noted = table.replace_schema_metadata({**(table.schema.metadata or {}), **more})
     buffer = io.BytesIO()
     pq.write_table(noted, buffer)
     return sealed(buffer.getvalue())
@@ -232,13 +331,15 @@ def read_table(path: str | os.PathLike[str]) -> "pd.DataFrame":
     check(content, path, "parquet table")
     table = pd.read_parquet(io.BytesIO(content))
     table.attrs.pop(NAME, None)
+    for name in table.attrs.pop(_EMPTY, []):
+        table[name] = pd.Series([None] * len(table), dtype=object)
     return table
 
 
 def digest(value: Any) -> str:
     """A short, stable hash of anything JSON can express: used for data sets and grid cells."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

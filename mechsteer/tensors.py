@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mechsteer.checksums import BLANK, NAME, check, has_checksum, sealed
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, foreign
 from mechsteer.files import atomic_path
 
 
@@ -76,17 +76,14 @@ def read_tensors(path: str | os.PathLike[str]) -> TensorFile:
     Raises:
         MechsteerError: if it is missing or cannot be read.
     """
-    from safetensors import SafetensorError
     from safetensors.torch import load
 
-    try:
+    if not Path(path).exists():
+        raise MechsteerError(f"No such file: {path}.")
+    with foreign(f"{path} is not a readable safetensors file (truncated or foreign?)"):
         content = Path(path).read_bytes()
         tensors = load(content)
         header = _header(content)[0].get("__metadata__") or {}
-    except FileNotFoundError:
-        raise MechsteerError(f"No such file: {path}.") from None
-    except (SafetensorError, OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        raise MechsteerError(f"{path} is not a readable safetensors file (truncated or foreign?): {error}") from error
     return TensorFile(path, content, header, tensors)
 
 

@@ -8,6 +8,7 @@ from mechsteer.errors import (
     MechsteerError,
     ParityError,
     finite,
+    foreign,
     listed,
     nearest,
     not_finite,
@@ -85,3 +86,24 @@ def test_what_is_no_list_is_refused(value: object) -> None:
 
 def test_numbers_that_are_not_finite_are_named_by_site_and_prompt() -> None:
     assert str(not_finite("blocks.1.hook_z", 4)).startswith("NaN or infinite numbers at blocks.1.hook_z for prompt 4:")
+
+
+def test_an_error_is_one_printable_line() -> None:
+    assert str(MechsteerError("a\n  b\x00\ud800")) == "a b\\x00\\ud800"
+
+
+def test_what_another_package_raises_becomes_one_line() -> None:
+    class Panic(BaseException):  # as Rust's
+        pass
+
+    for raised in (Panic("at\nonce"), RecursionError("deep"), MemoryError()):
+        with (
+            pytest.raises(MechsteerError, match=r"^cannot read x: \w+: .+\. Make it again\.$") as caught,
+            foreign("cannot read x", "Make it again."),
+        ):
+            raise raised
+        assert caught.value.__cause__ is raised
+    with pytest.raises(KeyboardInterrupt), foreign("cannot read x"):
+        raise KeyboardInterrupt
+    with pytest.raises(MechsteerError, match=r"^own$"), foreign("cannot read x"):
+        raise MechsteerError("own")

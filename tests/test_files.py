@@ -150,3 +150,42 @@ def test_versions_name_the_packages_that_decide_numbers() -> None:
 
     found = files.versions()
     assert found["torch"] == torch.__version__ and {"transformers", "transformer-lens"} <= found.keys()
+
+
+def test_a_column_without_a_value_has_the_type_of_one_with(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    full = pd.DataFrame({"seed": [1], "error": ["x"], "strength": [0.5], "with_instruction": [True]})
+    empty = pd.DataFrame({name: [None] for name in full}, dtype=object)
+    none = empty.iloc[:0]
+    schemas = []
+    for number, table in enumerate((full, empty, none)):
+        (path,) = files.write_table(table, tmp_path / str(number), csv=False)
+        schemas.append(pq.read_schema(path).remove_metadata())
+        pd.testing.assert_frame_equal(files.read_table(path), table)
+        arrow = pa.Table.from_pandas(table, preserve_index=False).replace_schema_metadata(None)
+        (tmp_path / "arrow.parquet").write_bytes(files.parquet_bytes(arrow))
+        schemas.append(pq.read_schema(tmp_path / "arrow.parquet").remove_metadata())
+        assert files.read_table(tmp_path / "arrow.parquet")["error"].isna().sum() == (number == 1)
+    assert all(schema == schemas[0] for schema in schemas)
+
+
+def test_values_that_do_not_go_together_are_one_error(tmp_path: Path) -> None:
+    for values in ([1, "x"], [{"a": 1}, 3], ["\ud800", "x"]):
+        with pytest.raises(MechsteerError, match=r"t\.parquet cannot be written as parquet"):
+            files.write_table(pd.DataFrame({"x": pd.Series(values, dtype=object)}), tmp_path / "t")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["[" * 5000 + "]" * 5000, "9" * 5000, '["\\ud800"]', '{"\\udfff": 1}'])
+def test_json_that_nothing_can_hold_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(MechsteerError, match=r"a\.json is not a JSON file: \S+") as caught:
+        files.read_json(tmp_path / "a.json")
+    assert str(caught.value).isprintable()
+
+
+def test_characters_beyond_the_basic_plane_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('["\\ud83d\\ude00"]')
+    assert files.read_json(tmp_path / "a.json") == ["😀"]

@@ -14,15 +14,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mechsteer.checksums import NAME as CHECKSUM
 from mechsteer.errors import MechsteerError
-from mechsteer.files import atomic_path, check_record, from_json, read_bytes, record_bytes
+from mechsteer.files import LEFT, atomic_path, check_record, from_json, read_bytes, read_text, record_bytes
 
 FORMAT = "mechsteer.activations/2"
 _EARLIER = "mechsteer.activations/1"  # without groups and prompts
 NAME = "manifest.json"
 WRITING = ".writing"
-_TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp\.[a-z]+")
+_TEMPORARY = re.compile(rf"\.(.+)\.[a-z0-9_]{{8}}{re.escape(LEFT)}\.[a-z]+")
 _SHARD = re.compile(r"shard-(\d{6,})\.(?:safetensors|parquet)")
 
 
@@ -103,19 +102,34 @@ class Manifest:
             raise MechsteerError(f"{folder} is not an activation store: it has no {NAME}.")
         content = read_bytes(path)
         value = from_json(path, content)
-        stated = value.pop(CHECKSUM, None) if isinstance(value, dict) else None
         if not isinstance(value, dict) or value.pop("format", None) not in (FORMAT, _EARLIER):
             raise MechsteerError(f"{path} is not the manifest of an activation store ({FORMAT}).")
-        try:
+        check_record(path, content, value, "manifest of an activation store")
+        try:  # one of the first version, which has no checksum, may say anything
             shards = [
                 ShardRecord(**{**s, "tensors": FileRecord(**s["tensors"]), "index": FileRecord(**s["index"])})
                 for s in value.pop("shards")
             ]
             found = cls(**value, shards=shards)
-        except (KeyError, TypeError) as error:
+            found.check_types()
+        except (KeyError, TypeError, AttributeError) as error:
             raise MechsteerError(f"{path} is damaged: {error!r}.") from None
-        check_record(path, content, {CHECKSUM: stated}, "manifest of an activation store")
         return found
+
+    def check_types(self) -> None:
+        """Raise a TypeError for values that no manifest has."""
+        counts = [self.shard_bytes]
+        for shard in self.shards:
+            counts += [shard.number, shard.prompts, *shard.rows.values(), shard.tensors.bytes, shard.index.bytes]
+        for widths in self.widths.values():
+            counts += widths
+        if not all(isinstance(count, int) and count >= 0 for count in counts):
+            raise TypeError("a number of bytes, rows or prompts is none")
+        texts = [*self.widths, *self.stacks.values(), *self.groups]
+        for ids in self.groups.values():
+            texts += ids
+        if not all(isinstance(text, str) for text in texts) or not isinstance(self.about, dict):
+            raise TypeError("a name is no text")
 
 
 def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> FileRecord:
@@ -146,14 +160,14 @@ def clean(folder: Path, manifest: Manifest) -> None:
     note = folder / WRITING
     if not note.exists():
         return
-    text = note.read_text(encoding="utf-8")
+    text = read_text(note, "store's own")
     written = {NAME}
     if text.isdecimal() and int(text) not in {shard.number for shard in manifest.shards}:
         left = {f"shard-{int(text):06d}.{suffix}" for suffix in ("safetensors", "parquet")}
         for name in left:
             (folder / name).unlink(missing_ok=True)
         written |= left
-    for path in folder.glob(".*.tmp.*"):
+    for path in folder.glob(f".*{LEFT}.*"):
         if (named := _TEMPORARY.fullmatch(path.name)) and named[1] in written:
             path.unlink(missing_ok=True)
     note.unlink()

@@ -19,7 +19,7 @@ from torch import Tensor
 from mechsteer.activations.manifest import WRITING, Manifest, ShardRecord, next_number, write_file
 from mechsteer.activations.streaming import BatchRows
 from mechsteer.errors import MechsteerError
-from mechsteer.files import digest
+from mechsteer.files import atomic_path, digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,7 +70,8 @@ def write_shard(
     }
     header = header_of(manifest, rows, dtype, digest(prompts))
     stem = folder / f"shard-{number:06d}"
-    (folder / WRITING).write_text(str(number), encoding="utf-8")
+    with atomic_path(folder / WRITING) as note:
+        note.write_text(str(number), encoding="utf-8")
 
     def parts() -> Iterator[bytes | memoryview]:
         yield header

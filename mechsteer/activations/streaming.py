@@ -161,7 +161,16 @@ def stream(
         _check_finite(batch, plan, step)
         take(batch)
 
-    run_batches(model, prompts, run, steer=plan.steer, batch_size=batch_size, hooks=reader.hooks(), progress=progress)
+    run_batches(
+        model,
+        prompts,
+        run,
+        steer=plan.steer,
+        batch_size=batch_size,
+        hooks=reader.hooks(),
+        again=reader.forget,
+        progress=progress,
+    )
 
 
 class _Prefill:
@@ -176,6 +185,9 @@ class _Prefill:
 
     def hooks(self) -> list[Hook]:
         return self.kept.hooks
+
+    def forget(self) -> None:
+        self.kept.forget()
 
     def read(self, step: Step) -> BatchRows:
         rows = {stack: self._choose(step, stack) for stack in dict.fromkeys(self.plan.stacks.values())}
@@ -227,6 +239,10 @@ class _Generating:
 
     def hooks(self) -> list[Hook]:
         return self.recorder.hooks()
+
+    def forget(self) -> None:
+        self.recorder.forget()
+        self.chooser = self.plan.strategy.chooser(self.model)  # what it drew for prompts that are run again
 
     def read(self, step: Step) -> BatchRows:
         self.recorder.step = step

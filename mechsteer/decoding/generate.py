@@ -1,6 +1,6 @@
 """``generate``: one batched, cached loop for both families, under any intervention and strategy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,16 +11,17 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechsteer.decoding.loop import MAX_BATCH_TOKENS, Queue, Writer, Written
-from mechsteer.decoding.processors import processors
+from mechsteer.decoding.processors import Processors, processors
 from mechsteer.decoding.recorder import Recorder
 from mechsteer.decoding.showing import page_of, text_of
-from mechsteer.decoding.strategies import Greedy, Strategy
+from mechsteer.decoding.strategies import Chooser, Greedy, Strategy
 from mechsteer.errors import MechsteerError, positive_int, shown
-from mechsteer.models import as_prompts, context_of, hooked, is_encoder_decoder, pad
+from mechsteer.models import as_prompts, context_of, fits, hooked, is_encoder_decoder, pad
 from mechsteer.prompts import Prompt, Prompts
 from mechsteer.prompts.vocabulary import token_pieces
 from mechsteer.steering import Intervention, Step, as_intervention, attach, check_fired
 from mechsteer.steering.batches import check_fits
+from mechsteer.steering.intervention import BoundEdit
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,9 @@ def generate(
     """Generate a continuation (decoder-only) or an answer (encoder-decoder) for each prompt.
 
     T5's encoder runs once, its decoder with cached self-attention and cross-attention keys and values. Rows that have
-    ended make room for waiting prompts. The results do not depend on ``batch_size``, ``max_batch_tokens``, batch mates
-    or padding.
+    ended make room for waiting prompts. Where memory runs out, half as many prompts are computed together from there
+    on, which the log (``logging.getLogger("mechsteer")``) says. The results do not depend on ``batch_size``,
+    ``max_batch_tokens``, batch mates or padding.
 
     Args:
         model: A loaded model.
@@ -127,24 +129,63 @@ def generate(
         raise MechsteerError(f"strategy must be a strategy, e.g. ms.Greedy(), got {shown(strategy)}.")
     if not isinstance(stop, Sequence) or isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
         raise MechsteerError(f"stop must be a list of texts, e.g. ['\\n'], got {shown(stop)}.")
-    chooser = strategy.chooser(model)
-    applied = processors(model, strategy, max_new_tokens, use=generation_config)
-    recorder = Recorder(model, record, len(made))
-    rows = [Written() for _ in made]
-    edits = as_intervention(steer)
-    check_fits(model, made, edits)
-    queue = Queue(made, batch_size, max_batch_tokens, max_new_tokens)
-    index = queue.take([])
-    step = Step(pad(model, [made[i] for i in index]), decoder_prefix=int(is_encoder_decoder(model)), index=index)
-    step.edits = bound = edits.bind(model, step)
-    recorder.step = step
-    with (
-        tqdm(total=len(made), desc="generating", unit="prompt", disable=not progress) as bar,
-        hooked(model, [*attach(bound, model), *recorder.hooks()]),
-    ):
-        Writer(model, chooser, max_new_tokens, rows, stop, applied, bar.update).write(step, queue)
-    check_fired(bound, model)
-    return _collect(model, rows, recorder, stop, {} if applied is None else applied.settings)
+    run = _Run(model, made, strategy, strategy.chooser(model), max_new_tokens, stop, as_intervention(steer))
+    run.applied = processors(model, strategy, max_new_tokens, use=generation_config)
+    run.recorder = Recorder(model, record, len(made))
+    check_fits(model, made, run.steer)
+    size = min(batch_size, len(made))
+    with tqdm(total=len(made), desc="generating", unit="prompt", disable=not progress) as bar:
+        while not fits(lambda: run.write(size, max_batch_tokens, bar.update), size):  # noqa: B023
+            size //= 2
+            run.forget()
+    check_fired(run.bound, model)
+    return _collect(model, run.rows, run.recorder, stop, {} if run.applied is None else run.applied.settings)
+
+
+@dataclass
+class _Run:
+    """One call of :func:`generate`: what it has been given, and what it has written so far."""
+
+    model: Any
+    prompts: list[Prompt]
+    strategy: Strategy
+    chooser: Chooser
+    max_new_tokens: int
+    stop: Sequence[str]
+    steer: Intervention
+    applied: Processors | None = None
+    recorder: Recorder = field(init=False)
+    bound: list[BoundEdit] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rows = [Written() for _ in self.prompts]
+
+    def left(self) -> list[int]:
+        """The prompts whose rows have not ended."""
+        return [place for place, row in enumerate(self.rows) if not row.done]
+
+    def write(self, size: int, max_batch_tokens: int, ended: Callable[[int], object]) -> None:
+        """Write what is left, so many rows together."""
+        queue = Queue(self.prompts, size, max_batch_tokens, self.max_new_tokens, self.left())
+        index = queue.take([])
+        step = Step(
+            pad(self.model, [self.prompts[i] for i in index]),
+            decoder_prefix=int(is_encoder_decoder(self.model)),
+            index=index,
+        )
+        step.edits = bound = self.steer.bind(self.model, step)
+        self.bound += bound
+        self.recorder.step = step
+        writer = Writer(self.model, self.chooser, self.max_new_tokens, self.rows, self.stop, self.applied, ended)
+        with hooked(self.model, [*attach(bound, self.model), *self.recorder.hooks()]):
+            writer.write(step, queue)
+
+    def forget(self) -> None:
+        """Begin the rows that have not ended again: a sampler draws for them what it would have drawn."""
+        for place in self.left():
+            self.rows[place].forget()
+        self.recorder.forget(self.left())
+        self.chooser = getattr(self.strategy, "renewed", self.strategy.chooser)(self.model)
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:

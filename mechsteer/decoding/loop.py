@@ -34,6 +34,12 @@ class Written:
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     trace: list[dict[str, Any]] = field(default_factory=list)
+    done: bool = False
+
+    def forget(self) -> None:
+        """Begin again; the lists stay the same objects."""
+        for one in (self.tokens, self.logprobs, self.trace):
+            one.clear()
 
 
 @dataclass
@@ -45,16 +51,18 @@ class Queue:
         batch_size: The most rows at once.
         max_batch_tokens: The most positions at once: rows times what the longest of them may come to.
         new: How many new tokens a row may come to.
+        places: Which of the prompts; None for all.
     """
 
     prompts: Sequence[Prompt]
     batch_size: int
     max_batch_tokens: int
     new: int
+    places: Sequence[int] | None = None
 
     def __post_init__(self) -> None:
-        lengths = [len(p) for p in self.prompts]
-        self.waiting = sorted(range(len(lengths)), key=lambda place: -lengths[place])
+        places = range(len(self.prompts)) if self.places is None else self.places
+        self.waiting = sorted(places, key=lambda place: -len(self.prompts[place]))
 
     def take(self, running: Sequence[int]) -> list[int]:
         """The places of the next prompts that there is room for beside those that are running; one if none is."""
@@ -153,10 +161,13 @@ class Writer:
                 to.trace.append({"prompt": places[row], "step": len(to.tokens), **choice.trace[row]})
             to.tokens.append(int(ids[row]))
             to.logprobs.append(logprobs[row])
-        before = int(flight.running.sum())
-        flight.running &= ~torch.isin(ids, self._eos) & ~self._stopped(step, written)
+        before = flight.running
+        flight.running = before & ~torch.isin(ids, self._eos) & ~self._stopped(step, written)
         flight.tokens, flight.mask = ids[:, None], torch.ones((len(places), 1), dtype=torch.bool)
-        self.ended(before - int(flight.running.sum()))
+        ended = (before & ~flight.running).nonzero()[:, 0].tolist()
+        for row in ended:
+            self.rows[places[row]].done = True
+        self.ended(len(ended))
 
     def _stopped(self, step: Step, written: Sequence[Sequence[int]]) -> Bool[Tensor, "rows"]:
         """Which rows are as long as they may be, or have just completed a text that ends them."""

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.errors import MechsteerError
-from mechsteer.models import check_settings, loaded_info, logits_processors, stopping_criterion, unusable
+from mechsteer.models import applying, check_settings, loaded_info, logits_processors, stopping_criterion
 from mechsteer.prompts import Prompt
 
 
@@ -63,11 +63,9 @@ class Processors:
         self, scores: Float[Tensor, "1 d_vocab"], processors: Sequence[Any], read: Sequence[int]
     ) -> Float[Tensor, "1 d_vocab"]:
         ids = torch.tensor([list(read)], device=scores.device)
-        try:
+        with applying(self.model):
             for processor in processors:
                 scores = processor(ids, scores)
-        except (ValueError, TypeError, IndexError, RuntimeError) as error:
-            raise unusable(self.model, error) from error
         return scores
 
     def _of(self, place: int, prompt: Prompt) -> list[Any]:

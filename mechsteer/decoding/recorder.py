@@ -48,6 +48,13 @@ class Recorder:
             else:
                 self._unfinished[site].discard(place)
 
+    def forget(self, places: Sequence[int] | None = None) -> None:
+        """Let go of what was recorded for some prompts; None for all."""
+        for site, rows in self.rows.items():
+            for place in range(len(rows)) if places is None else places:
+                rows[place].clear()
+                self._unfinished[site].discard(place)
+
     def take(self, site: str, place: int, written: int) -> Tensor:
         """Hand over what was recorded at one site for one prompt that ``written`` tokens were generated for.
 

@@ -34,6 +34,12 @@ class Watched:
         self.runs.append(run)
         return run
 
+    def renewed(self, model: Any) -> "Run":
+        """Go on with the last run after an interruption: rows that had not ended begin again."""
+        run = self.runs[-1]
+        run.inner = self.strategy.chooser(model)
+        return run
+
 
 @dataclass
 class Run:

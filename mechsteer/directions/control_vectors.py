@@ -32,8 +32,8 @@ from torch import Tensor
 from mechsteer.checksums import BLANK, check, has_checksum, sealed
 from mechsteer.directions.direction import Direction, from_header, to_header
 from mechsteer.directions.foreign import adopt, check_family
-from mechsteer.errors import MechsteerError, finite
-from mechsteer.files import atomic_path
+from mechsteer.errors import MechsteerError, finite, foreign, shown
+from mechsteer.files import atomic_path, json_value
 from mechsteer.models import parse
 
 ARCHITECTURE = "controlvector"
@@ -185,15 +185,12 @@ def _block(direction: Direction) -> int:
 def _read(path: Path) -> tuple[dict[str, Any], dict[int, Float[Tensor, "width"]]]:
     """The keys and the direction tensors of a control vector file."""
     gguf = _package()
-    try:
+    if not path.exists():
+        raise MechsteerError(f"No such file: {path}.")
+    with foreign(f"{path} is not a readable GGUF file (truncated or foreign?)"):
         reader = gguf.GGUFReader(path)
         keys = {name: field.contents() for name, field in reader.fields.items()}
         tensors = {tensor.name: (tensor.tensor_type.name, tensor.data.copy()) for tensor in reader.tensors}
-    except FileNotFoundError:
-        raise MechsteerError(f"No such file: {path}.") from None
-    # What the reader, and NumPy inside it, raise on bytes that are not what they should be.
-    except (OSError, ValueError, IndexError, KeyError, TypeError, OverflowError, MemoryError) as error:
-        raise MechsteerError(f"{path} is not a readable GGUF file (truncated or foreign?): {error}") from error
     architecture = keys.get("general.architecture")
     if architecture != ARCHITECTURE:
         raise MechsteerError(f"{path} holds {architecture!r}, not a control vector ({ARCHITECTURE!r}).")
@@ -220,14 +217,14 @@ def _vector(path: Path, name: str, dtype: str, data: Any) -> tuple[int, Float[Te
 def _ours(vectors: Mapping[int, Tensor], text: Any, path: str) -> dict[int, Direction]:
     """The directions of a file that :func:`to_gguf` wrote."""
     try:
-        record = json.loads(text)
+        record = json_value(text)
         scale, headers = float(record["scale"]), record["directions"]
         factors = {block: float(headers[str(block)]["norm"]) / scale for block in vectors}
         found = {block: from_header(v * factors[block], headers[str(block)], path) for block, v in vectors.items()}
         if any(_block(one) != block for block, one in found.items()):
             raise ValueError("a site is not the one of its tensor")
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, AttributeError) as error:
         if isinstance(error, MechsteerError):
             raise
-        raise MechsteerError(f"{path} has a damaged record of its directions: {error!r}.") from error
+        raise MechsteerError(f"{path} has a damaged record of its directions: {shown(error)}.") from error
     return found

@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.display import folded, rows_of, titled
-from mechsteer.errors import MechsteerError, finite
+from mechsteer.errors import MechsteerError, finite, shown
+from mechsteer.files import json_value
 from mechsteer.tensors import read_tensors, save_tensors
 
 FORMAT = "mechsteer.direction/1"
@@ -184,15 +185,18 @@ def from_header(vector: Float[Tensor, "width"], header: Mapping[str, Any], path:
         MechsteerError: if the header is damaged, naming ``path``.
     """
     try:
+        meta = json_value(header["meta"])
+        if not isinstance(meta, dict) or not all(isinstance(value, str) for value in meta.values()):
+            raise TypeError("meta is no texts by name")
         fields = {
             "site": header["site"],
             "method": header["method"],
             "mean_projection": float(header["mean_projection"]),
             "activation_norm": float(header["activation_norm"]),
-            "meta": json.loads(header["meta"]),
+            "meta": meta,
         }
     except (KeyError, TypeError, ValueError) as error:
-        raise MechsteerError(f"{path} has a damaged direction header: {error!r}.") from error
+        raise MechsteerError(f"{path} has a damaged direction header: {shown(error)}.") from error
     return Direction(vector=vector, **fields)
 
 

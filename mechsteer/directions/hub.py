@@ -42,13 +42,14 @@ def push(
     from huggingface_hub import HfApi
 
     shared = without_paths(direction)
-    with hub_errors("push to", repo_id), tempfile.TemporaryDirectory(prefix="mechsteer-") as folder:
+    with tempfile.TemporaryDirectory(prefix="mechsteer-") as folder:
         shared.save(Path(folder) / FILE)
         (Path(folder) / "README.md").write_text(model_card(shared, repo_id), encoding="utf-8")
-        api = HfApi(token=token)
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        _check_place(api.model_info(repo_id), repo_id, private=private)
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message).commit_url)
+        with hub_errors("push to", repo_id):
+            api = HfApi(token=token)
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            _check_place(api.model_info(repo_id), repo_id, private=private)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message).commit_url)
 
 
 def pull(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Direction:
@@ -92,12 +93,11 @@ def _check_place(info: object, repo_id: str, *, private: bool) -> None:
 @contextmanager
 def hub_errors(doing: str, repo_id: str) -> Iterator[None]:
     """Turn what the hub's client raises into one clear error."""
-    import httpx
-    from huggingface_hub import errors
-
     try:
         yield
-    except (errors.HFValidationError, errors.EntryNotFoundError, httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+    except MechsteerError:
+        raise
+    except Exception as error:  # of whichever library it reaches the network with
         raise MechsteerError(f"Cannot {doing} {repo_id!r} on the Hugging Face hub: {_reason(error)}") from error
 
 

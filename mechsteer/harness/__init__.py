@@ -39,6 +39,7 @@ from mechsteer.identity import cell_key
 from mechsteer.models import context_of, is_encoder_decoder, model_info, provenance
 from mechsteer.prompts import Prompt, token_names
 from mechsteer.prompts import prompt as make_prompt
+from mechsteer.prompts.rendering import apply_template
 from mechsteer.steering import Intervention, as_intervention, describe_edits
 
 try:
@@ -155,23 +156,20 @@ class SteeredLM(LM):
         Warns:
             UserWarning: if system messages are left out, as lm-eval's own model does.
         """
-        from jinja2 import TemplateError
-
         if not self.model.tokenizer.chat_template:
             raise MechsteerError("This tokenizer has no chat template; leave apply_chat_template off.")
         options = {
-            "tokenize": False,
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": not add_generation_prompt,
         }
         try:
-            return self.model.tokenizer.apply_chat_template(chat_history, **options)
-        except TemplateError as error:
+            return apply_template(self.model.tokenizer, chat_history, **options)
+        except MechsteerError as error:
             rest = [message for message in chat_history if message["role"] != "system"]
             if len(rest) == len(chat_history):
                 raise MechsteerError(f"The chat template refuses these messages: {error}.") from None
             warnings.warn(f"This chat template has no system messages; theirs is left out ({error}).", stacklevel=2)
-            return self.model.tokenizer.apply_chat_template(rest, **options)
+            return apply_template(self.model.tokenizer, rest, **options)
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """For each ``(context, continuation)``, its log-probability in nats, and whether greedy decoding says it."""

@@ -6,7 +6,8 @@ from mechsteer.models.digest import file_digest, taken_once, tensor_digest, weig
 from mechsteer.models.folding import refuse_folded
 from mechsteer.models.following import continuation_ids, spaced, word_id, word_ids
 from mechsteer.models.forward import advance, advance_together, model_device, residual, start, unembed
-from mechsteer.models.generation_config import check_settings, logits_processors, stopping_criterion, unusable
+from mechsteer.models.generation_config import applying, check_settings, logits_processors, stopping_criterion
+from mechsteer.models.halving import Room, TooLargeError, fits
 from mechsteer.models.heads import post_norm
 from mechsteer.models.hooking import hooked, hooks_on
 from mechsteer.models.identity import check_unhooked, model_identity
@@ -24,6 +25,7 @@ from mechsteer.models.parity import verify
 from mechsteer.models.planning import plan
 from mechsteer.models.resolve import organism_names
 from mechsteer.models.sites import fires, parse, position_stack, predicting_stack, shape_of, site, sites, stacks, width
+from mechsteer.models.sizes import check_sizes, shapes_in
 from mechsteer.models.state import (
     State,
     adopt,
@@ -40,15 +42,19 @@ from mechsteer.models.t5 import encode
 __all__ = [
     "Fused",
     "ModelInfo",
+    "Room",
     "State",
+    "TooLargeError",
     "adopt",
     "advance",
     "advance_together",
+    "applying",
     "as_prompts",
     "at_last",
     "before_last",
     "check_model",
     "check_settings",
+    "check_sizes",
     "check_unhooked",
     "context_of",
     "continuation_ids",
@@ -57,6 +63,7 @@ __all__ = [
     "file_digest",
     "fires",
     "first_tokens",
+    "fits",
     "fork",
     "hooked",
     "hooks_on",
@@ -82,6 +89,7 @@ __all__ = [
     "residual",
     "select_rows",
     "shape_of",
+    "shapes_in",
     "site",
     "sites",
     "spaced",
@@ -91,7 +99,6 @@ __all__ = [
     "taken_once",
     "tensor_digest",
     "unembed",
-    "unusable",
     "verify",
     "weights_digest",
     "width",

@@ -7,13 +7,14 @@ that no prompt's padding is taken for text. Which search or sampling is used (``
 """
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, foreign, shown
 from mechsteer.models.info import is_encoder_decoder, loaded_info
 
 NEUTRAL: dict[str, Any] = {
@@ -48,11 +49,29 @@ def read_settings(generation_config: Any) -> dict[str, Any]:
     if generation_config is None:
         return {}
     given = generation_config.to_dict()
-    if given.get("watermarking_config") is not None:
+    if hasattr(given.get("watermarking_config"), "to_dict"):
         given["watermarking_config"] = given["watermarking_config"].to_dict()
     found = {name: given[name] for name, neutral in NEUTRAL.items() if given.get(name) not in (None, neutral)}
     found |= {name: given[name] for name, (*neutral, _) in _REFUSED.items() if given.get(name) not in neutral}
     return found
+
+
+def check_tokens(generation_config: Any, d_vocab: int, directory: Any) -> None:
+    """Refuse start and end tokens that are none.
+
+    Raises:
+        MechsteerError: with the name and the value.
+    """
+    for name in ("eos_token_id", "bos_token_id", "decoder_start_token_id"):
+        value = getattr(generation_config, name, None)
+        several = value if isinstance(value, list) and name == "eos_token_id" else [value]
+        for one in several:
+            end = d_vocab if name == "decoder_start_token_id" else 2**31  # others may be no row of the embeddings
+            if one is not None and (isinstance(one, bool) or not isinstance(one, int) or not -1 <= one < end):
+                raise MechsteerError(
+                    f"The generation configuration in {str(directory)!r} has {name}={shown(value)}; a token id, from 0 "
+                    f"to {d_vocab - 1}, was expected."
+                )
 
 
 def check_settings(model: Any, settings: dict[str, Any]) -> None:
@@ -87,7 +106,7 @@ def logits_processors(model: Any, prompt: Sequence[int], settings: dict[str, Any
     eos = list(loaded_info(model).eos_ids)
     device = next(model.parameters()).device
     chosen = {name: value for name, value in settings.items() if name != "stop_strings"}
-    try:
+    with applying(model):
         config = GenerationConfig(**chosen, max_length=first + max_new_tokens)
         config._eos_token_tensor = torch.tensor(eos, device=device) if eos else None
         return _mixin()(model)._get_logits_processor(
@@ -96,8 +115,6 @@ def logits_processors(model: Any, prompt: Sequence[int], settings: dict[str, Any
             encoder_input_ids=torch.tensor([list(prompt)], device=device),
             device=device,
         )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise unusable(model, error) from error
 
 
 def stopping_criterion(model: Any, settings: dict[str, Any]) -> Any:
@@ -110,17 +127,15 @@ def stopping_criterion(model: Any, settings: dict[str, Any]) -> Any:
         return None
     from transformers import StopStringCriteria
 
-    try:
+    with applying(model):
         return StopStringCriteria(model.tokenizer, settings["stop_strings"])
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise unusable(model, error) from error
 
 
-def unusable(model: Any, error: Exception) -> MechsteerError:
-    """The error for settings that transformers cannot apply."""
-    return MechsteerError(
-        f"The generation_config.json of {loaded_info(model).name!r} cannot be applied: {error} Correct it, or pass "
-        "generation_config=False to leave it out."
+def applying(model: Any) -> AbstractContextManager[None]:
+    """Turns what transformers raises on settings that it cannot apply into one error."""
+    return foreign(
+        f"The generation_config.json of {loaded_info(model).name!r} cannot be applied",
+        "Correct it, or pass generation_config=False to leave it out.",
     )
 
 

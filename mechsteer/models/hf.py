@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, foreign, shown
 
 _SHOW_PROGRESS_BYTES = 1 << 30
 
@@ -20,38 +20,28 @@ def load_hf(directory: Path, *, dtype: torch.dtype, device: torch.device) -> Any
         MechsteerError: if a weight file is damaged, or weights are missing from it (transformers would start those at
             random and go on).
     """
-    from safetensors import SafetensorError
-
     from mechsteer.models.resolve import read_config, source
 
     config = read_config(directory)
     if (getattr(config, "pad_token_id", None) or 0) >= getattr(config, "vocab_size", math.inf):
         config.pad_token_id = None  # a row that the embeddings lack; padding is masked
     folder, arguments = source(directory)
-    try:
-        with _progress_bar(directory):
-            loaded: Any = _auto(config).from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                use_safetensors=True,
-                attn_implementation="eager",
-                output_loading_info=True,
-                **arguments,
-            )
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise MechsteerError(
-            f"Cannot read the weights in {str(directory)!r} (damaged or truncated?): {error}"
-        ) from error
-    except Exception as error:  # whatever a configuration's values make the model's class raise
-        raise MechsteerError(
-            f"transformers makes no model of {str(directory)!r}: {type(error).__name__}: {error}"
-        ) from error
-    model, report = loaded
+    what = f"Cannot read the weights in {str(directory)!r} (damaged or truncated, or not those of its configuration?)"
+    with foreign(what), _progress_bar(directory):
+        model, report = _auto(config).from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            attn_implementation="eager",
+            output_loading_info=True,
+            **arguments,
+        )
     if report["missing_keys"] or report["mismatched_keys"]:
         keys = sorted(map(str, report["missing_keys"])) or sorted(map(str, report["mismatched_keys"]))
         raise MechsteerError(f"The checkpoint {str(directory)!r} lacks weights: {', '.join(keys[:5])}.")
-    return _in_own_memory(_text_part(model).to(device)).eval().requires_grad_(False)
+    with foreign(what):
+        return _in_own_memory(_text_part(model).to(device)).eval().requires_grad_(False)
 
 
 def _in_own_memory(model: Any) -> Any:
@@ -112,10 +102,13 @@ def load_tokenizer(directory: Path) -> Any:
     from mechsteer.models.resolve import source
 
     folder, arguments = source(directory)
-    try:
+    with foreign(f"{str(directory)!r} has no readable tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, **arguments)
-    except Exception as error:  # the tokenizers package raises plain exceptions
-        raise MechsteerError(f"{str(directory)!r} has no readable tokenizer: {error}") from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token_id is None:
+            tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        for name in ("bos", "eos", "pad", "unk"):  # every caller reads these
+            number = getattr(tokenizer, f"{name}_token_id")
+            if number is not None and not isinstance(number, int):
+                raise MechsteerError(f"{str(directory)!r} has the {name} token {shown(number)}; a token has a number.")
+        _ = tokenizer.all_special_tokens, tokenizer.chat_template
     return tokenizer

@@ -73,6 +73,11 @@ class Kept:
     def _keep(self, x: Tensor, site: str) -> None:
         self._parts[site].append(x if self._pick is None else self._pick(x, site))
 
+    def forget(self) -> None:
+        """Let go of all that was kept."""
+        for parts in self._parts.values():
+            parts.clear()
+
     def parts(self, site: str) -> list[Tensor]:
         """Hand over what passed a site, pass by pass, and let go of it."""
         parts, self._parts[site] = self._parts[site], []

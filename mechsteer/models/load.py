@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mechsteer.errors import MechsteerError, unknown
+from mechsteer.errors import MechsteerError, foreign, unknown
 from mechsteer.models import parity, resolve
 from mechsteer.models.decoder_only import hooked_transformer
 from mechsteer.models.digest import weights_digest
@@ -14,9 +14,11 @@ from mechsteer.models.encoder_decoder import hooked_encoder_decoder
 from mechsteer.models.families import check_supported, context_note
 from mechsteer.models.folding import check_foldable
 from mechsteer.models.folding import fold as fold_weights
-from mechsteer.models.generation_config import read_settings
+from mechsteer.models.generation_config import check_tokens, read_settings
 from mechsteer.models.hf import load_hf, load_tokenizer
 from mechsteer.models.info import ModelInfo, is_encoder_decoder, set_info
+from mechsteer.models.sizes import check_config
+from mechsteer.prompts.offsets import encode
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -66,14 +68,18 @@ def load(
     name = os.fspath(name_or_path)
     directory, commit = resolve.locate(name, revision=revision)
     config = resolve.read_config(directory)
-    check_supported(config)
+    with foreign(f"No model can be made of the values in {resolve.config_file(directory)}"):
+        check_supported(config)
+        check_config(config, resolve.weight_files(directory), resolve.config_file(directory))
     tokenizer = load_tokenizer(directory)
     hf_model = load_hf(directory, dtype=torch_dtype, device=torch_device)
     convert = hooked_encoder_decoder if config.is_encoder_decoder else hooked_transformer
-    model = convert(hf_model)
+    with foreign(f"No hooked model can be made of the values in {resolve.config_file(directory)}"):
+        model = convert(hf_model)
     if fold:
         check_foldable(model)
         fold_weights(model)
+    check_tokens(hf_model.generation_config, model.cfg.d_vocab, directory)
     _set_tokenizer(model, tokenizer)
     _set_decoder_start(model, hf_model.generation_config)
     info = ModelInfo(
@@ -90,14 +96,15 @@ def load(
     )
     set_info(model, info)
     if check:
-        parity.gate(model, hf_model)
+        with foreign(f"The model in {str(directory)!r} cannot be run"):
+            parity.gate(model, hf_model)
     return model
 
 
 def _set_tokenizer(model: Any, tokenizer: Any) -> None:
     """Give the model Hugging Face's tokenizer unchanged; the library would load another one that adds a BOS."""
     bos = tokenizer.bos_token_id
-    prepends_bos = bos is not None and tokenizer("a")["input_ids"][:1] == [bos]
+    prepends_bos = bos is not None and encode(tokenizer, "a", special=True)[0][:1] == [bos]
     model.tokenizer = tokenizer
     model.cfg.tokenizer_prepends_bos = prepends_bos
     model.cfg.default_prepend_bos = prepends_bos

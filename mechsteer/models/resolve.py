@@ -1,9 +1,10 @@
 """From a name to a local directory with a checkpoint that is safe to read."""
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
-from mechsteer.errors import MechsteerError, nearest, unknown
+from mechsteer.errors import MechsteerError, foreign, nearest, shown, unknown
 from mechsteer.files import data_path, digest, read_json
 from mechsteer.models.digest import file_digest
 
@@ -69,7 +70,6 @@ def _local(path: Path) -> Path:
 
 def _hub(name: str, revision: str | None) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         path = snapshot_download(
@@ -78,7 +78,7 @@ def _hub(name: str, revision: str | None) -> tuple[Path, str]:
             allow_patterns=_HUB_FILES,
             ignore_patterns=["*/*", "consolidated*"],  # other formats of the same weights
         )
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except Exception as error:  # of whichever library it reaches the network with
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise MechsteerError(
             f"Cannot get {name!r} from the Hugging Face hub ({reason}). It is no local directory either; "
@@ -155,6 +155,11 @@ def weight_files(directory: Path) -> list[Path]:
     return sorted(p for p in directory.glob("*.safetensors") if not p.name.startswith("."))
 
 
+def config_file(directory: Path) -> Path:
+    """Where a checkpoint's configuration is: a GGUF file has it inside."""
+    return directory if is_gguf(directory) else directory / "config.json"
+
+
 def read_config(directory: Path) -> Any:
     """The checkpoint's Hugging Face configuration.
 
@@ -169,25 +174,23 @@ def read_config(directory: Path) -> Any:
     if not isinstance(raw, dict) or "model_type" not in raw:
         raise MechsteerError(f"{path} names no model_type: not a Hugging Face configuration.")
     folder, arguments = source(directory)
+    _check_for_gguf(directory)
     try:
-        return AutoConfig.from_pretrained(folder, **arguments)
-    except ImportError as error:
-        raise _no_gguf(directory, error) from error
-    except Exception as error:  # whatever its values make the configuration's class raise
+        with foreign(f"transformers cannot read {config_file(directory)}"):
+            return AutoConfig.from_pretrained(folder, **arguments)
+    except MechsteerError as error:
         if "auto_map" in raw:
             raise MechsteerError(
-                f"The model family {raw['model_type']!r} of {str(directory)!r} is code in its repository (auto_map), "
-                "which is never run here."
+                f"The model family {shown(raw['model_type'])} of {str(directory)!r} is code in its repository "
+                "(auto_map), which is never run here."
             ) from error
-        raise MechsteerError(
-            f"transformers cannot read {directory if is_gguf(directory) else path}: {error}"
-        ) from error
+        raise
 
 
-def _no_gguf(path: Path, error: ImportError) -> MechsteerError:
-    if not is_gguf(path):
-        return MechsteerError(f"transformers cannot read {str(path)!r}: {error}")
-    return MechsteerError("To read a GGUF file the gguf package is needed: pip install 'mechsteer[gguf]'.")
+def _check_for_gguf(path: Path) -> None:
+    """Say what is missing to read a GGUF file."""
+    if is_gguf(path) and importlib.util.find_spec("gguf") is None:
+        raise MechsteerError("To read a GGUF file the gguf package is needed: pip install 'mechsteer[gguf]'.")
 
 
 def fingerprint(directory: Path) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mechsteer.models import attention as attending
 from mechsteer.models.attention import Mask, attend
+from mechsteer.models.halving import say_cost
 from mechsteer.models.heads import normalised, output, project, queries_keys_values
 from mechsteer.models.hooking import hooked
 from mechsteer.models.state import CrossEntry, KeyValues, Part, State
@@ -22,8 +23,11 @@ def encode(
 
     Short prompts go through the library's own blocks, to the bit; there is no time to win.
     """
-    resid = model.hook_embed(model.embed(tokens))
     length = tokens.shape[1]
+    cells = length * length * model.cfg.n_heads * (len(tokens) if len(tokens) > 1 else 1)  # padding has a bias a row
+    what = f"T5's attention over {length:,} tokens, a bias for each pair of them and head,"
+    say_cost(what, 2 * cells * model.cfg.dtype.itemsize, tokens.device)
+    resid = model.hook_embed(model.embed(tokens))
     bias = model.encoder[0].attn.compute_relative_attention_bias(length, length, device=tokens.device)
     if length <= attending.SHORT:
         additive = additive_mask(model, mask)

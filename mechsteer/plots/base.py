@@ -118,8 +118,10 @@ def save(figure: "Figure", stem: str | os.PathLike[str]) -> list[Path]:
             fit(figure)
         for path in paths:
             kind = path.suffix[1:]
+            made = io.BytesIO()  # a full disk would leave matplotlib's own file open
+            figure.savefig(made, format=kind, dpi=300, metadata=_METADATA[kind])
             with atomic_path(path) as temporary:
-                figure.savefig(temporary, format=kind, dpi=300, metadata=_METADATA[kind])
+                temporary.write_bytes(made.getbuffer())
     return paths
 
 

@@ -6,7 +6,7 @@ bytes of one character all have that character's place.
 
 from typing import Any
 
-from mechsteer.errors import MechsteerError, shown
+from mechsteer.errors import MechsteerError, foreign, shown
 
 Offsets = list[tuple[int, int]]
 
@@ -25,12 +25,16 @@ def encode(tokenizer: Any, text: str, *, special: bool) -> tuple[list[int], Offs
         special: Add the tokenizer's special tokens.
 
     Raises:
-        MechsteerError: if the bytes of ByT5's tokens are not those of the text.
+        MechsteerError: if the bytes of ByT5's tokens are not those of the text, or the tokenizer cannot take the text:
+            one with half a character (a lone surrogate), say.
     """
-    if not _of_bytes(tokenizer):
-        encoding = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-        return encoding["input_ids"], [(int(a), int(b)) for a, b in encoding["offset_mapping"]]
-    ids = tokenizer(text, add_special_tokens=special)["input_ids"]
+    of_bytes = _of_bytes(tokenizer)
+    with foreign(f"This tokenizer cannot take the text {shown(text)}"):
+        options = {} if of_bytes else {"return_offsets_mapping": True}
+        encoding = tokenizer(text, add_special_tokens=special, **options)
+    ids = encoding["input_ids"]
+    if not of_bytes:
+        return ids, [(int(a), int(b)) for a, b in encoding["offset_mapping"]]
     return ids, _byte_offsets(tokenizer.convert_ids_to_tokens(ids), text)
 
 

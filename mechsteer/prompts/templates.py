@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mechsteer.errors import MechsteerError, nearest, shown
+from mechsteer.prompts.rendering import apply_template
 from mechsteer.prompts.vocabulary import specials
 
 CharSpans = dict[str, list[tuple[int, int]]]
@@ -111,20 +112,12 @@ def _apply(
         {**turn.other, "role": turn.role, "content": content} for turn, content in zip(turns, contents, strict=True)
     ]
     try:
-        made = tokenizer.apply_chat_template(
-            messages,
-            tokenize=False,
-            add_generation_prompt=not continued,
-            continue_final_message=continued,
-            **arguments,
+        return apply_template(
+            tokenizer, messages, add_generation_prompt=not continued, continue_final_message=continued, **arguments
         )
-    except Exception as error:  # a template is a program, and may fail in any way
+    except MechsteerError as error:
         roles = " and ".join(dict.fromkeys(turn.role for turn in turns))
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise MechsteerError(f"This chat template refuses {roles} messages: {shown(reason, 200)[1:-1]}.") from error
-    if not isinstance(made, str):
-        raise MechsteerError(f"This chat template makes no text, got {shown(made)}.")
-    return made
+        raise MechsteerError(f"This chat template refuses {roles} messages: {error}.") from error
 
 
 def _placed(text: str, turns: Sequence[Turn], literals: Sequence[str]) -> CharSpans:

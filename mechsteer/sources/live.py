@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechsteer.errors import MechsteerError, positive_int
-from mechsteer.models import State, at_last, fires, first_tokens, hooked, pad, parse, residual, start
+from mechsteer.models import Room, State, at_last, fires, first_tokens, hooked, pad, parse, residual, start
 from mechsteer.models.hooking import Kept, check_finite
 from mechsteer.prompts import Batch, Prompt
 
@@ -98,13 +98,18 @@ def batches(
     model: Any, prompts: Sequence[Prompt], size: int, *, by_length: bool = True
 ) -> Iterator[tuple[Batch, list[int]]]:
     """Padded batches, of prompts of like length or in the order given, and the places of their prompts in the list."""
+    for index in places_of_batches(prompts, size, by_length=by_length):
+        yield pad(model, [prompts[i] for i in index]), index
+
+
+def places_of_batches(prompts: Sequence[Prompt], size: int, *, by_length: bool = True) -> Iterator[list[int]]:
+    """The same without the batches themselves."""
     positive_int("batch_size", size)
     order = list(range(len(prompts)))
     if by_length:
         order.sort(key=lambda i: len(prompts[i]))
     for first in range(0, len(order), size):
-        index = order[first : first + size]
-        yield pad(model, [prompts[i] for i in index]), index
+        yield order[first : first + size]
 
 
 @torch.no_grad()
@@ -142,16 +147,22 @@ def last_states(
             raise MechsteerError(f"{name!r} does not hold one state a position.")
     run = run_under(steer, model, prompts)
     found: dict[str, list[Tensor]] = {name: [torch.empty(0)] * len(prompts) for name in sites}
+
+    def read(index: list[int]) -> None:
+        batch = pad(model, [prompts[i] for i in index])
+        kept = Kept(sites, lambda x, site: at_last(model, x, site, batch))
+        with run.on(batch, index) as step, hooked(model, kept.hooks):
+            residual(model, *begin(model, step))
+        for name in sites:
+            rows = kept.take(name).float().cpu()
+            check_finite(rows, name, index)
+            for row, place in zip(rows, index, strict=True):
+                found[name][place] = row
+        bar.update(len(index))
+
+    room = Room(batch_size)
     with tqdm(total=len(prompts), desc="states", unit="prompt", disable=not progress) as bar:
-        for batch, index in batches(model, prompts, batch_size, by_length=by_length):
-            kept = Kept(sites, lambda x, site, batch=batch: at_last(model, x, site, batch))
-            with run.on(batch, index) as step, hooked(model, kept.hooks):
-                residual(model, *begin(model, step))
-            for name in sites:
-                rows = kept.take(name).float().cpu()
-                check_finite(rows, name, index)
-                for row, place in zip(rows, index, strict=True):
-                    found[name][place] = row
-            bar.update(len(index))
+        for places in places_of_batches(prompts, batch_size, by_length=by_length):
+            room.run(places, read)
     run.check_fired()
     return {name: torch.stack(rows) for name, rows in found.items()}

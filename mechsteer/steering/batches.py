@@ -7,9 +7,10 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from mechsteer.models import hooked, is_encoder_decoder
+from mechsteer.models import Room, hooked, is_encoder_decoder, pad
 from mechsteer.prompts import Batch, Prompt
 from mechsteer.sources import batches, begin
+from mechsteer.sources.live import places_of_batches
 from mechsteer.steering.intervention import BoundEdit, Intervention, attach, check_fired
 from mechsteer.steering.sae_conventions import check_prompts
 from mechsteer.steering.scope import Step
@@ -71,9 +72,12 @@ def run_batches(
     steer: Intervention,
     batch_size: int,
     hooks: Sequence[tuple[str, Callable[..., Any]]] = (),
+    again: Callable[[], object] | None = None,
     progress: str = "",
 ) -> None:
     """Call ``run`` for each batch while the intervention and the hooks are on the model.
+
+    A batch for which memory does not suffice is run in halves, where that can be: ``run`` is then called again.
 
     Args:
         model: A loaded model.
@@ -82,15 +86,27 @@ def run_batches(
         steer: The intervention; :class:`Intervention` without edits for none.
         batch_size: Prompts in one batch.
         hooks: Hook functions by full name; put on after the intervention, so that they see what it made.
+        again: Called before each batch: lets go of what hooks have kept of one that failed. Without it, a batch that
+            hooks read is run once.
         progress: What to call the work in a progress bar; empty for no bar.
 
     Raises:
         MechsteerError: if the intervention does not fit the model, or never fired.
     """
     under = steer.running(model, prompts)
+
+    def once(index: list[int]) -> None:
+        if again is not None:
+            again()
+        with under.on(pad(model, [prompts[i] for i in index]), index) as step, hooked(model, hooks):
+            run(step)
+        bar.update(len(index))
+
+    room = Room(batch_size)
     with tqdm(total=len(prompts), desc=progress, unit="prompt", disable=not progress) as bar:
-        for batch, index in batches(model, prompts, batch_size):
-            with under.on(batch, index) as step, hooked(model, hooks):
-                run(step)
-            bar.update(len(index))
+        for places in places_of_batches(prompts, batch_size):
+            if hooks and again is None:
+                once(places)
+            else:
+                room.run(places, once)
     under.check_fired()

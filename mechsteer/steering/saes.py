@@ -19,9 +19,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, nearest, unknown
+from mechsteer.errors import MechsteerError, foreign, nearest, unknown
 from mechsteer.files import data_path, read_json
-from mechsteer.models import model_info, shape_of
+from mechsteer.models import check_sizes, model_info, shape_of, shapes_in
 from mechsteer.steering.sae_conventions import check_processing
 
 ARCHITECTURES = ("standard", "topk", "abstopk", "jumprelu", "gated", "matching_pursuit")
@@ -30,6 +30,7 @@ ARCHITECTURES = ("standard", "topk", "abstopk", "jumprelu", "gated", "matching_p
 ORGANISM = "organism:"
 _WEIGHTS, _CONFIG = "sae_weights.safetensors", "cfg.json"
 _NO_PICKLE = ("sae_lens", "gemma_2", "gemma_3", "llama_scope", "llama_scope_r1_distill", "sparsify")
+_SIZES = ("d_in", "d_sae", "d_out")
 _SCALED = ("layer_norm", "constant_norm_rescale")
 _UNFOLDED = {
     "expected_average_only_in": "fold_activation_norm_scaling_factor(factor)",
@@ -102,7 +103,6 @@ def load_sae(
 
 def _from_disk(path: Path, device: str, dtype: str | None) -> Any:
     from sae_lens import SAE
-    from safetensors import SafetensorError
 
     if not path.is_dir():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
@@ -117,11 +117,10 @@ def _from_disk(path: Path, device: str, dtype: str | None) -> Any:
     config = read_json(path / _CONFIG)
     if not isinstance(config, dict) or "d_in" not in config:
         raise MechsteerError(f"{path / _CONFIG} is no configuration of an SAE: it has no d_in.")
-    try:
+    with foreign(f"SAELens cannot load the SAE in {str(path)!r}"):
+        check_sizes(config, _SIZES, shapes_in(path / _WEIGHTS), path / _CONFIG)
         with _without_advice():
             return SAE.load_from_disk(path, device=device, dtype=dtype)
-    except (SafetensorError, OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise MechsteerError(f"SAELens cannot load the SAE in {str(path)!r}: {_first_line(error)}") from error
 
 
 def _from_hub(release: str, sae_id: str | None, device: str, dtype: str | None) -> Any:
@@ -144,11 +143,8 @@ def _from_hub(release: str, sae_id: str | None, device: str, dtype: str | None) 
             f"{release!r} comes in the layout {layout!r}, which is pickled or no SAE of one hook point. Layouts that "
             f"are loaded: {', '.join(_NO_PICKLE)}."
         )
-    try:
-        with _without_advice():
-            return SAE.from_pretrained(release, sae_id, device=device, dtype=dtype or "float32")
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise MechsteerError(f"Cannot get the SAE {sae_id!r} of {release!r}: {_first_line(error)}") from error
+    with foreign(f"Cannot get the SAE {sae_id!r} of {release!r}"), _without_advice():
+        return SAE.from_pretrained(release, sae_id, device=device, dtype=dtype or "float32")
 
 
 @contextlib.contextmanager
@@ -157,11 +153,6 @@ def _without_advice() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"\s*This SAE has non-empty model_from_pretrained_kwargs")
         yield
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
 
 
 def as_sae(sae: Any) -> Any:

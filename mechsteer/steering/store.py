@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from mechsteer.directions import Direction
-from mechsteer.errors import MechsteerError, finite
-from mechsteer.files import versions
+from mechsteer.errors import MechsteerError, finite, foreign
+from mechsteer.files import json_value, versions
 from mechsteer.models import tensor_digest
 from mechsteer.steering.intervention import Edit, Intervention
 from mechsteer.steering.registry import METHODS, find, is_own, made_of
@@ -68,18 +68,14 @@ def load(path: str | os.PathLike[str]) -> Intervention:
     file = read_tensors(path)
     if file.header.get("format") != FORMAT:
         raise MechsteerError(f"{path} is not a mechsteer intervention (format {file.header.get('format')!r}).")
-    try:
+    with foreign(f"{path} has a damaged header"):  # which may make anything that is built from it raise
         found = _intervention(file)
-    except MechsteerError:
-        raise
-    except Exception as error:  # a damaged description may make anything that is built from it raise
-        raise MechsteerError(f"{path} has a damaged header: {error!r}.") from error
     file.verify("intervention")
     return found
 
 
 def _intervention(file: TensorFile) -> Intervention:
-    described = json.loads(file.header["edits"])
+    described = json_value(file.header["edits"])
     if not isinstance(described, list):
         raise TypeError(f"edits are a {type(described).__name__}")
     saes = _saes(described, file.tensors)

@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mechsteer.errors import MechsteerError, nearest
+from mechsteer.errors import MechsteerError, nearest, shown
 from mechsteer.quality.texts import has_content, is_empty, is_loop
 from mechsteer.tasks.ifeval_arguments import ARGUMENTS, problem
 from mechsteer.tasks.language import is_language, known_language
@@ -97,17 +97,17 @@ def spec(text: str) -> Spec:
         MechsteerError: for an unknown name, naming the nearest, or an argument that is missing, impossible or too many.
     """
     if not isinstance(text, str):
-        raise MechsteerError(f"A check is named by a text, e.g. 'lowercase', got {text!r}.")
+        raise MechsteerError(f"A check is named by a text, e.g. 'lowercase', got {shown(text)}.")
     if text in ARGUMENTS:
         return Spec(text)
     name, colon, argument = text.partition(":")
     name = name.strip()
     if name not in TESTS:
-        raise MechsteerError(f"Unknown check {text!r}.{nearest(text, [*TESTS, *(ARGUMENTS if colon else ())])}")
+        raise MechsteerError(f"Unknown check {shown(text)}.{nearest(text, [*TESTS, *(ARGUMENTS if colon else ())])}")
     read = TESTS[name][1]
     if read is None:
         if colon:
-            raise MechsteerError(f"The check {name!r} takes no argument, got {text!r}.")
+            raise MechsteerError(f"The check {shown(name)} takes no argument, got {shown(text)}.")
         return Spec(name)
     return Spec(name, read(name, argument) if colon else None)
 
@@ -121,13 +121,13 @@ def _count(name: str, value: Any) -> int:
     except ValueError:
         number = 0
     if number < 1 or isinstance(value, bool):
-        raise MechsteerError(f"{name} needs a whole number of at least 1, e.g. {name}:3, got {value!r}.")
+        raise MechsteerError(f"{name} needs a whole number of at least 1, e.g. {name}:3, got {shown(value)}.")
     return number
 
 
 def _phrase(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise MechsteerError(f"{name} needs a text, e.g. {name}:tea, got {value!r}.")
+        raise MechsteerError(f"{name} needs a text, e.g. {name}:tea, got {shown(value)}.")
     return value.strip()
 
 
@@ -135,7 +135,7 @@ def _pattern(name: str, value: Any) -> str:
     try:
         re.compile(_phrase(name, value))
     except re.error as error:
-        raise MechsteerError(f"{name} needs a regular expression of Python, got {value!r}: {error}.") from None
+        raise MechsteerError(f"{name} needs a regular expression of Python, got {shown(value)}: {error}.") from None
     return value
 
 

@@ -8,7 +8,7 @@ checker uses as it is.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from mechsteer.errors import nearest
+from mechsteer.errors import nearest, shown
 
 RELATIONS = ("less than", "at least")
 LANGUAGES = tuple("ar bg bn de en es fa fi fr gu he hi it ja kn ko ml mr ne pa pl pt ru sw ta te th uk ur vi".split())
@@ -84,17 +84,17 @@ def problem(name: str, arguments: Mapping[str, Any]) -> str:
     Arguments that are None count as absent: the public file in the hub's format has all names on all instructions.
     """
     if name not in ARGUMENTS:
-        return f"lm-eval has no checker for the instruction {name!r}.{nearest(name, ARGUMENTS)}"
+        return f"lm-eval has no checker for the instruction {shown(name)}.{nearest(name, ARGUMENTS)}"
     expected = ARGUMENTS[name]
     given = {key: value for key, value in arguments.items() if value is not None}
     for key in given:
         if key not in expected:
-            return f"{name} takes no argument {key!r}.{nearest(key, expected) or ' It takes none.'}"
+            return f"{name} takes no argument {shown(key)}.{nearest(key, expected) or ' It takes none.'}"
     for key, fault in expected.items():
         if key not in given:
             return f"{name} lacks the argument {key!r}, which lm-eval's checker would draw at random."
         if wanted := fault(given[key]):
-            return f"{key!r} of {name} must be {wanted}, got {given[key]!r}."
+            return f"{key!r} of {name} must be {wanted}, got {shown(given[key])}."
     if given.get("nth_paragraph", 0) > given.get("num_paragraphs", 0) and "nth_paragraph" in given:
         return f"{name} asks for paragraph {given['nth_paragraph']} of {given['num_paragraphs']}."
     return ""

@@ -16,15 +16,14 @@ so, the first that is there:
 The last one is also the other half of a pair for instruction vectors.
 """
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mechsteer.errors import MechsteerError, one_of, positive_int
-from mechsteer.files import read_text
+from mechsteer.errors import MechsteerError, one_of, positive_int, shown
+from mechsteer.files import json_value, read_text
 from mechsteer.tasks.ifeval import MAX_NEW_TOKENS, IFEval, IFEvalPrompt
 from mechsteer.tasks.ifeval_arguments import problem
 from mechsteer.tasks.own_samples import OwnSample, read_sample
@@ -86,12 +85,11 @@ def selected(task: IFEval, n: int | None, kinds: Iterable[str] | None) -> IFEval
 
 
 def _downloaded() -> Path:
-    import httpx
-    from huggingface_hub import errors, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download(HUB, HUB_FILE, repo_type="dataset"))
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, httpx.HTTPError, OSError) as error:
+    except Exception as error:  # of whichever library it reaches the network with
         raise MechsteerError(
             f"{HUB} could not be had from the hub ({type(error).__name__}); download its {HUB_FILE} and give the file."
         ) from None
@@ -109,19 +107,21 @@ def _sample(path: Path, number: int, line: str) -> IFEvalPrompt:
         return MechsteerError(f"{path}, line {number}: {why}")
 
     try:
-        row = json.loads(line, object_pairs_hook=_object)
+        row = json_value(line, _object)
     except ValueError as error:
         raise broken(f"not JSON ({error}).") from None
     if not isinstance(row, dict):
         raise broken("not a JSON object.")
     for name, kind in FIELDS.items():
         if not isinstance(row.get(name), kind) or isinstance(row[name], bool):
-            raise broken(f"{name!r} must be a {kind.__name__}, got {row.get(name)!r}.")
+            raise broken(f"{name!r} must be a {kind.__name__}, got {shown(row.get(name))}.")
+    if abs(row["key"]) >= 2**63:
+        raise broken("'key' must fit 64 bits.")
     ids, kwargs = row["instruction_id_list"], row["kwargs"]
     if not row["prompt"].strip() or not ids:
         raise broken("the prompt or the list of instructions is empty.")
     if not all(isinstance(i, str) for i in ids):
-        raise broken(f"instruction_id_list must be a list of names, got {ids!r}.")
+        raise broken(f"instruction_id_list must be a list of names, got {shown(ids)}.")
     if len(ids) != len(kwargs):
         raise broken(f"{len(ids)} instructions, but {len(kwargs)} kwargs; there must be one of each.")
     if not all(isinstance(k, dict) for k in kwargs):

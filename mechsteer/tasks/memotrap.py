@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mechsteer.decoding import score
-from mechsteer.errors import MechsteerError, nearest, one_of
+from mechsteer.errors import MechsteerError, nearest, one_of, shown
 from mechsteer.files import data_path, digest
 from mechsteer.models import spaced
 from mechsteer.prompts import Prompt, prompt
@@ -257,12 +257,12 @@ def _trap(row: dict[str, str], split: str) -> Trap:
         or len(classes) < 2
         or not all(isinstance(c, str) and c.strip(" .") for c in classes)
     ):
-        raise MechsteerError(f"classes must be a list of two or more words, got {row['classes']!r}.")
+        raise MechsteerError(f"classes must be a list of two or more words, got {shown(row['classes'])}.")
     index = row["answer_index"].strip()
     if index not in {str(i) for i in range(len(classes))}:
-        raise MechsteerError(f"answer_index must be 0 to {len(classes) - 1}, got {row['answer_index']!r}.")
+        raise MechsteerError(f"answer_index must be 0 to {len(classes) - 1}, got {shown(row['answer_index'])}.")
     if not row["prompt"].strip():
         raise MechsteerError("the prompt is empty.")
     if split not in (*SPLITS, ""):
-        raise MechsteerError(f"split must be one of {SPLITS}, got {split!r}.")
+        raise MechsteerError(f"split must be one of {SPLITS}, got {shown(split)}.")
     return Trap(row["prompt"], tuple(classes), int(index), split)

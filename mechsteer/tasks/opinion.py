@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mechsteer.decoding import Strategy, score
-from mechsteer.errors import MechsteerError, one_of, positive_int
+from mechsteer.errors import MechsteerError, one_of, positive_int, shown
 from mechsteer.files import data_path, digest
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.steering import Intervention
@@ -171,15 +171,17 @@ def _read(path: Path) -> list[tuple[OpinionQuestion, str]]:
     for line, row in _rows(path):
         share, side = _share(path, line, row), row.get("split") or _side(row["prompt"])
         if side not in SPLITS:
-            raise MechsteerError(f"{path}, line {line}: split must be train or test, got {side!r}.")
+            raise MechsteerError(f"{path}, line {line}: split must be train or test, got {shown(side)}.")
         shares, other = found.setdefault((row["group"], row["prompt"]), ({}, side))
         if row["answer"] in shares or other != side:
-            raise MechsteerError(f"{path}, line {line}: the answer {row['answer']!r} again, or another split.")
+            raise MechsteerError(f"{path}, line {line}: the answer {shown(row['answer'])} again, or another split.")
         shares[row["answer"]] = share
     made = []
     for (group, text), (shares, side) in found.items():
         if abs(sum(shares.values()) - 1) > 1e-4:
-            raise MechsteerError(f"{path}: the answers of {group!r} to {text!r} add up to {sum(shares.values()):g}.")
+            raise MechsteerError(
+                f"{path}: the answers of {shown(group)} to {shown(text)} add up to {sum(shares.values()):g}."
+            )
         made.append((OpinionQuestion(group, text, tuple(shares), tuple(shares.values())), side))
     return made
 
@@ -196,10 +198,12 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         raise MechsteerError(f"{path} is not a readable CSV file: {error}.") from None
     missing = [name for name in COLUMNS if name not in names]
     if missing or not rows:
-        raise MechsteerError(f"{path} has {len(rows)} rows and the columns {names}; needed: {', '.join(COLUMNS)}.")
+        raise MechsteerError(
+            f"{path} has {len(rows)} rows and the columns {shown(names)}; needed: {', '.join(COLUMNS)}."
+        )
     for line, row in rows:
         if None in row or any(not row.get(name) for name in COLUMNS):
-            raise MechsteerError(f"{path}, line {line}: a field is missing or too many, got {row}.")
+            raise MechsteerError(f"{path}, line {line}: a field is missing or too many, got {shown(row)}.")
     return rows
 
 
@@ -209,7 +213,7 @@ def _share(path: Path, line: int, row: dict[str, str]) -> float:
     except ValueError:
         share = math.nan
     if not 0 <= share <= 1:
-        raise MechsteerError(f"{path}, line {line}: probability must be from 0 to 1, got {row['probability']!r}.")
+        raise MechsteerError(f"{path}, line {line}: probability must be from 0 to 1, got {shown(row['probability'])}.")
     return share
 
 

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.errors import MechsteerError, positive_int
+from mechsteer.errors import MechsteerError, positive_int, shown
 from mechsteer.files import digest
 from mechsteer.prompts import Prompt
 from mechsteer.tasks.answered import answered
@@ -113,7 +113,7 @@ class OwnTask:
         except MechsteerError:
             raise
         except Exception as error:
-            raise MechsteerError(f"{sample.where}: the check failed on {text!r}: {error!r}.") from error
+            raise MechsteerError(f"{sample.where}: the check failed on {shown(text)}: {shown(error)}.") from error
         return _scores(sample, found)
 
     def run(self, model: Any, **how: Any) -> "pd.DataFrame":

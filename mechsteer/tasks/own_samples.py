@@ -2,7 +2,6 @@
 
 import csv
 import difflib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,8 +9,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mechsteer.errors import MechsteerError
-from mechsteer.files import read_text
+from mechsteer.errors import MechsteerError, shown
+from mechsteer.files import json_value, read_text
 from mechsteer.prompts import Prompt
 from mechsteer.prompts import prompt as make_prompt
 from mechsteer.tasks.checks import Spec
@@ -117,20 +116,24 @@ def read_sample(value: Any, where: str) -> OwnSample:
     row = dict(value) if isinstance(value, Mapping) else {"prompt": value}
     if "prompt" not in row:
         close = [name for name in map(str, row) if difflib.get_close_matches(name, KNOWN, 1, 0.75)]
-        hint = f" Is {close[0]!r} misspelt?" if close else f" It has {', '.join(map(str, row)) or 'nothing'}."
+        hint = f" Is {shown(close[0])} misspelt?" if close else f" It has {', '.join(map(shown, row)) or 'nothing'}."
         raise wrong(f"a sample needs 'prompt'.{hint}")
     for name in row:
         if isinstance(name, str) and name not in KNOWN and difflib.get_close_matches(name, KNOWN[:3], 1, 0.85):
-            raise wrong(f"unknown name {name!r}; did you mean {difflib.get_close_matches(name, KNOWN[:3], 1)[0]!r}?")
+            raise wrong(
+                f"unknown name {shown(name)}; did you mean {difflib.get_close_matches(name, KNOWN[:3], 1)[0]!r}?"
+            )
     for name in TEXTS:
         if row.get(name) is not None and not isinstance(row[name], str) and not (name == "base" and _turns(row[name])):
-            raise wrong(f"{name!r} must be a text, got {row[name]!r}.")
+            raise wrong(f"{name!r} must be a text, got {shown(row[name])}.")
     texts = {name: (row.get(name) or "") for name in TEXTS}
     asked = row["prompt"]
     if isinstance(asked, Prompt):
         return OwnSample(where, asked, base=row.get("base"), kind=texts["kind"], given=MappingProxyType(row))
     if not (isinstance(asked, str) and asked.strip()) and not _turns(asked):
-        raise wrong(f"'prompt' must be a text that is not empty, or messages with role and content, got {asked!r}.")
+        raise wrong(
+            f"'prompt' must be a text that is not empty, or messages with role and content, got {shown(asked)}."
+        )
     try:
         made = _with_spans(where, asked if isinstance(asked, str) else tuple(asked), texts, row.get("base"))
     except MechsteerError as error:
@@ -178,7 +181,9 @@ def _of_messages(where: str, asked: Any, instruction: str, context: str, base: A
     for i in marked:
         left[i]["content"] = without_tagged(turns[i]["content"])
     if len(holding) > 1:
-        raise MechsteerError(f"the instruction {instruction!r} stands in {len(holding)} messages; mark one with tags.")
+        raise MechsteerError(
+            f"the instruction {shown(instruction)} stands in {len(holding)} messages; mark one with tags."
+        )
     ours = bool(holding and not marked)
     if ours:
         (place,) = holding
@@ -197,7 +202,7 @@ def _before(turns: list[dict[str, Any]], text: str) -> None:
     """Put a part before the last message of the user."""
     place = max((i for i, turn in enumerate(turns) if turn["role"] == "user"), default=None)
     if place is None:
-        raise MechsteerError(f"no message of the user could hold {text!r}.")
+        raise MechsteerError(f"no message of the user could hold {shown(text)}.")
     turns[place]["content"] = f"{text}\n\n{turns[place]['content']}"
 
 
@@ -229,8 +234,8 @@ def _jsonl(source: Path, text: str) -> list[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                rows.append((number, json.loads(line)))
-            except (ValueError, RecursionError) as error:
+                rows.append((number, json_value(line)))
+            except ValueError as error:
                 raise MechsteerError(f"{source}, line {number}: not JSON ({error}).") from None
     return rows
 
@@ -262,6 +267,6 @@ def _cell(name: str, cell: str) -> Any:
     if name in KNOWN or name == "check":
         return cell
     try:
-        return json.loads(cell)
+        return json_value(cell)
     except ValueError:
         return cell

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.errors import MechsteerError, one_of, positive_int
+from mechsteer.errors import MechsteerError, one_of, positive_int, shown
 from mechsteer.files import data_path, digest, read_json
 from mechsteer.models import word_ids
 from mechsteer.prompts import Prompt, prompt
@@ -205,6 +205,8 @@ def _read(path: Path) -> dict[str, tuple[str, ...]]:
         texts = [row.get(key) for key in ("input", "output")] if isinstance(row, dict) else [None, None]
         question, answer = (text.strip() if isinstance(text, str) else "" for text in texts)
         if not question or not answer or "\n" in question + answer:
-            raise MechsteerError(f'{path}, entry {place}: "input" and "output" must be texts of one line, got {row!r}.')
+            raise MechsteerError(
+                f'{path}, entry {place}: "input" and "output" must be texts of one line, got {shown(row)}.'
+            )
         pairs[question] = tuple(dict.fromkeys((*pairs.get(question, ()), answer)))
     return pairs

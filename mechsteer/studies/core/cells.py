@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.decoding import Strategy
 from mechsteer.errors import MechsteerError
 from mechsteer.evaluation import Task, evaluate
-from mechsteer.files import digest, read_table, write_table
+from mechsteer.files import digest, plain_name, read_table, write_table
 from mechsteer.identity import cell_key
 from mechsteer.models import taken_once
 from mechsteer.steering import Intervention
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def path_of(folder: Path, key: Any) -> Path:
     """Where a cell lies: a text is its name, of anything else the digest."""
-    return folder / "cells" / f"{key if isinstance(key, str) else digest(key)}.parquet"
+    return folder / "cells" / f"{plain_name(key, 'cell') if isinstance(key, str) else digest(key)}.parquet"
 
 
 def cell(folder: Path, key: Any, compute: "Callable[[], pd.DataFrame]") -> "pd.DataFrame":

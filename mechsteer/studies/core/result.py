@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
 from mechsteer.display import STRIP, folded, rows_of, titled
-from mechsteer.errors import MechsteerError, one_of
-from mechsteer.files import read_record, read_table, write_record, write_table
+from mechsteer.errors import MechsteerError, one_of, shown
+from mechsteer.files import plain_name, read_record, read_table, write_record, write_table
 from mechsteer.models import provenance
 from mechsteer.pages import write
 from mechsteer.pages.page import NAME as PAGE
@@ -129,7 +129,15 @@ def recorded(folder: Path) -> tuple[Study, list[str]]:
         raise MechsteerError(_no_study(folder))
     record = read_record(folder / RECORD, "record of a study")
     record = record if isinstance(record, dict) else {"study": record}
-    return STUDIES[one_of("study", str(record.get("study")), STUDIES)], list(record.get("tables", []))
+    return STUDIES[one_of("study", str(record.get("study")), STUDIES)], _tables_of(record, folder)
+
+
+def _tables_of(record: Mapping[str, Any], folder: Path) -> list[str]:
+    """The names of the tables that a record names."""
+    names = record.get("tables", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise MechsteerError(f"{folder / RECORD} names no tables, got {shown(names)}.")
+    return [plain_name(name, "table") for name in names]
 
 
 def _no_study(folder: Path) -> str:
@@ -184,7 +192,8 @@ def finish(folder: Path, about: Mapping[str, Any], tables: "Mapping[str, pd.Data
     """
     record, earlier = folder / RECORD, []
     with suppress(MechsteerError):
-        earlier = read_record(record, "record of a study").get("tables", [])
+        found = read_record(record, "record of a study")
+        earlier = _tables_of(found, folder) if isinstance(found, dict) else []
     record.unlink(missing_ok=True)
     for name in set(earlier) - set(tables):
         for suffix in ("parquet", "csv"):

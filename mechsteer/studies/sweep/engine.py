@@ -268,8 +268,8 @@ class _Folder:
         """Write a cell's rows or error."""
         if not isinstance(result, Failure):
             try:
-                content = parquet_bytes(_labelled(job, result))
-            except (ValueError, TypeError, NotImplementedError) as error:  # pyarrow's errors are among these
+                content = parquet_bytes(_labelled(job, result), part=True)
+            except (ValueError, TypeError, NotImplementedError, ArithmeticError) as error:  # pyarrow's are among these
                 result = Failure(f"Its table cannot be written as parquet: {error}")
             else:
                 path = self.path / "cells" / f"{job.id}.parquet"

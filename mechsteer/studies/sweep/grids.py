@@ -5,15 +5,17 @@ import json
 import math
 import os
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mechsteer.errors import MechsteerError, unknown
+from mechsteer.errors import MechsteerError, shown, unknown
 from mechsteer.files import digest, read_json
 
 FILE_KEYS = ("run", "grid")
+MOST_CELLS = 100_000
+"""The most cells of a grid. A file a cell is what a folder can still hold; at a second each they take a day."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,13 +74,25 @@ def grid(**axes: Any) -> list[Cell]:
         The cells. The last axis changes fastest, as the innermost of nested loops written in the order of the axes.
 
     Raises:
-        MechsteerError: for no axes, an axis without values or with one of them twice, or values that JSON cannot
-            express.
+        MechsteerError: for no axes, an axis without values or with one of them twice, values that JSON cannot
+            express, or more than :data:`MOST_CELLS` cells.
     """
     if not axes:
         raise MechsteerError("A grid needs at least one axis, e.g. grid(layer=[0, 1, 2]).")
     values = [_values(name, given) for name, given in axes.items()]
+    _check_size([len(some) for some in values])
     return [Cell.of(dict(zip(axes, point, strict=True))) for point in itertools.product(*values)]
+
+
+def _check_size(sizes: Sequence[int]) -> None:
+    """Refuse what nobody computes, before it is built; with the size."""
+    count = math.prod(sizes)
+    if count > MOST_CELLS:
+        factors = shown(" x ".join(map(str, sizes)))[1:-1]
+        size = f"{count:,}" if count < 10**15 else f"more than 10^{int(math.log10(count))}"
+        raise MechsteerError(
+            f"A grid of {factors} = {size} cells; at most {MOST_CELLS:,} are computed: leave values out, or split it."
+        )
 
 
 def distinct(cells: Iterable[Cell]) -> list[Cell]:
@@ -107,7 +121,7 @@ def read_grid(path: str | os.PathLike[str]) -> tuple[list[Cell], str | None]:
     if not tables or not all(isinstance(table, dict) and table for table in tables):
         raise MechsteerError(f"{path} needs [grid], a table of axes such as layer = [0, 1, 2]; or several [[grid]].")
     if run is not None and not isinstance(run, str):
-        raise MechsteerError(f'{path}: run must be a text, "module:function", got {run!r}.')
+        raise MechsteerError(f'{path}: run must be a text, "module:function", got {shown(run)}.')
     try:
         return distinct(cell for table in tables for cell in grid(**table)), run
     except MechsteerError as error:
@@ -124,7 +138,9 @@ def _read(path: Path) -> dict[str, Any]:
             raise MechsteerError(f"No such file: {path}.") from None
         except OSError as error:
             raise MechsteerError(f"Cannot read {path}: {error}.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except RecursionError:
+            raise MechsteerError(f"{path} is not a TOML file: it is nested too deeply.") from None
+        except ValueError as error:  # also a number of thousands of digits
             raise MechsteerError(f"{path} is not a TOML file: {error}.") from None
     else:
         raise MechsteerError(f"A grid file ends in .toml or .json, got {str(path)!r}.")
@@ -137,13 +153,16 @@ def _values(name: str, given: Any) -> list[Any]:
     """The values of an axis."""
     if isinstance(given, (str, Mapping)) or not isinstance(given, Iterable):
         return [given]
-    values = list(given)
+    values = list(itertools.islice(given, MOST_CELLS + 1))
     if not values:
         raise MechsteerError(f"The axis {name!r} has no values.")
-    texts = [json.dumps(_json(name, value), sort_keys=True) for value in values]
-    for place, text in enumerate(texts):
-        if text in texts[:place]:
-            raise MechsteerError(f"The axis {name!r} has the value {text} twice.")
+    if len(values) > MOST_CELLS:
+        raise MechsteerError(f"The axis {name!r} has more than {MOST_CELLS:,} values: leave some out, or split it.")
+    seen: set[str] = set()
+    for text in (json.dumps(_json(name, value), sort_keys=True) for value in values):
+        if text in seen:
+            raise MechsteerError(f"The axis {name!r} has the value {shown(text)[1:-1]} twice.")
+        seen.add(text)
     return values
 
 
@@ -155,7 +174,11 @@ def _json(name: str, value: Any) -> Any:
     """
     if isinstance(value, float) and not math.isfinite(value):
         raise MechsteerError(f"{name} must be finite, got {value}.")
-    if value is None or isinstance(value, (str, bool, int)):
+    if value is None or isinstance(value, (str, bool)):
+        return value
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise MechsteerError(f"{name} must fit 64 bits, got {shown(value)}.")
         return value
     if isinstance(value, float):
         return float(value)
@@ -166,4 +189,6 @@ def _json(name: str, value: Any) -> Any:
     if getattr(value, "ndim", None) == 0:
         scalar: Any = value
         return _json(name, scalar.item())
-    raise MechsteerError(f"{name} must be a JSON value (text, number, truth value, None, list or dict), got {value!r}.")
+    raise MechsteerError(
+        f"{name} must be a JSON value (text, number, truth value, None, list or dict), got {shown(value)}."
+    )

@@ -121,3 +121,19 @@ def test_a_file_that_is_not_there_is_named(name: str, tmp_path: Path) -> None:
     (tmp_path / name).mkdir()
     with pytest.raises(MechsteerError, match="Cannot read"):
         read_grid(tmp_path / name)
+
+
+def test_what_nobody_computes_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    axes = {f"axis{number}": list(range(40)) for number in range(30)}
+    for asked, message in (
+        ({"a": range(1000), "b": range(1000)}, r"A grid of 1000 x 1000 = 1,000,000 cells; at most 100,000"),
+        (axes, r"= more than 10\^48 cells"),
+        ({"a": range(10**12)}, "The axis 'a' has more than 100,000 values"),
+        ({"a": [2**63]}, "a must fit 64 bits"),
+    ):
+        with pytest.raises(MechsteerError, match=message):
+            grid(**asked)
+    for text, message in (("a = " + "[" * 3000 + "]" * 3000, "nested too deeply"), ("a = " + "9" * 5000, "digits")):
+        (tmp_path / "g.toml").write_text(f"[grid]\n{text}")
+        with pytest.raises(MechsteerError, match=f"is not a TOML file: .*{message}"):
+            read_grid(tmp_path / "g.toml")
