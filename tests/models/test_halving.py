@@ -11,7 +11,7 @@ import mechsteer as ms
 from mechsteer.models import halving
 from mechsteer.sources import last_states
 
-TEXTS = ["the cat", "a dog sat on the mat", "one", "red blue", "write a word", "in house"]
+TEXTS = ["the cat", "a dog sat on the mat", "one", "red blue"]
 
 
 @pytest.fixture
@@ -53,8 +53,8 @@ def test_generation_goes_on_with_half_as_many(
     assert found.texts == expected.texts and torch.equal(found.tokens, expected.tokens)
     for one, other in zip(*(out.activations["blocks.1.hook_resid_post"] for out in (found, expected)), strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
-    assert "Out of memory with 6 prompts together; going on with 3." in caplog.text
-    assert "going on with 1." in caplog.text and "\n2 GB" not in caplog.text
+    assert "Out of memory with 4 prompts together; going on with 2." in caplog.text
+    assert "\n2 GB" not in caplog.text
 
 
 def test_measures_and_captures_go_on_with_half_as_many(tiny: Callable, small: Callable) -> None:
@@ -75,7 +75,7 @@ def test_measures_and_captures_go_on_with_half_as_many(tiny: Callable, small: Ca
     tried = small(2)
     for one, other in zip(all_of_it(), expected, strict=True):
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
-    assert max(tried) == 6
+    assert max(tried) == 4
 
 
 def test_one_prompt_that_is_too_much_is_one_line(tiny: Callable, small: Callable) -> None:

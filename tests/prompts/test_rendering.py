@@ -68,7 +68,7 @@ def test_what_does_not_end_is_stopped(name: str, made: Callable, monkeypatch: py
         ("{{ 1 < 'a' }}", "not supported between"),
         ("{{ raise_exception('first\nsecond') }}", "first second"),
         ("{% if %}", "Expected an expression"),
-        ("{{ ''.__class__ }}", "unsafe"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
     ],
 )
 def test_what_fails_says_why_in_one_line(template: str, reason: str, made: Callable) -> None:
