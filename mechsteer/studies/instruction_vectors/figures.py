@@ -134,12 +134,12 @@ _MARKS = (
 _LABELLED = (0.5, 0.75, 1.0, 1.5)
 
 
-def _steps(ax: "Axes", points: list[tuple[float, float, float]], colour: str) -> None:
+def _steps(ax: "Axes", values: list[tuple[float, float, float]], colour: str) -> None:
     """Some coefficients beside their points; one label for those that lie near each other."""
     from matplotlib.patheffects import withStroke
 
     groups: list[tuple[float, float, list[str]]] = []
-    for a, b, step in [point for point in points if point[2] in _LABELLED]:
+    for a, b, step in [value for value in values if value[2] in _LABELLED]:
         near = next((steps for x, y, steps in groups if abs(a - x) < 25 and abs(b - y) < 12), None)
         if near is None:
             groups.append((a, b, [f"{step:g}"]))
