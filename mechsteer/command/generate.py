@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from mechsteer.command.options import Device, Positional, shown_as, threads
+from mechsteer.command.options import Device, Model, Positional, shown_as, threads
 from mechsteer.errors import MechsteerError
 
 DEFAULTS: Mapping[str, float] = {"guide": 1.0, "pasta": 0.01, "spotlight": 0.1, "scale_keys": 100.0, "directer": 0.5}
@@ -21,8 +21,7 @@ class Generate:
 
     prompt: Positional[Annotated[str, shown_as("PROMPT")]]
     """The prompt; GUIDE's tags mark its instruction: <!!-> Answer in capitals. <-!!>"""
-    model: Annotated[str, shown_as("MODEL")] = "organism:trap-t5"
-    """organism:NAME, a local directory, or an id on the Hugging Face hub."""
+    model: Model = "organism:trap-t5"
     instruction: Annotated[str | None, shown_as("TEXT")] = None
     """The instruction, without tags: marked where the prompt has it, put before the prompt where it does not."""
     guide: Annotated[float | None, shown_as("[DELTA]")] = None
@@ -55,7 +54,6 @@ class Generate:
     seed: int = 0
     """Seed of the sampler."""
     device: Device = None
-    """cpu, cuda, mps."""
 
 
 def with_numbers(arguments: Sequence[str]) -> list[str]:

@@ -13,7 +13,22 @@ def shown_as(metavar: str) -> Any:
     return tyro.conf.arg(metavar=metavar)
 
 
-Device = Annotated[str | None, shown_as("DEVICE")]
+def explained(metavar: str, text: str) -> Any:
+    """The same with what it means, where several commands take it."""
+    return tyro.conf.arg(metavar=metavar, help=text)
+
+
+Model = Annotated[str, explained("MODEL", "organism:NAME, a local directory, or an id on the Hugging Face hub.")]
+Device = Annotated[str | None, explained("DEVICE", "cpu, cuda, cuda:1, mps. Default: cuda where there is one.")]
+Check = Annotated[
+    str | None,
+    explained(
+        "CHECK",
+        "For a file of one's own: lowercase, json, max_words:30, sentences:1, language:fr, contains:TEXT ... Default: "
+        "as its lines say.",
+    ),
+]
+NewTokens = Annotated[int | None, explained("INT", "For a file of one's own, the most new tokens. Default: 128.")]
 
 
 def threads(model: str) -> None:
