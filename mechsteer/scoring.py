@@ -1,6 +1,5 @@
 """``score_outputs``: the scores of answers that something else wrote."""
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError, shown
-from mechsteer.files import read_text
+from mechsteer.files import json_value, read_text
 from mechsteer.quality.columns import collapse_columns, text_columns
 from mechsteer.stats import mean_interval
 from mechsteer.tasks import Answers, IFEval, Instructions, MemoTrap, OwnTask, Rules
@@ -172,8 +171,8 @@ def _lines(source: Path) -> list[tuple[str, str]]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            row = json_value(line)
+        except ValueError as error:
             raise MechsteerError(f"{source}, line {number}: not JSON ({error}).") from None
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("prompt", "response")):
             raise MechsteerError(f"{source}, line {number}: needs the texts 'prompt' and 'response', got {shown(row)}.")

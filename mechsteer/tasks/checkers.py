@@ -125,10 +125,11 @@ def _json_object(text: str) -> dict[str, Any]:
 
 def strings(values: Iterable[Any]) -> list[str]:
     """The texts among values, and in their lists and objects, however deep."""
-    found: list[str] = []
-    for value in values:
+    found, waiting = [], list(values)[::-1]
+    while waiting:
+        value = waiting.pop()
         if isinstance(value, str):
             found.append(value)
         elif isinstance(value, dict | list):
-            found += strings(value.values() if isinstance(value, dict) else value)
+            waiting += list(value.values() if isinstance(value, dict) else value)[::-1]
     return found

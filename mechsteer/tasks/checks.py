@@ -151,9 +151,9 @@ def is_json(text: str) -> bool:
     block = _FENCE.fullmatch(text)
     try:
         value = json.loads(block[1] if block else text, parse_constant=_refuse, object_pairs_hook=_object)
+        return isinstance(value, (dict, list)) and _says_something(value)
     except (ValueError, RecursionError):
         return False
-    return isinstance(value, (dict, list)) and _says_something(value)
 
 
 def _refuse(constant: str) -> Any:

@@ -1,12 +1,12 @@
 """Tasks by name, for the command line: bundled ones, IFEval's file, and files of one's own."""
 
-import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mechsteer.errors import MechsteerError, unknown
+from mechsteer.files import json_value
 from mechsteer.tasks.answers import copying, recall
 from mechsteer.tasks.ifeval import MAX_NEW_TOKENS as LONGEST
 from mechsteer.tasks.ifeval_file import ifeval
@@ -53,6 +53,6 @@ def _kind(path: Path) -> str:
         first = next((line for line in file if line.strip()), "")
         if path.suffix == ".csv":
             return "memotrap" if "answer_index" in first and "classes" in first else ""
-        row = json.loads(first)
+        row = json_value(first)
         return "ifeval" if isinstance(row, dict) and "instruction_id_list" in row else ""
     return ""

@@ -217,3 +217,15 @@ def test_ifevals_ids_take_their_arguments_from_the_sample(monkeypatch: pytest.Mo
     assert passes("language:response_language", "x", language="fr")["loose"] and seen[-1][1] == ({"language": "fr"},)
     with pytest.raises(MechsteerError, match="lacks the argument 'relation'"):
         spec("length_constraints:number_words").look({"prompt": "x", "num_words": 5})
+
+
+def test_an_answer_that_is_nested_very_deeply_is_scored(unchecked: None) -> None:
+    from mechsteer.tasks.checkers import strings
+    from mechsteer.tasks.checks import is_json
+
+    for depth in (500, 900, 960, 990, 5000):
+        assert is_json("[" * depth + '"a word"' + "]" * depth) in (True, False)
+    value: object = "deep"
+    for _ in range(5000):
+        value = [value, {"a": "b"}]
+    assert strings([value])[:2] == ["deep", "b"] and len(strings([value])) == 5001

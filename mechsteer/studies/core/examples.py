@@ -22,7 +22,7 @@ EXAMPLES = 4
 
 def cells_of(folder: Path) -> "Iterator[pd.DataFrame]":
     """The cells of a study that are sample rows with answers; a damaged one is passed over."""
-    for path in sorted((folder / "cells").glob("*.parquet")):
+    for path in sorted((folder / "cells").glob("[!.]*.parquet")):
         with suppress(MechsteerError):
             table = read_table(path)
             if len(table) and {"output", "sample", "method", "strength", "strategy"} <= set(table.columns):
