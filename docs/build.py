@@ -15,8 +15,9 @@ from pathlib import Path
 
 from mechsteer import _HOMES
 
-ROOT = Path(__file__).parents[1]
-SOURCES = ("*.md", "LICENSE", "docs/**/*.md", "data/**/*.md", "data/tasks/own/*", "assets/*", "notebooks/*.ipynb")
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ("*.md", "docs/**/*.md", "data/**/*.md")
+LINK = re.compile(r"\]\(([^)#\s]+)")
 INTRODUCTION = """# Reference
 
 Everything here is `ms.NAME` after `import mechsteer as ms`. Names in examples: `model`, `prompt`, `prompts` (marked),
@@ -75,20 +76,28 @@ def markdown(doc: str) -> str:
 
 
 def lay(folder: Path) -> None:
-    """Copy the pages and what they link to, and write the reference."""
-    for pattern in SOURCES:
-        for path in ROOT.glob(pattern):
-            if path.is_file():
-                target = folder / path.relative_to(ROOT)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
+    """Copy the pages and the files that they link to, and write the reference."""
+    pages = [path for pattern in PAGES for path in ROOT.glob(pattern)]
+    linked = [page.parent / target for page in pages for target in LINK.findall(page.read_text(encoding="utf-8"))]
+    for path in {path.resolve() for path in (*pages, *linked)}:
+        if path.is_file() and path.is_relative_to(ROOT):
+            target = folder / path.relative_to(ROOT)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
     (folder / "docs" / "reference.md").write_text(reference(), encoding="utf-8")
+
+
+def with_all_pages(config: str) -> str:
+    """The configuration, whose navigation is its last part, with the pages that it does not name at the end."""
+    pages = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))
+    more = [page for page in pages if f": {page}\n" not in config]
+    return config + "".join(["  - More:\n", *(f"      - {page}\n" for page in more)] if more else [])
 
 
 def made(place: Path) -> subprocess.CompletedProcess[str]:
     """Build ``place/pages``, into ``place/site``; what the builder says of dead links is in its output."""
-    config = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    (place / "mkdocs.yml").write_text(f"{config}\ndocs_dir: pages\nsite_dir: site\n", encoding="utf-8")
+    config = f"docs_dir: pages\nsite_dir: site\n{with_all_pages((ROOT / 'mkdocs.yml').read_text(encoding='utf-8'))}"
+    (place / "mkdocs.yml").write_text(config, encoding="utf-8")
     command = [sys.executable, "-m", "zensical", "build", "--strict"]
     return subprocess.run(command, cwd=place, check=False, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 

@@ -40,8 +40,8 @@ def test_the_site_has_every_page_and_every_public_name(builder: ModuleType, laid
     names = {found.lower() for found in re.findall(r'<h3 id="([^"]+)"', reference)}
     assert {name.lower() for name in ms._HOME_OF} <= names
     assert re.search(r"<code>model</code>: A loaded model", reference), "arguments are lists"
-    for image in ("t5_memotrap.png", "steering.png"):
-        assert (laid / "site" / "assets" / image).is_file()
+    for linked in ("assets/t5_memotrap.png", "data/tasks/own/ten_words.jsonl", "notebooks/05_guide.ipynb"):
+        assert (laid / "site" / linked).is_file()
 
 
 @pytest.mark.parametrize("link", ["[a](nowhere.md)", "[a](concepts.md#nowhere)"])
@@ -52,10 +52,13 @@ def test_a_planted_dead_link_fails_the_build(link: str, builder: ModuleType, lai
     assert done.returncode != 0 and "start.md" in re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
 
 
-def test_the_navigation_has_every_page() -> None:
-    listed = set(re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), flags=re.MULTILINE))
+def test_a_page_that_the_navigation_does_not_name_comes_last(builder: ModuleType) -> None:
+    config = "nav:\n  - Concepts: docs/concepts.md\n"
+    more = builder.with_all_pages(config).removeprefix(f"{config}  - More:\n").splitlines()
     pages = {str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md")}
-    assert listed == {*pages, "README.md", "docs/reference.md"}
+    assert more == [f"      - {page}" for page in sorted(pages - {"docs/concepts.md"})]
+    named = "nav:\n" + "".join(f"  - One: {page}\n" for page in pages)
+    assert builder.with_all_pages(named) == named
 
 
 @pytest.mark.parametrize(
