@@ -29,8 +29,11 @@ FOLDER = Path(__file__).parents[1] / "tests" / "golden"
 TABLES = {
     "t5-dola": ("summary", "side_effects"),
     "inside": ("summary", "frozen"),
+    "guide": ("summary", "by_strength", "baselines"),
 }
 """The tables that are kept, by study: the summary, and what the pages tell of others."""
+
+ENDS = ("_low", "_high", "_low_pp", "_high_pp")
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,11 @@ def path_of(study: str, table: str) -> Path:
 
 
 def text_of(table: pd.DataFrame) -> str:
-    """The table as it is kept: five digits, without what it was made with and how long it took; rounding noise is 0."""
-    kept = [name for name in table.columns if not left_out(str(name))]
+    """The table as it is kept: five digits, without what it was made with and how long it took; rounding noise is 0.
+
+    Ends of intervals are left out: they follow from the same samples.
+    """
+    kept = [name for name in map(str, table.columns) if not (left_out(name) or name.endswith(ENDS))]
     return table[kept].round(5).to_csv(index=False, float_format="%.5g", lineterminator="\n")
 
 

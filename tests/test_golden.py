@@ -105,7 +105,7 @@ def test_a_number_that_changes_in_a_table_is_seen() -> None:
 def test_the_command_writes_and_compares(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = TABLE.assign(percent=[12.3441, 50.0, 51.0], model_revision="x", token_ms=0.5)
+    made = TABLE.assign(percent=[12.3441, 50.0, 51.0], model_revision="x", token_ms=0.5, percent_low=0.1)
     study = SimpleNamespace(run=lambda **options: SimpleNamespace(tables={"summary": made}))
     monkeypatch.setattr(golden_tables, "FOLDER", tmp_path)
     monkeypatch.setattr(golden_tables, "STUDIES", {"one": study})
