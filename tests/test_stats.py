@@ -4,13 +4,15 @@ import math
 import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
 
+from mechsteer.analysis.mcnemar import exact_p
 from mechsteer.errors import MechsteerError
-from mechsteer.stats import holm, mean_interval, share_interval
+from mechsteer.stats import cluster_interval, holm, mean_interval, paired_interval, paired_p, share_interval
 
 
 @pytest.mark.parametrize("n", [10, 20, 50])
@@ -72,3 +74,83 @@ def test_holm_by_hand() -> None:
     # sorted .01 .02 .03 .04 times 4 3 2 1, never falling
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert holm([0.5, math.nan, 0.9])[0] == 1 and math.isnan(holm([0.5, math.nan, 0.9])[1])
+
+
+CLUSTERS = {"a topic's kinds": (14, 7), "more topics": (28, 7), "a proverb's two traps": (195, 2), "few": (20, 3)}
+"""Number and size of the clusters that occur in the studies' tables, and twenty."""
+
+
+def drawn(rng: np.random.Generator, alike: float, clusters: int, size: int) -> np.ndarray:
+    """Numbers from 0 to 1; this part of a cluster's samples is one and the same draw, the rest are their own."""
+    own, common = (rng.random((clusters, k)) for k in (size, 1))
+    return np.where(rng.random((clusters, size)) < alike, common, own).ravel()
+
+
+@pytest.mark.parametrize(("true", "alike"), [(0.05, 0.8), (0.5, 0.3)])
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_simulated_coverage_of_clusters(name: str, true: float, alike: float) -> None:
+    rng, (clusters, size) = np.random.default_rng(2), CLUSTERS[name]
+    names, held = np.repeat(range(clusters), size).tolist(), []
+    for _ in range(500):
+        found = cluster_interval((drawn(rng, alike, clusters, size) < true).astype(float).tolist(), names)
+        held.append(found.low <= true <= found.high)
+    assert np.mean(held) >= 0.94
+
+
+CHANGES = {"none": (0.0, 0.0), "few": (0.1, 0.0), "gains": (0.3, 0.05), "both": (0.3, 0.3), "all": (0.95, 0.0)}
+"""How often a sample is gained and lost."""
+
+
+@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize(("clusters", "size", "alike"), [(20, 1, 0.0), (98, 1, 0.0), (14, 7, 0.4), (28, 7, 0.6)])
+def test_simulated_coverage_of_paired_differences(name: str, clusters: int, size: int, alike: float) -> None:
+    rng, (gained, lost) = np.random.default_rng(4), CHANGES[name]
+    names, held = np.repeat(range(clusters), size).tolist(), []
+    for _ in range(400):
+        chance = drawn(rng, alike, clusters, size)
+        change = (chance < gained).astype(float) - (chance > 1 - lost)
+        found = paired_interval(change.tolist(), None if size == 1 else names)
+        held.append(found.low <= gained - lost <= found.high)
+    assert np.mean(held) >= 0.94
+
+
+def test_clusters_by_hand() -> None:
+    one_each = [1.0, 0.0, 1.0, 1.0]
+    assert cluster_interval(one_each, range(4)) == mean_interval(one_each)  # nothing is clustered
+    values = [1.0] * 10 + [0.0] * 10
+    alike = cluster_interval(values, [k // 5 for k in range(20)])  # four samples in truth
+    mixed = cluster_interval(values, [k % 4 for k in range(20)])  # five of each in every cluster: all count
+    assert alike.mean == mixed.mean == 0.5 and alike.high - alike.low > 0.9 > 0.65 > mixed.high - mixed.low
+    low, high = cluster_interval([1.0] * 20, [k // 5 for k in range(20)])[1:3]
+    assert high == 1 and low == pytest.approx(0.025 ** (1 / 4))  # all of four
+    with_gap = cluster_interval([*values, math.nan], [*(k // 5 for k in range(20)), 9])
+    assert with_gap == alike
+    with pytest.raises(MechsteerError, match="2 values and 1 clusters"):
+        cluster_interval([0.0, 1.0], ["a"])
+    with pytest.raises(MechsteerError, match="from 0 to 1, got 0 to 3"):
+        cluster_interval([0.0, 3.0, 1.0], ["a", "a", "b"])
+
+
+def test_paired_by_hand() -> None:
+    # Bonett and Price: 3 gained, 1 lost of 20; with one more of each 4 and 2 of 22
+    found = paired_interval([1.0] * 3 + [-1.0] + [0.0] * 16)
+    error = math.sqrt((6 - 4 / 22) / 22**2)
+    assert found.mean == pytest.approx(0.1)
+    assert (found.low, found.high) == pytest.approx((2 / 22 - 2.0930 * error, 2 / 22 + 2.0930 * error), abs=1e-4)
+    nothing = paired_interval([0.0] * 20)
+    assert nothing.mean == 0 and -0.15 < nothing.low < -0.1 and nothing.high == -nothing.low
+    assert math.isnan(paired_interval([]).mean)
+    doubled = paired_interval([0.2, -0.1, 0.0, 0.3] * 2, [0, 1, 2, 3] * 2)
+    assert doubled[:3] == pytest.approx(paired_interval([0.2, -0.1, 0.0, 0.3])[:3])  # a copy is no evidence
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (1, 0), (6, 0), (5, 2), (4, 4)])
+def test_the_paired_test_of_whole_scores_is_mcnemars(gained: int, lost: int) -> None:
+    assert paired_p([1.0] * gained + [-1.0] * lost + [0.0] * 9) == pytest.approx(exact_p(gained, lost))
+
+
+def test_the_paired_test_flips_clusters_together() -> None:
+    changes, names = [1.0] * 12, [k // 4 for k in range(12)]
+    assert paired_p(changes) == pytest.approx(2 / 2**12)
+    assert paired_p(changes, names) == pytest.approx(2 / 2**3)
+    assert paired_p([0.1] * 40) == paired_p([0.1] * 40) < 1e-3  # drawn, the same every time

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mechsteer.decoding.divergence import PROMPTS, TOKENS
 from mechsteer.models import plan, predicting_stack
-from mechsteer.tuning.divergence import PROMPTS, TOKENS
 from mechsteer.tuning.halves import blocks
 from mechsteer.tuning.held_out import ASKED
 from mechsteer.tuning.ladders import Family, layers_tried

@@ -18,7 +18,7 @@ def curve_table(searches: Mapping[str, Search], unsteered: Tried) -> pd.DataFram
 
     Returns:
         method, strength, unit (of the strength), layer (-1 without), divergence (nats; see
-        :mod:`mechsteer.tuning.divergence`), n (prompts answered), adherence with adherence_low and adherence_high (95
+        :mod:`mechsteer.decoding.divergence`), n (prompts answered), adherence with adherence_low and adherence_high (95
         %; answers that follow and have not collapsed), followed (the same, collapsed ones too), quality, above_floor
         (on the same prompts), collapsed (shares), n_tokens (all that were generated for it), dropped (why it did not
         answer all prompts).

@@ -10,6 +10,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from mechsteer.decoding import generate
+from mechsteer.decoding.divergence import PROMPTS, TOKENS, Probe, probe
 from mechsteer.directions import Direction
 from mechsteer.directions.contrast import differences_in_means
 from mechsteer.errors import MechsteerError, finite
@@ -17,7 +18,6 @@ from mechsteer.evaluation import Task
 from mechsteer.files import writable_dir
 from mechsteer.identity import cell_key
 from mechsteer.models import check_model, predicting_stack, taken_once
-from mechsteer.tuning.divergence import PROMPTS, TOKENS, Probe, probe
 from mechsteer.tuning.estimate import estimate, points
 from mechsteer.tuning.grids import Grid
 from mechsteer.tuning.halves import blocks, halves

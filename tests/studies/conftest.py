@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import mechsteer as ms
+from mechsteer.studies.t5_dola import controls
 from mechsteer.studies.t5_dola import study as t5_dola
 
 SMALL: dict[str, Any] = {
@@ -48,6 +49,7 @@ def small_run(trap_t5: Any, traps: Path) -> Callable[..., t5_dola.Result]:
     def run(out: Path, model: Any = trap_t5, *, drawn: bool = False, **arguments: Any) -> t5_dola.Result:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(t5_dola, "_SIDE_TASKS", (small_recall, small_copying))
+            patch.setattr(controls, "SEEDS", (0, 1))
             return t5_dola.run(model, out, draw=drawn, **({"data": traps} | SMALL | arguments))
 
     return run

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mechsteer.analysis.bootstrap import interval_columns, mean_interval
 from mechsteer.analysis.mcnemar import mcnemar
 from mechsteer.decoding import Strategy, generate
 from mechsteer.errors import MechsteerError
 from mechsteer.models import predicting_stack
 from mechsteer.prompts import Prompt
+from mechsteer.stats import cluster_interval, holm, paired_interval, paired_p
 from mechsteer.steering import Intervention
 from mechsteer.studies.core.bench import Bench, Wanted
 from mechsteer.tasks import Instructed, Instructions, instructions
@@ -78,8 +78,9 @@ class Setup:
         return instructions(self.kinds, notes=self.notes, n=self.n_validation, split="validation")
 
     def samples(self, way: Way, task: Instructions | None = None) -> "pd.DataFrame":
-        """One row a prompt, computed once: see :func:`answers`. Default: the test prompts."""
-        return self.bench.rows(self._wanted(way, task))
+        """One row a prompt, computed once: see :func:`answers`; and its topic. Default: the test prompts."""
+        wanted = self._wanted(way, task)
+        return self.bench.rows(wanted).assign(topic=[sample.topic for sample in wanted.task.samples])
 
     def prefetch(self, ways: Iterable[Way], task: Instructions | None = None) -> None:
         """Compute in workers what will be asked for."""
@@ -182,10 +183,18 @@ def moved(p: Prompt, seed: int, place: int) -> Prompt:
 
 
 def means(table: "pd.DataFrame") -> dict[str, Any]:
-    """Means of the three measures in percent with intervals, and the number of prompts."""
-    values = torch.tensor(table[list(MEASURES)].to_numpy(dtype=float))
-    names = [f"{name}_percent" for name in MEASURES]
-    return {**interval_columns(names, mean_interval(values), factor=100), "n": len(table)}
+    """Means of the three measures in percent with intervals by topic, and the number of prompts."""
+    found: dict[str, Any] = {}
+    for name in MEASURES:
+        mean, low, high, _ = cluster_interval(table[name].tolist(), topics(table))
+        labels = (f"{name}_percent", f"{name}_percent_low", f"{name}_percent_high")
+        found |= {label: 100 * end for label, end in zip(labels, (mean, low, high), strict=True)}
+    return {**found, "n": len(table)}
+
+
+def topics(table: "pd.DataFrame") -> list[Any]:
+    """What the prompts of a table are clustered by: their topics, each of which comes in several kinds."""
+    return (table["topic"] if "topic" in table else table.index).tolist()
 
 
 def pooled(tables: "Sequence[pd.DataFrame]") -> "pd.DataFrame":
@@ -194,17 +203,29 @@ def pooled(tables: "Sequence[pd.DataFrame]") -> "pd.DataFrame":
 
 
 def difference(before: "pd.DataFrame", after: "pd.DataFrame") -> list[dict[str, Any]]:
-    """What changed on the same prompts: a row a measure, in percentage points, with McNemar's test of adherence."""
+    """What changed on the same prompts: a row a measure, in percentage points, with intervals by topic.
+
+    ``p_by_topic`` flips the signs of whole topics, and decides the verdict, at 5 %; ``p_value``, of adherence alone, is
+    McNemar's over prompts.
+    """
     rows = []
     for name in MEASURES:
-        change = torch.tensor((after[name] - before[name]).to_numpy(dtype=float))
-        middle, low, high = (100 * float(x) for x in mean_interval(change))
+        change = (after[name] - before[name]).tolist()
+        middle, low, high = (100 * x for x in paired_interval(change, topics(before))[:3])
         row: dict[str, Any] = {"measure": name, "difference_pp": middle, "low_pp": low, "high_pp": high}
-        if name == "adherence":
+        row["p_by_topic"] = paired_p(change, topics(before))
+        if name == "adherence" and all(x in (0, 1) for x in (*before[name], *after[name])):  # no means over seeds
             row |= mcnemar(before[name], after[name])._asdict()
-        row["verdict"] = "above" if low > 0 else "below" if high < 0 else "not told apart"
+        apart = row["p_by_topic"] < 0.05
+        row["verdict"] = "not told apart" if not apart else "above" if middle > 0 else "below"
         rows.append({**row, "n": len(change)})
     return rows
+
+
+def adjusted(table: "pd.DataFrame", p: str, by: Sequence[str]) -> list[float]:
+    """Holm's adjustment of a column of p-values, among the rows that are alike in some columns."""
+    made = table[p].groupby([table[name] for name in by], sort=False).transform(lambda part: holm(part.tolist()))
+    return made.tolist()
 
 
 def fates(table: "pd.DataFrame", sizes: Sequence[int]) -> list[dict[str, Any]]:

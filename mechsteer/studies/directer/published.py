@@ -18,6 +18,7 @@ _MAIN = {
     "spotlight (psi 0.3)": ("spotlight", "paper", 0.3),
     "spotlight (psi 0.1)": ("spotlight", "paper", 0.1),
     "directer": ("directer", "paper", 0.5),
+    "few-shot": ("few-shot", "", None),
 }
 _COLUMNS = {
     ("gsm8k-format", "format accuracy"): "adherence",
@@ -48,7 +49,7 @@ def beside(
     """
     import pandas as pd
 
-    rows = [*_main(summary), *_ablation(ablation), *_gate(gate), *_cost(cost)]
+    rows = [*_main(summary), *_models(summary), *_quality(summary), *_ablation(ablation), *_gate(gate), *_cost(cost)]
     made = pd.DataFrame(rows).dropna(subset="published").reset_index(drop=True)
     return made.assign(our_model=name, same_model=made["published_model"] == name)
 
@@ -73,13 +74,37 @@ def _main(summary: "pd.DataFrame") -> list[dict[str, Any]]:
         measure = _COLUMNS.get((line["benchmark"], line["metric"]))
         if measure is None or line["method"] not in _MAIN:
             continue
-        method, setting, strength = _MAIN[line["method"]]
-        part = summary[(summary["method"] == method) & (summary["setting"] == setting)]
-        if strength is not None:
-            part = part[part["strength"] == strength]
-        ours = float(part[f"{measure}_percent"].iloc[0]) if len(part) else float("nan")
+        ours = _ours(summary, line["method"], measure)
         label = f"{line['benchmark']}, {line['metric']}"
         rows.append(_row("main", line["method"], label, line["percent"], line["source"], (f"{measure} (%)", ours)))
+    return rows
+
+
+def _ours(summary: "pd.DataFrame", name: str, measure: str) -> float:
+    """Our mean of a measure under a method at the paper's strength; NaN where it was not run."""
+    method, setting, strength = _MAIN[name]
+    part = summary[(summary["method"] == method) & (summary["setting"] == setting)]
+    part = part if strength is None else part[part["strength"] == strength]
+    return float(part[f"{measure}_percent"].iloc[0]) if len(part) else float("nan")
+
+
+def _models(summary: "pd.DataFrame") -> list[dict[str, Any]]:
+    """Table 2: other models of the paper, each row by its own."""
+    return [
+        _row("models", line["method"], "ifeval, mean", line["ifeval_mean_percent"], line["source"],
+             ("adherence (%)", _ours(summary, line["method"], "adherence"))) | {"published_model": line["model"]}
+        for line in published("directer_models").to_dict("records")
+    ]  # fmt: skip
+
+
+def _quality(summary: "pd.DataFrame") -> list[dict[str, Any]]:
+    """Judges of the answers: what is asked of them is nearest to our fidelity."""
+    rows = []
+    for line in published("directer_quality").to_dict("records"):
+        ours = ("fidelity (%)", _ours(summary, line["method"], "fidelity"))
+        label = f"{line['measure']}, {line['judge']}"
+        row = _row("quality", line["method"], label, line["value"], line["source"], ours)
+        rows.append(row | {"unit": "of 5" if line["measure"] == "text quality" else "%"})
     return rows
 
 

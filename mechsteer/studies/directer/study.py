@@ -11,8 +11,10 @@ table of their own. On another model the prompts are the same; fidelity then kno
 
 Different from the paper: PASTA steers all heads, not profiled ones; random tokens are a stretch of as many tokens as
 the instruction, somewhere in notes and question (the paper does not say how they are drawn); ``chosen on validation``
-gives every method, DIRECTER included, the strength with the best average on other prompts. Intervals are 95 % bootstrap
-intervals over prompts, p-values McNemar's for adherence against zero-shot.
+gives every method, DIRECTER included, the strength with the best average on other prompts, from a ladder that grows
+while its strongest is the best. Intervals are 95 %, by topic (:mod:`mechsteer.stats`); p-values are McNemar's for
+adherence against zero-shot, and of paired differences those of flipping the signs of whole topics; ``p_adjusted`` is
+Holm's, over all rows of a table with the same measure (in ``summary``: the same number of notes).
 """
 
 import os
@@ -72,10 +74,11 @@ def run(
         The tables; ``adherence_percent``, ``fidelity_percent`` and ``average_percent`` have intervals (``_low``,
         ``_high``). ``summary``: by notes, method, setting (``paper``, ``released code``, ``chosen on validation``) and
         strength (PASTA's alpha, SpotLight's psi, GUIDE's delta, DIRECTER's beta); gained, lost and p_value of adherence
-        against zero-shot. ``choice``: the strengths tried on validation prompts. ``ablation``, ``rankings``,
-        ``strengths`` (layers without rejection), ``sweeps``, ``gate``, ``trace`` (the fate of all tokens),
-        ``differences`` (paired: method, against, measure, difference_pp, low_pp, high_pp, verdict), ``cost``,
-        ``published`` (beside ours).
+        against zero-shot. ``choice``: the strengths tried on validation prompts, with ``edge``. ``ablation`` (with
+        ``ranking_used_percent``: of all new tokens those that reach a second trial, where the ranking of layers first
+        matters), ``rankings``, ``strengths`` (layers without rejection), ``sweeps``, ``gate``, ``trace`` (the fate of
+        all tokens), ``differences`` (paired: method, against, measure, difference_pp, low_pp, high_pp, p_by_topic,
+        p_adjusted, verdict), ``cost``, ``published`` (beside ours).
 
     Raises:
         MechsteerError: for an encoder-decoder, other bad arguments, or a folder that cannot be written to.
@@ -120,5 +123,6 @@ def _tables(setup: Setup, lengths: tuple[int, ...]) -> "dict[str, pd.DataFrame]"
     }
     same = summary[summary["notes"] == setup.notes]
     name = model_info(setup.model).name
+    found["differences"]["p_adjusted"] = parts.adjusted(found["differences"], "p_by_topic", ["measure"])
     found["published"] = beside(name, same, found["ablation"], found["gate"], found["cost"])
     return found

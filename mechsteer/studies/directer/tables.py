@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.analysis.sensitivity import layer_sensitivity
 from mechsteer.decoding import Directer, Gated
 from mechsteer.steering import Intervention, attention_bias, pasta, spotlight
-from mechsteer.studies.core.choose import best
-from mechsteer.studies.directer.bench import ZERO_SHOT, Setup, Way, difference, fates, means, pooled
+from mechsteer.studies.core.choose import at_edge, climbed
+from mechsteer.studies.directer.bench import ZERO_SHOT, Setup, Way, adjusted, difference, fates, means, pooled
+from mechsteer.studies.directer.few_shot import few_shot
 from mechsteer.studies.guide.tasks import worded
 from mechsteer.tasks import Instructions
 
@@ -23,10 +24,18 @@ METHODS: "dict[str, tuple[Callable[[float], Way], tuple[float, ...], tuple[float
 }
 """A way from a strength; the papers' strengths; those to choose among, from weak to strong. DIRECTER's is beta."""
 
+FURTHER = {
+    "pasta": (0.01, 0.003),
+    "spotlight": (0.7, 0.9),
+    "guide": (4.0, 5.0),
+    "directer": (0.05, 0.03, 0.02, 0.01, 0.005),
+}
+"""Tried where the strongest of ``METHODS`` is the best, one after another."""
+
 RELEASED = Way(strategy=Directer(compat="released"))
 SEEDS = (0, 1, 2)
 ALPHAS = (1e1, 1e2, 1e3, 1e4, 1e5)
-BETAS = (0.1, 0.3, 0.5, 0.7, 0.9)
+BETAS = (0.02, 0.05, 0.1, 0.3, 0.5, 0.7, 0.9)
 
 SCHEDULES: "MappingProxyType[str, tuple[Callable[[float], Intervention], tuple[float, ...]]]" = MappingProxyType(
     {
@@ -45,7 +54,7 @@ STEPS = (2.0, 1.0, 0.5)
 def chosen(setup: Setup) -> "pd.DataFrame":
     """Every strength to choose among, on the validation prompts; ``chosen`` marks the best average.
 
-    Of equals, the weakest.
+    Of equals, the weakest. ``edge`` marks a choice beyond which nothing was tried.
     """
     import pandas as pd
 
@@ -53,9 +62,18 @@ def chosen(setup: Setup) -> "pd.DataFrame":
     task = setup.validation()
     setup.prefetch((make(s) for make, _, grid in METHODS.values() for s in grid), task)
     for method, (make, _, grid) in METHODS.items():
-        cells = [{"method": method, "strength": s, **means(setup.samples(make(s), task))} for s in grid]
-        top = best(cells, lambda row: row["average_percent"])
-        rows += [{**row, "chosen": row is top} for row in cells]
+        cells: dict[float, dict[str, Any]] = {}
+
+        def average(s: float, make: Any = make, cells: dict[float, Any] = cells) -> float:
+            if s not in cells:
+                cells[s] = means(setup.samples(make(s), task))
+            return cells[s]["average_percent"]
+
+        tried, top = climbed(grid, FURTHER.get(method, ()), average)
+        rows += [
+            {"method": method, "strength": s, **cells[s], "chosen": s == top, "edge": s == top and at_edge(tried, s)}
+            for s in tried
+        ]
     return pd.DataFrame(rows)
 
 
@@ -65,6 +83,7 @@ def ways(setup: Setup, choice: "pd.DataFrame", notes: int) -> "dict[tuple[str, s
     found: dict[tuple[str, str, float], tuple[Way, Instructions]] = {
         ("zero-shot", "", 0.0): (ZERO_SHOT, task),
         ("*-marked instruction", "", 0.0): (ZERO_SHOT, worded(task, "*marked*")),
+        ("few-shot", "", 0.0): (ZERO_SHOT, few_shot(setup, task)),
     }
     top = choice[choice["chosen"]].set_index("method")["strength"]
     for method, (make, paper, _) in METHODS.items():
@@ -92,7 +111,9 @@ def main(setup: Setup, choice: "pd.DataFrame", lengths: tuple[int, ...]) -> "pd.
             changes = {key: test[key] for key in ("gained", "lost", "p_value")}
             cells = {"notes": notes, "method": method, "setting": setting, "strength": strength}
             rows.append({**cells, **means(table), **changes})
-    return pd.DataFrame(rows)
+    made = pd.DataFrame(rows)
+    tested = made.assign(p_value=made["p_value"].where(made["method"] != "zero-shot"))
+    return made.assign(p_adjusted=adjusted(tested, "p_value", ["notes"]))
 
 
 def marks_are_read(setup: Setup, task: Instructions) -> bool:
@@ -127,8 +148,17 @@ def ablation(setup: Setup) -> "pd.DataFrame":
         tables = [setup.samples(way) for way in cases]
         averages = [100 * float(table["average"].mean()) for table in tables]
         ends = {"average_percent_least": min(averages), "average_percent_most": max(averages)}
-        rows.append({"variant": variant, "seeds": len(tables), **means(pooled(tables)), **ends})
+        used = {"ranking_used_percent": sum(map(ranking_used, tables)) / len(tables)}
+        rows.append({"variant": variant, "seeds": len(tables), **means(pooled(tables)), **ends, **used})
     return pd.DataFrame(rows)
+
+
+def ranking_used(table: "pd.DataFrame") -> float:
+    """Percent of new tokens that reach a second trial: the first has all layers, whatever their order."""
+    if "steps" not in table:
+        return float("nan")
+    settled = table["skipped"] + table.get("accepted_1", 0)
+    return 100 * float((table["steps"] - settled).sum() / table["steps"].sum())
 
 
 def rankings(setup: Setup) -> "pd.DataFrame":
@@ -205,7 +235,7 @@ def gated(setup: Setup, vectors: "Callable[[float], Intervention] | None") -> "d
 
 
 def compared(setup: Setup, choice: "pd.DataFrame") -> "pd.DataFrame":
-    """DIRECTER against all others, on the same prompts."""
+    """DIRECTER against all others, on the same prompts; its ranking of layers against others under the same gate."""
     import pandas as pd
 
     start, rows = setup.samples(Way(strategy=Directer())), []
@@ -217,6 +247,9 @@ def compared(setup: Setup, choice: "pd.DataFrame") -> "pd.DataFrame":
         name = " ".join(str(x) for x in (method, f"{strength:g}" if strength else "", setting) if x)
         if (method, setting) != ("directer", "paper") and not method.startswith("*"):
             cases.append((name, setup.samples(way, task)))
+    cases.append(("reversed ranking", setup.samples(Way(strategy=Directer(order="reversed")))))
+    random = [setup.samples(Way(strategy=Directer(order="random", seed=seed))) for seed in SEEDS]
+    cases.append(("random layers, mean of seeds", pooled(random)))
     for name, table in cases:
         rows += [{"method": "directer", "against": name, **row} for row in difference(table, start)]
     return pd.DataFrame(rows)

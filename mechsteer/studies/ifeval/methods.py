@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from mechsteer.decoding import Directer, Strategy
 from mechsteer.errors import one_of
 from mechsteer.steering import Intervention, attention_bias, pasta, spotlight
+from mechsteer.studies.core.choose import at_edge
 from mechsteer.tasks import IFEval, IFEvalPrompt
 from mechsteer.tasks.own_samples import OwnSample
 from mechsteer.tasks.spans import change_tagged
@@ -31,7 +32,7 @@ class Method:
 
     def at_edge(self, value: float) -> bool:
         """Whether a setting is the strongest one, beyond which nothing was tried."""
-        return value == self.ladder[-1]
+        return at_edge(self.ladder, value)
 
 
 METHODS: dict[str, Method] = {

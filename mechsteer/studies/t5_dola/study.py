@@ -4,7 +4,8 @@ The paper mines a vector at each decoder layer on 100 traps and reports, for 300
 success over the unsteered model by layer and absolute strength (Figures 6 and 7, Tables 2 and 3), the best cell picked
 on those 300. Here the same is measured, and beside it: the classification by log-probability, strengths relative to the
 residual stream's norm, a cell chosen on the mining split alone, the flipped vector and random ones of the same norm as
-controls, and what steering does to plain recall and to copying.
+controls, vectors mined from contrasts that must not work (:mod:`mechsteer.studies.t5_dola.controls`), and what steering
+does to plain recall and to copying. Intervals are 95 %, with the two traps of a proverb as one cluster.
 """
 
 import os
@@ -19,10 +20,11 @@ from mechsteer.files import writable_dir
 from mechsteer.models import load, model_info, provenance, stacks
 from mechsteer.steering import add
 from mechsteer.studies.core.bench import Bench, Wanted, opened
-from mechsteer.studies.core.choose import best
+from mechsteer.studies.core.choose import at_edge, best
 from mechsteer.studies.core.published import published
 from mechsteer.studies.core.result import Result, finished, of_model
 from mechsteer.studies.sweep.executors import Executor
+from mechsteer.studies.t5_dola.controls import SCORES, by_trap_word, improvement, null_vectors, nulls, percentages
 from mechsteer.tasks import MemoTrap, copying, memotrap, recall
 
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ NAME = "t5-dola"
 MEASURED = ("generation_config", "n_tokens", "truncated", "empty", "repetition", "compressibility", "copied")
 """Columns of :func:`mechsteer.evaluate` that this study does not report."""
 
-SCORES = ("correct", "success", "strict", "memorised")
 _SIDE_TASKS = (recall, copying)
 
 
@@ -69,8 +70,9 @@ def run(
         progress: Show a bar.
 
     Returns:
-        The tables: ``summary``, ``grid``, ``controls``, ``side_effects``, ``samples``; ``published`` for the paper's
-        models.
+        The tables: ``summary``, ``grid``, ``controls``, ``null_vectors``, ``by_trap_word``, ``side_effects``,
+        ``samples``; ``reference`` (the paper's best cells, ours beside); ``published`` for the paper's models. ``edge``
+        in ``summary``: nothing stronger was tried.
 
     Raises:
         MechsteerError: for bad arguments, unreadable data, or a folder that cannot be written to.
@@ -91,7 +93,7 @@ def run(
             absolute = _default_absolute(model_info(loaded).name, mined)
         cells = 2 * len(mined) * (len(strengths) + len(absolute))
         bench.bar.reset(total=2 + cells + n_random + 2 + 2 * (len(strengths) + 1))
-        tables = of_model(_tables(bench, task, mined, strengths, absolute, n_random), loaded)
+        tables = of_model(_tables(bench, task, mined, strengths, absolute, n_random, compat), loaded)
     about["same_first_token"] = {layer: d.meta.get("same_first_token", "0") for layer, d in mined.items()}
     paper = _published(model_info(loaded).name)
     if paper is not None:
@@ -121,6 +123,7 @@ def _tables(
     strengths: Sequence[float],
     absolute: Sequence[float],
     n_random: int,
+    compat: str,
 ) -> "dict[str, pd.DataFrame]":
     import pandas as pd
 
@@ -128,13 +131,25 @@ def _tables(
     grid = _grid(bench, task, mined, strengths, absolute, baseline)
     chosen = _best(grid[(grid["kind"] == "relative") & (grid["split"] == "mining")])
     layer, scale = int(chosen["layer"]), float(chosen["scale"])
-    controls, steered = _controls(bench, task, mined[layer], layer, scale, n_random, baseline["evaluation"])
+    plain = baseline["evaluation"]
+    controls, runs = _controls(bench, task, mined[layer], layer, scale, n_random, plain)
+    steered = runs["mined"][0]
+    vectors = null_vectors(bench, task.on("mining"), layer, compat)
+    bench.bar.total += len(vectors)
+    missing = nulls(bench, task, vectors, scale).assign(layer=layer)
+    for name, _, direction in vectors:
+        runs.setdefault(name, []).append(bench.known(_cell(task, direction, scale)))
     return {
-        "summary": _summary(grid, controls, chosen, baseline["evaluation"]),
+        "summary": _summary(grid, controls, chosen, plain).assign(
+            edge=lambda table: (table["scale"] == scale) & at_edge(strengths, chosen["strength"])
+        ),
         "grid": grid,
         "controls": controls,
+        "null_vectors": missing,
+        "by_trap_word": by_trap_word(task, {"unsteered": [plain], **runs}),
         "side_effects": _side_effects(bench, mined[layer], layer, strengths),
-        "samples": pd.concat([baseline["evaluation"], steered], ignore_index=True).drop(columns=[*MEASURED]),
+        "reference": _reference(grid, plain),
+        "samples": pd.concat([plain, steered], ignore_index=True).drop(columns=[*MEASURED]),
     }
 
 
@@ -158,20 +173,13 @@ def _grid(
     ]
     wanted = [_cell(task.on(where["split"]), direction, where["scale"]) for where, direction in cells]
     bench.prefetch(wanted)
-    before, rows = {split: percentages(plain) for split, plain in baseline.items()}, []
+    rows = []
     for (where, _), one in zip(cells, wanted, strict=True):
-        scores, plain = percentages(bench.rows(one)), before[where["split"]]
-        changes = {
-            "improvement_pp": scores["correct_percent"] - plain["correct_percent"],
-            "success_improvement_pp": scores["success_percent"] - plain["success_percent"],
-        }
-        rows.append(where | scores | changes)
+        steered, plain = bench.rows(one), baseline[where["split"]]
+        changes = improvement(plain, steered, "correct", "improvement_pp")
+        changes |= improvement(plain, steered, "success", "success_improvement_pp")
+        rows.append(where | percentages(steered) | changes)
     return pd.DataFrame(rows)
-
-
-def percentages(samples: "pd.DataFrame") -> dict[str, float]:
-    """The mean of each score of a MemoTrap sample table in percent, and n."""
-    return {f"{name}_percent": 100 * float(samples[name].mean()) for name in SCORES} | {"n": len(samples)}
 
 
 def _best(cells: "pd.DataFrame") -> dict[str, Any]:
@@ -193,8 +201,8 @@ def _controls(
     scale: float,
     n_random: int,
     baseline: "pd.DataFrame",
-) -> "tuple[pd.DataFrame, pd.DataFrame]":
-    """The chosen cell beside the flipped vector and random directions of the same norm; and its sample rows."""
+) -> "tuple[pd.DataFrame, dict[str, list[pd.DataFrame]]]":
+    """The chosen cell beside the flipped vector and random directions of the same norm; and the sample rows of all."""
     import pandas as pd
 
     random = [random_direction(bench.model, seed=seed, site=direction.site) for seed in range(n_random)]
@@ -208,7 +216,10 @@ def _controls(
         for (name, seed, _), found in zip(cells, tables, strict=True)
     ]
     table = pd.DataFrame(rows).astype({"seed": "Int64"})
-    return table.assign(layer=layer, scale=scale), tables[0]
+    runs: dict[str, list[pd.DataFrame]] = {}
+    for (name, *_), found in zip(cells, tables, strict=True):
+        runs.setdefault(name, []).append(found)
+    return table.assign(layer=layer, scale=scale), runs
 
 
 def _side_effects(bench: Bench, direction: Direction, layer: int, strengths: Sequence[float]) -> "pd.DataFrame":
@@ -248,7 +259,8 @@ def _summary(grid: "pd.DataFrame", controls: "pd.DataFrame", chosen: Any, baseli
 
 def _row(name: str, scores: Any, at: Any) -> dict[str, Any]:
     row: dict[str, Any] = {"row": name, "layer": int(at["layer"]), "scale": float(at["scale"])}
-    return row | {f"{s}_percent": float(scores[f"{s}_percent"]) for s in SCORES}
+    columns = [f"{s}_percent{end}" for s in SCORES for end in ("", "_low", "_high")]
+    return row | {column: float(scores[column]) for column in columns if column in scores}
 
 
 def _layers(model: Any, layers: Sequence[int] | None) -> list[int]:
@@ -279,6 +291,23 @@ def _default_absolute(name: str, mined: dict[int, Direction]) -> list[float]:
     norms = sorted(direction.activation_norm for direction in mined.values())
     median = norms[len(norms) // 2]
     return sorted({float(f"{factor * median:.1g}") for factor in (0.5, 1.0, 1.5)})
+
+
+def _reference(grid: "pd.DataFrame", baseline: "pd.DataFrame") -> "pd.DataFrame":
+    """The paper's Tables 2 and 3, the best cell on the evaluation traps, beside ours by the same measure and choice."""
+    on_evaluation = grid[grid["split"] == "evaluation"].to_dict("records")
+    ours = best(on_evaluation, lambda row: row["success_percent"])
+    assert ours is not None
+    before = 100 * float(baseline["success"].mean())
+    return published("t5_dola_best").assign(
+        our_baseline_percent=before,
+        our_best_percent=ours["success_percent"],
+        our_delta_pp=ours["success_percent"] - before,
+        our_best_layer=ours["layer"],
+        our_best_strength=ours["strength"],
+        our_strength_kind=ours["kind"],
+        our_n=ours["n"],
+    )
 
 
 def _published(name: str) -> "pd.DataFrame | None":

@@ -142,7 +142,7 @@ def test_differences_are_paired() -> None:
     assert (adherence["gained"], adherence["lost"]) == (9, 1)
     assert adherence["p_value"] == pytest.approx(2 * 11 / 2**10)
     assert fidelity["difference_pp"] == pytest.approx(-50) and fidelity["verdict"] == "below"
-    assert fidelity["low_pp"] == pytest.approx(fidelity["high_pp"])  # the same change in every prompt
+    assert fidelity["low_pp"] < -50 < fidelity["high_pp"]  # ten prompts, though the change is the same in all of them
     assert {row["verdict"] for row in difference(before, before)} == {"not told apart"}
     assert pooled([before, after])["fidelity"].tolist() == pytest.approx([0.65] * 10)
     row = means(before)

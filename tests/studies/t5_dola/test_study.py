@@ -17,18 +17,25 @@ from mechsteer.directions import gradient_direction
 from mechsteer.files import read_json, read_table
 from mechsteer.models.info import set_info
 from mechsteer.studies.core import cells
+from mechsteer.studies.t5_dola import controls
 from mechsteer.studies.t5_dola import study as t5_dola
 from mechsteer.studies.t5_dola.study import Result
 from tests.studies.conftest import small_copying, small_recall
 
 Run = Callable[..., Result]
 SCORES = ["correct_percent", "success_percent", "strict_percent", "memorised_percent"]
+ENDS = [f"{score}{end}" for score in SCORES for end in ("", "_low", "_high")]
+CHANGES = [f"{name}{end}" for name in ("improvement_pp", "success_improvement_pp") for end in ("", "_low", "_high")]
+BEST = ["baseline_percent", "best_percent", "delta_pp", "best_layer", "best_strength"]
 MODEL = ["model_name", "model_family", "model_revision", "model_fingerprint", "model_dtype"]
 COLUMNS = {
-    "summary": ["row", *SCORES, "n", "layer", "scale"],
-    "grid": ["kind", "layer", "strength", "scale", "split", *SCORES, "n", "improvement_pp", "success_improvement_pp"],
-    "controls": ["control", "seed", *SCORES, "n", "layer", "scale"],
+    "summary": ["row", *ENDS, "n", "layer", "scale", "edge"],
+    "grid": ["kind", "layer", "strength", "scale", "split", *ENDS, "n", *CHANGES],
+    "controls": ["control", "seed", *ENDS, "n", "layer", "scale"],
+    "null_vectors": ["control", "seed", *ENDS, "n", "scale", "layer"],
+    "by_trap_word": ["row", "trap_word", "seeds", *ENDS, "n"],
     "side_effects": ["task", "layer", "strength", "scale", "percent"],
+    "reference": ["model", *BEST, "n", "source", *(f"our_{name}" for name in (*BEST, "strength_kind", "n"))],
     "samples": ["task", "method", "site", "scope", "strength", "strategy", "seed", "sample", "prompt", "target", "trap",
                 "output", "correct", "success", "strict", "memorised", "sound", "logprob_target", "logprob_trap",
                 "data_hash"],
@@ -176,6 +183,48 @@ def test_the_summary_spans_the_random_directions(study: Result) -> None:
     assert summary["unsteered"] == controls["correct_percent"].iloc[0]
 
 
+def test_null_vectors_are_mined_from_the_other_contrasts(study: Result, trap_t5: Any, traps: Path) -> None:
+    table, task = study.tables["null_vectors"], ms.tasks.memotrap(traps)
+    assert table["control"].tolist() == ["exchanged", "exchanged", "copying"]
+    layer, scale = int(table["layer"].iloc[0]), float(table["scale"].iloc[0])
+    swapped = controls.exchanged(task.mining, 1)
+    assert 0 < sum(a != b for a, b in zip(swapped, task.mining, strict=True)) < len(swapped)
+    assert all({a.target, a.trap} == {b.target, b.trap} for a, b in zip(swapped, task.mining, strict=True))
+    contrast = controls.copied()
+    assert all(one.target != one.trap and one.target in one.prompt for one in contrast)
+    for place, examples in ((1, swapped), (2, contrast)):
+        steer = ms.add(gradient_direction(trap_t5, examples, layer=layer), scale)
+        scored = ms.evaluate(trap_t5, task, steer=steer)
+        assert table.loc[place, "strict_percent"] == pytest.approx(100 * scored["strict"].mean())
+
+
+def test_traps_by_whether_their_word_was_mined(study: Result, traps: Path) -> None:
+    task, samples = ms.tasks.memotrap(traps), study.tables["samples"].iloc[:16]
+    found = controls.by_trap_word(replace(task, mining=(task.mining[0], task.samples[0])), {"unsteered": [samples]})
+    word = task.samples[0].trap
+    shared = [trap.trap == word for trap in task.samples]
+    assert found["n"].tolist() == [16 - sum(shared), sum(shared)]
+    assert found["correct_percent"][1] == pytest.approx(100 * samples["correct"][shared].mean())
+    rows = study.tables["by_trap_word"]
+    assert set(rows["row"]) == {"unsteered", "mined", "mined, flipped", "random", "exchanged", "copying"}
+    assert (rows.groupby("row")["n"].sum() == 16).all()
+    plain = study.tables["controls"].iloc[0]
+    part = rows[rows["row"] == "unsteered"]
+    mean = (part["correct_percent"] * part["n"]).sum() / 16
+    assert mean == pytest.approx(plain["correct_percent"])
+
+
+def test_traps_of_one_proverb_are_one_sample_of_two() -> None:
+    rows = [(f"End it in x: proverb {k // 2}", k < 8) for k in range(20)]
+    table = pd.DataFrame(rows, columns=["prompt", "correct"]).assign(success=True, strict=False, memorised=True)
+    found = controls.percentages(table)
+    assert found["correct_percent"] == 40 and found["n"] == 20
+    alike = found["correct_percent_high"] - found["correct_percent_low"]
+    apart = controls.percentages(table.assign(prompt=[f"a: {k}" for k in range(20)]))
+    assert alike > apart["correct_percent_high"] - apart["correct_percent_low"]
+    assert found["success_percent_low"] < 80 and found["strict_percent_high"] > 20  # ten proverbs say no more
+
+
 def test_side_effects_begin_unsteered(study: Result, trap_t5: Any) -> None:
     side = study.tables["side_effects"].set_index(["task", "strength"])["percent"]
     assert sorted(side.index) == [("copy", 0.0), ("copy", 1.0), ("recall", 0.0), ("recall", 1.0)]
@@ -237,7 +286,8 @@ def test_an_interrupted_run_continues_and_gives_the_same_tables(
 def test_a_finished_run_computes_nothing_again(
     small_run: Run, study: Result, again: Path, calls: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(t5_dola, "gradient_direction", lambda *_, **__: pytest.fail("mined again"))
+    for module in (t5_dola, controls):
+        monkeypatch.setattr(module, "gradient_direction", lambda *_, **__: pytest.fail("mined again"))
     same_tables(small_run(again), study)
     assert calls == []
 
@@ -265,8 +315,8 @@ def test_another_model_reuses_nothing(
     small_run: Run, again: Path, calls: list[Any], said_to_be: Callable[..., Any]
 ) -> None:
     small_run(again, said_to_be(fingerprint="0123456789abcdef"), layers=[2], n_random=1)
-    assert len(calls) == 2 + 4 + 2 + 4
-    assert len(list((again / "directions").iterdir())) == 3
+    assert len(calls) == 2 + 4 + 2 + 4 + 3
+    assert len(list((again / "directions").iterdir())) == 2 + 3 + 1 + 3
 
 
 def test_other_mining_traps_give_another_direction(
@@ -278,13 +328,14 @@ def test_other_mining_traps_give_another_direction(
     fewer.write_text(header + "".join(lines[6:]), encoding="utf-8")
     before = set((again / "directions").iterdir())
     small_run(again, data=fewer, layers=[2], n_random=1)
-    (new,) = set((again / "directions").iterdir()) - before
-    assert ms.Direction.load(new).meta["examples"] == "6"
+    new = set((again / "directions").iterdir()) - before
+    (mined,) = (path for path in new if path.name.startswith("layer-02"))
+    assert ms.Direction.load(mined).meta["examples"] == "6"
 
 
 def test_the_bar_counts_every_cell(small_run: Run, again: Path, capsys: pytest.CaptureFixture[str]) -> None:
     small_run(again, progress=True)
-    assert "19/19" in capsys.readouterr().err
+    assert "22/22" in capsys.readouterr().err
 
 
 # ------------------------------------------------------------------------------------------------ bad arguments

@@ -8,9 +8,9 @@ import torch
 
 import mechsteer as ms
 from mechsteer.analysis.distributions import jsd
+from mechsteer.decoding.divergence import exchanged, probe
 from mechsteer.models import advance
 from mechsteer.steering import Intervention, Step, begin, run_batches
-from mechsteer.tuning.divergence import exchanged, probe
 from mechsteer.tuning.ladders import Way
 
 TEXTS = ["the cat sat on", "a dog", "write a word , the cat in a house"]
