@@ -179,7 +179,7 @@ def memotrap(path: str | os.PathLike[str] | None = None) -> MemoTrap:
             line.
     """
     source = data_path("tasks", "memotrap", "traps.csv") if path is None else Path(path)
-    traps = _read(source)
+    traps = read_traps(source)
     mining = tuple(t for t in traps if t.split == "mining")
     mined = {t.stem for t in mining}
     evaluation = [t for t in traps if t.split == "evaluation"]
@@ -192,7 +192,8 @@ def memotrap(path: str | os.PathLike[str] | None = None) -> MemoTrap:
     return MemoTrap(name, kept, mining, dropped=len(evaluation) - len(kept))
 
 
-def _read(path: Path) -> list[Trap]:
+def read_traps(path: Path) -> list[Trap]:
+    """All rows of a file, also those that the paper does not use, whose split is empty."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             header, *rows = _records(path, file)

@@ -25,8 +25,19 @@ def report(result: Result) -> str:
             title = f"{name.capitalize()}, {setting} strengths{unsteered}"
             parts.append(titled(title, found.reset_index(names=""), decimals=1 if percent else 2))
     parts += _gains(result.tables["gains"].query("measure != 'average'"))
+    parts += _controls(result.tables["controls"].query("measure != 'average'"))
     order = "Order at the SAE's hook point: vector first minus features first"
     return "\n".join([*parts, titled(order, result.tables["orders"], decimals=3)])
+
+
+def _controls(table: "pd.DataFrame") -> list[str]:
+    """How many pairs differ from one way alone at the same dose, and which."""
+    counts = table.groupby(["control", "measure", "verdict"], sort=False).size().unstack(fill_value=0).reset_index()
+    columns = ["first", "second", "single", "control", "measure", "difference_pp", "low_pp", "high_pp", "p_adjusted"]
+    apart = table[table["verdict"] != "not told apart"]
+    title = "Pairs at half strength against the better single at the same dose: how many, by Holm's adjusted p"
+    shown = titled("Those that differ (percentage points, 95 % interval by topic)", apart[columns], decimals=3)
+    return [titled(title, counts), shown]
 
 
 def _gains(gains: "pd.DataFrame") -> list[str]:

@@ -47,6 +47,7 @@ from mechsteer.models import model_info, provenance
 from mechsteer.steering import load_sae
 from mechsteer.steering.saes import as_sae, bundled_saes, check_sae, site_of
 from mechsteer.studies.compose import tables as parts
+from mechsteer.studies.compose.controls import controls
 from mechsteer.studies.compose.methods import KINDS, ways
 from mechsteer.studies.core.bench import decoder_only, opened
 from mechsteer.studies.core.result import Result, finished, of_model
@@ -97,10 +98,11 @@ def run(
         both for none). ``choice``: method, stage (``layer``, ``strength``), layer, strength (see
         :data:`mechsteer.studies.compose.methods.METHODS`) on the choosing prompts, and which are ``chosen`` and
         ``half``. ``gains``: by setting, pair and measure gain_pp against the better single, excess_pp beyond the sum of
-        gains, with intervals and verdicts. ``interference``: by setting and pair, with ``overlap`` (cosine of d(A) and
-        d(B)), the changes' norms, and ``undefined`` (prompts that neither changes). ``orders``: vector, operation,
-        measure, both orders' values and their paired difference; ``logit_difference`` is |d(A + B) - d(B + A)| /
-        (|d(A)| + |d(B)|).
+        gains, with intervals and verdicts. ``controls``: at half strengths, each pair minus the better of its two alone
+        at the same dose, see :mod:`mechsteer.studies.compose.controls`. ``interference``: by setting and pair, with
+        ``overlap`` (cosine of d(A) and d(B)), the changes' norms, and ``undefined`` (prompts that neither changes).
+        ``orders``: vector, operation, measure, both orders' values and their paired difference; ``logit_difference`` is
+        |d(A + B) - d(B + A)| / (|d(A)| + |d(B)|).
 
     Raises:
         MechsteerError: for an encoder-decoder, a model without an SAE, other bad arguments, or a folder that cannot be
@@ -145,4 +147,5 @@ def _tables(setup: Setup, sae: Any) -> "dict[str, pd.DataFrame]":
         "gains": parts.gains(setup, made, strengths),
         "interference": parts.interference(setup, made, strengths),
         "orders": parts.orders(setup, made, strengths["chosen"]),
+        "controls": controls(setup, made, strengths["half"], parts.PAIRS),
     }

@@ -1,5 +1,6 @@
 """The measured parts of the study of composition, one function a table."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.analysis.bootstrap import interval, resamples
+from mechsteer.stats import paired_p
 from mechsteer.studies.compose.interference import (
     first_logits,
     interference_of,
@@ -17,8 +19,8 @@ from mechsteer.studies.compose.interference import (
     with_interval,
 )
 from mechsteer.studies.compose.methods import METHODS, REFERENCE, Point, Ways, together
-from mechsteer.studies.core.choose import best
-from mechsteer.studies.directer.bench import MEASURES, ZERO_SHOT, Setup, Way, difference, means
+from mechsteer.studies.core.choose import at_edge, best
+from mechsteer.studies.directer.bench import MEASURES, ZERO_SHOT, Setup, Way, adjusted, difference, means, topics
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +35,8 @@ def chosen(setup: Setup, made: Ways) -> "pd.DataFrame":
     """Layers at the reference strength, then strengths at the best layer, on the prompts to choose on.
 
     ``chosen`` has the best average; of equals the lowest layer, the weakest strength. ``half`` is a weaker strength:
-    the one whose adherence is nearest to halfway between the unsteered model's and the chosen one's.
+    the one whose adherence is nearest to halfway between the unsteered model's and the chosen one's. ``edge`` marks a
+    chosen strength beyond which nothing was tried.
     """
     import pandas as pd
 
@@ -48,8 +51,12 @@ def chosen(setup: Setup, made: Ways) -> "pd.DataFrame":
         top = top_of(cells)
         half = halfway(cells[: cells.index(top)] or [top], start["adherence_percent"], top["adherence_percent"])
         rows += [{**row, "chosen": row["layer"] == layer, "half": False} for row in layers]
-        rows += [{**row, "chosen": row is top, "half": row is half} for row in cells]
-    return pd.DataFrame(rows).fillna({"chosen": False, "half": False}).astype({"chosen": bool, "half": bool})
+        rows += [
+            {**row, "chosen": row is top, "half": row is half, "edge": row is top and at_edge(grid, row["strength"])}
+            for row in cells
+        ]
+    flags = ("chosen", "half", "edge")
+    return pd.DataFrame(rows).fillna(dict.fromkeys(flags, False)).astype(dict.fromkeys(flags, bool))
 
 
 def _tried(setup: Setup, made: Ways, method: str, stage: str, points: Sequence[Point]) -> list[dict[str, Any]]:
@@ -111,7 +118,10 @@ def summary(setup: Setup, made: Ways, strengths: Mapping[str, Setting]) -> "pd.D
 
 
 def gains(setup: Setup, made: Ways, strengths: Mapping[str, Setting]) -> "pd.DataFrame":
-    """What each pair adds to the better of its two, and what is beyond the sum of both gains."""
+    """What each pair adds to the better of its two, and what is beyond the sum of both gains.
+
+    ``gain_p_by_topic`` flips the signs of whole topics; ``gain_p_adjusted`` is Holm's, over the pairs.
+    """
     import pandas as pd
 
     start, rows = setup.samples(ZERO_SHOT), []
@@ -124,8 +134,10 @@ def gains(setup: Setup, made: Ways, strengths: Mapping[str, Setting]) -> "pd.Dat
                 values = torch.tensor(pd.concat(columns, axis=1).to_numpy(dtype=float))
                 better = first if values[:, 1].mean() >= values[:, 2].mean() else second
                 where = {"setting": name, "first": first, "second": second, "measure": measure, "better": better}
-                rows.append({**where, **gain(values)})
-    return pd.DataFrame(rows)
+                p = paired_p((pair[measure] - alone[better][measure]).tolist(), topics(pair))
+                rows.append({**where, **gain(values), "gain_p_by_topic": p})
+    table = pd.DataFrame(rows)
+    return table.assign(gain_p_adjusted=adjusted(table, "gain_p_by_topic", ["setting", "measure"]))
 
 
 def gain(values: Float[Tensor, "n four"]) -> dict[str, Any]:
@@ -150,13 +162,15 @@ def interference(setup: Setup, made: Ways, strengths: Mapping[str, Setting]) -> 
         for first, second in PAIRS:
             both = _logits(setup, _way(setup, made, setting, (first, second))) - start
             values = interference_of(alone[first], alone[second], both)
+            found = with_interval("interference", values)
             changes = {"first": alone[first], "second": alone[second], "pair": both}
             rows.append(
                 {
                     "setting": name,
                     "first": first,
                     "second": second,
-                    **with_interval("interference", values),
+                    **found,
+                    "second_way": beside_half(found["interference_low"], found["interference_high"]),
                     **with_interval("overlap", overlap(alone[first], alone[second])),
                     **{f"change_{key}": float(d.norm(dim=-1).mean()) for key, d in changes.items()},
                     "undefined": int(values.isnan().sum()),
@@ -164,6 +178,13 @@ def interference(setup: Setup, made: Ways, strengths: Mapping[str, Setting]) -> 
                 }
             )
     return pd.DataFrame(rows)
+
+
+def beside_half(low: float, high: float) -> str:
+    """What interference says beside 1/2, where A + B does only what A does and B does that too."""
+    if math.isnan(low):
+        return ""
+    return "adds" if high < 0.5 else "is in the way" if low > 0.5 else "not told apart from adding nothing"
 
 
 def _logits(setup: Setup, way: Way) -> Float[Tensor, "prompts d_vocab"]:

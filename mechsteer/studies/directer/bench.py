@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mechsteer.analysis.bootstrap import interval_columns
 from mechsteer.analysis.mcnemar import mcnemar
 from mechsteer.decoding import Strategy, generate
 from mechsteer.errors import MechsteerError
@@ -186,9 +187,8 @@ def means(table: "pd.DataFrame") -> dict[str, Any]:
     """Means of the three measures in percent with intervals by topic, and the number of prompts."""
     found: dict[str, Any] = {}
     for name in MEASURES:
-        mean, low, high, _ = cluster_interval(table[name].tolist(), topics(table))
-        labels = (f"{name}_percent", f"{name}_percent_low", f"{name}_percent_high")
-        found |= {label: 100 * end for label, end in zip(labels, (mean, low, high), strict=True)}
+        ends = cluster_interval(table[name].tolist(), topics(table))[:3]
+        found |= interval_columns([f"{name}_percent"], ends, factor=100)
     return {**found, "n": len(table)}
 
 

@@ -6,6 +6,8 @@ come from the released code, so that form of DoLa is run beside the one that the
 bundled: give the file. Without it, the bundled organisms' own tasks are run:
 
 - T5: MemoTrap, where the instruction goes against memory; recall without an instruction; copying.
+- T5 and a file of traps: MemoTrap as a choice too (:mod:`mechsteer.tasks.memotrap_choice`), which the bundled model was
+  never shown.
 - Instruction followers: every kind of instruction, alone and with notes after it, which make it harder to follow.
 
 For every score: percent with Wilson's 95 % interval, and against the baseline on the same samples in how many it
@@ -27,10 +29,12 @@ from mechsteer.models import load, model_info, provenance
 from mechsteer.studies.core.bench import Bench, Wanted, opened
 from mechsteer.studies.core.published import published
 from mechsteer.studies.core.result import Result, finished
+from mechsteer.studies.dola_decoding.lengths import lengths
 from mechsteer.studies.dola_decoding.word_ranks import tracked
 from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import IFEval, Instructions, MemoTrap, copying, ifeval, instructions, memotrap, recall
 from mechsteer.tasks.ifeval import IFEvalPrompt, followed, require_checkers
+from mechsteer.tasks.memotrap_choice import MemoTrapChoice, memotrap_choice
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -76,8 +80,8 @@ def run(
     Returns:
         The tables. ``summary``: a row a model, task, level (``task``, ``category`` or ``instruction``), group, scoring
         and method, with ``percent``, ``low_percent``, ``high_percent``, ``n``, ``increased``, ``decreased``,
-        ``p_value`` and ``published_percent``. ``samples``: every output with its scores. ``tracking``: see
-        :func:`mechsteer.studies.dola_decoding.word_ranks.tracked`.
+        ``p_value`` and ``published_percent``. ``lengths``: of the answers. ``samples``: every output with its scores.
+        ``tracking``: see :func:`mechsteer.studies.dola_decoding.word_ranks.tracked`.
 
     Raises:
         MechsteerError: for bad arguments, unreadable data, a missing extra for IFEval, or a folder that cannot be
@@ -96,12 +100,13 @@ def run(
         require_checkers()
     trap_task = memotrap(traps)
     folder = writable_dir(out)
-    parts: dict[str, list[pd.DataFrame]] = {"summary": [], "samples": [], "tracking": []}
+    parts: dict[str, list[pd.DataFrame]] = {"summary": [], "lengths": [], "samples": [], "tracking": []}
     about = []
     for model in given:
         loaded = load(model) if isinstance(model, str) else model
         about.append(provenance(loaded))
-        tasks = [_first(task, n) for task in _tasks(loaded, prompts, trap_task)]
+        choices = None if traps is None else memotrap_choice(traps)
+        tasks = [_first(task, n) for task in _tasks(loaded, prompts, trap_task, choices)]
         options: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "executor": executor}
         with opened(NAME, loaded, folder, total=len(tasks) * len(METHODS), **options) as bench:
             made = _measure(bench, tasks)
@@ -113,13 +118,13 @@ def run(
     return Result.load(folder)
 
 
-def _tasks(model: Any, prompts: IFEval | None, traps: MemoTrap) -> list[Any]:
+def _tasks(model: Any, prompts: IFEval | None, traps: MemoTrap, choices: MemoTrapChoice | None) -> list[Any]:
     """What is run on a model."""
     if prompts is not None:
         return [prompts]
     if model_info(model).name.startswith("organism:instruct"):
         return [instructions(notes=notes) for notes in NOTES]
-    return [traps, recall(), copying()]
+    return [traps, recall(), copying(), *([] if choices is None else [choices])]
 
 
 def _first(task: Any, n: int | None) -> Any:
@@ -149,9 +154,11 @@ def _measure(bench: Bench, tasks: Sequence[Any]) -> "dict[str, pd.DataFrame]":
         samples += [table.assign(decoding=method) for method, table in found.items()]
         rows.append(compared(task, {method: scores(task, table) for method, table in found.items()}))
     outputs = pd.concat(samples, ignore_index=True)
-    summary = _with_published(pd.concat(rows, ignore_index=True), model_info(bench.model).name)
+    name = model_info(bench.model).name
+    summary = _with_published(pd.concat(rows, ignore_index=True), name)
+    made = {"summary": summary, "lengths": lengths(outputs, name), "samples": outputs}
     followed = tracked(bench.model, tasks, METHODS, outputs)
-    return {"summary": summary, "samples": outputs} | ({} if followed is None else {"tracking": followed})
+    return made | ({} if followed is None else {"tracking": followed})
 
 
 def scores(task: Task, table: "pd.DataFrame") -> "pd.DataFrame":
@@ -169,11 +176,11 @@ def scores(task: Task, table: "pd.DataFrame") -> "pd.DataFrame":
             for scoring in ("adherence", "fidelity")
         ]
     else:
-        names = ("success", "strict", "memorised") if isinstance(task, MemoTrap) else ("correct",)
+        names = {MemoTrap: ("success", "strict", "memorised"), MemoTrapChoice: ("correct", "as_released")}
         rows = [
             ("task", task.name, scoring, row.sample, float(getattr(row, scoring)))
             for row in table.itertuples()
-            for scoring in names
+            for scoring in names.get(type(task), ("correct",))
         ]
     return pd.DataFrame(rows, columns=["level", "group", "scoring", "unit", "value"])
 
@@ -234,5 +241,12 @@ def _with_published(summary: "pd.DataFrame", model: str) -> "pd.DataFrame":
     """The summary with the paper's number beside ours, where it has one."""
     paper = published("t5_dola_ifeval")
     paper = paper[paper["model"] == model].set_index(["metric", "method", "scoring"])["accuracy_percent"]
-    keys = zip(summary["group"], summary["method"], summary["scoring"], strict=True)
-    return summary.assign(published_percent=[float(paper.get(key, float("nan"))) for key in keys])
+    choice = published("t5_dola_memotrap_classification")
+    choice = choice[choice["model"] == model].set_index("method")["accuracy_percent"]
+    found = []
+    for row in summary.to_dict("records"):
+        value = paper.get((row["group"], row["method"], row["scoring"]))
+        if str(row["group"]).startswith("memotrap choice") and row["scoring"] == "as_released":
+            value = choice.get(row["method"])
+        found.append(float("nan") if value is None else float(value))
+    return summary.assign(published_percent=found)

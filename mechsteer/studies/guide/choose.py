@@ -7,11 +7,10 @@ that the same instructions have at the shortest length, where they are followed.
 
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from mechsteer.analysis.bootstrap import interval_columns, mean_interval
+from mechsteer.analysis.bootstrap import interval_columns
 from mechsteer.analysis.match_influence import influences, match_influence
 from mechsteer.errors import MechsteerError
+from mechsteer.stats import mean_interval
 from mechsteer.studies.core.bench import Bench, Wanted
 from mechsteer.studies.guide.tables import bias, means, scored
 from mechsteer.studies.guide.tasks import TaskByLength, worded
@@ -46,7 +45,7 @@ def _influence(bench: Bench, of: TaskByLength, length: int) -> "pd.DataFrame":
     rows = []
     for wording, prompts, delta in cases:
         values = influences(bench.model, prompts, of.span, last=of.last, delta=delta)
-        found = interval_columns(["influence"], mean_interval(torch.tensor(values)))
+        found = interval_columns(["influence"], mean_interval(values)[:3])
         rows.append({"task": of.name, "length": length, "wording": wording, "delta": delta, **found, "n": len(values)})
     return pd.DataFrame(rows)
 

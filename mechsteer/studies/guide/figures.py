@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer import plots
 from mechsteer.plots.bars import errors, grouped_bars
 from mechsteer.plots.base import grid_lines, legend_columns, points, written_map
+from mechsteer.plots.maps import SEQUENTIAL
 from mechsteer.studies.core.published import published
 from mechsteer.studies.guide.published import MODEL, SAME
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TABLES = ("summary", "by_strength", "prediction", "published")
-OPTIONAL = ("baselines", "layers", "influence", "choice", "needle")
+OPTIONAL = ("baselines", "layers", "influence", "choice", "needle", "flows")
 
 _TITLES = {
     "instructions": "Instructions",
@@ -45,6 +46,26 @@ def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
             made["wordings"] = wordings(tables["baselines"], tables["by_strength"])
             made["layers"] = layers(tables["layers"])
             made["choice"] = choice(tables["influence"], tables["choice"])
+        if "flows" in tables:
+            made["flows"] = flows(tables["flows"])
+    return made
+
+
+def flows(table: "pd.DataFrame") -> "Figure":
+    """Influence and rollout of the instruction by distance, a line for each layer."""
+    import matplotlib as mpl
+
+    quantities = list(dict.fromkeys(table["quantity"]))
+    made, axes = plots.figure(len(quantities), width=3.3, height=2.7)
+    layers = sorted(set(table["layer"]))
+    for ax, quantity in zip(axes, quantities, strict=True):
+        for place, layer in enumerate(layers):
+            part = table[(table["quantity"] == quantity) & (table["layer"] == layer)].sort_values("distance")
+            shade = mpl.colormaps[SEQUENTIAL](0.9 * place / max(1, len(layers) - 1))
+            ax.plot(part["distance"], part["value"], color=shade, linewidth=1.4, label=f"layer {layer}")
+        ax.set(xlabel="Distance (tokens)", ylabel=f"{quantity.capitalize()} (log scale)", yscale="log")
+        ax.grid(axis="y", color="0.9", linewidth=0.6)
+    made.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
     return made
 
 

@@ -6,7 +6,8 @@ over the number of tokens. The paper compares them over all lengths, where the l
 compares prompts of one length only, and of one length and kind (``within``).
 
 AUC: of a success and a failure, how often the success has the larger value (ties count half), over the pairs of one
-group. Pearson: r of value and success, means of groups taken out. Both with 95 % bootstrap intervals over prompts.
+group. Pearson: r of value and success, means of groups taken out. Both with 95 % bootstrap intervals over prompts, as
+has the difference of AUC from Influence's, from the same resamples.
 """
 
 from collections.abc import Sequence
@@ -59,7 +60,8 @@ def predict(table: "pd.DataFrame", *, samples: int = 1000) -> "pd.DataFrame":
 
     Returns:
         One row a task, predictor and ``within``: auc, auc_low, auc_high, pearson_r, pearson_r_low, pearson_r_high, n,
-        successes and pairs (of a success and a failure of one group). Values are missing where there are no pairs.
+        successes and pairs (of a success and a failure of one group), auc_minus_influence with its ends. Values are
+        missing where there are no pairs.
     """
     import pandas as pd
 
@@ -71,10 +73,21 @@ def predict(table: "pd.DataFrame", *, samples: int = 1000) -> "pd.DataFrame":
             if "kind" in columns and part["kind"].nunique() == 1:
                 continue
             group = torch.tensor(part.groupby(columns).ngroup().to_numpy() if columns else [0] * len(part))
+            first = None  # Influence
             for name in PREDICTORS:
                 values = torch.tensor(part[name].to_numpy(dtype=float))
-                rows.append({"task": task, "predictor": name, "within": within, **_row(values, success, group, counts)})
+                row = {"task": task, "predictor": name, "within": within, **_row(values, success, group, counts)}
+                areas = auc(values, success, group, torch.cat([torch.ones(1, len(part)).double(), counts]))
+                first = areas if first is None else first
+                rows.append(row | _beside(areas - first))
     return pd.DataFrame(rows)
+
+
+def _beside(differences: Float[Tensor, "samples"]) -> dict[str, float]:
+    """A difference of areas and the ends of its interval; the first is that of the prompts themselves."""
+    low, high = interval(differences[1:])
+    name = "auc_minus_influence"
+    return {name: float(differences[0]), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def _row(

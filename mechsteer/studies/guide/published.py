@@ -46,7 +46,9 @@ def beside(strength: "pd.DataFrame", name: str) -> "pd.DataFrame":
     """Means over lengths by task, form and delta, beside the published mean over lengths of the same delta.
 
     ``published_model`` says whose numbers they are: this model's where the paper has it, else those of ``MODEL``, which
-    are a reference and not to be compared.
+    are a reference and not to be compared. ``published_percent`` is our mean over the series' lengths;
+    ``printed_percent`` is the mean that the authors' notebook prints, and ``headline_percent`` the paper's own figure
+    of that delta (its abstract's, where there is one), which is another average than either.
     """
     groups = strength.groupby(["task", "form", "delta"], sort=False)
     made = groups[["score_percent", "fidelity_percent"]].mean().assign(n=groups["n"].sum()).reset_index()
@@ -58,4 +60,18 @@ def beside(strength: "pd.DataFrame", name: str) -> "pd.DataFrame":
         chosen = part[part["this_model"]] if part["this_model"].any() else part[part["model"] == MODEL]
         values.append(chosen["percent"].mean())
         models.append("" if chosen.empty else str(chosen["model"].iloc[0]))
-    return made.assign(published_percent=values, published_model=models)
+    made = made.assign(published_percent=values, published_model=models)
+    return made.assign(printed_percent=_said(made, "guide_french"), headline_percent=_said(made, "guide_summary"))
+
+
+def _said(table: "pd.DataFrame", name: str) -> list[float]:
+    """Of each row, the number of the same task, model and delta in a table of single numbers; NaN where none is."""
+    paper = published(name)
+    column = "score" if "score" in paper else "success_rate"
+    tasks = paper["task"] if "task" in paper else ["french"] * len(paper)
+    plain = paper["method"].ne("uppercase") if "method" in paper else [True] * len(paper)
+    deltas = paper["delta"].fillna(0.0)
+    rows = zip(tasks, paper["model"], deltas, plain, paper[column], strict=True)
+    known = {(task, model, float(delta)): 100 * value for task, model, delta, kept, value in rows if kept}
+    keys = zip(table["task"], table["published_model"], table["delta"], strict=True)
+    return [known.get((SAME.get(task, task), model, float(delta)), float("nan")) for task, model, delta in keys]

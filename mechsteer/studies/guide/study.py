@@ -12,8 +12,8 @@ Two forms: ``"every step"`` biases the prompt's pass and every step after it (th
 ``"prompt only"`` the prompt's pass alone (the code of the paper's experiments).
 
 Different from the paper: greedy decoding throughout, generated documents with lengths in words, and see
-:mod:`mechsteer.tasks.summaries`, :mod:`mechsteer.tasks.needle`, :mod:`mechsteer.tasks.json_schema`. Intervals
-are 95 % bootstrap intervals over prompts.
+:mod:`mechsteer.tasks.summaries`, :mod:`mechsteer.tasks.needle`, :mod:`mechsteer.tasks.json_schema`. Intervals are 95 %,
+with the prompts of one topic as a cluster (:mod:`mechsteer.stats`); those of AUC and r are bootstrap intervals.
 """
 
 import os
@@ -26,7 +26,9 @@ from mechsteer.files import writable_dir
 from mechsteer.models import model_info, provenance, stacks
 from mechsteer.studies.core.bench import Bench, decoder_only, opened
 from mechsteer.studies.core.result import Result, finished, of_model
+from mechsteer.studies.guide.against import against_last
 from mechsteer.studies.guide.choose import choice, influence_by_delta
+from mechsteer.studies.guide.flows import flows
 from mechsteer.studies.guide.predict import predict
 from mechsteer.studies.guide.published import beside, reference
 from mechsteer.studies.guide.tables import baselines, by_strength, layers, limits, needle_grid, predicted
@@ -66,10 +68,11 @@ def run(
         The tables, percentages with intervals. ``summary``: score by task, form and delta, over all lengths, beside the
         published; ``by_strength``: the same by length; ``baselines``: other wordings, with ``tokens`` of the
         instruction, and ``kinds_read``: in how many kinds the model follows them at least half as often as the plain
-        ones, at the shortest length (``applicable``: in most);
-        ``layers``; ``needle``: by depth and length; ``predictors`` (of every prompt) and ``prediction`` (AUC and r);
-        ``choice``: the delta that Influence chooses and the score there; ``influence``: by delta; ``limits`` (bundled
-        model); ``published``. Tables of a task that is left out are left out too.
+        ones, at the shortest length (``applicable``: in most); ``against_last``: GUIDE minus the instruction behind the
+        question, on the same prompts; ``layers``; ``needle``: by depth and length; ``predictors`` (of every prompt) and
+        ``prediction`` (AUC and r); ``choice``: the delta that Influence chooses and the score there; ``influence``: by
+        delta; ``flows``: Influence and rollout by layer and distance; ``limits`` (bundled model); ``published``. Tables
+        of a task that is left out are left out too.
 
     Raises:
         MechsteerError: for an encoder-decoder, an unknown task, a context in which no length fits, other bad arguments,
@@ -129,7 +132,9 @@ def _tables(bench: Bench, chosen: Sequence[TaskByLength], bundled: bool) -> "dic
     }
     for one in main:
         tables["baselines"] = baselines(bench, one)
+        tables["against_last"] = against_last(bench, one)
         tables["layers"] = layers(bench, one, subsets(stacks(bench.model)["blocks"]))
+        tables["flows"] = flows(bench, one)
         tables["influence"] = influence_by_delta(bench, one)
         tables["choice"] = choice(bench, one, strength)
     for one in chosen:

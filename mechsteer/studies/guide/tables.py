@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from mechsteer.analysis.bootstrap import interval_columns, mean_interval
+from mechsteer.analysis.bootstrap import interval_columns
 from mechsteer.errors import MechsteerError
+from mechsteer.stats import cluster_interval, mean_interval
 from mechsteer.steering import attention_bias
 from mechsteer.studies.core.bench import Bench, Wanted
 from mechsteer.studies.guide.predict import PREDICTORS, predictors
@@ -26,8 +25,13 @@ _VERDICTS = {"french": "shown in part: the language; that it is a summary is not
 
 def scored(bench: Bench, of: TaskByLength, wanted: Wanted) -> "pd.DataFrame":
     """The scores of a cell's samples."""
-    table = bench.rows(wanted)
-    return scores(table, of).assign(output=table["output"])
+    return with_clusters(bench.rows(wanted), of, wanted)
+
+
+def with_clusters(table: "pd.DataFrame", of: TaskByLength, wanted: Wanted) -> "pd.DataFrame":
+    """The scores of rows, their outputs, and the cluster of each: all prompts about one topic are one."""
+    clusters = [getattr(sample, "topic", "") or place for place, sample in enumerate(wanted.task.samples)]
+    return scores(table, of).assign(output=table["output"], cluster=clusters)
 
 
 def bias(of: TaskByLength, delta: float, *, form: str = "every step", layers: list[int] | None = None) -> Any:
@@ -36,12 +40,15 @@ def bias(of: TaskByLength, delta: float, *, form: str = "every step", layers: li
 
 
 def means(table: "pd.DataFrame") -> dict[str, Any]:
-    """Mean score and fidelity in percent, with intervals, and the number of prompts."""
+    """Mean score and fidelity in percent, with intervals by topic, true sentences, and the number of prompts.
+
+    Fidelity is the share of what is said that is true; ``true_sentences`` is how many different true ones there are.
+    """
     found: dict[str, Any] = {}
     for name in ("score", "fidelity"):
-        ends = mean_interval(torch.tensor(table[name].to_numpy(dtype=float)))
+        ends = cluster_interval(table[name].tolist(), table["cluster"].tolist())[:3]
         found |= interval_columns([f"{name}_percent"], ends, factor=100)
-    return {**found, "n": len(table)}
+    return {**found, "n": len(table), "true_sentences": float(table["true_sentences"].mean())}
 
 
 def by_strength(bench: Bench, of: TaskByLength) -> "pd.DataFrame":
@@ -135,7 +142,7 @@ def needle_grid(bench: Bench, of: TaskByLength) -> "pd.DataFrame":
         for length in of.lengths:
             table = bench.known(Wanted(of.task(length), bias(of, delta)))  # the cells of by_strength
             for depth, part in table.groupby("depth"):
-                found = mean_interval(torch.tensor(part["found"].to_numpy(dtype=float)))
+                found = mean_interval(part["found"].astype(float))[:3]
                 where = {"delta": delta, "length": length, "depth_percent": depth}
                 rows.append({**where, **interval_columns(["found_percent"], found, factor=100), "n": len(part)})
     return pd.DataFrame(rows)

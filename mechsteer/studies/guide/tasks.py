@@ -126,7 +126,7 @@ DOCUMENTS = (
 
 
 def scores(table: "pd.DataFrame", of: TaskByLength) -> "pd.DataFrame":
-    """The columns sample, kind, score and fidelity (missing where the task has none) of a task's rows."""
+    """The columns sample, kind, score, fidelity and true_sentences (both missing where the task has none) of rows."""
     import pandas as pd
 
     return pd.DataFrame(
@@ -139,6 +139,7 @@ def scores(table: "pd.DataFrame", of: TaskByLength) -> "pd.DataFrame":
             else "",
             "score": table[of.score].astype(float),
             "fidelity": table["fidelity"].astype(float) if "fidelity" in table else float("nan"),
+            "true_sentences": table["true_sentences"].astype(float) if "true_sentences" in table else float("nan"),
         }
     )
 

@@ -4,6 +4,8 @@
 added with a constant, at the layer of the dynamic one and at the next of the grid. ``followed_and_true`` is the mean
 over samples of adherence times fidelity, and the verdict compares it (adherence alone where fidelity is not known). The
 constant and its layer are the best on the test prompts, which favours them: the dynamic weight was not tuned on these.
+``difference_pp`` is dynamic minus that constant on the same prompts, with its 95 % interval by topic; ``p_adjusted`` is
+Holm's, over the formats.
 
 ``length``: the conciseness vector by coefficient.
 
@@ -12,10 +14,12 @@ prompts. The paper has an instruction and a vector for each n; the bundled model
 is in no prompt here and the conciseness vector has to do.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from math import isnan
 from typing import TYPE_CHECKING, Any
 
+from mechsteer.stats import holm, paired_interval, paired_p
 from mechsteer.studies.instruction_vectors.bench import FORMATS, WITHOUT, Bench, Prompts
 from mechsteer.studies.instruction_vectors.choose import Choice, Rescore, choose, percentages
 from mechsteer.studies.instruction_vectors.tables import Choices, Rows, changes
@@ -47,19 +51,54 @@ def weights(
     import pandas as pd
 
     rows: Rows = []
+    worth: dict[tuple[str, int, float], pd.Series] = {}
+    topics: dict[str, list[str]] = {}
     for kind in [k for k in kinds if k in FORMATS and choices[WITHOUT.name, k].steers]:
         choice, task = choices[WITHOUT.name, kind], prompts.tested(kind)
         dynamic = bench.measure(task, steering.make(kind)(choice, task))
         rows.append({"kind": kind, "layer": choice.layer, **_row(DYNAMIC, float("nan"), dynamic)})
+        worth[kind, choice.layer, 0.0] = _worth(dynamic)
+        topics[kind] = [sample.topic for sample in task.samples[: len(dynamic)]]
         for layer in [layer for layer in steering.layers if layer >= choice.layer][:2]:
             vector = steering.vectors(kind)[layer]
             for step in CONSTANTS:
                 constant = bench.measure(task, steering.added(vector, step))
                 rows.append({"kind": kind, "layer": layer, **_row(CONSTANT, step, constant)})
+                worth[kind, layer, step] = _worth(constant)
     table = pd.DataFrame(rows, columns=_COLUMNS)
+    apart = _differences(table, worth, topics)
     if not table.empty:
         table = pd.concat([table, _means(table)], ignore_index=True)
-    return table.assign(verdict=_verdicts(table))
+    return table.assign(verdict=_verdicts(table)).merge(apart, on=["kind", "weight"], how="left")
+
+
+def _worth(table: "pd.DataFrame") -> "pd.Series":
+    """What verdicts compare, of each sample."""
+    both = (table["adherence"] * table["fidelity"]).astype(float)
+    return table["adherence"].astype(float) if both.isna().all() else both
+
+
+def _differences(
+    table: "pd.DataFrame",
+    worth: "Mapping[tuple[str, int, float], pd.Series]",
+    topics: Mapping[str, Sequence[str]],
+) -> "pd.DataFrame":
+    """By format, dynamic minus its best constant on the same prompts; ``mean``: all of them, each with its own best."""
+    import pandas as pd
+
+    pairs: dict[str, list[tuple[float, str]]] = {}
+    for kind, part in table.groupby("kind", sort=False):
+        own, top = part[part["weight"] == DYNAMIC].iloc[0], _top(part[part["weight"] == CONSTANT])
+        change = worth[str(kind), own["layer"], 0.0] - worth[str(kind), top["layer"], top["step"]]
+        pairs[str(kind)] = list(zip(change.tolist(), topics[str(kind)], strict=True))
+    rows = []
+    for kind, found in (*pairs.items(), ("mean", [pair for part in pairs.values() for pair in part])):
+        changes, named = [pair[0] for pair in found], [pair[1] for pair in found]
+        mean, low, high, _ = paired_interval(changes, named)
+        ends = {"difference_pp": 100 * mean, "difference_low_pp": 100 * low, "difference_high_pp": 100 * high}
+        rows.append({"kind": kind, "weight": DYNAMIC, **ends, "p_by_topic": paired_p(changes, named)})
+    made = pd.DataFrame(rows)
+    return made.assign(p_adjusted=[*holm(made["p_by_topic"].tolist()[:-1]), math.nan])
 
 
 def _means(table: "pd.DataFrame") -> "pd.DataFrame":

@@ -13,7 +13,8 @@ def report(result: Result) -> str:
     name = summary["model_name"].iloc[0]
     parts = [titled(f"Instruction vectors on {name}, test prompts (percent, means over kinds)", shown)]
     if "weights" in tables:
-        said = tables["weights"].loc[tables["weights"]["verdict"] != "", ["kind", "layer", "verdict"]]
+        columns = ["kind", "layer", "verdict", "difference_pp", "difference_low_pp", "difference_high_pp"]
+        said = tables["weights"].loc[tables["weights"]["verdict"] != "", columns]
         parts.append(titled("Dynamic weight (projection) and constant ones: prompts that are followed and true", said))
     both = tables["composition"].query("row == 'both'")
     if not both.empty:

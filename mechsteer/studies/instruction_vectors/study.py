@@ -34,6 +34,7 @@ from mechsteer.studies.core.cells import cell
 from mechsteer.studies.core.published import published
 from mechsteer.studies.core.result import Result, finished
 from mechsteer.studies.instruction_vectors.bench import FORMATS, Bench, Filter, Prompts
+from mechsteer.studies.instruction_vectors.beside import reference
 from mechsteer.studies.instruction_vectors.choose import grid
 from mechsteer.studies.instruction_vectors.coefficients import exactly, length, weights
 from mechsteer.studies.instruction_vectors.tables import by_kind, choose_all, scopes, summarise
@@ -107,8 +108,9 @@ def run(
     Returns:
         The tables: ``summary`` (means over kinds by setting), ``by_kind``, ``layers`` (validation), ``weights``
         (dynamic and constant), ``scopes``, ``length`` (at most n words), ``exactly`` (n sentences), ``words``,
-        ``composition``, ``transfer``, ``cosine``, ``samples``; ``published`` for the paper's models. Tables that need a
-        kind or a base that is not there are left out.
+        ``composition``, ``transfer``, ``cosine``, ``samples``; ``reference`` (the paper's numbers, ours of the same
+        kind beside them) and ``published`` (by instruction) for the paper's models. Tables that need a kind or a base
+        that is not there are left out.
 
     Raises:
         MechsteerError: for an unknown kind, splits that overlap (with the number of prompts), too few prompts (with the
@@ -175,6 +177,7 @@ def _tables(
         stage("transfer")
         tables["transfer"] = transfer(bench, base, shares, prompts, steering, kinds)
     tables |= {"layers": pd.DataFrame(validated), "samples": samples}
+    tables["reference"] = reference(tables)
     paper = _published(model_info(bench.model).name)
     return tables if paper is None else {**tables, "published": paper}
 

@@ -14,6 +14,7 @@ from mechsteer.analysis.bootstrap import interval, interval_columns, resamples
 from mechsteer.directions import Direction
 from mechsteer.directions.sparse import path_table, sparse_path
 from mechsteer.identity import cell_key
+from mechsteer.stats import cluster_interval
 from mechsteer.steering import Intervention, heads
 from mechsteer.studies.core import bench as bench_of_studies
 from mechsteer.studies.core.cells import cell
@@ -186,8 +187,23 @@ def with_shots(task: Rules, training: Rules, shots: int) -> Rules:
 
 
 def exact_match(right: Sequence[Float[Tensor, "_ _"]], name: str = "exact_match") -> dict[str, Any]:
-    """Exact match in percent, over rules where there are several: ``<name>_percent``, ``_low``, ``_high``."""
-    return interval_columns([f"{name}_percent"], crossed([100 * values for values in right]))
+    """Exact match in percent, over rules where there are several: ``<name>_percent``, ``_low``, ``_high``.
+
+    The interval is that of :func:`crossed`, and at least as wide as the one whose clusters are the words, which has
+    width where all answers are right, or none: of several rules, their reaches r_i give sqrt(sum r_i^2) / rules.
+    """
+    mean, low, high = crossed([100 * values for values in right])
+    reaches = [_reach(values) for values in right]
+    below, above = (sum(reach**2 for reach in side) ** 0.5 / len(right) for side in zip(*reaches, strict=True))
+    ends = max(0.0, min(low, mean - below)), min(100.0, max(high, mean + above))
+    return interval_columns([f"{name}_percent"], (mean, *ends))
+
+
+def _reach(values: Float[Tensor, "seeds words"]) -> tuple[float, float]:
+    """How far, in percent, the interval of the share that is right reaches below and above, with words as clusters."""
+    words = [word for _ in range(values.shape[0]) for word in range(values.shape[1])]
+    found = cluster_interval(values.flatten().tolist(), words)
+    return 100 * (found.mean - found.low), 100 * (found.high - found.mean)
 
 
 def crossed(measured: Sequence[Float[Tensor, "_ _"]]) -> tuple[float, float, float]:

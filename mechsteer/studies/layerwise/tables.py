@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mechsteer.models import predicting_stack
 from mechsteer.steering import Intervention
-from mechsteer.studies.layerwise.baselines import difference, gradient
+from mechsteer.studies.core.choose import best
+from mechsteer.studies.layerwise.baselines import PARTS, STEPS, difference, gradient
 from mechsteer.studies.layerwise.bench import Bench, Learned, Weighting, exact_match, with_shots
 from mechsteer.tasks import Rules, rules
 
@@ -60,7 +61,12 @@ def best_layer(table: "pd.DataFrame") -> int:
 
 
 def by_examples(bench: Bench, names: Sequence[str], layer: int, counts: Sequence[int], shots: int) -> "pd.DataFrame":
-    """Exact match by the number of training words, for each method; all methods have the same words."""
+    """Exact match by the number of training words, for each method; all methods have the same words.
+
+    ``learned`` is at one layer, which was chosen from more words than a small count has (:func:`best_layer`).
+    ``learned, own layer`` knows the count's own words alone: each rule and seed is at the layer where the loss on a
+    held-out part of them is lowest. ``edge_percent``: how often a baseline's strength is the strongest that was tried.
+    """
     import pandas as pd
 
     methods: dict[str, Callable[[str, Rules, int, int], tuple[Rules, Intervention | None]]] = {
@@ -72,19 +78,40 @@ def by_examples(bench: Bench, names: Sequence[str], layer: int, counts: Sequence
         ),
         "gradient": lambda rule, words, n, seed: (bench.testing(rule), gradient(bench, words)[2]),
         "learned": lambda rule, words, n, seed: (bench.testing(rule), bench.learn(words, layer, seed)[0].steer),
+        "learned, own layer": lambda rule, words, n, seed: (bench.testing(rule), own_layer(bench, words, seed).steer),
+    }
+    strengths = {
+        "difference in means": lambda words, n: difference(bench, words, min(n - 1, shots))[1] == STEPS[-1],
+        "gradient": lambda words, n: gradient(bench, words)[1] == PARTS[-1],
     }
     rows = []
     for count in counts:
         for method, make in methods.items():
+            if method.endswith("own layer") and count > bench.n_train:  # as many fits again at every layer
+                continue
             found: dict[str, Matrix] = {}
+            edges: list[bool] = []
             for rule in names:
-                made = [make(rule, bench.training(rule, seed, count), count, seed) for seed in bench.seeds]
+                words = {seed: bench.training(rule, seed, count) for seed in bench.seeds}
+                made = [make(rule, words[seed], count, seed) for seed in bench.seeds]
                 found[rule] = torch.stack([bench.right(*one).float() for one in made])
+                if method in strengths:
+                    edges += [strengths[method](words[seed], count) for seed in bench.seeds]
             for rule in (*names, EVERY):
                 parts = names if rule == EVERY else (rule,)
                 row = {"rule": rule, "method": method, "examples": count, **exact_match([found[p] for p in parts])}
                 rows.append(row | {"seeds": len(bench.seeds), "n": _words(found, parts)})
+                if rule == EVERY and edges:
+                    rows[-1]["edge_percent"] = 100 * sum(edges) / len(edges)
     return pd.DataFrame(rows)
+
+
+def own_layer(bench: Bench, words: Rules, seed: int) -> Learned:
+    """The vector of some words at the layer with the lowest loss on a held-out part of them; of equals the lowest."""
+    learned = (bench.learn(words, layer, seed)[0] for layer in range(predicting_stack(bench.model)[1]))
+    found = best(learned, lambda one: -one.validation_loss)
+    assert found is not None
+    return found
 
 
 def tradeoff(

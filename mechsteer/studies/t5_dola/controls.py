@@ -1,7 +1,9 @@
 """Vectors that must not work, if what is mined is obedience: mined in the same way from other contrasts.
 
-``exchanged``: from the mining traps, with target and trap exchanged in those that a fair coin picks; what is left is
-the size and place of such gradients without their meaning. ``copying``: from made-up sentences, where nothing is
+``exchanged``: from the mining traps, with target and trap exchanged in a random half of them, so that what all of their
+gradients share cancels; what is left is the size and place of such gradients without their meaning. (With a fair coin
+for each trap one side is a little more frequent, and the vector, scaled to the same norm, is the mined one again or its
+opposite.) ``copying``: from made-up sentences, where nothing is
 memorised: the instructed word against the word of another sentence; what is left is how to copy, without a memory to
 resist. All have the norm of the mined vector.
 
@@ -15,6 +17,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from mechsteer.analysis.bootstrap import interval_columns
 from mechsteer.directions import Direction, gradient_direction
 from mechsteer.errors import MechsteerError
 from mechsteer.stats import cluster_interval, paired_interval
@@ -28,7 +33,7 @@ if TYPE_CHECKING:
 
 SCORES = ("correct", "success", "strict", "memorised")
 SEEDS = tuple(range(8))
-"""Of the coins."""
+"""Of the halves that are exchanged."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +46,9 @@ class Contrast:
 
 
 def exchanged(traps: Sequence[Trap], seed: int) -> list[Trap]:
-    """The traps, with the class that obeys and the other exchanged in about half of them."""
-    coin = random.Random(seed)
-    return [replace(trap, answer_index=1 - trap.answer_index) if coin.random() < 0.5 else trap for trap in traps]
+    """The traps, with the class that obeys and the other exchanged in half of them (of an odd number, one less)."""
+    half = set(random.Random(seed).sample(range(len(traps)), len(traps) // 2))
+    return [replace(t, answer_index=1 - t.answer_index) if place in half else t for place, t in enumerate(traps)]
 
 
 def copied() -> list[Contrast]:
@@ -80,18 +85,26 @@ def _mined(bench: Bench, name: str, examples: Sequence[Any], layer: int, compat:
 
 
 def nulls(
-    bench: Bench, task: MemoTrap, vectors: Sequence[tuple[str, int | None, Direction]], scale: float
+    bench: Bench,
+    task: MemoTrap,
+    vectors: Sequence[tuple[str, int | None, Direction]],
+    mined: Direction,
+    scale: float,
 ) -> "pd.DataFrame":
-    """One row a null vector: control, seed and the percentages on the evaluation traps."""
+    """One row a null vector: control, seed, percentages on the evaluation traps, and its cosine to the mined one."""
     import pandas as pd
 
     wanted = [Wanted(task, add(direction, scale)) for *_, direction in vectors]
     bench.prefetch(wanted)
     rows = [
-        {"control": name, "seed": seed, **percentages(bench.rows(one))}
-        for (name, seed, _), one in zip(vectors, wanted, strict=True)
+        {"control": name, "seed": seed, **percentages(bench.rows(one)), "cosine": _cosine(direction, mined)}
+        for (name, seed, direction), one in zip(vectors, wanted, strict=True)
     ]
     return pd.DataFrame(rows).astype({"seed": "Int64"}).assign(scale=scale)
+
+
+def _cosine(one: Direction, other: Direction) -> float:
+    return float(torch.nn.functional.cosine_similarity(one.vector.float(), other.vector.float(), dim=0))
 
 
 def by_trap_word(task: MemoTrap, tables: "Mapping[str, Sequence[pd.DataFrame]]") -> "pd.DataFrame":
@@ -122,16 +135,15 @@ def percentages(samples: "pd.DataFrame") -> dict[str, float]:
     """The mean of each score of a MemoTrap sample table in percent with its interval by proverb, and n."""
     found: dict[str, float] = {}
     for name in SCORES:
-        mean, low, high, _ = cluster_interval(samples[name].tolist(), proverbs(samples))
-        found |= {f"{name}_percent": 100 * mean, f"{name}_percent_low": 100 * low, f"{name}_percent_high": 100 * high}
+        ends = cluster_interval(samples[name].tolist(), proverbs(samples))[:3]
+        found |= interval_columns([f"{name}_percent"], ends, factor=100)
     return found | {"n": len(samples)}
 
 
 def improvement(before: "pd.DataFrame", after: "pd.DataFrame", score: str, name: str) -> dict[str, float]:
     """The change of a score on the same traps, in percentage points, with its interval by proverb."""
     change = (after[score].astype(float) - before[score].astype(float)).tolist()
-    mean, low, high, _ = paired_interval(change, proverbs(before))
-    return {name: 100 * mean, f"{name}_low": 100 * low, f"{name}_high": 100 * high}
+    return interval_columns([name], paired_interval(change, proverbs(before))[:3], factor=100)
 
 
 def proverbs(samples: "pd.DataFrame") -> list[str]:

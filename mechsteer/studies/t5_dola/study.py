@@ -136,7 +136,7 @@ def _tables(
     steered = runs["mined"][0]
     vectors = null_vectors(bench, task.on("mining"), layer, compat)
     bench.bar.total += len(vectors)
-    missing = nulls(bench, task, vectors, scale).assign(layer=layer)
+    missing = nulls(bench, task, vectors, mined[layer], scale).assign(layer=layer)
     for name, _, direction in vectors:
         runs.setdefault(name, []).append(bench.known(_cell(task, direction, scale)))
     return {

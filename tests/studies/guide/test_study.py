@@ -188,7 +188,7 @@ def test_figures_come_from_the_tables_alone(
         assert all(name in table for key, table in study.tables.items() if key != "published")
     drawn = []
     monkeypatch.setattr(guide_figures.plots, "save", lambda figure, stem: drawn.append((stem, figure)) or [stem])
-    names = ["by_length", "by_delta", "predictors", "needle", "wordings", "layers", "choice"]
+    names = ["by_length", "by_delta", "predictors", "needle", "wordings", "layers", "choice", "flows"]
     assert redraw(STUDIES["guide"], tmp_path) == [tmp_path / "figures" / name for name in names]
     made = {stem.name: figure for stem, figure in drawn}
     for figure in made.values():
