@@ -35,7 +35,7 @@ def lengths(outputs: "pd.DataFrame", model: str) -> "pd.DataFrame":
                 "mean_characters": float(counts.mean()),
                 "low_characters": low,
                 "high_characters": high,
-                "mean_words": float(part["output"].astype(str).str.split().str.len().mean()),
+                "mean_words": float(part["output"].map(lambda text: len(str(text).split())).mean()),
                 "n": len(part),
                 "published_characters": known.get(str(method)) if str(task).startswith("ifeval") else None,
             }
