@@ -18,6 +18,7 @@ from mechsteer.steering import features, load_sae
 from mechsteer.studies.compose import methods as compose_methods
 from mechsteer.studies.compose import study as compose
 from mechsteer.studies.compose import tables as compose_parts
+from mechsteer.studies.compose.controls import MOST, matched, stronger
 from mechsteer.studies.compose.interference import (
     first_logits,
     interference_of,
@@ -26,7 +27,7 @@ from mechsteer.studies.compose.interference import (
     with_interval,
 )
 from mechsteer.studies.compose.methods import METHODS, Lesson, Point, Ways, by_kind, gradients, lesson, together, ways
-from mechsteer.studies.compose.tables import PAIRS, gain, halfway, matrix, settings, summary, top_of
+from mechsteer.studies.compose.tables import PAIRS, beside_half, gain, halfway, matrix, settings, summary, top_of
 from mechsteer.studies.core.bench import Bench
 from mechsteer.studies.core.result import redraw
 from mechsteer.studies.directer import bench as directer_cells
@@ -243,7 +244,7 @@ def test_a_vector_and_features_by_hand(study: compose.Result, model: Any, lesson
     steer = ms.Intervention(())
     edits = ms.Intervention(())
     for row, kind in enumerate(KINDS):
-        pairs = list(zip(lessons[kind].told, lessons[kind].untold, strict=True))
+        pairs = list(zip(lessons[kind].instructed, lessons[kind].bare, strict=True))
         d = ms.difference_in_means(model, pairs, layer=points["means"].layer)
         steer += ms.add(d, points["means"].strength * d.norm, scope="last_prompt", rows=[row])
         top = instruction_features(model, sae, pairs, top=10).to_dict("records")
@@ -293,7 +294,7 @@ def test_order_matters_for_set_and_not_for_add(study: compose.Result) -> None:
 
 def test_it_learns_from_other_prompts_than_it_chooses_on(lessons: dict[str, Lesson], model: Any) -> None:
     told = lessons["json"]
-    learned = {p.text for p in [*told.told, *told.noted]}
+    learned = {p.text for p in [*told.instructed, *told.noted]}
     others = {
         p.text
         for split in ("validation", "evaluation")
@@ -418,3 +419,40 @@ def test_a_kind_that_is_never_followed_cannot_be_learned(work: Setup, monkeypatc
     monkeypatch.setattr(compose_methods, "follows", lambda sample, output: False)
     with pytest.raises(ERROR, match="follows 'json' on 0 of 4"):
         lesson(work, "json")
+
+
+# ------------------------------------------------------------------------------------------------ at the same dose
+
+
+def test_pairs_beside_the_better_single_at_the_same_dose(study: compose.Result) -> None:
+    table = study.tables["controls"]
+    assert table.groupby("control").size().to_dict() == dict.fromkeys(("twice the dose", "equal divergence"), 45)
+    half = settings(study.tables["choice"])["half"]
+    doubled = table[table["control"] == "twice the dose"]
+    for row in doubled.to_dict("records"):
+        point = half[row["single"]]
+        assert row["strength"] == stronger(row["single"], point, 2.0).strength and row["single"] in (
+            row["first"],
+            row["second"],
+        )
+        assert row["difference_pp"] == pytest.approx(row["pair_percent"] - row["single_percent"])
+    assert (table["p_adjusted"] >= table["p_by_topic"]).all() and set(table["verdict"]) == {"not told apart"}
+    both = study.summary.query("setting == 'half'").set_index(["first", "second"])["fidelity_percent"]
+    for row in doubled.query("measure == 'fidelity'").to_dict("records"):
+        assert row["pair_percent"] == pytest.approx(both[row["first"], row["second"]])
+
+
+def test_twice_the_dose_of_a_gate_is_half_the_beta() -> None:
+    assert stronger("guide", Point(1.5), 2.0).strength == 3
+    assert stronger("directer", Point(0.5), 2.0).strength == 0.25
+    assert stronger("means", Point(0.3, 2), 2.0) == Point(0.6, 2)
+
+
+@pytest.mark.parametrize(("target", "factor"), [(2.0, 2.0), (0.5, 0.5), (100.0, MOST), (9.0, 9.0)])
+def test_a_factor_with_the_wanted_divergence(target: float, factor: float) -> None:
+    assert matched(lambda times: times, target) == pytest.approx(factor, rel=0.05)
+
+
+def test_interference_beside_one_half() -> None:
+    assert beside_half(0.1, 0.4) == "adds" and beside_half(0.6, 0.9) == "is in the way"
+    assert beside_half(0.4, 0.6).startswith("not told apart") and beside_half(float("nan"), 0.0) == ""
