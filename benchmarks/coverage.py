@@ -27,7 +27,7 @@ HEAD = """# What of the five papers is here
 
 Every table and figure that is known to us. Of most papers the full text was not at hand
 ([what was](../data/published/README.md)), so figures without a number go by what they show. None of the papers' own
-models was run for this page, which `python -m benchmarks.coverage` makes from [its table](coverage.csv).
+models was run for this page, which `python -m benchmarks.coverage` makes from `docs/coverage.csv`.
 
 """
 

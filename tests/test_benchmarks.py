@@ -12,7 +12,7 @@ from tests.tiny import write_checkpoint
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 NO_TABLES = {"common", "diagnosis", "families", "golden", "on_device", "peer_steering", "real_model", "run_all"}
-NO_TABLES |= {"same_tables"}
+NO_TABLES |= {"coverage", "hook_points", "same_tables", "seeds"}
 """Parts, and those whose tables are not about speed."""
 
 
@@ -99,3 +99,24 @@ def test_what_does_not_hold_on_a_device_is_said(tmp_path: Path, monkeypatch: pyt
 def test_what_there_is_no_time_for_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, page = on_device(tmp_path, monkeypatch, seconds=0.0)
     assert code == 0 and "Left out for want of time: Llama 3 (grouped queries)." in page
+
+
+def test_seeds_are_trained_once_and_the_range_is_beside_them(
+    benchmark: Callable, tmp_path: Path, monkeypatch: Any
+) -> None:
+    seeds, trained = benchmark("seeds"), []
+    assert set(seeds.MEASURES) < set(seeds.ORGANISMS)
+
+    class Fake:
+        def train(self, out: Path, *, seed: int) -> None:
+            out.mkdir(parents=True)
+            trained.append(seed)
+
+    values = {"organism:trap-t5": 50.0, "1": 70.0, "2": 40.0}
+    monkeypatch.setattr(seeds, "ORGANISMS", {"trap-t5": Fake()})
+    monkeypatch.setattr(seeds.ms, "load", lambda name: values[name.removesuffix("/checkpoint").split("trap-t5-")[-1]])
+    monkeypatch.setattr(seeds, "MEASURES", {"trap-t5": lambda model, folder: {"steered": model}})
+    for _ in range(2):
+        table = seeds.main("trap-t5", (1, 2), tmp_path).set_index("seed")["steered"]
+    assert trained == [1, 2] and table.to_dict() == {"bundled": 50, "1": 70, "2": 40, "least": 40, "most": 70}
+    assert pd.read_csv(tmp_path / "trap-t5.csv")["steered"].tolist() == table.tolist()
