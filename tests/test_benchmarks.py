@@ -120,3 +120,17 @@ def test_seeds_are_trained_once_and_the_range_is_beside_them(
         table = seeds.main("trap-t5", (1, 2), tmp_path).set_index("seed")["steered"]
     assert trained == [1, 2] and table.to_dict() == {"bundled": 50, "1": 70, "2": 40, "least": 40, "most": 70}
     assert pd.read_csv(tmp_path / "trap-t5.csv")["steered"].tolist() == table.tolist()
+
+
+@pytest.mark.parametrize(("tiny_name", "family"), [("gpt2", "gpt2"), ("llama-gqa", "llama"), ("t5-gated", "t5")])
+def test_the_page_of_hook_points_has_what_a_model_has(tiny_name: str, family: str, tiny: Callable) -> None:
+    from benchmarks.hook_points import PAGE, kinds_of
+    from mechsteer.models.sites import KINDS
+
+    model = tiny(tiny_name)
+    kinds = kinds_of(model)
+    assert kinds.keys() <= KINDS.keys() and model.cfg.use_attn_result is False
+    heads, _, *rows = PAGE.read_text(encoding="utf-8").split("## By family")[1].split("\n\n")[2].splitlines()
+    (column,) = (i for i, cell in enumerate(heads.split("|")) if family in cell.replace(",", " ").split())
+    written = {row.split("|")[1].strip(" `"): row.split("|")[column].strip() for row in rows}
+    assert {kind for kind, cell in written.items() if cell != "–"} == set(kinds)
