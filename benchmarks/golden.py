@@ -27,7 +27,7 @@ from mechsteer.studies.registry import STUDIES
 FOLDER = Path(__file__).parents[1] / "tests" / "golden"
 
 TABLES = {
-    "t5-dola": ("summary", "side_effects"),
+    "t5-dola": ("summary", "side_effects", "null_vectors", "by_trap_word"),
     "inside": ("summary", "frozen"),
     "guide": ("summary", "by_strength", "baselines"),
 }
