@@ -87,9 +87,10 @@ def figure(
     return made, [made.add_subplot(grid[line, column]) for line, column in places]
 
 
-def legend_columns(count: int, each: float = 1.4) -> int:
-    """How many columns a legend has: ``count``, on narrow paper as many of ``each`` inches as it holds."""
+def legend_columns(count: int, labels: Sequence[str] = ("a label of usual length",)) -> int:
+    """How many columns a legend has: ``count``, on narrow paper as many as fit with its labels."""
     whole = current().width
+    each = 0.5 + points(0.065) * max(map(len, labels), default=0)
     return count if whole is None else max(1, min(count, int(whole / each)))
 
 
@@ -134,7 +135,7 @@ def grid_lines(axes: "Axes", which: Any = "y") -> None:
 def legend_above(figure: "Figure", axes: "Axes", columns: int) -> None:
     """One legend above all panels, with what one of them has."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=columns)
+    figure.legend(handles, labels, loc="outside upper center", ncols=legend_columns(columns, labels))
 
 
 def heatmap(

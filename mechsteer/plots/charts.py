@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError
 from mechsteer.plots.bars import grouped_bars
-from mechsteer.plots.base import COLOURS, MARKERS, grid_lines, points
+from mechsteer.plots.base import COLOURS, MARKERS, grid_lines, legend_columns, points
 from mechsteer.plots.labels import SUBLAYERS, interval, need, numeric, one_each, quantity, token_label
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ def sublayer_bars(
     axes.set_xticks(range(len(layers)), [str(layer) for layer in layers])
     axes.set_xlim(-0.6, len(layers) - 0.4)
     if legend:
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=min(len(names), 4))
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=legend_columns(min(len(names), 4)))
 
 
 def _stacked(axes: "Axes", heights: "pd.DataFrame", labels: Mapping[Any, str]) -> None:

@@ -1,14 +1,20 @@
 """Figures: safe colours, honest heat maps, and the same bytes every time."""
 
 import pickle
+import warnings
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 from mechsteer import plots
 from mechsteer.errors import MechsteerError
+from mechsteer.plots.base import leftmost, points
 
 OKABE_ITO = {"#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"}
 LABELS = {"xlabel": "x", "ylabel": "y", "title": "t"}
@@ -103,3 +109,82 @@ def test_a_figure_shows_itself_without_pyplot() -> None:
     data, _ = DisplayFormatter().format(made)
     assert data["image/png"][:8] == b"\x89PNG\r\n\x1a\n"
     assert pickle.loads(pickle.dumps(made)).axes
+
+
+def wide_figure() -> Any:
+    made, axes = plots.figure(3, width=3.0, height=2.4)
+    for axis in axes:
+        axis.plot([0, 1], label="a line of some length")
+        axis.set(title="A title that is far too long for one narrow column", ylabel="Share", xlabel="Strength (norms)")
+        axis.set_xticks([0, 0.5, 1], ["no steering", "some steering", "much steering"])
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    made.suptitle("What is written above all panels is longer than the page is wide, and would be cut at both ends")
+    return made
+
+
+def overlaps(made: Any) -> list[tuple[str, str]]:
+    """Texts of a figure that lie on each other or stick out of it."""
+    renderer = FigureCanvasAgg(made).get_renderer()
+    made.draw(renderer)
+    found: list[Text] = [made._suptitle]
+    for axis in made.axes:
+        found += [axis.title, axis.xaxis.label, axis.yaxis.label, *axis.get_legend().texts, *axis.get_xticklabels()]
+    boxes = [(text.get_text(), text.get_window_extent(renderer).padded(-1)) for text in found]
+    inside = [(name, "the edge") for name, box in boxes if box.x0 < 0 or box.x1 > made.bbox.width]
+    straight = [pair for pair, text in zip(boxes, found, strict=True) if text.get_rotation() in (0, 90)]
+    return inside + [(a, b) for (a, x), (b, y) in combinations(straight, 2) if x.overlaps(y)]
+
+
+@pytest.mark.parametrize("width", [3.3, 6.75])
+def test_figures_fit_a_column(width: float, tmp_path: Path) -> None:
+    with plots.paper(width, formats=["svg", "png"]):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            assert overlaps(wide_figure()), "as it is, it would not do"
+        made = wide_figure()
+        paths = plots.save(made, tmp_path / "f")
+        again = plots.save(wide_figure(), tmp_path / "again")
+    assert [path.suffix for path in paths] == [".svg", ".png"]
+    assert [path.read_bytes() for path in paths] == [path.read_bytes() for path in again]
+    assert f'width="{72 * width:g}pt"' in paths[0].read_text()
+    columns = {axis.get_subplotspec().colspan.start for axis in made.axes}
+    assert len(columns) == (1 if width == 3.3 else 3) and overlaps(made) == []
+
+
+def test_panels_keep_their_order_when_they_go_below() -> None:
+    with plots.paper(5.0):
+        made, axes = plots.figure(3, rows=2, width=3.0, height=2.0)
+    places = [(axis.get_subplotspec().rowspan.start, axis.get_subplotspec().colspan.start) for axis in axes]
+    assert places == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1), (3, 0)] and made.get_size_inches().tolist() == [5.0, 8.0]
+    assert [leftmost(axis) for axis in axes] == [True, False, True] * 2
+
+
+def test_the_users_settings_win(tmp_path: Path) -> None:
+    style = tmp_path / "mine.mplstyle"
+    style.write_text("font.size: 6.5\naxes.spines.top: True  # a frame\n")
+    with plots.paper(style=style), plots.style():
+        assert mpl.rcParams["font.size"] == 6.5 and mpl.rcParams["axes.spines.top"] and points(9) == 6.5
+        assert mpl.rcParams["legend.frameon"] is False
+    with mpl.rc_context({"font.size": 14}), plots.style():
+        assert mpl.rcParams["font.size"] == 14 and mpl.rcParams["axes.titlesize"] == 10
+    with plots.style():
+        assert mpl.rcParams["font.size"] == 9
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"width": 0.2}, "at least 1.*got 0.2"),
+        ({"width": float("nan")}, "width"),
+        ({"formats": ["pfd"]}, "Did you mean 'pdf'"),
+        ({"style": "nowhere.mplstyle"}, "No such style sheet"),
+        ({"style": "wrong.mplstyle"}, "sets 'font.sise'"),
+        ({"style": "bad.mplstyle"}, "bad.mplstyle is not a style sheet"),
+    ],
+)
+def test_paper_that_makes_no_sense(given: Any, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("wrong.mplstyle").write_text("font.sise: 7\n")
+    Path("bad.mplstyle").write_text("font.size: big\n")
+    with pytest.raises(MechsteerError, match=said), plots.paper(**given):
+        pass

@@ -7,6 +7,7 @@ from mechsteer import plots
 from mechsteer.plots.bars import errors, grouped_bars
 from mechsteer.plots.base import grid_lines, legend_columns, points, written_map
 from mechsteer.plots.maps import SEQUENTIAL
+from mechsteer.plots.paper import current
 from mechsteer.studies.core.published import published
 from mechsteer.studies.guide.published import MODEL, SAME
 
@@ -242,7 +243,9 @@ def wordings(baselines: "pd.DataFrame", strength: "pd.DataFrame") -> "Figure":
         ax.set(xlabel=_AXES[unit], ylabel=f"{title} (%)", title=title, ylim=(-4, 104))
         grid_lines(ax)
     handles, labels = axes[0].get_legend_handles_labels()
-    made.legend(handles, labels, loc="outside right center", fontsize=points(7))
+    beside = current().width is None
+    where: dict[str, Any] = {"loc": "outside right center"} if beside else {"loc": "outside lower center"}
+    made.legend(handles, labels, fontsize=points(7), ncols=1 if beside else legend_columns(5, labels), **where)
     return made
 
 
