@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 GAP = 3
 """Pixels between a legend and what it would have lain on."""
 
-ROUNDS = 3
+ROUNDS = 6
 """The layout moves when words do, so fitting is done again."""
 
 

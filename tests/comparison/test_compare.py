@@ -124,6 +124,15 @@ def test_the_page_stands_alone_and_escapes(model: Any, task: Any, tmp_path: Path
     assert "GUIDE <9>" in said.splitlines()[3] and "followed]" in said and "unsteered" in said
 
 
+def test_the_page_is_made_again_from_what_was_saved(model: Any, task: Any, tmp_path: Path, mechsteer: Any) -> None:
+    found = ms.compare(model, task, methods())
+    found.save(tmp_path)
+    text = (tmp_path / "report.html").read_text("utf-8")
+    (tmp_path / "report.html").unlink()
+    assert mechsteer("report", tmp_path)[0] == 0 and (tmp_path / "report.html").read_text("utf-8") == text
+    assert "repaired and" in text and "against unsteered" in text and "ms.compare(ms.load(" in text
+
+
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_marked_changes_hold_both_texts(before: str, after: str) -> None:
     import html

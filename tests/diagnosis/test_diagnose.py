@@ -127,6 +127,8 @@ def test_the_command_line(mechsteer: Callable[..., Any], folder: Path, task: Any
     code, out, err = mechsteer("diagnose", folder, file, *options)
     assert code == 0 and "Verdict: lost by distance" in out
     assert "8 prompts asked in" in err and "megabytes" in err
-    assert (tmp_path / "out" / "report.html").exists()
+    text = (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert mechsteer("report", tmp_path / "out")[0] == 0
+    assert (tmp_path / "out" / "report.html").read_text("utf-8") == text and "mechsteer diagnose" in text
     assert len(pd.read_csv(tmp_path / "out" / "prompts.csv")) == 8
     assert mechsteer("diagnose", folder, tmp_path / "none.jsonl")[0] == 2

@@ -15,6 +15,7 @@ from mechsteer.steering import Intervention
 from mechsteer.tasks import instructions, recall
 from mechsteer.tuning import tune_run
 from mechsteer.tuning.ladders import Way
+from mechsteer.tuning.result import repage
 from mechsteer.tuning.trying import Runs
 from tests.typecheck import unchecked
 
@@ -127,6 +128,12 @@ def test_it_shows_itself(found: Any, tmp_path: Path) -> None:
     part = found._repr_html_()
     assert "<html" not in part and "Held-out prompts" in part and "Held-out prompts" in repr(found)
     assert found.findings[0] in repr(found) and len(found.plot().axes) == 2
+
+
+def test_the_page_is_made_again_from_what_was_saved(found: Any, tmp_path: Path) -> None:
+    text = (found.save(tmp_path) / "report.html").read_text("utf-8")
+    (tmp_path / "report.html").unlink()
+    assert repage(tmp_path).read_text("utf-8") == text and "ms.tune(ms.load(" in text
 
 
 def test_instruct_llama_follows_again(instruct_llama: Any) -> None:

@@ -173,9 +173,9 @@ def finished(
     record = {"study": name, **about, **({"command": typed} if typed else {})}
     finish(folder, record, tables)
     if draw:
-        made = redrawn(study, folder)
-        _saved(made, folder)
-        write(report_of(study, folder, record, tables, made), folder / PAGE)
+        redraw(study, folder)
+        # Figures of their own: saving one moves its layout a little.
+        write(report_of(study, folder, record, tables, redrawn(study, folder)), folder / PAGE)
     return Result(folder, dict(tables), study.draw)
 
 
@@ -209,11 +209,8 @@ def redraw(study: Study, folder: Path) -> list[Path]:
     Raises:
         MechsteerError: if a table is missing or damaged.
     """
-    return _saved(redrawn(study, folder), folder)
-
-
-def _saved(figures: "Mapping[str, Figure]", folder: Path) -> list[Path]:
-    return [path for name, figure in figures.items() for path in plots.save(figure, folder / "figures" / name)]
+    made = redrawn(study, folder)
+    return [path for name, figure in made.items() for path in plots.save(figure, folder / "figures" / name)]
 
 
 def redrawn(study: Study, folder: Path) -> "dict[str, Figure]":

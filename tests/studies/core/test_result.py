@@ -1,5 +1,7 @@
 """Tables and ``study.json`` of a folder always belong together."""
 
+import html
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +62,37 @@ def test_a_damaged_record_is_replaced(tmp_path: Path) -> None:
         told(tmp_path)
     finish(tmp_path, {"n": 2}, {"a": table(2)})
     assert told(tmp_path)["n"] == 2
+
+
+def test_the_page_of_a_study_is_made_again_from_its_folder(study: Any, tmp_path: Path, mechsteer: Any) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(study.folder, folder)
+    text = (folder / "report.html").read_text("utf-8")
+    (folder / "report.html").unlink()
+    code, printed, err = mechsteer("report", folder)
+    assert (code, err, printed.split()) == (0, "", [str(folder / "report.html")])
+    assert (folder / "report.html").read_text("utf-8") == text, "the same bytes, without a model"
+    assert study.findings[0].replace("'", "&#x27;") in text and "data-cell=" in text and "reproduce t5-dola" in text
+    sample = study.tables["samples"].iloc[0]
+    assert html.escape(sample["prompt"]) in text and text.count("data-table=") == len(study.tables) - 1
+    assert "organism:trap-t5" in text and "<img" in text and "http://" not in text
+
+
+def test_a_folder_without_results_has_no_page(tmp_path: Path, mechsteer: Any) -> None:
+    code, _, err = mechsteer("report", tmp_path)
+    assert code == 2 and "none of study.json, comparison.json, tuning.json, diagnosis.json" in err
+
+
+def test_figures_for_a_page(study: Any, tmp_path: Path, mechsteer: Any) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(study.folder, folder, ignore=shutil.ignore_patterns("figures"))
+    (tmp_path / "mine.mplstyle").write_text("font.size: 7")
+    options = ["--format", "svg", "--width", 3.3, "--style", tmp_path / "mine.mplstyle"]
+    code, printed, err = mechsteer("figures", folder, *options)
+    assert (code, err) == (0, "")
+    paths = [Path(line) for line in printed.splitlines()]
+    assert sorted(paths) == sorted((folder / "figures").iterdir()) and {path.suffix for path in paths} == {".svg"}
+    first = [path.read_bytes() for path in paths]
+    assert all(b'width="237.6pt"' in one for one in first)
+    mechsteer("figures", folder, *options)
+    assert [path.read_bytes() for path in paths] == first
