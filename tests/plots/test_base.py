@@ -130,11 +130,9 @@ def overlaps(made: Any) -> list[tuple[str, str]]:
     for axis in made.axes:
         found += [axis.title, axis.xaxis.label, axis.yaxis.label, *axis.get_legend().texts, *axis.get_xticklabels()]
     boxes = [(text.get_text(), text.get_window_extent(renderer).padded(-1)) for text in found]
-    inside = [
-        (name, "the edge")
-        for name, box in boxes
-        if not (box.x0 >= 0 <= box.y0 and box.x1 <= made.bbox.width and box.y1 <= made.bbox.height)
-    ]
+    whole = made.bbox.padded(1)
+    inside = [(name, "the edge") for name, box in boxes if box.x0 < whole.x0 or box.x1 > whole.x1]
+    inside += [(name, "top or bottom") for name, box in boxes if box.y0 < whole.y0 or box.y1 > whole.y1]
     straight = [pair for pair, text in zip(boxes, found, strict=True) if text.get_rotation() in (0, 90)]
     return inside + [(a, b) for (a, x), (b, y) in combinations(straight, 2) if x.overlaps(y)]
 
