@@ -5,6 +5,8 @@ PIP_VERSION := 26.3
 BIN := .venv/bin
 STAMP := .venv/.stamp
 NOTEBOOKS := $(sort $(wildcard notebooks/*.ipynb))
+# First, so that neither of the two processes is left with one of them at the end.
+SLOW_TESTS := tests/test_notebooks.py tests/studies tests/tuning
 # Succeeds for a Python that is recent enough and can make environments.
 USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 
@@ -32,7 +34,7 @@ demo: $(STAMP)
 
 test: lint
 	@echo "Tests$(if $(NOTEBOOKS), and notebooks)"
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 15 $(if $(NOTEBOOKS),--nbmake $(NOTEBOOKS) tests)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 15 $(if $(NOTEBOOKS),--nbmake $(firstword $(NOTEBOOKS))) $(SLOW_TESTS) tests
 
 lint: $(STAMP)
 	@echo "Lint and types"

@@ -1,0 +1,126 @@
+"""Every notebook runs from its first cell to its last, with smaller numbers than it shows.
+
+Each runs in a copy of this process, which has imported already what a new kernel would take long to import, with its
+own folders for what it writes. ``make test`` runs the first in a kernel, and ``make notebooks`` all of them, whole.
+"""
+
+import json
+import os
+import sys
+import traceback
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+IN_A_KERNEL = "00_quickstart"  # see the Makefile
+pytestmark = pytest.mark.skipif(not NOTEBOOKS, reason="not a checkout")
+SMALLER = {
+    "01_t5_memotrap": {
+        "layers = range(len(model.decoder))": "layers = [2, 6]",
+        "n_random=20": "n_random=1, layers=[6], strengths=[1.0], absolute=[20.0]",
+    },
+    "02_steering": {"n=10": "n=3", "max_new_tokens=60": "max_new_tokens=12"},
+    "03_inside_the_model": {
+        "traps = task.samples": "task = type(task)(task.name, task.samples[:48], task.mining)\ntraps = task.samples",
+        "n=20": "n=4",
+        "[kind] * 20": "[kind] * 4",
+        "n=8": "n=2",
+        "n=5": "n=1",
+        "(0, 8, 16, 24)": "(0, 24)",
+    },
+    "04_instruction_vectors": {
+        "        return task\n": "        return replace(task, samples=task.samples[:4], max_new_tokens=16)\n",
+        "(0.5, 0.6, 0.65, 0.7, 0.8, 0.9, 1.0)": "(0.5, 1.0)",
+        "(0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)": "(0.0, 1.0)",
+    },
+    "05_guide": {
+        "n=2": "n=1",
+        "n=4": "n=1",
+        "n=5": "n=2",
+        "n=8": "n=2",
+        "(0.0, 1.0, 2.0, 3.0, 5.0)": "(0.0, 2.0)",
+        "range(0, 101, 25)": "(0, 100)",
+    },
+    "06_directer": {
+        "n=4": "n=2",
+        "(1, 2, 4, 6)": "(1, 6)",
+        "(0.9, 0.7, 0.5, 0.3, 0.1)": "(0.9, 0.1)",
+    },
+    "07_sparse_and_sae": {
+        "rules(rule, **options)": "rules(rule, n=16, **options)",
+        "points=8": "points=3",
+        "n=28": "n=6",
+        "(1, 2, 3, 5, 7, 10, 20)": "(1, 10)",
+    },
+    "08_your_own_model": {"n=12": "n=8"},
+}
+"""What is replaced in the cells of a notebook: the same calls for fewer samples and settings."""
+
+
+def cells(notebook: Path) -> list[str]:
+    """The code of a notebook, with the smaller numbers."""
+    made = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    sources = ["".join(cell["source"]) for cell in made if cell["cell_type"] == "code"]
+    for shown, smaller in SMALLER.get(notebook.stem, {}).items():
+        assert any(shown in source for source in sources), f"{notebook.name} no longer has {shown!r}"
+        sources = [source.replace(shown, smaller) for source in sources]
+    return sources
+
+
+def run(sources: list[str], folder: Path) -> None:
+    """Run cells as a kernel does; the first that fails says so."""
+    import jaxtyping
+    from IPython.core.interactiveshell import InteractiveShell
+
+    class Shell(InteractiveShell):
+        def enable_gui(self, gui: Any = None) -> None:
+            """There is none."""
+
+    os.chdir(folder)
+    jaxtyping.config.update("jaxtyping_disable", True)
+    warnings.resetwarnings()
+    shell = Shell.instance()
+    shell.run_line_magic("matplotlib", "inline")
+    for source in sources:
+        shell.run_cell(source).raise_error()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder for notebooks, beside the folders that they read."""
+    for name in ("data", "benchmarks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    made = tmp_path / "notebooks"
+    made.mkdir()
+    return made
+
+
+@pytest.mark.parametrize("notebook", [p for p in NOTEBOOKS if p.stem != IN_A_KERNEL], ids=lambda path: path.stem)
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork:DeprecationWarning")
+def test_it_runs(notebook: Path, folder: Path, tmp_path: Path, trap_t5: Any) -> None:
+    sources, said = cells(notebook), tmp_path / "said"
+    sys.stdout.flush()
+    if (child := os.fork()) == 0:
+        with said.open("w") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            sys.stdout = sys.stderr = file
+            code = 1
+            try:
+                run(sources, folder)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                file.flush()
+                os._exit(code)
+    _, status = os.waitpid(child, 0)
+    assert status == 0, said.read_text()[-4000:]
+
+
+def test_every_notebook_that_is_made_smaller_is_there() -> None:
+    assert {*SMALLER, IN_A_KERNEL} <= {path.stem for path in NOTEBOOKS}
