@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mechsteer.errors import MechsteerError, foreign, shown
+from mechsteer.files import read_json
 
 _SHOW_PROGRESS_BYTES = 1 << 30
 
@@ -26,6 +27,7 @@ def load_hf(directory: Path, *, dtype: torch.dtype, device: torch.device) -> Any
     if (getattr(config, "pad_token_id", None) or 0) >= getattr(config, "vocab_size", math.inf):
         config.pad_token_id = None  # a row that the embeddings lack; padding is masked
     folder, arguments = source(directory)
+    check_generation_config(directory)
     what = f"Cannot read the weights in {str(directory)!r} (damaged or truncated, or not those of its configuration?)"
     with foreign(what), _progress_bar(directory):
         model, report = _auto(config).from_pretrained(
@@ -42,6 +44,23 @@ def load_hf(directory: Path, *, dtype: torch.dtype, device: torch.device) -> Any
         raise MechsteerError(f"The checkpoint {str(directory)!r} lacks weights: {', '.join(keys[:5])}.")
     with foreign(what):
         return _in_own_memory(_text_part(model).to(device)).eval().requires_grad_(False)
+
+
+def check_generation_config(directory: Path) -> None:
+    """Refuse a ``generation_config.json`` that cannot be read: transformers would go on without it.
+
+    Raises:
+        MechsteerError: naming the file.
+    """
+    from transformers import GenerationConfig
+
+    path = directory / "generation_config.json"
+    if not path.is_file():
+        return
+    if not isinstance(read_json(path), dict):
+        raise MechsteerError(f"{path} is no JSON object.")
+    with foreign(f"transformers cannot read {path}"):
+        GenerationConfig.from_pretrained(directory, local_files_only=True)
 
 
 def _in_own_memory(model: Any) -> Any:

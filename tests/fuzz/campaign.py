@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import signal
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -16,7 +17,10 @@ from tests.fuzz.kinds import Kind
 from tests.fuzz.mutate import mutated
 
 LIMIT = 10.0
-"""Seconds after which a file that is still being read counts as a hang."""
+"""Seconds of processor time after which a file that is still being read counts as a hang."""
+
+WAITING = 12
+"""How many times as long it may take on a busy machine."""
 
 LONGEST = 1000
 """Characters of the longest message that still counts as a line for people."""
@@ -123,7 +127,7 @@ def _child(bench: Bench, seeds: range) -> Iterator[tuple[int, str]]:
     seed, died = seeds.start, "died: without a word"
     with open(reading, encoding="utf-8") as answers:  # noqa: PTH123
         while seed < seeds.stop:
-            if not select.select([answers], [], [], LIMIT)[0]:
+            if not _answers(answers, pid):
                 died = f"hang: longer than {LIMIT:g} s"
                 break
             line = answers.readline()
@@ -137,6 +141,24 @@ def _child(bench: Bench, seeds: range) -> Iterator[tuple[int, str]]:
         bench.path.write_bytes(bench.content)
         if seed < seeds.stop:
             yield seed, died
+
+
+def _answers(answers: Any, pid: int) -> bool:
+    """Wait for a child's next line; False if it takes too long."""
+    began, spent = time.monotonic(), _seconds(pid)
+    while not select.select([answers], [], [], min(1.0, LIMIT))[0]:
+        if _seconds(pid) - spent > LIMIT or time.monotonic() - began > WAITING * LIMIT:
+            return False
+    return True
+
+
+def _seconds(pid: int) -> float:
+    """The processor time of a process; the clock where the system does not say it."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return time.monotonic()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _answer(bench: Bench, seeds: range, writing: int) -> None:

@@ -151,3 +151,13 @@ def test_a_damaged_gguf_file_is_one_error(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").write_text("nonsense")
     with pytest.raises(ms.MechsteerError, match=r"transformers cannot read .*model\.gguf"):
         ms.load(str(tmp_path / "model.gguf"))
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"repetition_penalty": 2.0', "\x00", "[" * 3000])
+def test_a_damaged_generation_config_is_not_left_out(content: str, changed: Change) -> None:
+    refused(changed(generation_config__json=content), r"generation_config\.json is no(t a| JSON)")
+
+
+@pytest.mark.parametrize("value", ["x", [1, "x"], {}, True, 1.5, -7])
+def test_end_tokens_that_are_none_are_refused(value: object, changed: Change) -> None:
+    refused(changed(generation_config__json={"eos_token_id": value}), "eos_token_id|transformers cannot read")
