@@ -42,7 +42,7 @@ class Comparison:
         score: The column of ``rows`` that counts as adherence.
 
     Example:
-        >>> found = ms.compare(model, task, {"unsteered": None, "SpotLight": ms.spotlight()})
+        >>> found = ms.compare(model, task, {"unsteered": None, "SpotLight": ms.spotlight()}, quality=False)
         >>> found.summary[["name", "n"]], found.rows
     """
 
