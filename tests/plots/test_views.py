@@ -175,3 +175,12 @@ def test_views_in_a_browser(tmp_path: Path) -> None:
     assert wrong == [] and found["stills"] == 0 and found["drawn"] > 0 and found["again"]
     assert "Influence, layer 1" in found["last"] and "Influence, layer 0" in found["first"]
     assert EVIL[0] in found["first"] and found["cells"] == ["w01", "w11", "w21", "w00", "w10", "w20"]
+
+
+@pytest.mark.parametrize("number", ["02", "03", "05", "08"])
+def test_notebooks_have_a_view_of_attention_with_its_image(number: str) -> None:
+    (path,) = (Path(__file__).parents[2] / "notebooks").glob(f"{number}_*.ipynb")
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    data = [out.get("data", {}) for cell in cells for out in cell.get("outputs", [])]
+    shown = [one for one in data if "data-circuits" in "".join(one.get("text/html", []))]
+    assert shown and all("image/png" in one and "data-still" in "".join(one["text/html"]) for one in shown)
