@@ -46,8 +46,9 @@ def test_calls_of_one_kind_are_checked_once(counted: Any) -> None:
     double(zeros(2, 3))
     first = len(calls)
     assert torch.equal(double(zeros(2, 3) + 1), zeros(2, 3) + 2)
+    double(zeros(4, 5))  # other sizes, as different from each other
     assert len(calls) == first
-    for other in (zeros(2, 4), zeros(2, 3, dtype=torch.float64)):
+    for other in (zeros(4, 4), zeros(1, 3), zeros(2, 3, dtype=torch.float64)):
         double(other)
         assert len(calls) > first
         first = len(calls)
@@ -94,6 +95,39 @@ def test_wrong_arguments_are_refused_after_right_ones(args: Any, kwargs: Any) ->
         of_kind(zeros(2, 3), zeros(3))
     with pytest.raises(TypeCheckError):
         of_kind(*args, **kwargs)
+
+
+WRONG_SIZES = [
+    (zeros(5, 2), zeros(5, 3), zeros(7)),  # named by number
+    (zeros(5, 7), zeros(5, 2), zeros(7)),
+    (zeros(5, 2), zeros(4, 2), zeros(7)),  # not that of another argument
+    (zeros(5, 2), zeros(5, 2), zeros(0)),  # the result has not that of an argument
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG_SIZES)
+def test_wrong_sizes_are_refused_after_other_right_ones(wrong: tuple[Tensor, ...]) -> None:
+    def last(
+        x: Float[Tensor, "rows 2"], y: Float[Tensor, "rows 2"], z: Float[Tensor, "*rest"]
+    ) -> Float[Tensor, "*rest"]:
+        return z if len(z) else x
+
+    last = typecheck.once_a_kind(last, typechecker=typecheck.checker)
+    for rows, size in ((5, 7), (6, 8), (3, 4)):
+        assert last(zeros(rows, 2), zeros(rows, 2), zeros(size)).shape == (size,)
+    with pytest.raises(TypeCheckError):
+        last(*wrong)
+
+
+def test_computed_sizes_are_looked_at_each_time() -> None:
+    def longer(x: Float[Tensor, "n"], y: Float[Tensor, "n+1"]) -> None: ...
+
+    longer = typecheck.once_a_kind(longer, typechecker=typecheck.checker)
+    longer(zeros(2), zeros(3))
+    longer(zeros(4), zeros(5))
+    for wrong in (4, 9):
+        with pytest.raises(TypeCheckError):
+            longer(zeros(7), zeros(wrong))
 
 
 @pytest.mark.parametrize("wrong", [zeros(2), zeros(3, 1), zeros(3).long(), None, [zeros(3)], "text"])

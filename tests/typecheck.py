@@ -1,13 +1,15 @@
 """The type checker of the test runs: beartype, with an int allowed where a float is annotated, as PEP 484 says.
 
 Checking took half the suite's time, nearly all of it for calls like earlier ones. So a function's calls of the same
-kinds are checked once. A value's kind holds all that its check can depend on: of an array the class, dtype and shape;
-of another object the class; of a container the class and the kind of its items, which must be all of one kind, since
+kinds are checked once. A value's kind holds all that its check can depend on: of an array the class, dtype and which
+sizes are equal (a generation has new sizes at every token, and names of sizes are all that most annotations have); of
+another object the class; of a container the class and the kind of its items, which must be all of one kind, since
 beartype looks at one of them, by chance. A call with a value that has no such kind is checked each time.
 """
 
 import functools
 import inspect
+import re
 import types
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -47,28 +49,45 @@ def _sort(cls: type) -> str:
     return "items" if issubclass(cls, Collection) and not issubclass(cls, str | bytes) else "object"
 
 
-def _kind(value: Any, mixed: bool) -> Any:
-    """What a check of the value can depend on; mixed: a tuple's items are checked one by one, not by chance."""
+def _fixed(annotations: str) -> frozenset[int] | None:
+    """The sizes that annotations name by number, and 1, which broadcasts; None if a size is computed."""
+    shapes = re.findall(r"""\[[\w.]+, *['"]([^'"]*)['"]""", annotations)
+    if any(re.search(r"[-+/%(]|\w\*", shape) for shape in shapes):
+        return None
+    return frozenset({1, *(int(size) for shape in shapes for size in re.findall(r"\d+", shape))})
+
+
+def _kind(value: Any, mixed: bool, fixed: frozenset[int] | None, sizes: dict[int, int]) -> Any:
+    """What a check of the value can depend on.
+
+    Args:
+        value: An argument or a result.
+        mixed: A tuple's items are checked one by one, not by chance.
+        fixed: The sizes of arrays that stay what they are; None: all.
+        sizes: Numbers of the others, in the order in which they came in this call.
+    """
     cls = type(value)
     if (sort := _sorts.get(cls)) is None:
         sort = _sorts[cls] = _sort(cls)
     if sort == "object":
         return cls
     if sort == "array":
-        return cls, value.dtype, tuple(value.shape)
+        if fixed is None:
+            return cls, value.dtype, tuple(value.shape)
+        return cls, value.dtype, *[n if n in fixed else ~sizes.setdefault(n, len(sizes)) for n in value.shape]
     if sort == "class":
         return value
     if mixed and issubclass(cls, tuple) and len(value) <= _LONG:
-        return cls, *(_kind(item, mixed) for item in value)
+        return cls, *[_kind(item, mixed, fixed, sizes) for item in value]
     if issubclass(cls, list | tuple | set | frozenset | range):
-        return cls, len(value) if issubclass(cls, tuple) else bool(value), _one_kind(value, mixed)
+        return cls, len(value) if issubclass(cls, tuple) else bool(value), _one_kind(value, mixed, fixed, sizes)
     if cls is dict:
-        return cls, _one_kind(value, mixed), _one_kind(value.values(), mixed)
+        return cls, _one_kind(value, mixed, fixed, sizes), _one_kind(value.values(), mixed, fixed, sizes)
     raise _NoKindError
 
 
-def _one_kind(items: Any, mixed: bool) -> Any:
-    if len(items) > _LONG or len(kinds := {_kind(item, mixed) for item in items}) > 1:
+def _one_kind(items: Any, mixed: bool, fixed: frozenset[int] | None, sizes: dict[int, int]) -> Any:
+    if len(items) > _LONG or len(kinds := {_kind(item, mixed, fixed, sizes) for item in items}) > 1:
         raise _NoKindError
     return next(iter(kinds), None)
 
@@ -81,6 +100,7 @@ class _Checks:
         annotations = repr(list(fn.__annotations__.values()))
         self.sees_values = any(word in annotations for word in ("Literal[", "Annotated[", "{"))
         self.mixed = ", ...]" not in annotations
+        self.fixed = _fixed(annotations)
         first = next(iter(inspect.signature(fn).parameters), "")
         self.skip = int(first in ("self", "cls") and first not in fn.__annotations__)
         self.passed: dict[Any, set[Any]] = {}
@@ -102,18 +122,22 @@ class _Checks:
         self.next[:] = [fn]
         return self.checked(*args, **kwargs)
 
-    def kinds(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def kinds(self, args: tuple[Any, ...], kwargs: dict[str, Any], sizes: dict[int, int]) -> Any:
         """The kinds of a call's arguments; None if they have none."""
-        mixed = self.mixed
+        if self.sees_values:
+            return None
+        mixed, fixed = self.mixed, self.fixed
         try:
-            named = ((name, _kind(value, mixed)) for name, value in kwargs.items())
-            return *(_kind(value, mixed) for value in args[self.skip :]), *named
+            given = [_kind(value, mixed, fixed, sizes) for value in (args[1:] if self.skip else args)]
+            if kwargs:
+                given += [(name, _kind(value, mixed, fixed, sizes)) for name, value in kwargs.items()]
+            return tuple(given)
         except _NoKindError:
             return None
 
-    def kind(self, result: Any) -> Any:
+    def kind(self, result: Any, sizes: dict[int, int]) -> Any:
         try:
-            return _kind(result, self.mixed)
+            return _kind(result, self.mixed, self.fixed, sizes)
         except _NoKindError:
             return None
 
@@ -130,18 +154,20 @@ def once_a_kind(fn: Any, *, typechecker: Any) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         if config.jaxtyping_disable:
             return fn(*args, **kwargs)
-        given = None if checks.sees_values else checks.kinds(args, kwargs)
+        sizes: dict[int, int] = {}
+        given = checks.kinds(args, kwargs, sizes)
         if given is None:
             return checks.around(fn, args, kwargs)
-        if given not in checks.passed:
+        passed = checks.passed.get(given)
+        if passed is None:
             result = checks.around(fn, args, kwargs)
-            checks.passed[given] = {checks.kind(result)} - {None}
+            checks.passed[given] = {checks.kind(result, sizes)} - {None}
             return result
         result = fn(*args, **kwargs)
-        kind = checks.kind(result)
-        if kind not in checks.passed[given]:
+        kind = checks.kind(result, sizes)
+        if kind not in passed:
             checks.around(lambda *args, **kwargs: result, args, kwargs)
-            checks.passed[given] |= {kind} - {None}
+            passed |= {kind} - {None}
         return result
 
     return call
