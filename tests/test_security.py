@@ -121,3 +121,31 @@ def test_texts_are_escaped_in_every_view(tiny: Callable, tmp_path: Path) -> None
     pages = [one._repr_html_() for one in shown if hasattr(one, "_repr_html_")]
     assert len(pages) >= 4
     assert not any("<script>" in page for page in pages)
+
+
+class NoRouteError(Exception):
+    """What a network library raises that the hub's client uses today or tomorrow: none of its or Python's errors."""
+
+
+def test_every_call_to_the_hub_says_in_one_line_that_there_is_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+    import sae_lens
+
+    def fail(*arguments: Any, **options: Any) -> Any:
+        raise NoRouteError("no route\nto the host")
+
+    for name in ("snapshot_download", "hf_hub_download", "HfApi"):
+        monkeypatch.setattr(huggingface_hub, name, fail)
+    monkeypatch.setattr(sae_lens.SAE, "from_pretrained", fail)
+    direction = ms.Direction(torch.ones(4), "blocks.0.hook_resid_post", "x")
+    calls: list[Callable[[], object]] = [
+        lambda: ms.load("someone/model"),
+        lambda: ms.load_sae("gpt2-small-res-jb", "blocks.8.hook_resid_pre"),
+        lambda: ms.Direction.from_hub("someone/direction"),
+        lambda: direction.push_to_hub("someone/direction"),
+        lambda: ms.tasks.ifeval(),
+    ]
+    for call in calls:
+        with pytest.raises(ms.MechsteerError, match=r"no route|NoRouteError") as caught:
+            call()
+        assert "\n" not in str(caught.value)

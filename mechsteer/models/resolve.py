@@ -119,11 +119,12 @@ def _check_index(directory: Path) -> None:
     outside = sorted({s for s in shards.values() if Path(s).name != s or not s.endswith(".safetensors")})
     if outside:
         raise MechsteerError(
-            f"{index} names {', '.join(map(repr, outside[:3]))}; it may name *.safetensors files of its folder alone."
+            f"{index} names {', '.join(map(shown, outside[:3]))}; it may name *.safetensors files of its folder alone."
         )
     absent = sorted({s for s in shards.values() if not (directory / s).is_file()})
     if absent:
-        raise MechsteerError(f"{str(directory)!r} lacks the weight shards {', '.join(absent)} named in {index.name}.")
+        names = ", ".join(shown(name)[1:-1] for name in absent[:5])
+        raise MechsteerError(f"{str(directory)!r} lacks the weight shards {names} named in {index.name}.")
 
 
 def _adapter(directory: Path) -> str:

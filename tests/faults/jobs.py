@@ -53,7 +53,7 @@ def study(model: Any) -> Job:
     from mechsteer.studies.families.study import run
 
     loaded = ms.load("organism:instruct-llama")
-    return lambda folder: run(loaded, folder, kinds=["lowercase"], notes=2, n=2, progress=False)
+    return lambda folder: run(loaded, folder, kinds=["lower"], notes=2, n=2, progress=False)
 
 
 def tune(model: Any) -> Job:
