@@ -100,7 +100,7 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     Returns:
         A sentence to append to an error message; empty when there are no choices.
     """
-    options = sorted(set(choices))
+    options = sorted({choice if len(choice) <= 80 else f"{choice[:79]}…" for choice in choices})
     if not options:
         return ""
     close = difflib.get_close_matches(name, options, n=3, cutoff=0.5)

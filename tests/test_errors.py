@@ -107,3 +107,8 @@ def test_what_another_package_raises_becomes_one_line() -> None:
         raise KeyboardInterrupt
     with pytest.raises(MechsteerError, match=r"^own$"), foreign("cannot read x"):
         raise MechsteerError("own")
+
+
+def test_long_choices_are_shortened() -> None:
+    message = str(unknown("column", "classes", ["classe" + "[" * 3000, "x" * 900]))
+    assert len(message) < 400

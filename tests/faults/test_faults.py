@@ -110,9 +110,8 @@ def test_what_a_killed_writer_left_goes_with_the_next_one_and_nothing_else_does(
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "b.json", "c.json"])
 
 
-@pytest.mark.parametrize("name", ["sweep", "evaluate"])
-def test_killed_work_ends_as_if_nothing_was(name: str, tiny: Callable, tmp_path: Path) -> None:
-    outcome = campaign(JOBS[name](tiny("llama-gqa")), tmp_path / "place", kills=2, seed=0)
+def test_killed_work_ends_as_if_nothing_was(tmp_path: Path) -> None:
+    outcome = campaign(JOBS["sweep"](None), tmp_path / "place", kills=2, seed=0)
     assert outcome.wrong == [] and outcome.kills == 2
 
 
