@@ -29,7 +29,7 @@ FOLDER = Path(__file__).parents[1] / "tests" / "golden"
 TABLES = {
     "t5-dola": ("summary", "side_effects", "null_vectors", "by_trap_word"),
     "inside": ("summary", "frozen"),
-    "guide": ("summary", "by_strength", "baselines"),
+    "guide": ("summary", "by_strength", "baselines", "against_last", "prediction", "choice"),
 }
 """The tables that are kept, by study: the summary, and what the pages tell of others."""
 

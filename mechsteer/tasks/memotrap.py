@@ -170,9 +170,9 @@ def memotrap(path: str | os.PathLike[str] | None = None) -> MemoTrap:
 
     Args:
         path: A CSV file in the public format. Default: the bundled traps, whose splits share neither proverbs nor
-            words. A file without a ``split`` column is split as in the paper: rows 0-99 mine, rows 100-399 are
-            evaluated; evaluation rows whose proverb was mined are dropped (a smaller file: a quarter mines, the rest is
-            evaluated).
+            instructed words (26 trap words are in both). A file without a ``split`` column is split as in the paper:
+            rows 0-99 mine, rows 100-399 are evaluated; evaluation rows whose proverb was mined are dropped (a smaller
+            file: a quarter mines, the rest is evaluated).
 
     Raises:
         MechsteerError: if the file is missing or empty, lacks a column, or has a broken row, which is named by its
