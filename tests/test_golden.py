@@ -120,6 +120,8 @@ def test_the_command_writes_and_compares(
     assert said(write=True) == (0, "1 studies, written.\n")
     assert said() == (0, "1 studies, 0 differences.\n")
     assert list(pd.read_csv(tmp_path / "one.summary.csv")) == ["row", "percent", "n"]
+    made["more"] = 1.0
+    assert said() == (0, "1 studies, 0 differences.\n")
     made["percent"] += [0.0003, 0.0, 0.01]
     assert said() == (1, "one, summary: percent: 1 of 3 rows, first 51.0 became 51.01\n1 studies, 1 differences.\n")
     assert "no golden tables of tow; there are: one" in str(said(studies=("tow",))[0])
