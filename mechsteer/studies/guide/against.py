@@ -14,7 +14,7 @@ LAST = "at the end"
 MEASURES = ("score", "fidelity", "true_sentences")
 
 
-def against_last(bench: Bench, of: TaskByLength) -> "pd.DataFrame":
+def against_last(bench: Bench, series: TaskByLength) -> "pd.DataFrame":
     """The bias on the instruction where it stands minus the unbiased model with the instruction last.
 
     All cells are those of other tables.
@@ -27,16 +27,22 @@ def against_last(bench: Bench, of: TaskByLength) -> "pd.DataFrame":
     import pandas as pd
 
     rows: list[dict[str, Any]] = []
-    for length in of.lengths:
-        task = of.task(length)
+    for length in series.lengths:
+        task = series.task(length)
         behind = Wanted(worded(task, LAST))
-        last = with_clusters(bench.known(behind), of, behind)
-        for delta in of.deltas:
-            where_it_is = Wanted(task, bias(of, delta))
-            here = with_clusters(bench.known(where_it_is), of, where_it_is)
+        last = with_clusters(bench.known(behind), series, behind)
+        for delta in series.deltas:
+            where_it_is = Wanted(task, bias(series, delta))
+            here = with_clusters(bench.known(where_it_is), series, where_it_is)
             for measure in MEASURES:
                 if here[measure].notna().any():
-                    where = {"task": of.name, "length": length, "unit": of.unit, "delta": delta, "measure": measure}
+                    where = {
+                        "task": series.name,
+                        "length": length,
+                        "unit": series.unit,
+                        "delta": delta,
+                        "measure": measure,
+                    }
                     rows.append(where | _compared(last, here, measure))
     table = pd.DataFrame(rows)
     adjusted = table.groupby("measure")["p_by_topic"].transform(lambda part: holm(part.tolist()))

@@ -25,63 +25,69 @@ LOW, HIGH = -4.0, 8.0
 TOLERANCE = 0.02
 
 
-def influence_by_delta(bench: Bench, of: TaskByLength) -> "pd.DataFrame":
+def influence_by_delta(bench: Bench, series: TaskByLength) -> "pd.DataFrame":
     """Mean Influence of the span by length, wording and delta, with intervals over prompts."""
     import pandas as pd
 
     frames = []
-    for length in of.lengths:
-        options = _options(of, {"influence_by": of.deltas})
-        frames.append(bench.cell(lambda length=length: _influence(bench, of, length), _tasks(of, length), options))
+    for length in series.lengths:
+        options = _options(series, {"influence_by": series.deltas})
+        frames.append(
+            bench.cell(lambda length=length: _influence(bench, series, length), _tasks(series, length), options)
+        )
         bench.bar.update()
     return pd.concat(frames, ignore_index=True)
 
 
-def _influence(bench: Bench, of: TaskByLength, length: int) -> "pd.DataFrame":
+def _influence(bench: Bench, series: TaskByLength, length: int) -> "pd.DataFrame":
     import pandas as pd
 
-    plain, capitals = _prompts(bench, of, length)
-    cases = [("plain", plain, delta) for delta in of.deltas] + [("uppercase", capitals, 0.0)]
+    plain, capitals = _prompts(bench, series, length)
+    cases = [("plain", plain, delta) for delta in series.deltas] + [("uppercase", capitals, 0.0)]
     rows = []
     for wording, prompts, delta in cases:
-        values = influences(bench.model, prompts, of.span, last=of.last, delta=delta)
+        values = influences(bench.model, prompts, series.span, last=series.last, delta=delta)
         found = interval_columns(["influence"], mean_interval(values)[:3])
-        rows.append({"task": of.name, "length": length, "wording": wording, "delta": delta, **found, "n": len(values)})
+        rows.append(
+            {"task": series.name, "length": length, "wording": wording, "delta": delta, **found, "n": len(values)}
+        )
     return pd.DataFrame(rows)
 
 
-def choice(bench: Bench, of: TaskByLength, strength: "pd.DataFrame") -> "pd.DataFrame":
+def choice(bench: Bench, series: TaskByLength, strength: "pd.DataFrame") -> "pd.DataFrame":
     """The delta of each length and target, its score, and the score of the grid's best delta (which needs labels)."""
     import pandas as pd
 
     rows = []
-    for length in of.lengths:
-        grid = strength[(strength["task"] == of.name) & (strength["form"] == "every step")]
+    for length in series.lengths:
+        grid = strength[(strength["task"] == series.name) & (strength["form"] == "every step")]
         grid = grid[grid["length"] == length].set_index("delta")["score_percent"]
         best = float(grid.index.to_numpy()[int(grid.to_numpy().argmax())])  # the least, of equal ones
         for target in ("uppercase", "shortest context"):
-            if target == "shortest context" and length == of.lengths[0]:
+            if target == "shortest context" and length == series.lengths[0]:
                 continue
-            options = _options(of, {"choice": target, "bounds": [LOW, HIGH, TOLERANCE]})
+            options = _options(series, {"choice": target, "bounds": [LOW, HIGH, TOLERANCE]})
             found = bench.cell(
-                lambda length=length, target=target: _match(bench, of, length, target), _tasks(of, length), options
+                lambda length=length, target=target: _match(bench, series, length, target),
+                _tasks(series, length),
+                options,
             )
-            row = {"task": of.name, "length": length, "unit": of.unit, **found.iloc[0].to_dict()}
+            row = {"task": series.name, "length": length, "unit": series.unit, **found.iloc[0].to_dict()}
             delta = round(float(row["delta"]), 2)
             if delta == delta:
-                row |= means(scored(bench, of, Wanted(of.task(length), bias(of, delta))))
+                row |= means(scored(bench, series, Wanted(series.task(length), bias(series, delta))))
             rows.append({**row, "unbiased_percent": float(grid[0.0]), "best_delta": best, "best_percent": grid[best]})
     return pd.DataFrame(rows)
 
 
-def _match(bench: Bench, of: TaskByLength, length: int, target: str) -> "pd.DataFrame":
+def _match(bench: Bench, series: TaskByLength, length: int, target: str) -> "pd.DataFrame":
     import pandas as pd
 
-    plain, capitals = _prompts(bench, of, length)
-    aim = capitals if target == "uppercase" else _prompts(bench, of, of.lengths[0])[0]
-    options: dict[str, Any] = {"together": True, "last": of.last, "low": LOW, "high": HIGH, "tolerance": TOLERANCE}
+    plain, capitals = _prompts(bench, series, length)
+    aim = capitals if target == "uppercase" else _prompts(bench, series, series.lengths[0])[0]
+    options: dict[str, Any] = {"together": True, "last": series.last, "low": LOW, "high": HIGH, "tolerance": TOLERANCE}
     try:
-        found = match_influence(bench.model, plain, aim, of.span, **options)
+        found = match_influence(bench.model, plain, aim, series.span, **options)
     except MechsteerError as error:
         return pd.DataFrame([{"target": target, "delta": float("nan"), "reason": str(error)}])
     row = found.iloc[0]
@@ -101,15 +107,15 @@ def _match(bench: Bench, of: TaskByLength, length: int, target: str) -> "pd.Data
     )
 
 
-def _prompts(bench: Bench, of: TaskByLength, length: int) -> tuple[list[Any], list[Any]]:
+def _prompts(bench: Bench, series: TaskByLength, length: int) -> tuple[list[Any], list[Any]]:
     """A few prompts of a length, and the same with the instruction in capitals."""
-    task = of.make(length, min(N if of.name == "instructions" else 14, of.n))
+    task = series.make(length, min(N if series.name == "instructions" else 14, series.n))
     return task.prompts(bench.model), worded(task, "uppercase").prompts(bench.model)
 
 
-def _tasks(of: TaskByLength, length: int) -> list[Any]:
-    return [of.task(length), of.task(of.lengths[0])]
+def _tasks(series: TaskByLength, length: int) -> list[Any]:
+    return [series.task(length), series.task(series.lengths[0])]
 
 
-def _options(of: TaskByLength, options: dict[str, Any]) -> dict[str, Any]:
-    return {"n": N, "span": of.span, "last": of.last, **options}
+def _options(series: TaskByLength, options: dict[str, Any]) -> dict[str, Any]:
+    return {"n": N, "span": series.span, "last": series.last, **options}

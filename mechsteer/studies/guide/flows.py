@@ -22,15 +22,15 @@ N = 4
 MEASURES = {"influence": influence, "rollout": rollout}
 
 
-def flows(bench: Bench, of: TaskByLength) -> "pd.DataFrame":
+def flows(bench: Bench, series: TaskByLength) -> "pd.DataFrame":
     """One row a quantity, layer and block.
 
     Columns: task, length, quantity, layer, distance (from the end of the span to the middle of the block, in tokens),
     value with low and high (95 %, over prompts; no interval of one prompt), n.
     """
-    task = of.make(of.lengths[-1], min(N, of.n))
-    made = bench.cell(lambda: _flows(bench.model, task, of.span), task, {"flows": BLOCK, "span": of.span})
-    return made.assign(task=of.name, length=of.lengths[-1])
+    task = series.make(series.lengths[-1], min(N, series.n))
+    made = bench.cell(lambda: _flows(bench.model, task, series.span), task, {"flows": BLOCK, "span": series.span})
+    return made.assign(task=series.name, length=series.lengths[-1])
 
 
 def _flows(model: Any, task: Any, span: str) -> "pd.DataFrame":

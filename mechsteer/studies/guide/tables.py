@@ -23,20 +23,20 @@ LAYER_DELTA = 2.0
 _VERDICTS = {"french": "shown in part: the language; that it is a summary is not scored"}
 
 
-def scored(bench: Bench, of: TaskByLength, wanted: Wanted) -> "pd.DataFrame":
+def scored(bench: Bench, series: TaskByLength, wanted: Wanted) -> "pd.DataFrame":
     """The scores of a cell's samples."""
-    return with_clusters(bench.rows(wanted), of, wanted)
+    return with_clusters(bench.rows(wanted), series, wanted)
 
 
-def with_clusters(table: "pd.DataFrame", of: TaskByLength, wanted: Wanted) -> "pd.DataFrame":
+def with_clusters(table: "pd.DataFrame", series: TaskByLength, wanted: Wanted) -> "pd.DataFrame":
     """The scores of rows, their outputs, and the cluster of each: all prompts about one topic are one."""
     clusters = [getattr(sample, "topic", "") or place for place, sample in enumerate(wanted.task.samples)]
-    return scores(table, of).assign(output=table["output"], cluster=clusters)
+    return scores(table, series).assign(output=table["output"], cluster=clusters)
 
 
-def bias(of: TaskByLength, delta: float, *, form: str = "every step", layers: list[int] | None = None) -> Any:
+def bias(series: TaskByLength, delta: float, *, form: str = "every step", layers: list[int] | None = None) -> Any:
     """GUIDE on the span of the task's instruction; None for 0, which changes nothing."""
-    return attention_bias(of.span, delta, layers=layers, scope=FORMS[form]) if delta else None
+    return attention_bias(series.span, delta, layers=layers, scope=FORMS[form]) if delta else None
 
 
 def means(table: "pd.DataFrame") -> dict[str, Any]:
@@ -51,50 +51,50 @@ def means(table: "pd.DataFrame") -> dict[str, Any]:
     return {**found, "n": len(table), "true_sentences": float(table["true_sentences"].mean())}
 
 
-def by_strength(bench: Bench, of: TaskByLength) -> "pd.DataFrame":
+def by_strength(bench: Bench, series: TaskByLength) -> "pd.DataFrame":
     """Score by form, delta and length; the form matters for the first task alone."""
     import pandas as pd
 
-    forms = list(FORMS) if of.name in ("instructions", "french") else ["every step"]
+    forms = list(FORMS) if series.name in ("instructions", "french") else ["every step"]
     cells = [
-        ({"task": of.name, "form": form, "delta": delta, "length": length, "unit": of.unit},
-         Wanted(of.task(length), bias(of, delta, form=form)))
+        ({"task": series.name, "form": form, "delta": delta, "length": length, "unit": series.unit},
+         Wanted(series.task(length), bias(series, delta, form=form)))
         for form in forms
-        for delta in of.deltas
+        for delta in series.deltas
         if delta or form == forms[0]
-        for length in of.lengths
+        for length in series.lengths
     ]  # fmt: skip
     bench.prefetch(wanted for _, wanted in cells)
-    made = pd.DataFrame([where | means(scored(bench, of, wanted)) for where, wanted in cells])
+    made = pd.DataFrame([where | means(scored(bench, series, wanted)) for where, wanted in cells])
     same = [made[made["delta"] == 0].assign(form=form) for form in forms[1:]]  # at 0 the forms are one
     parts = [made[made["form"] == forms[0]], *same, made[made["form"] != forms[0]]]
     return pd.concat([part for part in parts if not part.empty], ignore_index=True)
 
 
-def baselines(bench: Bench, of: TaskByLength) -> "pd.DataFrame":
+def baselines(bench: Bench, series: TaskByLength) -> "pd.DataFrame":
     """Score by wording and length, without any bias."""
     import pandas as pd
 
     rows, by_kind = [], {}
-    names = [(wording, length) for wording in (*WORDINGS, *OTHER_WORDINGS) for length in of.lengths]
-    wanted = [Wanted(worded(of.task(length), wording)) for wording, length in names]
+    names = [(wording, length) for wording in (*WORDINGS, *OTHER_WORDINGS) for length in series.lengths]
+    wanted = [Wanted(worded(series.task(length), wording)) for wording, length in names]
     bench.prefetch(wanted)
     for (wording, length), one in zip(names, wanted, strict=True):
-        table = scored(bench, of, one)
+        table = scored(bench, series, one)
         tokens = [len(ids) for ids in _instruction_tokens(bench.model, one.task)]
         capitals = 100 * float(table["output"].map(str.isupper).mean())
         rows.append(
             {
-                "task": of.name,
+                "task": series.name,
                 "wording": wording,
                 "length": length,
-                "unit": of.unit,
+                "unit": series.unit,
                 **means(table),
                 "in_capitals_percent": capitals,
                 "tokens": sum(tokens) / len(tokens) if any(tokens) else float("nan"),
             }
         )
-        if length == of.lengths[0]:
+        if length == series.lengths[0]:
             by_kind[wording] = table.groupby("kind")["score"].mean()
     read = {name: _read(part, by_kind["plain"], by_kind["none"]) for name, part in by_kind.items()}
     made = pd.DataFrame(rows)
@@ -112,35 +112,35 @@ def _read(given: "pd.Series", plain: "pd.Series", none: "pd.Series") -> int:
     return int(((given - none >= gain / 2) & (gain > 0)).sum())
 
 
-def layers(bench: Bench, of: TaskByLength, groups: Mapping[str, Sequence[int]]) -> "pd.DataFrame":
+def layers(bench: Bench, series: TaskByLength, groups: Mapping[str, Sequence[int]]) -> "pd.DataFrame":
     """Score with the bias in some layers only, at the two longest lengths; ``none`` is the unbiased model."""
     import pandas as pd
 
     cells = []
-    for length in of.lengths[-2:]:
+    for length in series.lengths[-2:]:
         for name, chosen in {"none": [], **groups}.items():
-            steer = bias(of, LAYER_DELTA, layers=list(chosen)) if chosen else None
+            steer = bias(series, LAYER_DELTA, layers=list(chosen)) if chosen else None
             where = {
-                "task": of.name,
+                "task": series.name,
                 "layers": name,
                 "layer_indices": " ".join(map(str, chosen)),
                 "delta": LAYER_DELTA if chosen else 0.0,
                 "length": length,
-                "unit": of.unit,
+                "unit": series.unit,
             }
-            cells.append((where, Wanted(of.task(length), steer)))
+            cells.append((where, Wanted(series.task(length), steer)))
     bench.prefetch(wanted for _, wanted in cells)
-    return pd.DataFrame([where | means(scored(bench, of, wanted)) for where, wanted in cells])
+    return pd.DataFrame([where | means(scored(bench, series, wanted)) for where, wanted in cells])
 
 
-def needle_grid(bench: Bench, of: TaskByLength) -> "pd.DataFrame":
+def needle_grid(bench: Bench, series: TaskByLength) -> "pd.DataFrame":
     """How often the needle is found, by delta, length and depth."""
     import pandas as pd
 
     rows = []
-    for delta in of.deltas:
-        for length in of.lengths:
-            table = bench.known(Wanted(of.task(length), bias(of, delta)))  # the cells of by_strength
+    for delta in series.deltas:
+        for length in series.lengths:
+            table = bench.known(Wanted(series.task(length), bias(series, delta)))  # the cells of by_strength
             for depth, part in table.groupby("depth"):
                 found = mean_interval(part["found"].astype(float))[:3]
                 where = {"delta": delta, "length": length, "depth_percent": depth}
@@ -148,25 +148,25 @@ def needle_grid(bench: Bench, of: TaskByLength) -> "pd.DataFrame":
     return pd.DataFrame(rows)
 
 
-def predicted(bench: Bench, of: TaskByLength) -> "pd.DataFrame":
+def predicted(bench: Bench, series: TaskByLength) -> "pd.DataFrame":
     """Every unsteered prompt with its score and its predictors."""
     import pandas as pd
 
     frames = []
-    for length in of.lengths:
-        task = of.task(length)
-        found = scores(bench.known(Wanted(task)), of)
-        options = {"predictors": PREDICTORS, "span": of.span, "last": of.last}
-        values = bench.cell(lambda task=task: _predictors(bench.model, task, of), task, options)
+    for length in series.lengths:
+        task = series.task(length)
+        found = scores(bench.known(Wanted(task)), series)
+        options = {"predictors": PREDICTORS, "span": series.span, "last": series.last}
+        values = bench.cell(lambda task=task: _predictors(bench.model, task, series), task, options)
         bench.bar.update()
         frames.append(pd.concat([found, values.drop(columns="prompt")], axis=1).assign(length=length))
     made = pd.concat(frames, ignore_index=True)
-    made.insert(0, "task", of.name)
+    made.insert(0, "task", series.name)
     return made
 
 
-def _predictors(model: Any, task: Any, of: TaskByLength) -> "pd.DataFrame":
-    return predictors(model, task.prompts(model), of.span, last=of.last)
+def _predictors(model: Any, task: Any, series: TaskByLength) -> "pd.DataFrame":
+    return predictors(model, task.prompts(model), series.span, last=series.last)
 
 
 def limits(bench: Bench, *, words: int = 60, n: int = 10) -> "pd.DataFrame":

@@ -125,7 +125,7 @@ DOCUMENTS = (
 """The paper's three tasks with its strengths, on generated English documents."""
 
 
-def scores(table: "pd.DataFrame", of: TaskByLength) -> "pd.DataFrame":
+def scores(table: "pd.DataFrame", series: TaskByLength) -> "pd.DataFrame":
     """The columns sample, kind, score, fidelity and true_sentences (both missing where the task has none) of rows."""
     import pandas as pd
 
@@ -137,7 +137,7 @@ def scores(table: "pd.DataFrame", of: TaskByLength) -> "pd.DataFrame":
             else table["depth"].map("{:g} %".format)
             if "depth" in table
             else "",
-            "score": table[of.score].astype(float),
+            "score": table[series.score].astype(float),
             "fidelity": table["fidelity"].astype(float) if "fidelity" in table else float("nan"),
             "true_sentences": table["true_sentences"].astype(float) if "true_sentences" in table else float("nan"),
         }
