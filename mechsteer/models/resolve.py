@@ -58,14 +58,24 @@ def _looks_local(name: str) -> bool:
 
 def _local(path: Path) -> Path:
     if not path.exists():
-        beside = path.parent.iterdir() if path.parent.is_dir() else ()
-        siblings = [p.name for p in beside if (p.is_dir() if path.suffix != ".gguf" else p.suffix == ".gguf")]
-        raise MechsteerError(f"No such model directory: {str(path)!r}.{nearest(path.name, siblings)}")
+        raise MechsteerError(f"No such model directory: {str(path)!r}.{_near(path)}")
     if not path.is_dir() and path.suffix != ".gguf":
         raise MechsteerError(
             f"{str(path)!r} is a file; expected a directory with config.json and *.safetensors, or a .gguf file."
         )
     return path
+
+
+def _near(path: Path) -> str:
+    """A hint for a path that is not there: a folder of nearly its name, or the checkpoints beside it."""
+    beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+    if path.suffix == ".gguf":
+        return nearest(path.name, [p.name for p in beside if p.suffix == ".gguf"])
+    folders = [p for p in beside if p.is_dir() and not p.name.startswith(".")]
+    hint = nearest(path.name, [p.name for p in folders])
+    if hint.startswith(" Did you mean"):
+        return hint
+    return nearest(path.name, [p.name for p in folders if (p / "config.json").is_file()])
 
 
 def _hub(name: str, revision: str | None) -> tuple[Path, str]:

@@ -144,13 +144,13 @@ def checked_direction(method: str, direction: Direction) -> Direction:
     """
     if isinstance(direction, Direction):
         return direction
-    layers = list(direction) if isinstance(direction, Mapping) else None
-    several = list(direction.values()) if isinstance(direction, Mapping) else direction
-    if isinstance(several, Sequence) and several and all(isinstance(one, Direction) for one in several):
-        one = f"directions[{0 if layers is None else layers[0]!r}]"
+    many = list(direction.values()) if isinstance(direction, Mapping) else direction
+    if isinstance(many, Sequence) and many and all(isinstance(one, Direction) for one in many):
+        keys = list(direction) if isinstance(direction, Mapping) else range(len(many))
+        got = f"those of layers {keys}" if isinstance(direction, Mapping) else f"{len(many)}"
         raise MechsteerError(
-            f"{method} takes one direction, got {len(several)}{'' if layers is None else f', of layers {layers}'}: "
-            f"pick one, e.g. {one}, or add them up, e.g. sum(ms.{method}(d) for d in several)."
+            f"{method} takes one direction, got {got}: pick one, e.g. directions[{keys[0]!r}]. Interventions "
+            f"of several add up: ms.{method}(one, strength) + ms.{method}(other, strength)."
         )
     raise MechsteerError(f"{method} takes a direction first, then numbers; got {shown(direction)}.")
 

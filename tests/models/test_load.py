@@ -75,7 +75,9 @@ def test_what_is_no_folder_is_not_named_as_one(name: str, tmp_path: Path) -> Non
     for file in ("notes.txt", "my-model.txt", "README.md", "my-model.gguf"):
         (tmp_path / file).write_bytes(b"")
     refused(tmp_path / name, f"No such model directory: {str(tmp_path / name)!r}[.]$")
-    (tmp_path / "llama").mkdir()
+    for folder in ("src", ".git", "llama"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "llama" / "config.json").write_text("{}")
     refused(tmp_path / name, f"No such model directory: {str(tmp_path / name)!r}[.] Valid: llama[.]$")
 
 

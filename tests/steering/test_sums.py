@@ -84,7 +84,7 @@ def test_a_list_of_interventions_is_to_be_added_up(use: str, model: Any, parts: 
 @pytest.mark.parametrize("make", [ms.add, ms.project, ms.heads], ids=["add", "project", "heads"])
 def test_of_several_directions_one_is_to_be_picked(make: Callable[..., Any], model: Any) -> None:
     directions = ms.directions.differences_in_means(model, [(TEXT, "the dog sat")], layers=[1, 2])
-    with pytest.raises(ms.MechsteerError, match=r"got 2, of layers \[1, 2\]: pick one, e\.g\. directions\[1\]"):
+    with pytest.raises(ms.MechsteerError, match=r"got those of layers \[1, 2\]: pick one, e\.g\. directions\[1\]"):
         make(directions)
     with pytest.raises(ms.MechsteerError, match=r"got 2: pick one, e\.g\. directions\[0\]"):
         make(list(directions.values()))
