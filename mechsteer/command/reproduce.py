@@ -64,13 +64,17 @@ class Reproduce:
             "perplexity_model", "MODEL", "a second language model that finds collapsed outputs. Default: by repetition."
         ),
     ] = None
-    n: Annotated[int | None, _taken("n", "INT", "so many prompts, the first ones. Default: all.")] = None
+    n: Annotated[
+        int | None,
+        _taken("n", "INT", "so many prompts, the first ones; for questions of each kind. Default: all; questions: 14."),
+    ] = None
     kinds: Annotated[
         tuple[str, ...],
         _taken(
             "kinds",
             "ID ...",
-            "prompts with at least one of these instructions, e.g. punctuation:no_comma. Default: all.",
+            "prompts with at least one of these instructions, e.g. punctuation:no_comma; for questions e.g. upper. "
+            "Default: all.",
         ),
     ] = ()
     max_new_tokens: Annotated[int | None, _taken("max_new_tokens", "INT", "the most new tokens. Default: 256.")] = None
@@ -78,6 +82,14 @@ class Reproduce:
         str | None,
         _taken("sae", "SAE", "a directory that SAELens wrote, or organism:NAME. Default: the bundled one of MODEL."),
     ] = None
+    only: Annotated[
+        tuple[str, ...],
+        _taken("only", "PART ...", "some of numbers, architectures, compound and linear. Default: all."),
+    ] = ()
+    others: Annotated[
+        tuple[str, ...],
+        _taken("others", "MODEL ...", "models that vectors cross from and to. Default: bundled ones of one world."),
+    ] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,6 +88,13 @@ STUDIES: dict[str, Study] = {
             models=_INSTRUCT,
             options={"sae": "sae"},
         ),
+        Study(
+            "questions",
+            "what the instruction-vector paper leaves open: how many pairs, other models, two instructions, linearity",
+            folder="questions",
+            models=_INSTRUCT,
+            options={name: name for name in ("only", "others", "kinds", "n")},
+        ),
     )
 }
 """By name, in the order in which ``reproduce all`` runs them."""

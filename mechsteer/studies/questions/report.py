@@ -1,0 +1,52 @@
+"""What the command line prints of the study :mod:`mechsteer.studies.questions`."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mechsteer.report import titled
+from mechsteer.studies.core.result import Result
+
+QUESTIONS = {
+    "numbers": "How many pairs, how diverse?",
+    "architectures": "Across architectures?",
+    "compound": "Compound instructions?",
+    "linear": "Linear?",
+}
+_SHOWN: dict[str, tuple[str, ...]] = {
+    "numbers_steering": ("pool", "pairs", "followed_percent", "quality_percent", "value_percent", "value_low"),
+    "architectures": ("source", "target", "map", "followed_percent", "value_percent", "value_gain", "share"),
+    "compound": ("pair", "way", "first_percent", "second_percent", "followed_percent", "value_percent"),
+    "linear_steering": ("target", "way", "kinds", "followed_percent", "quality_percent", "value_percent"),
+}
+
+
+def report(result: Result) -> str:
+    """What was found, claim by claim, and the tables behind it."""
+    table = result.summary
+    name = result.tables["places"]["model_name"].iloc[0]
+    parts = [f"\nFour questions about instruction vectors, on {name}"]
+    for question, claims in table.groupby("question", sort=False):
+        parts.append(f"\n{QUESTIONS[str(question)]}")
+        parts += [sentence(dict(row)) for _, row in claims.iterrows()]
+    for about, columns in _SHOWN.items():
+        if about in result.tables and len(result.tables[about]):
+            found = result.tables[about][list(columns)]
+            parts.append(titled(about.replace("_", ", ", 1), found, decimals=2 if "share" in columns else 1))
+    places = result.tables["places"]
+    edge = sorted(set(places[places["edge"]]["kind"]))
+    if edge:
+        parts.append(
+            f"\nChosen at an end of the ladder of strengths, beyond which nothing was tried: {', '.join(edge)}."
+        )
+    return "\n".join(parts)
+
+
+def sentence(row: Mapping[Any, Any]) -> str:
+    """A claim, whether it is shown, and its number."""
+    digits = 1 if row["unit"] == "points" else 2
+    if row["estimate"] != row["estimate"]:
+        number = "not defined"
+    else:
+        number = f"{row['estimate']:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}] {row['unit']}"
+    note = f" ({row['note']})" if row["note"] else ""
+    return f"- {'Shown' if row['shown'] else 'Not shown'}: {row['claim']}: {number}{note}."
