@@ -29,7 +29,7 @@ class Report:
         title: What it is about.
         asked: What was asked, in sentences.
         found: What was found, in sentences; by question, where there are several.
-        figures: Figures by what they show.
+        figures: Figures, or PNG files, by what they show.
         heats: Heat maps.
         tables: Tables by name; the first is unfolded.
         samples: Answers side by side.
@@ -40,7 +40,7 @@ class Report:
     title: str
     asked: Sequence[str]
     found: Mapping[str, Sequence[str]]
-    figures: "Mapping[str, Figure]" = field(default_factory=dict)
+    figures: "Mapping[str, Figure | bytes]" = field(default_factory=dict)
     heats: Sequence[Heat] = ()
     tables: "Mapping[str, pd.DataFrame]" = field(default_factory=dict)
     samples: Samples | None = None
@@ -104,9 +104,9 @@ def _anchor(name: str) -> str:
     return name.lower().replace(" ", "-")
 
 
-def _figure(name: str, figure: "Figure") -> str:
+def _figure(name: str, figure: "Figure | bytes") -> str:
     shown = html.escape(name.replace("_", " "))
-    data = base64.b64encode(png(figure)).decode()
+    data = base64.b64encode(figure if isinstance(figure, bytes) else png(figure)).decode()
     return f'<figure><img alt="{shown}" src="data:image/png;base64,{data}"><figcaption>{shown}</figcaption></figure>'
 
 

@@ -108,6 +108,18 @@ def png(figure: "Figure", dpi: int = 150) -> bytes:
     return buffer.getvalue()
 
 
+def thumbnail(path: Path) -> bytes:
+    """A saved PNG at half its size in 128 colours, for a page: some tens of kilobytes."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        half = (max(1, image.width // 2), max(1, image.height // 2))
+        small = image.convert("RGB").resize(half, Image.Resampling.LANCZOS).quantize(128)
+    buffer = io.BytesIO()
+    small.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
 def save(figure: "Figure", stem: str | os.PathLike[str]) -> list[Path]:
     """Write ``stem.pdf`` and ``stem.png`` (300 dpi), atomically and without timestamps.
 

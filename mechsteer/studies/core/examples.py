@@ -62,7 +62,8 @@ def _method(table: "pd.DataFrame") -> str:
 def _name(table: "pd.DataFrame") -> str:
     row = table.iloc[0]
     strength = row["strength"]
-    where = "" if not row["site"] or str(row["site"]) in ("nan", "None") else f" at {row['site']}"
+    site = str(row["site"])
+    where = f" at {site}" if site not in ("", "nan", "None") and "*" not in site and " " not in site else ""
     return f"{_method(table)}{where}" + (f", {strength:.4g}" if strength and strength == strength else "")
 
 

@@ -15,7 +15,6 @@ from mechsteer.studies.core.study import Study
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.figure import Figure
 
 _WAYS = ("name", "method", "setting", "wording", "strategy")
 _SAME = ("model_name", "task", "scoring", "kind", "sample")
@@ -26,7 +25,7 @@ def report_of(
     folder: Path,
     record: Mapping[str, Any],
     tables: "Mapping[str, pd.DataFrame]",
-    figures: "Mapping[str, Figure]",
+    figures: Mapping[str, bytes],
 ) -> Report:
     """What a study's page says.
 
@@ -35,7 +34,7 @@ def report_of(
         folder: Its folder: answers of its cells are read from there.
         record: Its ``study.json``.
         tables: Its tables; the summary first.
-        figures: Its figures.
+        figures: Its figures, as PNG.
     """
     summary = tables.get("summary")
     models = [] if summary is None or "model_name" not in summary else list(dict.fromkeys(summary["model_name"]))

@@ -15,6 +15,7 @@ from mechsteer.files import plain_name, read_record, read_table, write_record, w
 from mechsteer.models import provenance
 from mechsteer.pages import write
 from mechsteer.pages.page import NAME as PAGE
+from mechsteer.plots.base import thumbnail
 from mechsteer.report import PROVENANCE, show
 from mechsteer.studies.core.findings import findings
 from mechsteer.studies.core.page import report_of
@@ -84,7 +85,7 @@ class Result:
         """
         study, _ = recorded(self.folder)
         record = read_record(self.folder / RECORD, "record of a study")
-        return write(report_of(study, self.folder, record, self.tables, self.figures()), path)
+        return write(report_of(study, self.folder, record, self.tables, pictures(study, self.folder)), path)
 
     def __repr__(self) -> str:
         first = next(iter(self.tables.values()), None)
@@ -174,8 +175,7 @@ def finished(
     finish(folder, record, tables)
     if draw:
         redraw(study, folder)
-        # Figures of their own: saving one moves its layout a little.
-        write(report_of(study, folder, record, tables, redrawn(study, folder)), folder / PAGE)
+        write(report_of(study, folder, record, tables, pictures(study, folder)), folder / PAGE)
     return Result(folder, dict(tables), study.draw)
 
 
@@ -209,15 +209,23 @@ def redraw(study: Study, folder: Path) -> list[Path]:
     Raises:
         MechsteerError: if a table is missing or damaged.
     """
-    made = redrawn(study, folder)
+    module = study.module("figures")
+    optional = [name for name in getattr(module, "OPTIONAL", ()) if (folder / f"{name}.parquet").exists()]
+    made = study.draw({name: read_table(folder / f"{name}.parquet") for name in (*module.TABLES, *optional)})
     return [path for name, figure in made.items() for path in plots.save(figure, folder / "figures" / name)]
 
 
-def redrawn(study: Study, folder: Path) -> "dict[str, Figure]":
-    """A study's figures, by name, from the parquet tables that they need."""
-    module = study.module("figures")
-    optional = [name for name in getattr(module, "OPTIONAL", ()) if (folder / f"{name}.parquet").exists()]
-    return study.draw({name: read_table(folder / f"{name}.parquet") for name in (*module.TABLES, *optional)})
+def pictures(study: Study, folder: Path) -> dict[str, bytes]:
+    """A study's figures for its page, by name; drawn first where they are not there.
+
+    Raises:
+        MechsteerError: if they have to be drawn, and a table is missing or damaged.
+    """
+    paths = sorted((folder / "figures").glob("*.png"))
+    if not paths:
+        with plots.paper():
+            paths = sorted(path for path in redraw(study, folder) if path.suffix == ".png")
+    return {path.stem: thumbnail(path) for path in paths}
 
 
 def repage(folder: Path) -> Path:
