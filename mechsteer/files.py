@@ -312,7 +312,8 @@ def parquet_bytes(table: "pa.Table", *, part: bool = False) -> bytes:
         place = table.schema.get_field_index(name)
         column = table.column(place).cast(types[EMPTY_COLUMNS.get(name, "text")])
         table = table.set_column(place, name, column)
-    more = {NAME: BLANK, "PANDAS_ATTRS": json.dumps({_EMPTY: empty})}  # pandas' name for a table's attrs
+    attrs = json.dumps({_EMPTY: empty}).encode()
+    more = {NAME.encode(): BLANK.encode(), b"PANDAS_ATTRS": attrs}  # pandas' name for a table's attrs
     noted = table.replace_schema_metadata({**(table.schema.metadata or {}), **more})
     buffer = io.BytesIO()
     pq.write_table(noted, buffer)
