@@ -12,7 +12,7 @@ from mechsteer.studies.registry import STUDIES
 
 PACKAGE = Path(mechsteer.__file__).parent
 ROWS = rows()
-OURS = {"steering", "inside", "compose"}
+OURS = {"steering", "inside", "compose", "questions"}
 """Studies of no paper's table."""
 
 UNUSED = {
