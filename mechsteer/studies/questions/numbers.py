@@ -15,9 +15,9 @@ C < 1 for what no number of pairs mends, k the noise in pairs. C and k are fitte
 95 % intervals from resampled kinds and draws; ``expected_k`` is tr(S) / |m|^2 of the single differences of the widest
 pool (mean m, covariance S), with no fit.
 
-Controls: ``shuffled`` (which prompt of a pair counts as instructed is a coin's toss) and ``unpaired`` (the prompts
-without the instruction are about other topics). Steering uses the directions alone: every vector is as long as the
-kind's own, at the kind's place.
+Controls: ``shuffled`` (in one of every two pairs, by a coin's toss, the prompts have changed places) and ``unpaired``
+(the prompts without the instruction are about other topics). Steering uses the directions alone: every vector is as
+long as the kind's own, at the kind's place.
 """
 
 import random
@@ -51,7 +51,7 @@ def run(setup: Setup, places: Mapping[str, Place]) -> "dict[str, pd.DataFrame]":
     """The tables ``numbers_cosine``, ``numbers_fit`` and ``numbers_steering``."""
     import pandas as pd
 
-    about = {"draws": setup.draws, "pairs": setup.pairs, "topics": setup.topics}
+    about = {"draws": setup.draws, "pairs": setup.pairs, "topics": setup.topics, "shuffled": "halves"}
     parts = []
     for kind in setup.kinds:
         options = {"numbers": about, "kind": kind, "layer": places[kind].layer}
@@ -72,9 +72,10 @@ def vectors(with_it: Tensor, without: Tensor, n: int, signs: Tensor | None = Non
 
 
 def coin(kind: str, draw: int, count: int) -> Float[Tensor, "pairs"]:
-    """1 or -1 for each pair."""
+    """1 or -1 for each pair, of every two one each: what is left of any even number is noise."""
     rng = random.Random(f"{kind} {draw}")
-    return torch.tensor([rng.choice((1.0, -1.0)) for _ in range(count)])
+    tossed = [sign for _ in range((count + 1) // 2) for sign in rng.choice(((1.0, -1.0), (-1.0, 1.0)))]
+    return torch.tensor(tossed[:count])
 
 
 def _sides(setup: Setup, kind: str, pool: str, draw: int, layer: int) -> list[tuple[Tensor, Tensor]]:
