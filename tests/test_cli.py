@@ -246,7 +246,7 @@ def test_reproduce_prints_its_tables_and_figures_draws_from_them(
     assert "dola, paper's equations" in decoding
     summary = pd.read_parquet(folder / "summary.parquet")
     for row in summary.itertuples():
-        (line,) = (line for line in printed.splitlines() if line.startswith(str(row.row)))
+        line = next(line for line in printed.splitlines() if line.startswith(str(row.row)))
         assert f"{row.correct_percent:.1f}" in line.split()
     assert "Side effects" in printed and "recall" in printed
 
