@@ -117,7 +117,7 @@ class Direction:
         """
         file = read_tensors(path)
         if file.header.get("format") != FORMAT or "vector" not in file.tensors:
-            raise MechsteerError(f"{path} is not a mechsteer direction (format {file.header.get('format')!r}).")
+            raise MechsteerError(f"{path} is not a mechsteer direction (format {shown(file.header.get('format'))}).")
         found = from_header(file.tensors["vector"], file.header, str(path))
         file.verify("direction")
         return found

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from mechsteer.directions import Direction
-from mechsteer.errors import MechsteerError, finite, foreign
+from mechsteer.errors import MechsteerError, finite, foreign, shown
 from mechsteer.files import json_value, versions
 from mechsteer.models import tensor_digest
 from mechsteer.steering.intervention import Edit, Intervention
@@ -67,7 +67,7 @@ def load(path: str | os.PathLike[str]) -> Intervention:
     """
     file = read_tensors(path)
     if file.header.get("format") != FORMAT:
-        raise MechsteerError(f"{path} is not a mechsteer intervention (format {file.header.get('format')!r}).")
+        raise MechsteerError(f"{path} is not a mechsteer intervention (format {shown(file.header.get('format'))}).")
     with foreign(f"{path} has a damaged header"):  # which may make anything that is built from it raise
         found = _intervention(file)
     file.verify("intervention")
