@@ -30,6 +30,7 @@ TABLES = {
     "t5-dola": ("summary", "side_effects", "null_vectors", "by_trap_word"),
     "inside": ("summary", "frozen"),
     "guide": ("summary", "by_strength", "baselines", "against_last", "prediction", "choice"),
+    "directer": ("summary", "choice"),
 }
 """The tables that are kept, by study: the summary, and what the pages tell of others."""
 
