@@ -24,15 +24,20 @@ LONGEST = {"gptj": 2**20}
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+def shapes_in(path: Path, what: str = "") -> dict[str, tuple[int, ...]]:
     """The shape of each tensor in a safetensors file; only its header is read.
+
+    Args:
+        path: The file.
+        what: What cannot be done where it cannot be read.
 
     Raises:
         MechsteerError: if it cannot be read.
     """
     from safetensors import safe_open
 
-    with foreign(f"Cannot read the weights in {str(path)!r} (damaged or truncated?)"), safe_open(path, "pt") as file:
+    what = what or f"Cannot read the weights in {str(path)!r} (damaged or truncated?)"
+    with foreign(what), safe_open(path, "pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
 
 

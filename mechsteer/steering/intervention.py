@@ -284,7 +284,7 @@ class Intervention:
     __mul__ = __rmul__ = __truediv__ = __sub__ = __rsub__ = __neg__ = _refuse
 
     def __repr__(self) -> str:
-        norms = {e: f" = {said} norms" if (said := _said_in_norms(e)) != "-" else "" for e in self.edits}
+        norms = {e: "" if (said := _said_in_norms(e)) in ("-", "?") else f" = {said} norms" for e in self.edits}
         parts = (f"{e.method}({e.site}, strength={e.strength:g}{norms[e]}, scope={e.scope})" for e in self.edits)
         return " + ".join(parts) or "Intervention()"
 

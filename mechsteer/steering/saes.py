@@ -117,8 +117,9 @@ def _from_disk(path: Path, device: str, dtype: str | None) -> Any:
     config = read_json(path / _CONFIG)
     if not isinstance(config, dict) or "d_in" not in config:
         raise MechsteerError(f"{path / _CONFIG} is no configuration of an SAE: it has no d_in.")
-    with foreign(f"SAELens cannot load the SAE in {str(path)!r}"):
-        check_sizes(config, _SIZES, shapes_in(path / _WEIGHTS), path / _CONFIG)
+    what = f"SAELens cannot load the SAE in {str(path)!r}"
+    with foreign(what):
+        check_sizes(config, _SIZES, shapes_in(path / _WEIGHTS, what), path / _CONFIG)
         with _without_advice():
             return SAE.load_from_disk(path, device=device, dtype=dtype)
 
