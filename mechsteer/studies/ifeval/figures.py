@@ -19,7 +19,7 @@ def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
         adherence=summary["prompt_loose_percent"] / 100,
         adherence_low=summary["prompt_loose_low"] / 100,
         adherence_high=summary["prompt_loose_high"] / 100,
-        adherence_uncollapsed=float("nan"),
+        adherence_uncollapsed=summary["uncollapsed_loose_percent"] / 100,
         collapsed=summary["collapsed"] / 100,
     )
     return {"prompts": comparison_figure(shares)}

@@ -37,7 +37,8 @@ def summary(
         name, settings, n, then in percent with 95 % intervals: prompt_strict, prompt_loose (Wilson) and
         instruction_strict, instruction_loose (the same with the prompts as independent samples, however many
         instructions they have); repaired and broken (prompts, loose), p_value (exact McNemar) and p_adjusted (Holm);
-        collapsed, empty and truncated in percent; n_tokens, repetition, surprise (means); seconds_ratio.
+        collapsed, empty and truncated in percent; uncollapsed_loose_percent (of the answers that did not collapse; NaN
+        where all did); n_tokens, repetition, surprise (means); seconds_ratio.
     """
     import pandas as pd
 
@@ -69,6 +70,7 @@ def _row(name: str, rows: "pd.DataFrame", first: "pd.DataFrame", settings: Seque
     repaired, broken = int((change > 0).sum()), int((change < 0).sum())
     made |= {"repaired": repaired, "broken": broken, "p_value": exact_p(repaired, broken)}
     made |= {name: 100 * float(rows[name].astype(float).mean()) for name in ("collapsed", "empty", "truncated")}
+    made["uncollapsed_loose_percent"] = 100 * float(rows.loc[~rows["collapsed"].astype(bool), "loose"].mean())
     return made | {name: float(rows[name].astype(float).mean()) for name in ("n_tokens", "repetition", "surprise")}
 
 

@@ -68,6 +68,8 @@ def test_tables(result: Result, data: Path, tiny: Callable[..., Any], tmp_path: 
         assert sorted(mine["key"]) == list(range(6)), "each prompt once"
         row = table.set_index("name").loc[name]
         assert row["prompt_loose_percent"] == pytest.approx(100 * mine["loose"].mean())
+        whole = mine[mine["collapsed"] == 0]["loose"]
+        assert row["uncollapsed_loose_percent"] == pytest.approx(100 * whole.mean(), nan_ok=True)
         done = 100 * mine["n_strict"].sum() / mine["n_instructions"].sum()
         assert row["instruction_strict_percent"] == pytest.approx(done)
         assert row["instruction_strict_low"] <= done <= row["instruction_strict_high"]
