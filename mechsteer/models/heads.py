@@ -40,12 +40,13 @@ def linear(
     That holds for weights whose rows lie in memory one after the other, as a linear layer's do; GPT-2's are columns.
     One row is taken twice: a product with one column runs in another kernel, which is slower than the one for two.
     """
-    rows = x.reshape(-1, x.shape[-1])
-    narrows = weight.shape[0] < weight.shape[1] and len(rows) not in VERY_FEW
-    if not few(x) or narrows or weight.stride(1) != 1:
+    count = x.shape[:-1].numel()
+    gains = few(x) and weight.stride(1) == 1 and (weight.shape[0] >= weight.shape[1] or count in VERY_FEW)
+    if not gains:
         return F.linear(x, weight, bias)
-    columns = (rows.repeat(2, 1) if len(rows) == 1 else rows).T
-    made = (weight @ columns).T[: len(rows)].contiguous().view(*x.shape[:-1], -1)
+    rows = x.reshape(count, x.shape[-1])
+    columns = (rows.repeat(2, 1) if count == 1 else rows).T
+    made = (weight @ columns).T[:count].contiguous().view(*x.shape[:-1], -1)
     return made if bias is None else made + bias
 
 
