@@ -345,11 +345,16 @@ def digest(value: Any) -> str:
 
 def versions() -> dict[str, str]:
     """The versions of the packages that decide numbers."""
-    names = ("mechsteer", "torch", "transformers", "transformer-lens")
-    found: dict[str, str] = {}
-    for name in names:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
     from mechsteer import __version__
 
-    return found | {"mechsteer": __version__}
+    return {"mechsteer": __version__} | _installed()
+
+
+@functools.cache
+def _installed() -> dict[str, str]:
+    """What stays the same while a process lives, and takes reading files: every key of a cell asks for it."""
+    found: dict[str, str] = {}
+    for name in ("torch", "transformers", "transformer-lens"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
