@@ -62,3 +62,9 @@ def exact_p(gained: int, lost: int) -> float:
     changed = gained + lost
     tail = sum(comb(changed, i) for i in range(min(gained, lost) + 1))
     return min(1.0, 2 * tail / 2**changed)
+
+
+def one_sided_p(gained: int, lost: int) -> float:
+    """The p of gaining at least so many samples of all that changed; 1 where none was gained."""
+    changed = gained + lost
+    return sum(comb(changed, i) for i in range(gained, changed + 1)) / 2**changed

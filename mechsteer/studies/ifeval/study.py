@@ -1,16 +1,16 @@
 """IFEval (arXiv 2311.07911) as GUIDE's and DIRECTER's papers use it: ways to ask and ways to steer, side by side.
 
 The prompts need to say where their instruction stands (:mod:`mechsteer.tasks.ifeval_file`). Rows: the prompts as they
-are; with asterisks around the instruction; and GUIDE, PASTA (all heads), SpotLight and DIRECTER, each with the setting
-that follows most, of those that keep quality, on prompts of the other half (:mod:`mechsteer.studies.ifeval.choose`). So
-all prompts are reported, each with a setting that it had no part in.
+are; with asterisks around the instruction; and GUIDE, PASTA (all heads), SpotLight and DIRECTER, each with a setting
+chosen on prompts of the other half: the mildest that the best cannot be told from, of those that keep quality
+(:mod:`mechsteer.studies.ifeval.choose`). So all prompts are reported, each with a setting that it had no part in.
 
 Different from the papers: the public prompts instead of ones that a language model rewrote, quality measured beside
 adherence, and no setting taken from another model.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from mechsteer.studies.core.result import Result, finished
 from mechsteer.studies.ifeval.answers import answers, fitting, one_process, prompts_of
 from mechsteer.studies.ifeval.choose import choose
 from mechsteer.studies.ifeval.methods import Method, Steering, marked, named
-from mechsteer.studies.ifeval.tables import by_instruction, shares, summary
+from mechsteer.studies.ifeval.tables import by_instruction, summary
 from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import IFEval
 from mechsteer.tasks.splits import SPLITS
@@ -69,7 +69,7 @@ def run(
 
     Returns:
         ``summary`` (see :func:`mechsteer.studies.ifeval.tables.summary`), ``by_instruction``, ``validation`` (each
-        setting that was tried, whether it was chosen and is the end of its ladder) and ``rows``.
+        setting that was tried; see :func:`mechsteer.studies.ifeval.choose.choose`) and ``rows``.
 
     Raises:
         MechsteerError: if the checkers are missing, a prompt does not say where its instruction stands, no prompt fits
@@ -120,13 +120,13 @@ def _tables(
         settings[method.name] = []
         for half, other, plain in zip(halves, reversed(halves), reversed(unsteered), strict=True):
             chosen_on = replace(other, samples=other.samples[:validation])
-            table = _tried(bench, method, chosen_on, shares(plain[:validation]))
+            table = _tried(bench, method, chosen_on, plain[:validation])
             setting = float(table.loc[table["chosen"], "setting"].iloc[0])
             tried.append(table)
             settings[method.name].append(setting)
             add(method.name, half, method.make(setting))
     together = pd.concat(rows, ignore_index=True)
-    nothing = pd.DataFrame(columns=["name", "chosen", "edge"])
+    nothing = pd.DataFrame(columns=["name", "chosen", "by_points", "edge"])
     return {
         "summary": summary(together, settings, seconds),
         "by_instruction": by_instruction(together, task),
@@ -135,18 +135,8 @@ def _tables(
     }
 
 
-def _tried(bench: Bench, method: Method, task: IFEval, plain: Mapping[str, float]) -> "pd.DataFrame":
+def _tried(bench: Bench, method: Method, task: IFEval, unsteered: "pd.DataFrame") -> "pd.DataFrame":
     """The settings of a method on validation prompts, beside what the unsteered model does there."""
-    import pandas as pd
-
     bench.bar.set_postfix_str(f"{method.name}, settings")
-    table = pd.DataFrame([{"setting": s, **shares(answers(bench, task, *method.make(s))[0])} for s in method.ladder])
-    chosen = choose(method, table, plain["collapsed"])
-    table.insert(0, "name", method.name)
-    return table.assign(
-        unsteered_loose=plain["prompt_loose"],
-        unsteered_collapsed=plain["collapsed"],
-        split=task.name,
-        chosen=table["setting"] == chosen,
-        edge=[method.at_edge(s) for s in table["setting"]],
-    )
+    rows = [answers(bench, task, *method.make(setting))[0] for setting in method.ladder]
+    return choose(method, rows, unsteered).assign(split=task.name)

@@ -23,6 +23,12 @@ def shares(rows: "pd.DataFrame") -> dict[str, float]:
     }
 
 
+def differences(before: "pd.DataFrame", after: "pd.DataFrame", column: str) -> list[float]:
+    """A column of truth values after minus before, for each prompt of ``after``, whatever the order of the rows."""
+    first, second = (table.set_index(["key", "prompt"])[column].astype(float) for table in (before, after))
+    return list(second - first.reindex(second.index))
+
+
 def summary(
     rows: "pd.DataFrame", settings: Mapping[str, Sequence[float]], seconds: Mapping[str, float]
 ) -> "pd.DataFrame":
@@ -65,9 +71,8 @@ def _row(name: str, rows: "pd.DataFrame", first: "pd.DataFrame", settings: Seque
         made |= percent(f"prompt_{form}", found.mean, found.low, found.high)
         done, asked = int(rows[f"n_{form}"].sum()), int(rows["n_instructions"].sum())
         made |= percent(f"instruction_{form}", done / asked, *clustered_interval(done, asked, len(rows)))
-    before, now = (table.set_index(["key", "prompt"])["loose"] for table in (first, rows))
-    change = now.astype(int) - before.reindex(now.index).astype(int)
-    repaired, broken = int((change > 0).sum()), int((change < 0).sum())
+    change = differences(first, rows, "loose")
+    repaired, broken = sum(d > 0 for d in change), sum(d < 0 for d in change)
     made |= {"repaired": repaired, "broken": broken, "p_value": exact_p(repaired, broken)}
     made |= {name: 100 * float(rows[name].astype(float).mean()) for name in ("collapsed", "empty", "truncated")}
     made["uncollapsed_loose_percent"] = 100 * float(rows.loc[~rows["collapsed"].astype(bool), "loose"].mean())

@@ -78,7 +78,11 @@ def test_tables(result: Result, data: Path, tiny: Callable[..., Any], tmp_path: 
     assert len(tried) == 2 * len(METHODS["GUIDE"].ladder) and tried["chosen"].sum() == 2
     keys = rows[rows["name"] == "GUIDE"].groupby("strength")["key"].apply(set)
     assert set(keys.index) == {float(s) for s in str(table["settings"].iloc[2]).split(", ")}
-    assert "IFEval on" in report(result) and set(result.figures()) == {"prompts"}
+    assert (
+        "IFEval on" in report(result)
+        and "Choice of settings" in report(result)
+        and set(result.figures()) == {"prompts"}
+    )
     unsteered = ms.evaluate(tiny("llama"), ms.tasks.ifeval(data, max_new_tokens=4))
     plain = rows[rows["name"] == "unsteered"].sort_values("key")
     assert list(plain["output"]) == list(unsteered.sort_values("key")["output"])
@@ -125,19 +129,52 @@ def test_marked_prompts(data: Path, tiny: Callable[..., Any]) -> None:
         assert after.prompt == before.prompt and "*no red*" in prompt.text
 
 
-def test_the_choice_keeps_quality_and_prefers_the_mildest() -> None:
-    guide = METHODS["GUIDE"]
-    tried = pd.DataFrame(
-        {
-            "setting": guide.ladder,
-            "prompt_loose": [0.2, 0.5, 0.5, 0.9],
-            "prompt_strict": [0.2, 0.4, 0.4, 0.9],
-            "collapsed": [0.0, 0.0, 0.05, 0.2],
-        }
-    )
-    assert choose(guide, tried, 0.0) == 1.0
-    assert choose(guide, tried, 0.15) == guide.ladder[-1] and guide.at_edge(guide.ladder[-1])
-    assert choose(guide, tried.assign(collapsed=0.5), 0.0) == guide.ladder[0]
+def answered(n: int, loose: float, collapsed: float = 0.0) -> pd.DataFrame:
+    """Rows of so many prompts: these shares, from the first prompt on."""
+    places = range(n)
+    follows = [place < round(loose * n) for place in places]
+    broken = [place < round(collapsed * n) for place in places]
+    return pd.DataFrame(
+        {"key": places, "prompt": "p", "strict": follows, "loose": follows, "collapsed": broken}
+    ).sample(frac=1, random_state=n)
+
+
+def chosen(n: int, loose: list[float], collapsed: list[float], plain: float = 0.0) -> pd.DataFrame:
+    tried = [answered(n, a, b) for a, b in zip(loose, collapsed, strict=True)]
+    return choose(METHODS["GUIDE"], tried, answered(n, 0.2, plain)).set_index("setting")
+
+
+def picked(table: pd.DataFrame, rule: str = "chosen") -> float:
+    (setting,) = table.index[table[rule]]
+    return float(setting)
+
+
+def test_a_setting_is_better_only_where_the_prompts_can_tell() -> None:
+    none = [0.0] * 4
+    few, many = chosen(20, [0.2, 0.3, 0.35, 0.3], none), chosen(200, [0.2, 0.3, 0.32, 0.3], none)
+    assert picked(few) == 0.5 and picked(few, "by_points") == 1.5
+    assert picked(many) == 1.0 and picked(many, "by_points") == 1.5, "4 more of 200 cannot be told either, 20 can"
+    assert picked(chosen(2000, [0.2, 0.3, 0.32, 0.3], none)) == 1.5
+    row = many.loc[1.0]
+    assert row["gain"] == pytest.approx(0.1) and 0 < row["gain_low"] < 0.1 < row["gain_high"]
+    assert few.loc[1.5, "gain_low"] < 0 and few["edge"].tolist() == [False, False, False, True]
+
+
+def test_a_setting_is_left_aside_for_more_collapsed_answers_than_chance_makes() -> None:
+    loose = [0.2, 0.2, 0.2, 0.9]
+    for n, share, sound in (
+        (20, 0.1, True),
+        (20, 0.25, False),
+        (200, 0.1, False),
+        (200, 0.05, True),
+        (2000, 0.05, True),
+    ):
+        table = chosen(n, loose, [0.0, 0.0, 0.0, share])
+        assert bool(table.loc[2.0, "sound"]) == sound and picked(table) == (2.0 if sound else 0.5), (n, share)
+    assert picked(chosen(200, loose, [0.0, 0.0, 0.0, 0.1], plain=0.1)) == 2.0
+    lost = chosen(200, loose, [0.5] * 4)
+    assert not lost["sound"].any() and picked(lost) == 0.5 and picked(lost, "by_points") == 0.5
+    assert picked(chosen(20, loose, [0.0, 0.0, 0.0, 0.1]), "by_points") == 0.5
     assert [m.name for m in named(None)] == list(METHODS)
 
 
