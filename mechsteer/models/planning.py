@@ -60,7 +60,7 @@ def plan(
     rows = min(batch_size, prompts)
     weights = sum({p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in model.parameters()}.values())
     held = _memory(model, rows, length, new_tokens)
-    pass_seconds, step_seconds = _times(model, rows, length)
+    pass_seconds, step_seconds = _times(model, rows, length, new_tokens)
     batches = prompts / rows
     seconds = {"prompt pass": batches * pass_seconds, "new tokens": batches * (new_tokens - 1) * step_seconds}
     largest = max(held["prompt pass"] + held["cache of the prompts"], held["new tokens"] + held["cache"])
@@ -96,8 +96,11 @@ def _memory(model: Any, rows: int, length: int, new: int) -> dict[str, int]:
     }
 
 
-def _times(model: Any, rows: int, length: int) -> tuple[float, float]:
-    """Seconds of the pass over one batch of random prompts, and of one new token after it."""
+def _times(model: Any, rows: int, length: int, new: int) -> tuple[float, float]:
+    """Seconds of the pass over one batch of random prompts, and of one new token in the middle of its answers.
+
+    A step takes longer the more is cached, in proportion: the middle one takes what they take on average.
+    """
     tokens = torch.randint(0, model.cfg.d_vocab, (rows, length), generator=torch.Generator().manual_seed(0))
     real = torch.ones_like(tokens, dtype=torch.bool)
     token = torch.full((rows, 1), int(getattr(model.cfg, "decoder_start_token_id", None) or 0))
@@ -112,8 +115,10 @@ def _times(model: Any, rows: int, length: int) -> tuple[float, float]:
         advance(model, states[0], *first)
 
     took = _seconds(model, prompt_pass)
-    advance(model, states[0], token, one)
-    return took, min(_seconds(model, lambda: advance(model, states[0], token, one)) for _ in range(_STEPS))
+    steps = max(1, min(_STEPS, new - 1))
+    if before := (new - 1 - steps) // 2:
+        advance(model, states[0], token.expand(-1, before), one.expand(-1, before))
+    return took, min(_seconds(model, lambda: advance(model, states[0], token, one)) for _ in range(steps))
 
 
 def _seconds(model: Any, run: Callable[[], Any]) -> float:
