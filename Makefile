@@ -1,4 +1,5 @@
-# make demo | test | real | lint | bench | fuzz | faults | notebooks | docs | clean | help. Each sets up .venv first when it is missing or out of date.
+# make demo | test | real | lint | bench | fuzz | faults | claims | reproduce-twice | release-check | compatibility | notebooks | docs |
+# clean | help. Each sets up .venv first when it is missing or out of date.
 
 PYTHON ?= python3
 PIP_VERSION := 26.3
@@ -13,7 +14,7 @@ USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: demo test real lint bench fuzz faults notebooks docs clean help
+.PHONY: demo test real lint bench fuzz faults claims reproduce-twice release-check compatibility notebooks docs clean help
 
 help:
 	@echo "make demo       reproduce the T5 study on the bundled model, into results/t5-dola"
@@ -23,6 +24,10 @@ help:
 	@echo "make bench      measure speed, into benchmarks/results (BENCH='--only speed --rounds 1' for a part)"
 	@echo "make fuzz       read 100,000 bad files of every kind (COUNT=1000 for fewer)"
 	@echo "make faults     kill long work 250 times and look at what the next run makes of it (COUNT=30 for fewer)"
+	@echo "make claims     every number of the README beside what is measured now (FULL=1 for the long ones too)"
+	@echo "make reproduce-twice  every study twice from scratch, and what is identical (STUDY=t5-dola for one)"
+	@echo "make release-check    wheel and sdist, installed outside of here and used"
+	@echo "make compatibility    the tests with the lowest and the newest versions that are allowed (END=lowest for one)"
 	@echo "make notebooks  run the notebooks again and keep their new outputs"
 	@echo "make docs       build the documentation site, into site/"
 	@echo "make clean      remove .venv, caches, builds and results"
@@ -59,6 +64,18 @@ fuzz: $(STAMP)
 
 faults: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.faults --count $(or $(COUNT),250)
+
+claims: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.claims $(if $(FULL),--full) $(if $(MODEL),--model "$(MODEL)") $(if $(DATA),--data "$(DATA)")
+
+reproduce-twice: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.reproduce_twice $(STUDY) $(if $(SIZES),--sizes $(SIZES))
+
+release-check: $(STAMP)
+	@$(BIN)/python -m benchmarks.release
+
+compatibility: $(STAMP)
+	@$(BIN)/python -m benchmarks.compatibility $(END)
 
 notebooks: $(STAMP)
 	@for notebook in $(NOTEBOOKS); do \

@@ -99,6 +99,31 @@ def _locked(file: IO[bytes]) -> bool:
     return True
 
 
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[bool]:
+    """Hold the lock of a folder, which the system releases when this process dies.
+
+    Yields:
+        Whether it is held: not where another process has it, where the folder is gone, or without file locks (Windows).
+    """
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):
+        yield False
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        held = True
+    except OSError:
+        held = False
+    try:
+        yield held
+    finally:
+        os.close(handle)
+
+
 _FRESH = 0.1  # seconds in which a writer that has just made its file has locked it
 
 

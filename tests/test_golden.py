@@ -1,13 +1,9 @@
-"""What README and docs say about the bundled models are the numbers of the golden tables, which the studies made.
+"""What README and docs say are the numbers of the committed tables, which studies and benchmarks made.
 
-``golden/sentences.toml`` lists sentences with ``#`` for their numbers, and for each number the cell that it is. A
-sentence may stand in any page, but must stand in one, and every page that has it must have the tables' numbers, rounded
-to the digits that it writes. ``python -m benchmarks.golden`` compares the tables with what the code computes.
+``golden/sentences.toml`` is the list of sentences, see :mod:`benchmarks.sentences`. ``python -m benchmarks.golden``
+compares the golden tables with what the code computes, ``python -m benchmarks.claims`` prints all that is claimed.
 """
 
-import re
-import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,60 +12,17 @@ import pandas as pd
 import pytest
 
 from benchmarks import golden as golden_tables
-from benchmarks.golden import FOLDER, TABLES, path_of, read
+from benchmarks.golden import FOLDER, TABLES, path_of
+from benchmarks.sentences import committed, listed, pages, source_of, wrong
 
-ROOT = Path(__file__).parents[1]
-SENTENCES = tomllib.loads((FOLDER / "sentences.toml").read_text(encoding="utf-8"))["sentence"]
-NUMBER = r"([+−-]?\d+(?:\.\d+)?)"
-
-
-def pages() -> dict[str, str]:
-    """Each page as one line."""
-    found = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-    return {str(path.relative_to(ROOT)): " ".join(path.read_text(encoding="utf-8").split()) for path in found}
-
-
-def said(text: str, page: str) -> Iterator[list[str]]:
-    """The numbers that a page has in a sentence, each time that it has the sentence."""
-    parts = [re.escape(part) for part in " ".join(text.split()).split("#")]
-    yield from (list(match.groups()) for match in re.finditer(NUMBER.join(parts), page))
-
-
-def cells(spec: str, tables: dict[str, pd.DataFrame]) -> list[float]:
-    """The numbers of ``TABLE: ROWS: VALUE, VALUE``; of several rows the mean, and ``count`` is their number."""
-    table, rows, values = spec.split(": ")
-    part = tables[table].query(rows)
-    assert len(part), f"{table} has no row where {rows}"
-    part = part.assign(count=float(len(part)))
-    return [float(part.eval(value).mean()) for value in values.split(", ")]
-
-
-def agree(written: str, value: float) -> bool:
-    """Whether the number is the value, rounded to the digits that are written."""
-    digits = len(written.partition(".")[2])
-    return abs(float(written.replace("−", "-")) - value) <= 0.5 * 10**-digits + 1e-9
-
-
-def wrong(sentence: dict[str, Any], tables: dict[str, pd.DataFrame], texts: dict[str, str]) -> list[str]:
-    """What is wrong with a sentence of the list."""
-    values = [value for spec in sentence["cells"] for value in cells(spec, tables)]
-    found = [(name, numbers) for name, page in texts.items() for numbers in said(sentence["text"], page)]
-    if not found:
-        return [f"no page says: {sentence['text']}"]
-    return [
-        f"{name} says {' '.join(numbers)}, the tables {values}"
-        for name, numbers in found
-        if len(numbers) != len(values) or not all(map(agree, numbers, values))
-    ]
-
-
-def golden(study: str) -> dict[str, pd.DataFrame]:
-    return {name: read(path_of(study, name).read_text(encoding="utf-8")) for name in TABLES[study]}
+SENTENCES = listed()["sentence"]
+PAGES = pages()
 
 
 @pytest.mark.parametrize("sentence", SENTENCES, ids=lambda sentence: sentence["text"][:40])
 def test_pages_say_what_the_tables_say(sentence: dict[str, Any]) -> None:
-    assert wrong(sentence, golden(sentence["study"]), pages()) == []
+    tables = committed(source_of(sentence)) if "cells" in sentence else {}
+    assert wrong(sentence, tables, PAGES) == []
 
 
 def test_every_study_of_bundled_models_has_its_tables_and_nothing_else_has() -> None:

@@ -35,6 +35,7 @@ from mechsteer.directions.foreign import adopt, check_family
 from mechsteer.errors import MechsteerError, finite, foreign, shown
 from mechsteer.files import atomic_path, json_value
 from mechsteer.models import parse
+from mechsteer.models.gguf_header import tensor_shapes
 
 ARCHITECTURE = "controlvector"
 _OURS = "mechsteer.directions"
@@ -187,6 +188,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[int, Float[Tensor, "width"]]
     gguf = _package()
     if not path.exists():
         raise MechsteerError(f"No such file: {path}.")
+    tensor_shapes(path)  # refuses what it claims and does not hold
     with foreign(f"{path} is not a readable GGUF file (truncated or foreign?)"):
         reader = gguf.GGUFReader(path)
         keys = {name: field.contents() for name, field in reader.fields.items()}

@@ -18,6 +18,7 @@ from mechsteer.models.info import (
     is_encoder_decoder,
     loaded_info,
     model_info,
+    official_name,
     provenance,
 )
 from mechsteer.models.load import load
@@ -75,6 +76,7 @@ __all__ = [
     "model_device",
     "model_identity",
     "model_info",
+    "official_name",
     "organism_names",
     "pad",
     "parse",

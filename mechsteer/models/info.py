@@ -109,3 +109,13 @@ def provenance(model: Any) -> dict[str, str]:
 def is_encoder_decoder(model: Any) -> bool:
     """Whether the model has two stacks (T5) rather than one."""
     return hasattr(model, "decoder_final_ln")
+
+
+def official_name(name: str) -> str | None:
+    """The hub id of a model that TransformerLens knows under that name."""
+    from transformer_lens.loading_from_pretrained import get_official_model_name
+
+    try:
+        return get_official_model_name(name)
+    except ValueError:
+        return None

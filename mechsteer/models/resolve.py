@@ -7,6 +7,7 @@ from typing import Any
 from mechsteer.errors import MechsteerError, foreign, nearest, shown, unknown
 from mechsteer.files import data_path, digest, read_json
 from mechsteer.models.digest import file_digest
+from mechsteer.models.gguf_header import tensor_shapes
 
 ORGANISM = "organism:"
 _NOT_THE_MODEL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}
@@ -199,9 +200,12 @@ def read_config(directory: Path) -> Any:
 
 
 def _check_for_gguf(path: Path) -> None:
-    """Say what is missing to read a GGUF file."""
-    if is_gguf(path) and importlib.util.find_spec("gguf") is None:
+    """Say what is missing to read a GGUF file, and refuse one whose header claims more than it holds."""
+    if not is_gguf(path):
+        return
+    if importlib.util.find_spec("gguf") is None:
         raise MechsteerError("To read a GGUF file the gguf package is needed: pip install 'mechsteer[gguf]'.")
+    tensor_shapes(path)
 
 
 def fingerprint(directory: Path) -> str:

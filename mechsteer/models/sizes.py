@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mechsteer.errors import MechsteerError, foreign, shown
+from mechsteer.models.gguf_header import tensor_shapes
 
 LAYERS = ("num_hidden_layers", "num_layers", "num_decoder_layers")
 WIDTHS = (
@@ -25,7 +26,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def shapes_in(path: Path, what: str = "") -> dict[str, tuple[int, ...]]:
-    """The shape of each tensor in a safetensors file; only its header is read.
+    """The shape of each tensor in a safetensors or GGUF file; only its header is read.
 
     Args:
         path: The file.
@@ -36,6 +37,8 @@ def shapes_in(path: Path, what: str = "") -> dict[str, tuple[int, ...]]:
     """
     from safetensors import safe_open
 
+    if path.suffix == ".gguf":
+        return tensor_shapes(path)
     what = what or f"Cannot read the weights in {str(path)!r} (damaged or truncated?)"
     with foreign(what), safe_open(path, "pt") as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
@@ -46,7 +49,7 @@ def check_config(config: Any, files: Iterable[Path], path: Path) -> None:
 
     Args:
         config: The configuration, as transformers reads it.
-        files: The weight files. Nothing is compared with a GGUF file, whose configuration lies in it.
+        files: The weight files.
         path: Where the configuration is, for the message.
 
     Raises:
@@ -56,7 +59,7 @@ def check_config(config: Any, files: Iterable[Path], path: Path) -> None:
     context = getattr(text, "max_position_embeddings", None)
     if isinstance(context, int) and context > LONGEST.get(text.model_type, 2**31):
         raise MechsteerError(f"{path}: max_position_embeddings={shown(context)} is no length of a text.")
-    safe = [file for file in files if file.suffix == ".safetensors"]
+    safe = [file for file in files if file.suffix in (".safetensors", ".gguf")]
     if not safe:
         return
     shapes: dict[str, tuple[int, ...]] = {}

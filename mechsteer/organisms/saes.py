@@ -125,7 +125,7 @@ def train_sae(
         model = load(f"organism:{made.organism}")
         learned, held_out = draw(made, model, seed)
         at = site(model, "resid_post", layer=made.layer)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".activations.") as scratch:
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
             capture(
                 model,
                 [prompt(model, e.prompt) for e in learned],

@@ -1,5 +1,6 @@
 """What the training of every organism shares: the optimiser loop, its schedule, and writing all or nothing."""
 
+import glob
 import json
 import math
 import shutil
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from mechsteer.errors import MechsteerError
-from mechsteer.files import writable_dir
+from mechsteer.files import folder_lock, writable_dir
 
 IGNORED_LABEL = -100
 REPORTED_STEPS = 100
@@ -109,14 +110,22 @@ def write_checkpoint(
 def written_whole(out: Path) -> Iterator[Path]:
     """Give a scratch folder beside `out` that becomes `out` at the end, and is removed when anything goes wrong.
 
+    What a killed run left is removed by the next one for the same `out` (not on Windows, see :mod:`mechsteer.files`).
+
     Raises:
         MechsteerError: if `out` exists.
     """
     if out.exists():
         raise MechsteerError(f"{out} exists: choose another directory, or remove it first.")
-    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.unfinished.", dir=writable_dir(out.parent)))
+    prefix = f".{out.name}.unfinished."
+    for left in writable_dir(out.parent).glob(f"{glob.escape(prefix)}*"):
+        with folder_lock(left) as held:
+            if held:
+                shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=prefix, dir=out.parent))
     try:
-        yield folder
+        with folder_lock(folder):
+            yield folder
         folder.chmod(0o755)
         folder.rename(out)
     except BaseException:

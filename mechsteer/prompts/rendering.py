@@ -2,39 +2,33 @@
 
 transformers renders them in Jinja's sandbox, which keeps them from files, modules and the insides of objects. It does
 not keep them from running for days or from filling the memory. So here the time, the text and the numbers that a
-template makes are watched while it runs: line by line in the template, and at every call that it makes. An operator
-that would make something very large in one step is refused before it does (``'x' * 10 ** 10``).
+template makes are watched while it runs: line by line in the template, and at every call that it makes. A step that
+would make something very large is refused before it does: an operator (``'x' * 10 ** 10``), a method or a filter
+(``replace``, ``join``, ``indent``). What no rule here foresees ends where :data:`MEMORY` does, on Linux.
 """
 
-import operator
-import re
+import os
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from mechsteer.errors import MechsteerError, one_line, shown
+from mechsteer.prompts.steps import ALL_CHARACTERS, CHARACTERS, OPERATORS, TooMuchError, check_call
 
 SECONDS = 3.0
 """The most processor time of one rendering. That of a conversation of thousands of turns takes less than one."""
 
-CHARACTERS = 4_000_000
-"""The longest text that a template may make; no context holds as much."""
+MEMORY = 2_000_000_000
+"""By how many bytes the memory of the process may grow in a rendering."""
 
-NUMBER = 1_000_000
-"""The largest number that it may pass to a function, as a width or a count."""
-
-_BITS = 256  # of a number that it computes
+_NO_MEMORY = f"it needs more than {MEMORY:,} bytes of memory"
 _EVENTS = 64  # how often the clock is read
 _TEMPLATE = "<template>"  # what Jinja calls the code of a template that comes from a text
-_FORMATTING = ("do_format", "format_field", "call_binop")
-_WIDTH = re.compile(r"\d{7,}")
-
-
-class _TooMuchError(BaseException):
-    """A limit is reached. No ``Exception``: Jinja catches those where it computes constants, and goes on unwatched."""
 
 
 def apply_template(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
@@ -50,10 +44,10 @@ def apply_template(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **opti
             for the message of the caller.
     """
     try:
-        with _bounded_operators(), _watched():
+        with _bounded_operators(), _bounded_memory(), _watched():
             made = tokenizer.apply_chat_template(messages, tokenize=False, **options)
-    except (Exception, _TooMuchError) as error:  # a template is a program, and may fail in any way
-        reason = one_line(str(error)) or type(error).__name__
+    except (Exception, TooMuchError) as error:  # a template is a program, and may fail in any way
+        reason = _NO_MEMORY if isinstance(error, MemoryError) else one_line(str(error)) or type(error).__name__
         raise MechsteerError(shown(reason, 200)[1:-1]) from error
     if not isinstance(made, str):
         raise MechsteerError(f"it makes no text, got {shown(made)}")
@@ -76,75 +70,68 @@ class _Watch:
 
     def __init__(self) -> None:
         self.end = time.thread_time() + SECONDS
-        self.events, self.characters = 0, 0
+        self.events, self.characters, self.all = 0, 0, 0
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
         """Something is called."""
         own = frame.f_code.co_filename == _TEMPLATE
         frame.f_trace_lines = own
-        if not own and ("jinja2" in frame.f_code.co_filename or frame.f_code.co_name in _FORMATTING):
-            _check_arguments(frame)
+        if not own:
+            check_call(frame)
         return self.inside(frame, event, argument)
 
     def inside(self, frame: FrameType, event: str, argument: Any) -> Any:
         """A line, or what a function gives back (a template gives back its text piece by piece)."""
         self.events += 1
-        if self.events % _EVENTS == 0 and time.thread_time() > self.end:
-            raise _TooMuchError(f"it runs longer than {SECONDS:g} s")
-        if event == "return" and isinstance(argument, str):
-            self.characters += len(argument) if frame.f_code.co_filename == _TEMPLATE else 0
-            if max(self.characters, len(argument)) > CHARACTERS:
-                raise _TooMuchError(f"it makes more than {CHARACTERS:,} characters")
+        own = frame.f_code.co_filename == _TEMPLATE
+        if (own or self.events % _EVENTS == 0) and time.thread_time() > self.end:
+            raise TooMuchError(f"it runs longer than {SECONDS:g} s")
+        if event == "return" and isinstance(argument, str | list | tuple):
+            size = len(argument)
+            self.characters += size if own else 0
+            self.all += size * (1 if isinstance(argument, str) else 8)
+            if max(self.characters, size) > CHARACTERS or self.all > ALL_CHARACTERS:
+                raise TooMuchError(f"it makes more than {CHARACTERS:,} characters")
         return self.inside
 
 
-def _check_arguments(frame: FrameType) -> None:
-    """Refuse widths and counts that make something very large."""
-    formats = frame.f_code.co_name in _FORMATTING
-    for value in frame.f_locals.values():
-        for one in value if isinstance(value, tuple) else (value,):
-            if isinstance(one, int) and abs(one) > NUMBER and not formats:
-                raise _TooMuchError(f"it asks for {shown(one)} of something")
-            if formats and isinstance(one, str) and len(one) < NUMBER and _WIDTH.search(one):
-                raise _TooMuchError(f"it formats with the width in {shown(one)}")
+@contextmanager
+def _bounded_memory() -> Iterator[None]:
+    """Let the process grow by :data:`MEMORY` in the block, on Linux; then a ``MemoryError`` is raised.
+
+    It holds for the process, so it is left out where other threads may need memory for work of their own.
+    """
+    size = _memory()
+    if size is None or any(t is not threading.current_thread() and not t.daemon for t in threading.enumerate()):
+        yield
+        return
+    import resource
+
+    before, most = resource.getrlimit(resource.RLIMIT_AS)
+    limit = size + MEMORY if before == resource.RLIM_INFINITY else min(before, size + MEMORY)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (before, most))
 
 
-def _product(left: Any, right: Any) -> Any:
-    for one, other in ((left, right), (right, left)):
-        if isinstance(one, int) and isinstance(other, str | list | tuple) and one * len(other) > CHARACTERS:
-            raise _TooMuchError(f"it repeats something {shown(one)} times")
-    _check_bits(left, right, sum)
-    return left * right
-
-
-def _power(left: Any, right: Any) -> Any:
-    _check_bits(left, right, lambda bits: bits[0] * abs(right))
-    return left**right
-
-
-def _check_bits(left: Any, right: Any, bits_of: Callable[[list[int]], int]) -> None:
-    if isinstance(left, int) and isinstance(right, int):
-        if bits_of([abs(left).bit_length(), abs(right).bit_length()]) > _BITS:
-            raise _TooMuchError("it computes with numbers of hundreds of digits")
-
-
-_OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "*": _product,
-    "**": _power,
-    "%": operator.mod,
-    "+": operator.add,
-}
-"""What is watched: as a call for the last two, whose result is at most as large as what there is."""
+def _memory() -> int | None:
+    """Bytes of the addresses that this process uses; None where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 @contextmanager
 def _bounded_operators() -> Iterator[None]:
-    """Templates that are compiled in the block use :data:`_OPERATORS`."""
+    """Templates that are compiled in the block use :data:`OPERATORS`."""
     from jinja2.sandbox import ImmutableSandboxedEnvironment as Sandbox
 
-    table = Sandbox.default_binop_table | _OPERATORS
+    table = Sandbox.default_binop_table | OPERATORS
     before = Sandbox.intercepted_binops, Sandbox.default_binop_table
-    Sandbox.intercepted_binops, Sandbox.default_binop_table = frozenset(_OPERATORS), table
+    Sandbox.intercepted_binops, Sandbox.default_binop_table = frozenset(OPERATORS), table
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from mechsteer.errors import MechsteerError, foreign, nearest, unknown
 from mechsteer.files import data_path, read_json
-from mechsteer.models import check_sizes, model_info, shape_of, shapes_in
+from mechsteer.models import check_sizes, model_info, official_name, shape_of, shapes_in
 from mechsteer.steering.sae_conventions import check_processing
 
 ARCHITECTURES = ("standard", "topk", "abstopk", "jumprelu", "gated", "matching_pursuit")
@@ -270,21 +270,11 @@ def check_origin(sae: Any, site: str, *, name: str, fingerprint: str) -> None:
 
 def _same_model(there: str, here: str) -> bool:
     """Whether two names may mean one model: True where the SAE's is not the name of a public model."""
-    public = _official(there)
+    public = official_name(there)
     if public is None and there.count("/") != 1:
         return True
-    wanted, given = (public or there).casefold(), (_official(here) or here).casefold()
+    wanted, given = (public or there).casefold(), (official_name(here) or here).casefold()
     return wanted.rpartition("/")[2] == given.rpartition("/")[2] or wanted.replace("/", "--") in given
-
-
-def _official(name: str) -> str | None:
-    """The hub id of a model that TransformerLens knows under that name."""
-    from transformer_lens.loading_from_pretrained import get_official_model_name
-
-    try:
-        return get_official_model_name(name)
-    except ValueError:
-        return None
 
 
 def sae_digest(sae: Any) -> str:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 import mechsteer as ms
 from mechsteer.prompts import rendering
 from mechsteer.prompts.rendering import apply_template
+from mechsteer.prompts.steps import CHARACTERS, extent
 from tests.tiny import CHAT, tokenizer
 
 TURNS = [{"role": "user", "content": "the cat"}]
@@ -44,12 +45,36 @@ TOO_MUCH = {
     "another format": "{{ '{:09999999999d}'.format(1) }}",
     "words": "{{ lipsum(n=100000000) }}",
     "depth": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "a replacement": "{{ ('x' * 1000000).replace('x', 'y' * 1000000) }}",
+    "a filter's replacement": "{{ ('x' * 1000000) | replace('', 'y' * 1000000) }}",
+    "replacements": "{% set n = namespace(s='xx') %}{% for i in range(99) %}"
+    "{% set n.s = n.s | replace('x', 'xxxx') %}{% endfor %}",
+    "a separator": "{{ ('y' * 1000000).join(['x'] * 100000) }}",
+    "a filter's separator": "{{ ['x'] * 100000 | join('y' * 1000000) }}{{ (['x'] * 100000) | join('y' * 1000000) }}",
+    "parts": "{{ (['y' * 1000000] * 1000000) | join }}",
+    "tabs": "{{ ('\t' * 1000000).expandtabs(900000) }}",
+    "a translation": "{{ ('x' * 1000000).translate({120: 'y' * 1000000}) }}",
+    "lines": "{{ ('x\n' * 1000000) | indent(900000) }}",
+    "lines by a text": "{{ ('x\n' * 1000000) | indent('y' * 1000000) }}",
+    "wrapped lines": "{{ ('x ' * 1000000) | wordwrap(1, wrapstring='y' * 1000000) }}",
+    "an indented list": "{{ ([0] * 1000000) | tojson(indent=900000) }}",
+    "a list in lists": "{% set n = namespace(l=[0]) %}{% for i in range(99) %}"
+    "{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l | tojson }}",
+    "a percent sign": "{{ ('%(a)s' * 500000) % {'a': 'x' * 1000000} }}",
+    "a filter's percent sign": "{{ ('%s' * 500000) | format('x' * 1000000) }}",
+    "fields": "{{ ('{0}' * 500000).format('x' * 1000000) }}",
+    "sums of lists": "{{ ([[0] * 1000] * 100000) | sum(start=[]) | length }}",
+    "a doubled list": "{% set n = namespace(l=[0]) %}{% for i in range(64) %}{% set n.l = n.l + n.l %}{% endfor %}",
+    "kept texts": "{% set n = namespace(l=[]) %}{% for i in range(9999) %}"
+    "{% set n.l = n.l + ['x' * 3000000] %}{% endfor %}",
     "depth of expressions": "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
 }
 
 
 @pytest.mark.parametrize("name", TOO_MUCH)
-def test_what_does_not_end_is_stopped(name: str, made: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_end_is_stopped(
+    name: str, made: Callable, monkeypatch: pytest.MonkeyPatch, unchecked: None
+) -> None:
     monkeypatch.setattr(rendering, "SECONDS", 0.1)
     began = time.process_time()
     with pytest.raises(ms.MechsteerError) as caught:
@@ -58,6 +83,32 @@ def test_what_does_not_end_is_stopped(name: str, made: Callable, monkeypatch: py
     assert (
         str(caught.value).startswith("This chat template refuses user messages: ") and str(caught.value).isprintable()
     )
+
+
+NO_RULE = (
+    "{% set n = namespace(l=['x' * 99999]) %}{% for i in range(99) %}{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l }}"
+)
+
+
+@pytest.mark.skipif(rendering._memory() is None, reason="Linux")
+def test_what_no_rule_foresees_ends_with_the_memory(
+    made: Callable, monkeypatch: pytest.MonkeyPatch, unchecked: None
+) -> None:
+    import resource
+
+    monkeypatch.setattr(rendering, "MEMORY", 100_000_000)
+    before, began = resource.getrlimit(resource.RLIMIT_AS), time.process_time()
+    with pytest.raises(ms.MechsteerError, match="bytes of memory"):
+        ms.prompt(SimpleNamespace(tokenizer=made(NO_RULE)), TURNS)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before and time.process_time() - began < 5
+
+
+def test_what_a_value_has_as_a_text(unchecked: None) -> None:
+    shared = ["ab"] * 3
+    assert extent(["ab", {"c": 1}]) == 4 + 2 + 2 + 1 + 8
+    assert extent([shared, shared]) == 4 + 2 * extent(shared) and extent(7) == 8
+    shared.append(shared)
+    assert extent(shared) > CHARACTERS
 
 
 @pytest.mark.parametrize(
@@ -82,6 +133,9 @@ def test_what_fails_says_why_in_one_line(template: str, reason: str, made: Calla
     [
         CHAT,
         "{% for m in messages %}{{ loop.index0 % 2 }}{{ '-' * 3 + m.content }}{{ '%s!' % m.role }}{% endfor %}",
+        "{{ messages[0].content | replace('c', 'xyz') | indent(2) | wordwrap(3) }}{{ 'a,b'.replace(',', '-' * 9) }}",
+        "{{ messages | map(attribute='role') | join(', ') }}{{ [1, 2] | sum }}{{ '-'.join('abc') }}",
+        "{{ 'a\tb'.expandtabs(4) }}{{ '%s-%s' % (1, 2) }}{{ {'a': [1]} | tojson(indent=2) }}",
         "{% set n = namespace(x=2 ** 10) %}{{ n.x * 3 }}{{ messages | tojson(indent=2) }}{{ 'a' | center(9) }}",
     ],
 )
