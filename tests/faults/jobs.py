@@ -1,5 +1,6 @@
 """Long work of each kind, small: what writes into a folder and goes on there after it was killed."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,30 @@ def sweep(model: Any) -> Job:
     return lambda folder: run(grid(a=range(5), b=range(4)), folder, run=cell, progress=False)
 
 
+def pool(model: Any) -> Job:
+    """The same grid in two worker processes."""
+    from mechsteer.studies.sweep import Processes, grid
+    from mechsteer.studies.sweep import sweep as run
+
+    cells = grid(a=range(5), b=range(4))
+    return lambda folder: run(cells, folder, run="tests.faults.jobs:slow_cell", executor=Processes(2), progress=False)
+
+
+def ray(model: Any) -> Job:
+    """The same grid on a Ray cluster of this machine, which ends with the process that started it."""
+    from mechsteer.studies.sweep import Ray, grid
+    from mechsteer.studies.sweep import sweep as run
+
+    cells = grid(a=range(5), b=range(4))
+    return lambda folder: run(cells, folder, run="tests.faults.jobs:slow_cell", executor=Ray(2), progress=False)
+
+
+def slow_cell(one: Any, model: Any) -> Any:
+    """What workers compute: as :func:`cell`, and long enough that some are killed in it."""
+    time.sleep(0.05)
+    return cell(one, model)
+
+
 def evaluation(model: Any) -> Job:
     """Rows of a task, in parts."""
     task = ms.task([{"prompt": text} for text in TEXTS], "lowercase", max_new_tokens=4)
@@ -50,10 +75,23 @@ def evaluation(model: Any) -> Job:
 
 def study(model: Any) -> Job:
     """A study on the bundled model, with its figures."""
-    from mechsteer.studies.families.study import run
+    from mechsteer.studies.inside.study import run
 
-    loaded = ms.load("organism:instruct-llama")
-    return lambda folder: run(loaded, folder, kinds=["lower"], notes=2, n=2, progress=False)
+    loaded = ms.load("organism:trap-t5")
+    return lambda folder: run(loaded, folder, n=2, progress=False)
+
+
+def organism(model: Any) -> Job:
+    """Training of a bundled model, tiny; where it is there already, nothing is left to do."""
+    from mechsteer.organisms.rules_gpt2 import Shape, train
+
+    shape = Shape(d_model=16, n_layers=1, n_heads=2, d_mlp=16, vocabulary=600)
+
+    def run(folder: Path) -> None:
+        if not (folder / "model").exists():
+            train(folder / "model", shape=shape, steps=3, batch_size=2, warmup=1, progress=False)
+
+    return run
 
 
 def tune(model: Any) -> Job:
@@ -65,7 +103,13 @@ def tune(model: Any) -> Job:
 JOBS: dict[str, Callable[[Any], Job]] = {
     "capture": capture,
     "sweep": sweep,
+    "pool": pool,
+    "ray": ray,
     "evaluate": evaluation,
     "study": study,
     "tune": tune,
+    "organism": organism,
 }
+
+SHARE = {"ray": 0.2, "pool": 0.5}
+"""By job, how many kills it gets of one that is not named: starting workers takes seconds."""

@@ -3,6 +3,8 @@
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +16,8 @@ import torch
 
 import mechsteer as ms
 from mechsteer import files, plots
-from tests.faults.campaign import campaign, compared
-from tests.faults.jobs import JOBS
+from tests.faults.campaign import _ended, _living, campaign, compared, forked
+from tests.faults.jobs import JOBS, SHARE
 
 
 def _direction() -> ms.Direction:
@@ -108,6 +110,50 @@ def test_what_a_killed_writer_left_goes_with_the_next_one_and_nothing_else_does(
         time.sleep(0.15)
         files.write_json(tmp_path / "c.json", 1)  # leaves what a living writer holds
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*others, "b.json", "c.json"])
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_killed_training_leaves_what_the_next_one_removes_and_nothing_else_does(tmp_path: Path) -> None:
+    from mechsteer.organisms.training import written_whole
+
+    (tmp_path / ".other.unfinished.x").mkdir()
+    pid = os.fork()
+    if not pid:
+        with written_whole(tmp_path / "model") as folder:
+            (folder / "half").write_text("half")
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert len(list(tmp_path.glob(".model.unfinished.*"))) == 1
+    with written_whole(tmp_path / "model") as folder:
+        with written_whole(tmp_path / "another") as other, written_whole(tmp_path / "model 2"):
+            assert folder.exists() and [path.name for path in tmp_path.glob(".model.unf*")] == [folder.name]
+            (other / "x").write_text("x")
+        with pytest.raises(OSError), written_whole(tmp_path / "model"):  # a second one beside it; the first to end wins
+            (tmp_path / "model").mkdir()
+            (tmp_path / "model" / "y").write_text("y")
+            assert folder.exists()
+        (tmp_path / "model" / "y").unlink()
+    names = [".other.unfinished.x", "another", "model", "model 2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_workers_that_go_on_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def leaves_one(folder: Path) -> None:
+        subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(30)"])
+
+    pid = forked(leaves_one, tmp_path / "x")
+    os.waitpid(pid, 0)
+    (left,) = _living(pid)
+    monkeypatch.setattr("tests.faults.campaign.ENDED", 0.1)
+    assert not _ended(pid)
+    os.kill(left, signal.SIGKILL)
+    assert _ended(pid)
+
+
+def test_jobs_are_all_that_goes_on_after_a_kill() -> None:
+    assert set(JOBS) == {"capture", "sweep", "pool", "ray", "evaluate", "study", "tune", "organism"}
+    assert set(SHARE) <= set(JOBS)
 
 
 def test_killed_work_ends_as_if_nothing_was(tmp_path: Path) -> None:
