@@ -55,6 +55,7 @@ _HOMES = {
     "comparison": ("Comparison", "compare"),
     "diagnosis": ("Diagnosis", "diagnose"),
     "tuning": ("Tuning", "tune"),
+    "explorer": ("explore",),
     "tasks": ("task",),
     "identity": ("cell_key",),
 }
@@ -108,6 +109,7 @@ __all__ = [
     "difference_in_means",
     "directions",
     "evaluate",
+    "explore",
     "features",
     "frozen_cross_attention",
     "generate",
@@ -182,6 +184,7 @@ if TYPE_CHECKING:
     )
     from mechsteer.errors import MechsteerError, ParityError
     from mechsteer.evaluation import evaluate
+    from mechsteer.explorer import explore
     from mechsteer.identity import cell_key
     from mechsteer.models import ModelInfo, load, model_info, site, sites, verify
     from mechsteer.prompts import Batch, Prompt, batch, prompt

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import tyro
 
 from mechsteer import __version__
-from mechsteer.command import generate, models, prompts, reproduce, sweep
+from mechsteer.command import explore, generate, models, prompts, reproduce, sweep
+from mechsteer.command.explore import Explore
 from mechsteer.command.generate import Generate
 from mechsteer.command.models import Inspect, ListOrganisms, OrganismsCommand, TrainOrganism, TrainSae
 from mechsteer.command.prompts import Compare, Diagnose, Score, Tune
@@ -26,6 +27,7 @@ Command = (
     | Annotated[Report, tyro.conf.subcommand("report")]
     | Annotated[Sweep, tyro.conf.subcommand("sweep")]
     | Annotated[Generate, tyro.conf.subcommand("generate")]
+    | Annotated[Explore, tyro.conf.subcommand("explore")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Diagnose, tyro.conf.subcommand("diagnose")]
     | Annotated[Tune, tyro.conf.subcommand("tune")]
@@ -71,6 +73,7 @@ def _run(command: Any) -> None:
         Report: reproduce.report,
         Sweep: sweep.run,
         Generate: generate.run,
+        Explore: explore.run,
         Compare: prompts.compare,
         Diagnose: prompts.diagnose,
         Tune: prompts.tune,

@@ -42,6 +42,7 @@ ORDER = [
     "comparison",
     "diagnosis",
     "tuning",
+    "explorer",
     "command",
     "cli",
 ]

@@ -18,6 +18,7 @@ task Comparison compare Tuning tune score_outputs
 rollout separability frozen_cross_attention similarity volatility
 sinks SinkWarning
 AffineMap affine affine_map
+explore
 activations analysis directions models organisms plots steering studies tasks
 """.split()
 

@@ -6,6 +6,7 @@ from mechsteer.decoding.gated import Gated
 from mechsteer.decoding.generate import Generation, generate
 from mechsteer.decoding.score import score
 from mechsteer.decoding.strategies import Choice, Chooser, Greedy, Pass, Sample, Strategy
+from mechsteer.decoding.stream import stream
 
 __all__ = [
     "Choice",
@@ -20,4 +21,5 @@ __all__ = [
     "Strategy",
     "generate",
     "score",
+    "stream",
 ]

@@ -119,9 +119,34 @@ def generate(
     Example:
         >>> ms.generate(model, prompts, steer=ms.attention_bias(delta=1.0), max_new_tokens=40).texts
     """
-    sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "max_batch_tokens": max_batch_tokens}
-    for name, value in sizes.items():
-        positive_int(name, value)
+    positive_int("batch_size", batch_size)
+    positive_int("max_batch_tokens", max_batch_tokens)
+    run = started(model, prompts, steer, strategy, max_new_tokens, stop, generation_config, record)
+    size = min(batch_size, len(run.prompts))
+    with tqdm(total=len(run.prompts), desc="generating", unit="prompt", disable=not progress) as bar:
+        while not fits(lambda: run.write(size, max_batch_tokens, bar.update), size):  # noqa: B023
+            size //= 2
+            run.forget()
+    check_fired(run.bound, model)
+    return run.made()
+
+
+def started(
+    model: Any,
+    prompts: Prompts,
+    steer: Intervention | None,
+    strategy: Strategy | None,
+    max_new_tokens: int,
+    stop: Sequence[str],
+    generation_config: bool,
+    record: Sequence[str] = (),
+) -> "Generating":
+    """What :func:`generate` is given, checked, before the first token.
+
+    Raises:
+        MechsteerError: as :func:`generate`.
+    """
+    positive_int("max_new_tokens", max_new_tokens)
     made = as_prompts(model, prompts)
     _check_context(model, made, max_new_tokens)
     strategy = strategy or Greedy()
@@ -129,21 +154,15 @@ def generate(
         raise MechsteerError(f"strategy must be a strategy, e.g. ms.Greedy(), got {shown(strategy)}.")
     if not isinstance(stop, Sequence) or isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
         raise MechsteerError(f"stop must be a list of texts, e.g. ['\\n'], got {shown(stop)}.")
-    run = _Run(model, made, strategy, strategy.chooser(model), max_new_tokens, stop, as_intervention(steer))
+    run = Generating(model, made, strategy, strategy.chooser(model), max_new_tokens, stop, as_intervention(steer))
     run.applied = processors(model, strategy, max_new_tokens, use=generation_config)
     run.recorder = Recorder(model, record, len(made))
     check_fits(model, made, run.steer)
-    size = min(batch_size, len(made))
-    with tqdm(total=len(made), desc="generating", unit="prompt", disable=not progress) as bar:
-        while not fits(lambda: run.write(size, max_batch_tokens, bar.update), size):  # noqa: B023
-            size //= 2
-            run.forget()
-    check_fired(run.bound, model)
-    return _collect(model, run.rows, run.recorder, stop, {} if run.applied is None else run.applied.settings)
+    return run
 
 
 @dataclass
-class _Run:
+class Generating:
     """One call of :func:`generate`: what it has been given, and what it has written so far."""
 
     model: Any
@@ -156,6 +175,7 @@ class _Run:
     applied: Processors | None = None
     recorder: Recorder = field(init=False)
     bound: list[BoundEdit] = field(default_factory=list)
+    hooks: list[tuple[str, Callable[..., Any]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.rows = [Written() for _ in self.prompts]
@@ -167,7 +187,12 @@ class _Run:
     def write(self, size: int, max_batch_tokens: int, ended: Callable[[int], object]) -> None:
         """Write what is left, so many rows together."""
         queue = Queue(self.prompts, size, max_batch_tokens, self.max_new_tokens, self.left())
-        index = queue.take([])
+        step, writer = self.prepared(queue.take([]), ended)
+        with hooked(self.model, self.hooks):
+            writer.write(step, queue)
+
+    def prepared(self, index: list[int], ended: Callable[[int], object] = lambda count: None) -> tuple[Step, Writer]:
+        """What writes after these prompts, under :attr:`hooks`."""
         step = Step(
             pad(self.model, [self.prompts[i] for i in index]),
             decoder_prefix=int(is_encoder_decoder(self.model)),
@@ -176,9 +201,8 @@ class _Run:
         step.edits = bound = self.steer.bind(self.model, step)
         self.bound += bound
         self.recorder.step = step
-        writer = Writer(self.model, self.chooser, self.max_new_tokens, self.rows, self.stop, self.applied, ended)
-        with hooked(self.model, [*attach(bound, self.model), *self.recorder.hooks()]):
-            writer.write(step, queue)
+        self.hooks = [*attach(bound, self.model), *self.recorder.hooks()]
+        return step, Writer(self.model, self.chooser, self.max_new_tokens, self.rows, self.stop, self.applied, ended)
 
     def forget(self) -> None:
         """Begin the rows that have not ended again: a sampler draws for them what it would have drawn."""
@@ -186,6 +210,11 @@ class _Run:
             self.rows[place].forget()
         self.recorder.forget(self.left())
         self.chooser = getattr(self.strategy, "renewed", self.strategy.chooser)(self.model)
+
+    def made(self) -> Generation:
+        """What is written so far."""
+        applied = {} if self.applied is None else self.applied.settings
+        return _collect(self.model, self.rows, self.recorder, self.stop, applied)
 
 
 def _cut(text: str, stop: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ beside those that go on: all rows end at one position, and shorter ones are padd
 not depend on any of this.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -130,10 +130,17 @@ class Writer:
             step: What every pass is announced to. It has the first batch, and later the others.
             queue: What comes after it.
         """
+        for _ in self.passes(step, queue):
+            pass
+
+    def passes(self, step: Step, queue: Queue | None = None) -> Iterator[Flight]:
+        """The same, stopping after every new token; until it goes on, others may use the model."""
         flight: Flight | None = self._begin(step)
+        yield flight
         while flight is not None:
             if self._in_order(flight):
                 self._next(flight, step)
+                yield flight
             else:
                 flight = self._rearranged(flight, step, queue)
 
