@@ -28,6 +28,7 @@ FOLDER = Path(__file__).parents[1] / "tests" / "golden"
 
 TABLES = {
     "t5-dola": ("summary", "side_effects", "null_vectors", "by_trap_word"),
+    "dola-decoding": ("summary", "lengths"),
     "inside": ("summary", "frozen"),
     "guide": ("summary", "by_strength", "baselines", "against_last", "prediction", "choice"),
     "directer": ("summary", "choice"),

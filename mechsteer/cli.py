@@ -19,7 +19,7 @@ from mechsteer.command.prompts import Compare, Diagnose, Score, Tune
 from mechsteer.command.reproduce import Figures, Report, Reproduce
 from mechsteer.command.sweep import Sweep
 from mechsteer.errors import MechsteerError
-from mechsteer.typed import running
+from mechsteer.running_command import running
 
 Command = (
     Annotated[Reproduce, tyro.conf.subcommand("reproduce")]

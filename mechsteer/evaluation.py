@@ -10,8 +10,8 @@ from mechsteer.decoding import Greedy, Strategy
 from mechsteer.decoding.loop import MAX_BATCH_TOKENS
 from mechsteer.decoding.processors import processors
 from mechsteer.errors import MechsteerError, shown
+from mechsteer.evaluation_run import RECORD, Run, measured
 from mechsteer.files import write_record, write_table
-from mechsteer.measured import RECORD, Run, measured
 from mechsteer.models import check_model, provenance
 from mechsteer.quality.columns import changed_column, collapse_columns
 from mechsteer.steering import Intervention, as_intervention

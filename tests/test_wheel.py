@@ -40,6 +40,17 @@ def test_wheel_holds_the_package_and_all_its_data(wheel: zipfile.ZipFile) -> Non
     assert not [name for name in names if "__pycache__" in name or name.startswith("mechsteer/tests")]
 
 
+def test_the_page_of_bundled_models_says_how_large_the_wheel_is(wheel: zipfile.ZipFile) -> None:
+    def size(start: str) -> int:
+        return sum(one.compress_size for one in wheel.infolist() if one.filename.startswith(start))
+
+    every, models, saes = (size(start) for start in ("", "mechsteer/data/organisms/", "mechsteer/data/saes/"))
+    megabytes = [round(bytes_ / 1e6) for bytes_ in (every, models, saes, every - models - saes)]
+    page = " ".join((ROOT / "docs" / "bundled.md").read_text(encoding="utf-8").split())
+    said = re.search(r"The wheel has (\d+) MB: (\d+) of these models, (\d+) of their SAEs, and (\d+) of code", page)
+    assert said is not None and list(map(int, said.groups())) == megabytes
+
+
 def test_wheel_has_the_command_and_the_licence(wheel: zipfile.ZipFile) -> None:
     (info,) = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" in name}
     assert "mechsteer = mechsteer.cli:main" in wheel.read(f"{info}/entry_points.txt").decode()

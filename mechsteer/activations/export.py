@@ -10,18 +10,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.activations.reading import SiteRows
+from mechsteer.activations.store import ActivationStore
 from mechsteer.errors import MechsteerError, one_of, positive_int
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mechsteer.activations.store import ActivationStore
-
 CHUNK = 1024
 """Rows read at once when all are wanted in order."""
 
 
-def to_pandas(store: "ActivationStore", site: str) -> "pd.DataFrame":
+def to_pandas(store: ActivationStore, site: str) -> "pd.DataFrame":
     """All rows of a site in memory, one column a dimension (``"7"``; of heads ``"2.7"``) after those of the index."""
     import pandas as pd
 
@@ -83,7 +82,7 @@ def batches(
     return run()
 
 
-def to_dataset(store: "ActivationStore", site: str) -> Any:
+def to_dataset(store: ActivationStore, site: str) -> Any:
     """A ``datasets.IterableDataset``: the columns of the index, and ``activation``, a list of floats.
 
     It reads as it is iterated; shuffle it with its own ``.shuffle(seed=..., buffer_size=...)``.
@@ -100,8 +99,6 @@ def to_dataset(store: "ActivationStore", site: str) -> Any:
 
 
 def _records(path: str, site: str) -> Iterator[dict[Any, Any]]:
-    from mechsteer.activations.store import ActivationStore
-
     store = ActivationStore.open(path)
     index, rows = store.index_of(site), store[site]
     for first in range(0, len(rows), CHUNK):

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mechsteer.activations import export
 from mechsteer.activations.manifest import NAME, Manifest, locked
 from mechsteer.activations.reading import SiteRows
 from mechsteer.activations.shards import FIX, PROMPT, map_shard, problem, read_index
@@ -249,9 +248,13 @@ class ActivationStore(Mapping[str, SiteRows]):
                 raise MechsteerError(f"The store {self.path} does not have {p!r}.")
         return self[site][[row for p in wanted for row in rows[prompt_id(p)]]]
 
+    # The methods below stand in modules of their own, which need this one: they are imported when they are called.
+
     def to_pandas(self, site: str) -> "pd.DataFrame":
         """A table with the columns of the index and one a dimension; see :mod:`mechsteer.activations.export`."""
-        return export.to_pandas(self, site)
+        from mechsteer.activations.export import to_pandas
+
+        return to_pandas(self, site)
 
     def to_numpy(self, site: str) -> np.ndarray:
         """All rows ``[rows, width...]``; bfloat16 becomes float32."""
@@ -259,11 +262,15 @@ class ActivationStore(Mapping[str, SiteRows]):
 
     def batches(self, site: str, batch_size: int, **options: Any) -> Iterator[Tensor]:
         """Shuffled batches ``[batch, d_in]`` for training; see :func:`mechsteer.activations.export.batches`."""
-        return export.batches(self[site], batch_size, **options)
+        from mechsteer.activations.export import batches
+
+        return batches(self[site], batch_size, **options)
 
     def to_dataset(self, site: str) -> Any:
         """A ``datasets.IterableDataset`` of the rows; see :func:`mechsteer.activations.export.to_dataset`."""
-        return export.to_dataset(self, site)
+        from mechsteer.activations.export import to_dataset
+
+        return to_dataset(self, site)
 
     def close(self) -> None:
         """Let go of the files. Nothing can be read afterwards."""

@@ -7,20 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.comparison.page import part, report_of, side_by_side
+from mechsteer.comparison.html_report import part, report_of, side_by_side
 from mechsteer.comparison.summary import score_column, summarise
 from mechsteer.decoding import Strategy
 from mechsteer.errors import MechsteerError, shown
 from mechsteer.evaluation import Task, timed
+from mechsteer.evaluation_run import Run
 from mechsteer.files import digest, read_record, read_table, write_record, write_table
-from mechsteer.measured import Run
-from mechsteer.pages import write
-from mechsteer.pages.page import NAME as PAGE
+from mechsteer.html_report import write
+from mechsteer.html_report.page import NAME as PAGE
 from mechsteer.plots import save
 from mechsteer.plots.comparison import comparison_figure
 from mechsteer.report import show
+from mechsteer.running_command import command, running
 from mechsteer.steering import Intervention, as_intervention, several
-from mechsteer.typed import command, running
 
 if TYPE_CHECKING:
     import pandas as pd

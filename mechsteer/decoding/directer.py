@@ -31,9 +31,9 @@ from torch import Tensor
 
 from mechsteer.analysis.key_scaling import check_key_scaling, key_scaling_distances, scaled_sites
 from mechsteer.analysis.sensitivity import cached_columns, layer_scores, ranking, span_columns
-from mechsteer.decoding.copies import Copies, Hooks
 from mechsteer.decoding.gate import checked_beta
 from mechsteer.decoding.strategies import Pass
+from mechsteer.decoding.trial_copies import Copies, Hooks
 from mechsteer.decoding.trials import GatedChooser
 from mechsteer.errors import MechsteerError, one_of, positive_int, shown
 from mechsteer.models import State, predicting_stack

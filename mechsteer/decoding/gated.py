@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from mechsteer.decoding.copies import Copies, Hooks
 from mechsteer.decoding.gate import checked_beta
 from mechsteer.decoding.strategies import Pass
+from mechsteer.decoding.trial_copies import Copies, Hooks
 from mechsteer.decoding.trials import GatedChooser
 from mechsteer.errors import MechsteerError, shown
 from mechsteer.models import State

@@ -30,10 +30,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from mechsteer.decoding.ahead import Ahead, Group
-from mechsteer.decoding.copies import Copies, Trials
 from mechsteer.decoding.finite import check_finite
 from mechsteer.decoding.gate import plausible, settled
 from mechsteer.decoding.strategies import Choice, Pass
+from mechsteer.decoding.trial_copies import Copies, Trials
 from mechsteer.models import (
     State,
     adopt,

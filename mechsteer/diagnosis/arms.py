@@ -13,8 +13,8 @@ from mechsteer.evaluation import evaluate
 from mechsteer.files import digest
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, attention_bias
-from mechsteer.tasks.own import OwnTask
 from mechsteer.tasks.own_samples import OwnSample
+from mechsteer.tasks.own_task import OwnTask
 
 if TYPE_CHECKING:
     import pandas as pd

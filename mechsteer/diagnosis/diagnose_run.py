@@ -11,19 +11,19 @@ from mechsteer.diagnosis.cases import cases_of
 from mechsteer.diagnosis.estimate import estimate
 from mechsteer.diagnosis.finding import Finding
 from mechsteer.diagnosis.findings import findings_of, meaning
+from mechsteer.diagnosis.html_report import part, report_of, text
 from mechsteer.diagnosis.measures import Measures
-from mechsteer.diagnosis.page import part, report_of, text
 from mechsteer.diagnosis.reading import facts_of
 from mechsteer.diagnosis.supporting import supporting_of
 from mechsteer.diagnosis.supporting_findings import supporting_findings
 from mechsteer.diagnosis.verdict import cause_of
 from mechsteer.errors import positive_int
 from mechsteer.files import read_record, read_table, writable_dir, write_record, write_table
+from mechsteer.html_report import write
+from mechsteer.html_report.page import NAME as PAGE
 from mechsteer.models import model_info
-from mechsteer.pages import write
-from mechsteer.pages.page import NAME as PAGE
 from mechsteer.plots.diagnosis import diagnosis_figure
-from mechsteer.typed import command, running
+from mechsteer.running_command import command, running
 
 if TYPE_CHECKING:
     import pandas as pd

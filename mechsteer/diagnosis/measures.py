@@ -15,7 +15,7 @@ from mechsteer.diagnosis.decodable import best_layer, decodability
 from mechsteer.diagnosis.facts import Facts
 from mechsteer.diagnosis.forms import LAST, NEARER, forms_of
 from mechsteer.diagnosis.lens import deciding_lens
-from mechsteer.diagnosis.mild import mild_methods
+from mechsteer.diagnosis.mild_steering import mild_methods
 from mechsteer.diagnosis.reading import arm_facts
 from mechsteer.diagnosis.verdict import compliant
 from mechsteer.diagnosis.windows import windowed

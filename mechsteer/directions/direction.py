@@ -122,6 +122,8 @@ class Direction:
         file.verify("direction")
         return found
 
+    # The methods below stand in modules of their own, which need this one: they are imported when they are called.
+
     def to_gguf(self, path: str | os.PathLike[str], *, scale: float = 1.0) -> Path:
         """Write ``scale`` times the unit vector as a control vector of llama.cpp and repeng.
 

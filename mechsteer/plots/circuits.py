@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from mechsteer.files import digest
-from mechsteer.packed import packed
+from mechsteer.page_data import packed
 
 SCALE = 1000
 """Weights are kept as whole thousandths."""

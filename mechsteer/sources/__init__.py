@@ -1,6 +1,6 @@
 """Where states come from: a model that is run, or activations that were captured: in a store, in memory, in a cache."""
 
-from mechsteer.sources.cache import from_cache
+from mechsteer.sources.cache import as_recorded, from_cache
 from mechsteer.sources.live import Running, Steering, batches, begin, last_states, run_under
 from mechsteer.sources.pairs import (
     GROUPS,
@@ -18,7 +18,6 @@ from mechsteer.sources.recorded import (
     Member,
     Places,
     Recorded,
-    as_recorded,
     member_of,
     prompt_id,
 )

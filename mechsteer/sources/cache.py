@@ -88,6 +88,17 @@ def from_cache(cache: Any, prompts: Any = None) -> Recorded:
     )
 
 
+def as_recorded(value: Any) -> Recorded | None:
+    """Captured activations, whatever keeps them; None for what is none, such as a model or a list of prompts.
+
+    A cache of the library (:class:`transformer_lens.ActivationCache`), and a dict of its tensors by site, are taken
+    too; see :mod:`mechsteer.sources.cache`.
+    """
+    if callable(getattr(value, "recorded", None)):
+        return value.recorded()
+    return from_cache(value) if is_cache(value) else None
+
+
 def _one_row(name: str) -> bool:
     parsed = parse(name)
     return parsed is None or KINDS[parsed[2]][1].split()[1] in ONE_ROW

@@ -12,8 +12,9 @@ from mechsteer.errors import MechsteerError, listed, one_of, positive_int, shown
 from mechsteer.models import as_prompts, check_model, model_info, predicting_stack, provenance, stacks
 from mechsteer.models import site as site_name
 from mechsteer.prompts import Batch, Prompt, PromptLike
+from mechsteer.sources.cache import as_recorded
 from mechsteer.sources.live import Steering, last_states
-from mechsteer.sources.recorded import ROWS, Member, Recorded, as_recorded, member_of
+from mechsteer.sources.recorded import ROWS, Member, Recorded, member_of
 
 Pair = tuple[PromptLike, PromptLike]
 GROUPS = ("with", "without")

@@ -243,16 +243,3 @@ class Recorded:
 
 def _positions_for(last: bool) -> str:
     return 'positions="last" or "all"' if last else 'positions="all"'
-
-
-def as_recorded(value: Any) -> Recorded | None:
-    """Captured activations, whatever keeps them; None for what is none, such as a model or a list of prompts.
-
-    A cache of the library (:class:`transformer_lens.ActivationCache`), and a dict of its tensors by site, are taken
-    too; see :mod:`mechsteer.sources.cache`.
-    """
-    if callable(getattr(value, "recorded", None)):
-        return value.recorded()
-    from mechsteer.sources.cache import from_cache, is_cache
-
-    return from_cache(value) if is_cache(value) else None

@@ -373,6 +373,8 @@ class Intervention:
                     )
         return [BoundEdit(edit, step, two_stacks) for edit in self.edits]
 
+    # The methods below stand in modules of their own, which need this one: they are imported when they are called.
+
     def running(self, model: Any, prompts: Sequence[Prompt]) -> Any:
         """Begin a run of prompts under the edits; see :class:`mechsteer.steering.batches.Running`.
 

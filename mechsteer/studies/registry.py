@@ -29,7 +29,7 @@ STUDIES: dict[str, Study] = {
         Study(
             "inside",
             "what the sublayers of a T5 do while it obeys or is trapped",
-            folder="inside",
+            folder="t5_sublayers",
             models=("organism:trap-t5",),
             options={"data": "data"},
             data=_TRAPS,

@@ -8,8 +8,8 @@ from mechsteer.tasks.json_schema import JsonSchema, Structured, json_schema
 from mechsteer.tasks.memotrap import MemoTrap, Trap, memotrap
 from mechsteer.tasks.needle import Hidden, Needle, needle
 from mechsteer.tasks.opinion import Opinion, OpinionQuestion, opinion
-from mechsteer.tasks.own import OwnTask, task
 from mechsteer.tasks.own_samples import OwnSample
+from mechsteer.tasks.own_task import OwnTask, task
 from mechsteer.tasks.rules import Asked, Rules, bundled_rules, rules
 
 __all__ = [

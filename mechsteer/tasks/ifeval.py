@@ -22,11 +22,12 @@ from mechsteer.files import digest
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.tasks.answered import answered
 from mechsteer.tasks.ifeval_arguments import ARGUMENTS, problem
-from mechsteer.tasks.own_samples import OwnSample
 from mechsteer.tasks.splits import half, of_kind
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from mechsteer.tasks.own_samples import OwnSample
 
 LANGUAGE_SEED = 0
 MAX_NEW_TOKENS = 1280
@@ -49,7 +50,7 @@ class IFEvalPrompt:
     prompt: str
     instructions: tuple[str, ...]
     kwargs: tuple[Mapping[str, Any], ...] = field(hash=False)
-    asked: OwnSample | None = field(default=None, repr=False)
+    asked: "OwnSample | None" = field(default=None, repr=False)
 
     @property
     def kind(self) -> str:

@@ -13,7 +13,7 @@ Scores, of one sample each:
 - ``true_sentences``: how many different ones there are; 0 for topics of one's own.
 - ``sound``: adherence in the strict form, that an echo, a loop or a punctuation mark does not pass.
 
-See :mod:`mechsteer.tasks.checkers`, and for the last :mod:`mechsteer.tasks.sound`.
+See :mod:`mechsteer.tasks.checkers`, and for the last :mod:`mechsteer.tasks.sound_checkers`.
 """
 
 import csv
@@ -21,7 +21,7 @@ import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,7 @@ from mechsteer.files import data_path, digest
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.tasks.answered import answered
 from mechsteer.tasks.checkers import KINDS, count_true, fidelity, normal, words_of
-from mechsteer.tasks.sound import follows_soundly
+from mechsteer.tasks.sound_checkers import follows_soundly
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,7 +154,7 @@ def follows(sample: Instructed, output: str) -> bool:
 
 
 def follows_strictly(sample: Instructed, output: str) -> bool:
-    """Whether an output passes the strict form of the checker; see :mod:`mechsteer.tasks.sound`."""
+    """Whether an output passes the strict form of the checker; see :mod:`mechsteer.tasks.sound_checkers`."""
     world = load_world()
     return follows_soundly(
         sample.kind,
@@ -273,8 +273,9 @@ def _sample(row: Mapping[str, str], notes: int, wording: str) -> Instructed:
     )
 
 
+@lru_cache(maxsize=4096)
 def _context(topic: str, seed: str, count: int) -> str:
-    """So many notes about other topics, shuffled by a seed."""
+    """So many notes about other topics, shuffled by a seed; kept, because studies ask for the same task many times."""
     pool = [said for other, facts in load_world().notes.items() if other != topic for said in facts]
     if not 0 <= count <= len(pool):
         raise MechsteerError(f"notes must be 0 to {len(pool)}, got {count}.")

@@ -29,7 +29,7 @@ from mechsteer.tasks.answered import answered
 from mechsteer.tasks.checkers import strings
 from mechsteer.tasks.checks import is_json
 from mechsteer.tasks.instructions import instructions
-from mechsteer.tasks.sound import REFUSAL
+from mechsteer.tasks.sound_checkers import REFUSAL
 
 if TYPE_CHECKING:
     import pandas as pd

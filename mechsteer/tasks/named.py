@@ -12,7 +12,7 @@ from mechsteer.tasks.ifeval import MAX_NEW_TOKENS as LONGEST
 from mechsteer.tasks.ifeval_file import ifeval
 from mechsteer.tasks.instructions import instructions
 from mechsteer.tasks.memotrap import memotrap
-from mechsteer.tasks.own import MAX_NEW_TOKENS, task
+from mechsteer.tasks.own_task import MAX_NEW_TOKENS, task
 
 BUNDLED: Mapping[str, Callable[[], Any]] = {
     "memotrap": memotrap,

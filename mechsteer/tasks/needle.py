@@ -11,8 +11,8 @@ among them, the question asks about a topic, and the word must occur in the answ
 word by itself. In training, an instruction stood before or after at most four notes, never among them.
 
 Scores: ``found``, as above; ``sound``, found by an answer that is no loop, no refusal and no echo
-(:mod:`mechsteer.tasks.sound`); of notes ``fidelity`` and ``true_sentences`` as in :mod:`mechsteer.tasks.instructions`
-(NaN and 0 for documents, about which nothing is known).
+(:mod:`mechsteer.tasks.sound_checkers`); of notes ``fidelity`` and ``true_sentences`` as in
+:mod:`mechsteer.tasks.instructions` (NaN and 0 for documents, about which nothing is known).
 """
 
 import math
@@ -27,7 +27,7 @@ from mechsteer.tasks import documents
 from mechsteer.tasks.answered import answered
 from mechsteer.tasks.checkers import count_true, fidelity, mentions
 from mechsteer.tasks.instructions import instructions, load_world
-from mechsteer.tasks.sound import follows_soundly, says_found
+from mechsteer.tasks.sound_checkers import follows_soundly, says_found
 
 if TYPE_CHECKING:
     import pandas as pd

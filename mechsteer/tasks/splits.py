@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 from mechsteer.errors import MechsteerError, one_of
 from mechsteer.files import digest
-from mechsteer.tasks.instructions import Instructions
 
 SPLITS = ("evaluation", "validation")
 
@@ -44,7 +43,7 @@ def of_kind(task: Task, kind: str) -> Task:
     return replace(task, samples=tuple(s for s in task.samples if s.kind == kind))
 
 
-def check_disjoint(validation: Instructions, test: Instructions) -> None:
+def check_disjoint(validation: Task, test: Task) -> None:
     """Refuse two splits that share questions, whatever the instructions beside them.
 
     Raises:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.tuning.held_out import ASKED, TUNED, UNSTEERED, WITHOUT
-from mechsteer.tuning.side import LIMIT
+from mechsteer.tuning.side_effects import LIMIT
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from mechsteer.decoding import Strategy
 from mechsteer.files import read_record, read_table, write_record, write_table
-from mechsteer.pages import write
-from mechsteer.pages.page import NAME as PAGE
+from mechsteer.html_report import write
+from mechsteer.html_report.page import NAME as PAGE
 from mechsteer.plots import save
 from mechsteer.plots.tuning import tuning_figure
 from mechsteer.report import show
+from mechsteer.running_command import command
 from mechsteer.steering import Intervention
 from mechsteer.tuning.findings import findings
+from mechsteer.tuning.html_report import part, report_of
 from mechsteer.tuning.ladders import Way
-from mechsteer.tuning.page import part, report_of
-from mechsteer.typed import command
 
 if TYPE_CHECKING:
     import pandas as pd

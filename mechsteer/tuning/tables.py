@@ -7,7 +7,7 @@ import pandas as pd
 
 from mechsteer.tuning.ladders import FAMILIES
 from mechsteer.tuning.search import Search, Tried
-from mechsteer.tuning.side import LIMIT, Side
+from mechsteer.tuning.side_effects import LIMIT, Side
 
 COLUMNS = ["method", "strength", "unit", "layer", "divergence", "n", "adherence", "adherence_low", "adherence_high"]
 COLUMNS += ["followed", "quality", "above_floor", "collapsed", "n_tokens", "dropped"]

@@ -25,7 +25,7 @@ from mechsteer.tuning.held_out import held_out, worked_examples
 from mechsteer.tuning.ladders import DEFAULT, Candidate, Family, Way, families_of, layers_tried
 from mechsteer.tuning.result import Tuning
 from mechsteer.tuning.search import Search, Tried
-from mechsteer.tuning.side import Side, side_task
+from mechsteer.tuning.side_effects import Side, side_task
 from mechsteer.tuning.tables import best_table, curve_table
 from mechsteer.tuning.trying import FIRST_TOKENS, Runs, kept_number
 

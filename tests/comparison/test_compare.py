@@ -16,7 +16,7 @@ import mechsteer as ms
 from mechsteer.analysis.mcnemar import mcnemar
 from mechsteer.comparison.methods import methods_of
 from mechsteer.comparison.summary import score_column, summarise
-from mechsteer.pages.changes import changes
+from mechsteer.html_report.changes import changes
 from mechsteer.plots.comparison import comparison_figure
 from mechsteer.stats import share_interval
 

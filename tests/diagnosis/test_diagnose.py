@@ -66,7 +66,7 @@ def test_killed_and_continued_it_gives_the_same(
         return mass(model, prompts, *arguments)
 
     monkeypatch.setattr(measures, "attention_mass", counted)
-    monkeypatch.setattr("mechsteer.measured.Run.rows", killed)
+    monkeypatch.setattr("mechsteer.evaluation_run.Run.rows", killed)
     again = ms.diagnose(model, task, out=tmp_path)
     assert asked == [8, 8]  # the two nearer forms; what was measured before is found
     assert again.cause == found.cause and set(again.tables) == set(found.tables)

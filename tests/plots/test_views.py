@@ -13,7 +13,7 @@ import torch
 
 from mechsteer import plots
 from mechsteer.errors import MechsteerError
-from tests.pages.browser import visit
+from tests.html_report.browser import visit
 
 CROSS = torch.tensor([[[0.75, 0.25, 0.0], [0.0, 0.5, 0.5]], [[0.25, 0.75, 0.0], [1.0, 0.0, 0.0]]])
 SQUARE = torch.tensor([[[1.0, 0.0], [0.25, 0.75]]])

@@ -11,7 +11,7 @@ from mechsteer.tuning.grids import Grid
 from mechsteer.tuning.halves import blocks
 from mechsteer.tuning.ladders import FAMILIES, Candidate, Way
 from mechsteer.tuning.search import Search, Tried
-from mechsteer.tuning.side import Effect, Side
+from mechsteer.tuning.side_effects import Effect, Side
 from mechsteer.tuning.tables import best_table, curve_table
 from mechsteer.tuning.trying import Runs
 

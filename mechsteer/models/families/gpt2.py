@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mechsteer.models.families import parts
+from mechsteer.models.families import weights
 from mechsteer.models.families.family import ACTIVATIONS, Refusals, StateDict, must_be
 
 FIELDS = frozenset(
@@ -46,11 +46,11 @@ def state(hf: Any, cfg: Any) -> StateDict:
     """The weights."""
     base = hf.transformer
     made = {"embed.W_E": base.wte.weight, "pos_embed.W_pos": base.wpe.weight}
-    made |= parts.norm(base.ln_f, "ln_final") | parts.head(hf.lm_head)
+    made |= weights.norm(base.ln_f, "ln_final") | weights.head(hf.lm_head)
     for layer, block in enumerate(base.h):
-        weights = block.attn.c_attn.weight.split(cfg.d_model, dim=1)
+        matrices = block.attn.c_attn.weight.split(cfg.d_model, dim=1)
         biases = block.attn.c_attn.bias.split(cfg.d_model)
-        q, k, v = ((weight.T, bias) for weight, bias in zip(weights, biases, strict=True))
+        q, k, v = ((weight.T, bias) for weight, bias in zip(matrices, biases, strict=True))
         out = (block.attn.c_proj.weight.T.contiguous(), block.attn.c_proj.bias)
         mlp = {
             "mlp.W_in": block.mlp.c_fc.weight,
@@ -58,6 +58,6 @@ def state(hf: Any, cfg: Any) -> StateDict:
             "mlp.W_out": block.mlp.c_proj.weight,
             "mlp.b_out": block.mlp.c_proj.bias,
         }
-        norms = parts.norm(block.ln_1, "ln1") | parts.norm(block.ln_2, "ln2")
-        made |= parts.in_layer(layer, parts.attention(q, k, v, out, cfg), mlp, norms)
+        norms = weights.norm(block.ln_1, "ln1") | weights.norm(block.ln_2, "ln2")
+        made |= weights.in_layer(layer, weights.attention(q, k, v, out, cfg), mlp, norms)
     return made

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mechsteer.models.families import gpt2, parts
+from mechsteer.models.families import gpt2, weights
 from mechsteer.models.families.family import Refusals, StateDict
 
 FIELDS = frozenset(
@@ -39,10 +39,10 @@ def state(hf: Any, cfg: Any) -> StateDict:
     """The weights."""
     base = hf.transformer
     made = {"embed.W_E": base.wte.weight, "pos_embed.W_pos": base.wpe.weight}
-    made |= parts.norm(base.ln_f, "ln_final") | parts.head(hf.lm_head)
+    made |= weights.norm(base.ln_f, "ln_final") | weights.head(hf.lm_head)
     for layer, block in enumerate(base.h):
         a = block.attn.attention
-        named = parts.attention(a.q_proj, a.k_proj, a.v_proj, a.out_proj, cfg)
-        norms = parts.norm(block.ln_1, "ln1") | parts.norm(block.ln_2, "ln2")
-        made |= parts.in_layer(layer, named, parts.mlp(block.mlp.c_fc, block.mlp.c_proj), norms)
+        named = weights.attention(a.q_proj, a.k_proj, a.v_proj, a.out_proj, cfg)
+        norms = weights.norm(block.ln_1, "ln1") | weights.norm(block.ln_2, "ln2")
+        made |= weights.in_layer(layer, named, weights.mlp(block.mlp.c_fc, block.mlp.c_proj), norms)
     return made

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mechsteer.models.families import gpt2, parts
+from mechsteer.models.families import gpt2, weights
 from mechsteer.models.families.family import Refusals, StateDict, must_be
 
 FIELDS = frozenset(
@@ -37,10 +37,10 @@ def refuses(c: Any) -> Refusals:
 def state(hf: Any, cfg: Any) -> StateDict:
     """The weights."""
     base = hf.transformer
-    made = {"embed.W_E": base.wte.weight} | parts.norm(base.ln_f, "ln_final") | parts.head(hf.lm_head)
+    made = {"embed.W_E": base.wte.weight} | weights.norm(base.ln_f, "ln_final") | weights.head(hf.lm_head)
     for layer, block in enumerate(base.h):
         a = block.attn
-        named = parts.attention(a.q_proj, a.k_proj, a.v_proj, a.out_proj, cfg)
-        norms = parts.norm(block.ln_1, "ln1") | parts.norm(block.ln_1, "ln2")
-        made |= parts.in_layer(layer, named, parts.mlp(block.mlp.fc_in, block.mlp.fc_out), norms)
+        named = weights.attention(a.q_proj, a.k_proj, a.v_proj, a.out_proj, cfg)
+        norms = weights.norm(block.ln_1, "ln1") | weights.norm(block.ln_1, "ln2")
+        made |= weights.in_layer(layer, named, weights.mlp(block.mlp.fc_in, block.mlp.fc_out), norms)
     return made

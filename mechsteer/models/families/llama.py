@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from mechsteer.models.families import parts
+from mechsteer.models.families import weights
 from mechsteer.models.families.family import ACTIVATIONS, Refusals, StateDict, must_be
 from mechsteer.models.families.rope import context, rotary_base
 
@@ -124,22 +124,22 @@ def state(hf: Any, cfg: Any) -> StateDict:
     """The weights of a Llama or a relative. Copies: Gemma's embedding and norms, and what Granite multiplies."""
     c, base = hf.config, hf.base_model
     plus_one = "gemma" in c.model_type
-    made = {"embed.W_E": _embedding(base.embed_tokens, c)} | parts.head(hf.get_output_embeddings())
-    made["unembed.W_U"] = parts.scaled(made["unembed.W_U"], 1 / getattr(c, "logits_scaling", 1))
+    made = {"embed.W_E": _embedding(base.embed_tokens, c)} | weights.head(hf.get_output_embeddings())
+    made["unembed.W_U"] = weights.scaled(made["unembed.W_U"], 1 / getattr(c, "logits_scaling", 1))
     made |= _norm(base.norm, "ln_final", base.embed_tokens.weight, plus_one)
     for layer, block in enumerate(base.layers):
         inner = _attention(block.self_attn, cfg, plus_one) | _mlp(block.mlp)
         for name in ("attn.W_O", "attn.b_O", "mlp.W_out"):
             if name in inner:
-                inner[name] = parts.scaled(inner[name], getattr(c, "residual_multiplier", 1))
-        made |= parts.in_layer(layer, inner, _norms(block, base.embed_tokens.weight, plus_one))
+                inner[name] = weights.scaled(inner[name], getattr(c, "residual_multiplier", 1))
+        made |= weights.in_layer(layer, inner, _norms(block, base.embed_tokens.weight, plus_one))
     return made
 
 
 def _embedding(embedding: Any, c: Any) -> torch.Tensor:
     """As it enters the stream: Gemma and Granite multiply it at run time, in its own dtype."""
     factor = getattr(embedding, "scalar_embed_scale", getattr(c, "embedding_multiplier", 1))
-    return parts.scaled(embedding.weight, factor)
+    return weights.scaled(embedding.weight, factor)
 
 
 def _attention(attention: Any, cfg: Any, plus_one: bool) -> StateDict:
@@ -149,10 +149,10 @@ def _attention(attention: Any, cfg: Any, plus_one: bool) -> StateDict:
         q, k, v = ((weight, None) for weight in attention.qkv_proj.weight.split(sizes, dim=0))
     else:
         q, k, v = attention.q_proj, attention.k_proj, attention.v_proj
-    made = parts.attention(q, k, v, attention.o_proj, cfg)
+    made = weights.attention(q, k, v, attention.o_proj, cfg)
     if hasattr(attention, "q_norm"):
-        made |= parts.norm(attention.q_norm, "attn.q_norm", plus_one=plus_one)
-        made |= parts.norm(attention.k_norm, "attn.k_norm", plus_one=plus_one)
+        made |= weights.norm(attention.q_norm, "attn.q_norm", plus_one=plus_one)
+        made |= weights.norm(attention.k_norm, "attn.k_norm", plus_one=plus_one)
     return made
 
 
@@ -198,4 +198,4 @@ def _norms(block: Any, like: torch.Tensor, plus_one: bool) -> StateDict:
 def _norm(module: Any, name: str, like: torch.Tensor, plus_one: bool) -> StateDict:
     if not hasattr(module, "weight"):  # OLMo's has no parameters
         return {f"{name}.w": like.new_ones(like.shape[-1])}
-    return parts.norm(module, name, plus_one=plus_one)
+    return weights.norm(module, name, plus_one=plus_one)

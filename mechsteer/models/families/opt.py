@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mechsteer.models.families import gpt2, parts
+from mechsteer.models.families import gpt2, weights
 from mechsteer.models.families.family import Refusals, StateDict, must_be
 
 FIELDS = frozenset(
@@ -43,10 +43,10 @@ def state(hf: Any, cfg: Any) -> StateDict:
     """The weights."""
     base = hf.model.decoder
     made = {"embed.W_E": base.embed_tokens.weight, "pos_embed.W_pos": base.embed_positions.weight[_UNUSED_POSITIONS:]}
-    made |= parts.norm(base.final_layer_norm, "ln_final") | parts.head(hf.lm_head)
+    made |= weights.norm(base.final_layer_norm, "ln_final") | weights.head(hf.lm_head)
     for layer, block in enumerate(base.layers):
         a = block.self_attn
-        named = parts.attention(a.q_proj, a.k_proj, a.v_proj, a.out_proj, cfg)
-        norms = parts.norm(block.self_attn_layer_norm, "ln1") | parts.norm(block.final_layer_norm, "ln2")
-        made |= parts.in_layer(layer, named, parts.mlp(block.fc1, block.fc2), norms)
+        named = weights.attention(a.q_proj, a.k_proj, a.v_proj, a.out_proj, cfg)
+        norms = weights.norm(block.self_attn_layer_norm, "ln1") | weights.norm(block.final_layer_norm, "ln2")
+        made |= weights.in_layer(layer, named, weights.mlp(block.fc1, block.fc2), norms)
     return made

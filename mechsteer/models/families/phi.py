@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mechsteer.models.families import parts
+from mechsteer.models.families import weights
 from mechsteer.models.families.family import StateDict
 
 FIELDS = frozenset("num_key_value_heads hidden_act layer_norm_eps rope_parameters qk_layernorm".split())
@@ -17,10 +17,10 @@ def state(hf: Any, cfg: Any) -> StateDict:
     """The weights."""
     base = hf.model
     made = {"embed.W_E": base.embed_tokens.weight}
-    made |= parts.norm(base.final_layernorm, "ln_final") | parts.head(hf.lm_head)
+    made |= weights.norm(base.final_layernorm, "ln_final") | weights.head(hf.lm_head)
     for layer, block in enumerate(base.layers):
         a = block.self_attn
-        named = parts.attention(a.q_proj, a.k_proj, a.v_proj, a.dense, cfg)
-        norms = parts.norm(block.input_layernorm, "ln1") | parts.norm(block.input_layernorm, "ln2")
-        made |= parts.in_layer(layer, named, parts.mlp(block.mlp.fc1, block.mlp.fc2), norms)
+        named = weights.attention(a.q_proj, a.k_proj, a.v_proj, a.dense, cfg)
+        norms = weights.norm(block.input_layernorm, "ln1") | weights.norm(block.input_layernorm, "ln2")
+        made |= weights.in_layer(layer, named, weights.mlp(block.mlp.fc1, block.mlp.fc2), norms)
     return made

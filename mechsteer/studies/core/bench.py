@@ -8,7 +8,7 @@ alone.
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from mechsteer.identity import cell_key
 from mechsteer.models import is_encoder_decoder, load, model_device, model_info, taken_once
 from mechsteer.steering import Intervention, add
 from mechsteer.studies.core import cells
-from mechsteer.studies.sweep.executors import Executor, Failure, Job, Work
+from mechsteer.studies.sweep.executors import Executor, Failure, Job, Work, kept
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,12 +133,13 @@ class Bench:
                     jobs[key] = Job(key, {"model": info.name, "dtype": info.dtype, "key": key, "wanted": one})
         if not jobs:
             return
-        work = Work(compute, device=str(model_device(self.model)), options={"batch_size": self.batch_size})
-        for count, done in enumerate(self.executor.run(work, list(jobs.values())), start=1):
-            if isinstance(done.result, Failure):
-                raise MechsteerError(f"A worker could not compute a cell: {done.result.error}")
-            cells.write(self.folder, done.id, done.result)
-            self.bar.set_postfix_str(f"{count} of {len(jobs)} cells by workers")
+        work = Work(compute_cell, device=str(model_device(self.model)), options={"batch_size": self.batch_size})
+        with closing(self.executor.run(work, list(jobs.values()))) as outcomes:  # type: ignore[type-var]  # a generator
+            for count, done in enumerate(outcomes, start=1):
+                if isinstance(done.result, Failure):
+                    raise MechsteerError(f"A worker could not compute a cell: {done.result.error}")
+                cells.write(self.folder, done.id, done.result)
+                self.bar.set_postfix_str(f"{count} of {len(jobs)} cells by workers")
 
     def _key(self, wanted: Wanted) -> str:
         return _key(wanted, self.model)
@@ -153,7 +154,7 @@ def _can_be_sent(wanted: Wanted) -> bool:
     return True
 
 
-def compute(job: Mapping[str, Any], model: Any, *, batch_size: int) -> "pd.DataFrame":
+def compute_cell(job: Mapping[str, Any], model: Any, *, batch_size: int) -> "pd.DataFrame":
     """A cell, in a worker.
 
     Raises:
@@ -195,11 +196,11 @@ def opened(
         folder: The study's folder.
         batch_size: Prompts computed together.
         progress: Show the bar.
-        executor: Computes cells that are named before they are needed.
+        executor: Computes cells that are named before they are needed, with the same workers all the time.
         total: How many cells there are, if that is known.
     """
-    with tqdm(desc=name, unit="cell", total=total, disable=not progress) as bar:
-        yield Bench(model, folder, batch_size, bar, executor)
+    with tqdm(desc=name, unit="cell", total=total, disable=not progress) as bar, kept(executor) as workers:
+        yield Bench(model, folder, batch_size, bar, workers)
 
 
 def decoder_only(model: Any) -> Any:

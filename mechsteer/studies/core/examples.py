@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError
 from mechsteer.files import read_table
-from mechsteer.pages.samples import score_of
+from mechsteer.html_report.samples import score_of
 
 if TYPE_CHECKING:
     import pandas as pd

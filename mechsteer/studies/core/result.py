@@ -12,16 +12,16 @@ from mechsteer import plots
 from mechsteer.display import STRIP, folded, rows_of, titled
 from mechsteer.errors import MechsteerError, one_of, shown
 from mechsteer.files import plain_name, read_record, read_table, write_record, write_table
+from mechsteer.html_report import write
+from mechsteer.html_report.page import NAME as PAGE
 from mechsteer.models import provenance
-from mechsteer.pages import write
-from mechsteer.pages.page import NAME as PAGE
 from mechsteer.plots.base import thumbnail
 from mechsteer.report import PROVENANCE, show
+from mechsteer.running_command import command
 from mechsteer.studies.core.findings import findings
-from mechsteer.studies.core.page import report_of
+from mechsteer.studies.core.html_report import report_of
 from mechsteer.studies.core.study import Study
 from mechsteer.studies.registry import STUDIES
-from mechsteer.typed import command
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -26,9 +26,9 @@ from mechsteer.files import writable_dir
 from mechsteer.models import model_info, provenance, stacks
 from mechsteer.studies.core.bench import Bench, decoder_only, opened
 from mechsteer.studies.core.result import Result, finished, of_model
-from mechsteer.studies.guide.against import against_last
 from mechsteer.studies.guide.choose import choice, influence_by_delta
-from mechsteer.studies.guide.flows import flows
+from mechsteer.studies.guide.influence_by_distance import flows
+from mechsteer.studies.guide.instruction_last import against_last
 from mechsteer.studies.guide.predict import predict
 from mechsteer.studies.guide.published import beside, reference
 from mechsteer.studies.guide.tables import baselines, by_strength, layers, limits, needle_grid, predicted

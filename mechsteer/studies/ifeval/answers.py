@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.decoding import Strategy
 from mechsteer.errors import MechsteerError
 from mechsteer.evaluation import timed
-from mechsteer.measured import Run
+from mechsteer.evaluation_run import Run
 from mechsteer.models import is_encoder_decoder, taken_once
 from mechsteer.steering import Intervention
 from mechsteer.studies.core.bench import Bench

@@ -34,14 +34,14 @@ from mechsteer.studies.core.cells import cell
 from mechsteer.studies.core.published import published
 from mechsteer.studies.core.result import Result, finished
 from mechsteer.studies.instruction_vectors.bench import FORMATS, Bench, Filter, Prompts
-from mechsteer.studies.instruction_vectors.beside import reference
 from mechsteer.studies.instruction_vectors.choose import grid
 from mechsteer.studies.instruction_vectors.coefficients import exactly, length, weights
+from mechsteer.studies.instruction_vectors.published import reference
 from mechsteer.studies.instruction_vectors.tables import by_kind, choose_all, scopes, summarise
 from mechsteer.studies.instruction_vectors.transfer import transfer
 from mechsteer.studies.instruction_vectors.vectors import Steering
 from mechsteer.studies.instruction_vectors.words import composition, words
-from mechsteer.studies.sweep.executors import Executor
+from mechsteer.studies.sweep.executors import Executor, kept
 from mechsteer.tasks import Instructions, instructions
 from mechsteer.tasks.checkers import KINDS
 
@@ -135,8 +135,8 @@ def run(
     folder = writable_dir(out)
     settings = {"scope": scope, "n": n, "n_validation": n_validation, "notes": notes, "filter": perplexity_model}
     about = {**settings, **provenance(loaded)}
-    with tqdm(desc=NAME, unit="cell", disable=not progress) as bar:
-        bench = Bench(loaded, folder, batch_size, bar, Filter.by(perplexity_model), scope, executor)
+    with tqdm(desc=NAME, unit="cell", disable=not progress) as bar, kept(executor) as workers:
+        bench = Bench(loaded, folder, batch_size, bar, Filter.by(perplexity_model), scope, workers)
         tables = _tables(bench, prompts, chosen, base, shares)
     for name, table in tables.items():
         extra = {key: value for key, value in provenance(loaded).items() if key not in table.columns}

@@ -27,7 +27,7 @@ from mechsteer.studies.core.result import Result, finished
 from mechsteer.studies.layerwise.bench import Bench
 from mechsteer.studies.layerwise.opinions import opinions
 from mechsteer.studies.layerwise.tables import best_layer, by_examples, by_layer, calculus, tradeoff
-from mechsteer.studies.sweep.executors import Executor
+from mechsteer.studies.sweep.executors import Executor, kept
 from mechsteer.tasks import rules
 
 if TYPE_CHECKING:
@@ -97,9 +97,9 @@ def run(
     loaded = load(model) if isinstance(model, str) else model
     settings = {"rules": chosen, "seeds": seeds, "n_train": n_train, "max_steps": max_steps, "points": points}
     about = {**settings, **provenance(loaded)}
-    with tqdm(desc=NAME, unit="cell", disable=not progress) as bar:
+    with tqdm(desc=NAME, unit="cell", disable=not progress) as bar, kept(executor) as workers:
         bench = Bench(
-            loaded, folder, batch_size, bar, n_train, n_test, tuple(range(seeds)), max_steps, executor=executor
+            loaded, folder, batch_size, bar, n_train, n_test, tuple(range(seeds)), max_steps, executor=workers
         )
         tables = _tables(bench, chosen, list(counts), shots, points, whole=names is None)
     for name, table in tables.items():

@@ -21,7 +21,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
@@ -113,13 +113,49 @@ class Worker:
         return self.model
 
 
+Compute = Callable[[Sequence[Job]], Iterator[Done]]
+"""Gives the outcome of each job as soon as it is there. A caller that stops before the last closes the generator."""
+
+
 @runtime_checkable
 class Executor(Protocol):
     """What an executor must have."""
 
     def run(self, work: Work, jobs: Sequence[Job]) -> Iterator[Done]:
-        """Compute the jobs."""
+        """Compute jobs, with workers that end with them."""
         ...
+
+    def started(self, work: Work) -> AbstractContextManager[Compute]:
+        """What computes jobs, once or several times; its workers end with the block."""
+        ...
+
+
+@dataclass
+class Kept:
+    """An executor whose workers, with their models, stay from one run to the next of the same work."""
+
+    executor: Executor
+    stack: ExitStack
+    work: Work | None = None
+    compute: Compute | None = None
+
+    def run(self, work: Work, jobs: Sequence[Job]) -> Iterator[Done]:
+        """Compute jobs."""
+        if self.compute is None or work != self.work:
+            self.stack.close()
+            self.work, self.compute = work, self.stack.enter_context(self.executor.started(work))
+        yield from self.compute(jobs)
+
+    def started(self, work: Work) -> AbstractContextManager[Compute]:
+        """Workers of their own."""
+        return self.executor.started(work)
+
+
+@contextmanager
+def kept(executor: Executor | None) -> Iterator[Executor | None]:
+    """The executor with workers that stay until this block ends."""
+    with ExitStack() as stack:
+        yield None if executor is None else Kept(executor, stack)
 
 
 @dataclass(frozen=True)
@@ -127,10 +163,15 @@ class Serial:
     """Cells one after another in this process."""
 
     def run(self, work: Work, jobs: Sequence[Job]) -> Iterator[Done]:
-        """Compute the jobs."""
+        """Compute jobs, with workers that end with them."""
+        with self.started(work) as compute:
+            yield from compute(jobs)
+
+    @contextmanager
+    def started(self, work: Work) -> Iterator[Compute]:
+        """One worker, this process."""
         worker = Worker(work)
-        for job in jobs:
-            yield worker.compute(job)
+        yield lambda jobs: (worker.compute(job) for job in jobs)
 
 
 @dataclass(frozen=True)
@@ -151,14 +192,39 @@ class Processes:
         _check(self.workers, self.retries)
 
     def run(self, work: Work, jobs: Sequence[Job]) -> Iterator[Done]:
-        """Compute the jobs."""
+        """Compute jobs, with workers that end with them."""
+        with self.started(work) as compute:
+            yield from compute(jobs)
+
+    @contextmanager
+    def started(self, work: Work) -> Iterator[Compute]:
+        """As many processes as there are jobs, this many at most."""
         for called in (work.run, work.load):
             _check_spawnable(called)
+        pool = _Pool(work, self.workers, self.retries)
+        try:
+            yield pool.compute
+        finally:
+            pool.stop(kill=False)
+
+
+@dataclass
+class _Pool:
+    """Processes, each of which computes one job at a time."""
+
+    work: Work
+    most: int
+    retries: int
+    processes: "list[_Process]" = field(default_factory=list)
+
+    def compute(self, jobs: Sequence[Job]) -> Iterator[Done]:
+        """Compute the jobs."""
         waiting, deaths = deque(jobs), Counter[str]()
         running: dict[Future[Done], tuple[_Process, Job]] = {}
-        processes = [_Process(work) for _ in range(min(self.workers, len(jobs)))]
+        count = min(self.most, len(jobs))
+        self.processes += [_Process(self.work) for _ in range(len(self.processes), count)]
         try:
-            for process in processes:
+            for process in self.processes[:count]:
                 job = waiting.popleft()
                 running[process.submit(job)] = (process, job)
             while running:
@@ -181,9 +247,14 @@ class Processes:
                     if outcome is not None:
                         yield outcome
         finally:
-            left = bool(running or waiting)
-            for process in processes:
-                process.stop(kill=left)
+            if running or waiting:
+                self.stop(kill=True)
+
+    def stop(self, *, kill: bool) -> None:
+        """End the processes."""
+        for process in self.processes:
+            process.stop(kill=kill)
+        self.processes.clear()
 
 
 class _Process:
@@ -283,53 +354,67 @@ class Ray:
             raise MechsteerError('executor="ray" needs Ray: pip install "mechsteer[ray]".')
 
     def run(self, work: Work, jobs: Sequence[Job]) -> Iterator[Done]:
-        """Compute the jobs."""
-        left = {job.id: job for job in jobs}
-        with self._cluster(min(self.workers, len(jobs))) as ray:
-            from ray.util import ActorPool
+        """Compute jobs, with workers that end with them."""
+        with self.started(work) as compute:
+            yield from compute(jobs)
 
+    @contextmanager
+    def started(self, work: Work) -> Iterator[Compute]:
+        """As many actors as there are jobs, this many at most."""
+        with self._cluster() as ray:
             actor = ray.remote(
                 num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_restarts=-1, max_task_retries=self.retries
             )(Worker)
-            actors = [actor.remote(work) for _ in range(min(self.workers, len(jobs)))]
+            actors: list[Any] = []
+
+            def compute(jobs: Sequence[Job]) -> Iterator[Done]:
+                count = min(self.workers, len(jobs))
+                self._check_resources(ray, count)
+                actors.extend(actor.remote(work) for _ in range(len(actors), count))
+                return self._outcomes(ray, actors[:count], jobs)
+
             try:
-                pool, lost = ActorPool(actors), ""
-                for job in jobs:
-                    pool.submit(lambda worker, job: worker.compute.remote(job), job)
-                while pool.has_next():
-                    try:
-                        done: Any = pool.get_next_unordered()
-                    except ray.exceptions.RayError as error:  # it does not say which job it was
-                        lost = f" ({type(error).__name__})"
-                        continue
-                    del left[done.id]
-                    yield done
-                for name in left:
-                    yield Done(name, _died(self.retries + 1, lost))
+                yield compute
             finally:
                 for one in actors:
                     ray.kill(one)
 
+    def _outcomes(self, ray: Any, actors: Sequence[Any], jobs: Sequence[Job]) -> Iterator[Done]:
+        from ray.util import ActorPool
+
+        left, pool, lost = {job.id: job for job in jobs}, ActorPool(list(actors)), ""
+        for job in jobs:
+            pool.submit(lambda worker, job: worker.compute.remote(job), job)
+        while pool.has_next():
+            try:
+                done: Any = pool.get_next_unordered()
+            except ray.exceptions.RayError as error:  # it does not say which job it was
+                lost = f" ({type(error).__name__})"
+                continue
+            del left[done.id]
+            yield done
+        for name in left:
+            yield Done(name, _died(self.retries + 1, lost))
+
     @contextmanager
-    def _cluster(self, workers: int) -> Iterator[Any]:
+    def _cluster(self) -> Iterator[Any]:
         """Ray, connected."""
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         import ray
 
         ours = not ray.is_initialized()
         if ours:
-            self._connect(ray, workers)
+            self._connect(ray)
         try:
-            self._check_resources(ray, workers)
             yield ray
         finally:
             if ours:
                 ray.shutdown()
 
-    def _connect(self, ray: Any, workers: int) -> None:
+    def _connect(self, ray: Any) -> None:
         address = self.address or os.environ.get("RAY_ADDRESS") or "local"
         # A cluster of our own may count more CPUs than there are: workers then take turns on them.
-        cpus = max(os.cpu_count() or 1, int(-(-workers * self.num_cpus // 1)))
+        cpus = max(os.cpu_count() or 1, int(-(-self.workers * self.num_cpus // 1)))
         local = {"num_cpus": cpus, "include_dashboard": False} if address == "local" else {}
         try:
             _check_listening(address)

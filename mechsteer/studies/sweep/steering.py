@@ -3,8 +3,8 @@
 Names of a cell, and what stands for one that is left out:
 
 - ``model``: a name for :func:`mechsteer.load`. ``dtype``: ``"float32"``.
-- ``task``: ``"memotrap"``, ``"instructions"``, or a JSONL or CSV file of one's own (:mod:`mechsteer.tasks.own`) with
-  its ``check``, where lines name none. ``split``: ``"evaluation"``; for choosing layers and strengths ``"mining"``
+- ``task``: ``"memotrap"``, ``"instructions"``, or a JSONL or CSV file of one's own (:mod:`mechsteer.tasks.own_task`)
+  with its ``check``, where lines name none. ``split``: ``"evaluation"``; for choosing layers and strengths ``"mining"``
   (memotrap) or ``"validation"`` (the others). ``n``: the most prompts; all. ``max_new_tokens``: the task's own.
 - memotrap: ``data``, a CSV file of traps; the bundled ones.
 - a file of one's own: ``kind``: one of its kinds; all. ``split``: its prompts are divided in half by a hash of their

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
-from mechsteer.pages import Heat
+from mechsteer.html_report import Heat
 from mechsteer.plots.base import points
 from mechsteer.studies.core.examples import examples, layer_of
 

@@ -1,6 +1,10 @@
 """The bench of a study: cells once, the same with workers, directions once, and the choice on validation data."""
 
+import multiprocessing
+import os
 import pickle
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +58,29 @@ def test_workers_give_the_same_cells_to_the_bit(
     names = [{path.name for path in (tmp_path / folder / "cells").iterdir()} for folder in ("plain", "workers")]
     assert names[0] == names[1] and len(names[0]) == len(wanted)
     bench.prefetch(wanted)  # all is there: no worker is started
+
+
+def by_whom(model: Any, task: MemoTrap, **_: Any) -> pd.DataFrame:
+    """Which process computed a cell, with which object for a model."""
+    return pd.DataFrame({"pid": [os.getpid()], "model": [id(model)]})
+
+
+def test_workers_and_their_models_stay_until_the_bench_closes(
+    wanted: list[Wanted], trap_t5: Any, tmp_path: Path
+) -> None:
+    asked = [replace(one, rows=by_whom) for one in wanted]
+    with opened("any", trap_t5, tmp_path, batch_size=8, progress=False, executor=Processes(1)) as bench:
+        for one in asked:
+            bench.prefetch([one])
+        rows = pd.concat([bench.rows(one) for one in asked])
+        assert len(rows) == 3 and len(rows.drop_duplicates()) == 1
+        pid = int(rows["pid"].iloc[0])
+        assert pid in [child.pid for child in multiprocessing.active_children()]
+    for _ in range(900):
+        if pid not in [child.pid for child in multiprocessing.active_children()]:
+            return
+        time.sleep(0.1)
+    pytest.fail("the worker is still there")
 
 
 def test_a_model_that_was_changed_is_not_measured_by_workers(

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.comparison.findings import findings
-from mechsteer.pages import Report, provenance_of, samples_of
-from mechsteer.pages.changes import changes
-from mechsteer.pages.samples import verdict_of
+from mechsteer.html_report import Report, provenance_of, samples_of
+from mechsteer.html_report.changes import changes
+from mechsteer.html_report.samples import verdict_of
 
 if TYPE_CHECKING:
     import pandas as pd

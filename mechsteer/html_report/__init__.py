@@ -4,9 +4,9 @@
 answers side by side, provenance, and the command that makes it again. Whatever came from a model is text there.
 """
 
-from mechsteer.pages.heat import Heat
-from mechsteer.pages.page import Report, page, write
-from mechsteer.pages.provenance import provenance_of
-from mechsteer.pages.samples import Samples, samples_of
+from mechsteer.html_report.heat import Heat
+from mechsteer.html_report.page import Report, page, write
+from mechsteer.html_report.provenance import provenance_of
+from mechsteer.html_report.samples import Samples, samples_of
 
 __all__ = ["Heat", "Report", "Samples", "page", "provenance_of", "samples_of", "write"]

@@ -15,8 +15,8 @@ from mechsteer.decoding.watched import Watched
 from mechsteer.errors import positive_int
 from mechsteer.files import writable_dir, write_record
 from mechsteer.identity import cell_key
-from mechsteer.parts import Parts
 from mechsteer.quality.columns import asked_of, surprise_columns, text_columns, token_columns
+from mechsteer.resumable import Parts
 from mechsteer.steering import Intervention
 
 if TYPE_CHECKING:

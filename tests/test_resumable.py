@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mechsteer.parts import Parts
+from mechsteer.resumable import Parts
 
 
 def table(first: int, end: int) -> pd.DataFrame:

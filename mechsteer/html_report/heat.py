@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError
-from mechsteer.packed import holder, packed
-from mechsteer.pages.values import heading, plain, text
+from mechsteer.html_report.values import heading, plain, text
+from mechsteer.page_data import holder, packed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -8,7 +8,7 @@ import pytest
 import mechsteer as ms
 from mechsteer.directions import random_direction
 from mechsteer.tuning.ladders import Way
-from mechsteer.tuning.side import Effect, Side, acting_on, side_task, unrelated
+from mechsteer.tuning.side_effects import Effect, Side, acting_on, side_task, unrelated
 from mechsteer.tuning.trying import Runs
 
 

@@ -3,9 +3,9 @@
 import html
 from typing import Any
 
-from mechsteer.comparison.page import STYLE
-from mechsteer.pages import Report, provenance_of, samples_of
-from mechsteer.pages.samples import verdict_of
+from mechsteer.comparison.html_report import STYLE
+from mechsteer.html_report import Report, provenance_of, samples_of
+from mechsteer.html_report.samples import verdict_of
 
 HEADINGS = {
     "reading": "Can it read the instruction?",

@@ -1,4 +1,4 @@
-"""The figures of the study :mod:`mechsteer.studies.inside`, from its tables alone."""
+"""The figures of the study :mod:`mechsteer.studies.t5_sublayers`, from its tables alone."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechsteer.files import atomic_path
-from mechsteer.pages.heat import Heat, heat_of
-from mechsteer.pages.samples import Samples, answers_of
-from mechsteer.pages.tables import table_of
+from mechsteer.html_report.heat import Heat, heat_of
+from mechsteer.html_report.samples import Samples, answers_of
+from mechsteer.html_report.tables import table_of
 from mechsteer.plots.base import png
 
 if TYPE_CHECKING:

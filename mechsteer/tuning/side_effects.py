@@ -10,7 +10,7 @@ from mechsteer.files import data_path
 from mechsteer.prompts import Prompt
 from mechsteer.quality.texts import has_content
 from mechsteer.steering import Intervention
-from mechsteer.tasks.own import task
+from mechsteer.tasks.own_task import task
 from mechsteer.tuning.ladders import Way
 from mechsteer.tuning.trying import Runs
 

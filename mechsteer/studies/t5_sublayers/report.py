@@ -1,4 +1,4 @@
-"""What the command line prints of the study :mod:`mechsteer.studies.inside`."""
+"""What the command line prints of the study :mod:`mechsteer.studies.t5_sublayers`."""
 
 from mechsteer.report import titled
 from mechsteer.studies.core.result import Result

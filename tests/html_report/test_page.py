@@ -14,9 +14,9 @@ import pytest
 
 from mechsteer import plots
 from mechsteer.errors import MechsteerError
-from mechsteer.pages import Heat, Report, page, provenance_of, samples_of, write
-from mechsteer.pages.samples import verdict_of
-from tests.pages.browser import visit
+from mechsteer.html_report import Heat, Report, page, provenance_of, samples_of, write
+from mechsteer.html_report.samples import verdict_of
+from tests.html_report.browser import visit
 
 EVIL = "<script>wrong.push('ran')</script><img src=x onerror=\"wrong.push('loaded')\">"
 VOID = {"meta", "link", "img", "input", "br"}
@@ -137,7 +137,7 @@ def test_ten_thousand_answers_stay_small(ten_thousand: Path) -> None:
 
 
 def test_answers_that_are_too_long_are_cut_and_the_page_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mechsteer.pages.samples.MOST", 40_000)
+    monkeypatch.setattr("mechsteer.html_report.samples.MOST", 40_000)
     text = page(many(rows_of(40, 300)))
     found = data_of(text, "answers")["answers"]
     limit = int(re.search(r"Answers are cut after (\d+) letters", text)[1])  # type: ignore[index]

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.pages import Heat, Report, Samples, provenance_of, samples_of
-from mechsteer.pages.samples import verdict_of
+from mechsteer.html_report import Heat, Report, Samples, provenance_of, samples_of
+from mechsteer.html_report.samples import verdict_of
 from mechsteer.studies.core.examples import answers_in
 from mechsteer.studies.core.findings import findings
 from mechsteer.studies.core.study import Study

@@ -10,9 +10,9 @@ from pandas.testing import assert_frame_equal
 import mechsteer as ms
 from mechsteer.files import read_json, read_table
 from mechsteer.studies.core.result import redraw
-from mechsteer.studies.inside import figures as inside_figures
-from mechsteer.studies.inside import study as inside
 from mechsteer.studies.registry import STUDIES
+from mechsteer.studies.t5_sublayers import figures as inside_figures
+from mechsteer.studies.t5_sublayers import study as inside
 
 N = 12
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.packed import holder, packed
-from mechsteer.pages.changes import changes
+from mechsteer.html_report.changes import changes
+from mechsteer.page_data import holder, packed
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -3,8 +3,8 @@
 import html
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.packed import holder, packed
-from mechsteer.pages.values import columns_of, escaped, heading, plain
+from mechsteer.html_report.values import columns_of, escaped, heading, plain
+from mechsteer.page_data import holder, packed
 
 if TYPE_CHECKING:
     import pandas as pd

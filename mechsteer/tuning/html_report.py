@@ -4,9 +4,9 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.comparison.page import STYLE, answers
-from mechsteer.pages import Heat, Report, provenance_of, samples_of
-from mechsteer.pages.samples import verdict_of
+from mechsteer.comparison.html_report import STYLE, answers
+from mechsteer.html_report import Heat, Report, provenance_of, samples_of
+from mechsteer.html_report.samples import verdict_of
 
 if TYPE_CHECKING:
     import pandas as pd
