@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from mechsteer import plots
-from mechsteer.pages.changes import changes
+from mechsteer.html_report.changes import changes
 from mechsteer.plots.base import png
 
 if TYPE_CHECKING:
