@@ -4,11 +4,13 @@
    that go wrong there are dropped.
 2. The others answer an eighth of the prompts, the better half of them the next quarter. A prompt is answered once by
    each.
-3. Neighbours of the best on the ladder and in depth answer the same prompts, and are given up as soon as they are
-   behind it. Where the best is at the strong end, the ladder grows; where its quality is below the floor, what is
-   half-way down to what is not is tried.
-4. The best answers the rest of the prompts, for which a part of the budget was kept. While more is left, neighbours,
-   and what was given up but is not behind any more, race it there too.
+3. Neighbours of the best on the ladder and in depth answer the same prompts, and so does what was given up but cannot
+   be told from the best, until it can: until it is more than a standard error of the paired difference behind, or of
+   the floor of quality below that. Where the best is at the strong end, the ladder grows; where its quality is below
+   the floor, what is half-way down to what is not is tried.
+4. The best answers the rest of the prompts, for which a part of the budget was kept. While more is left, the same goes
+   on there. A candidate that a few prompts spoke against by chance is so looked at again, for as long as there are
+   tokens.
 
 There is no bisection: adherence rises and falls with strength. Better means: not below the floor of quality (on the
 first stretch, by no more than one prompt), then higher adherence, then quality, then less divergence. The floor
@@ -32,6 +34,9 @@ LEAST, MOST = 3, 8
 
 WRONG = 0.5
 """A point is dropped if so much more of its beginnings have collapsed than of the unsteered model's."""
+
+CLOSE = 1.0
+"""Standard errors by which a candidate may be behind on some prompts and still race on the next."""
 
 FIRST_SHARE = 0.6
 """The part of the budget that the first points may take; the rest is for neighbours."""
@@ -203,14 +208,26 @@ class Search:
         return None if left is None else self._begun([left])[0]
 
     def _contender(self, best: Tried, rungs: int) -> Tried | None:
-        """The best of those that were given up but are not behind the best, now that it is known."""
+        """The best of those that were given up but cannot be told from the best, now that it is known."""
+        waiting = [one for one in self.tried if 0 < len(one.parts) < rungs and not one.over and self._near(one, best)]
+        return max(waiting, key=lambda one: self._hope(one, best), default=None)
 
-        def ahead(one: Tried) -> bool:
-            above, adherence = self.rank(one, len(one.parts), slack=0)[:2]
-            return (above, adherence) > (self.rank(best, rungs)[0], best.mean("adherence", len(one.parts)))
+    def _near(self, one: Tried, best: Tried) -> bool:
+        """Whether a candidate may still be the best, as far as the prompts tell that both have answered."""
+        rungs = len(one.parts)
+        error = math.sqrt(self.floor * (1 - self.floor) * len(one.values("quality")))
+        return self.rank(one, rungs, slack=error)[0] >= self.rank(best, rungs)[0] and self._hope(one, best) > 0
 
-        waiting = [one for one in self.tried if 0 < len(one.parts) < rungs and not one.over and ahead(one)]
-        return max(waiting, key=lambda one: self.rank(one, len(one.parts)), default=None)
+    def _hope(self, one: Tried, best: Tried) -> float:
+        """By how much it may be ahead of the best: the mean difference on the prompts of both, and its standard error.
+
+        One prompt that changed is counted beside those that were seen, or few prompts would have no error.
+        """
+        pairs = zip(one.values("adherence"), best.values("adherence", len(one.parts)), strict=True)
+        difference = [a - b for a, b in pairs]
+        n, mean = len(difference), math.fsum(difference) / len(difference)
+        squares = math.fsum((d - mean) ** 2 for d in difference)
+        return mean + CLOSE * math.sqrt((squares + 1) / (n + 1) / n)
 
     def _affordable(self, rung: int, reserved: int = 0) -> bool:
         return self.spent + self._cost(rung) + reserved <= self.budget
@@ -226,10 +243,6 @@ class Search:
                 one.dropped, one.over = f"the budget ended after {answered} prompts", True
                 return
             self._answer([one], rung)
-            if rung + 1 < rungs and self.rank(one, rung + 1)[:2] < self._standard(best, rung + 1, rungs):
+            if rung + 1 < rungs and not self._near(one, best):
                 one.dropped = f"behind after {self.blocks[rung][1]} prompts"
                 return
-
-    def _standard(self, best: Tried, rung: int, rungs: int) -> tuple[float, ...]:
-        """What must be reached on some stretches; a best whose quality is too low sets no standard of quality."""
-        return (self.rank(best, rungs)[0], best.mean("adherence", rung))

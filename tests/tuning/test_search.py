@@ -155,6 +155,29 @@ def test_a_prompt_is_answered_once_by_each() -> None:
         assert answered == [end - first for first, end in blocks(N)][: len(answered)]
 
 
+def test_what_a_few_prompts_spoke_against_is_looked_at_again() -> None:
+    """The best settings are one prompt behind all others on the first stretch, which is what they are given up for."""
+    good, (_, first) = (2.0, 2.5, 3.0), blocks(N)[0]
+
+    class Unlucky(Known):
+        def rows(self, way: Way, stretch: tuple[int, int] | None = None, limit: int | None = None) -> pd.DataFrame:
+            table = super().rows(way, stretch, limit)
+            strength = way.steer.edits[0].strength if way.steer else 0.0
+            start = stretch[0] if stretch else 0
+            places = range(start, start + len(table))
+            follows = [float(p != 0 if strength in good else p < first or p % 2 == 0) for p in places]
+            return table.assign(followed=follows, adherence=follows)
+
+    runs = Unlucky(lambda strength: (0.1, 1.0))
+    unsteered = Tried(Candidate("unsteered", 0.0), [runs.rows(Way(), stretch) for stretch in blocks(N)])
+    grid = Grid("guide", {}, lambda way: way.steer.edits[0].strength / 100 if way.steer else math.nan)
+    search = Search(grid, runs, unsteered, 0.0, 0.9, round(2.5 * N * LONG))
+    search.run()
+    found = search.best()
+    assert found is not None and found.candidate.strength in good
+    assert search.spent <= search.budget
+
+
 def test_two_searches_of_one_curve_are_the_same() -> None:
     first, second = searched(hill(0.9, 2.0, 8.0)), searched(hill(0.9, 2.0, 8.0))
     tables: list[Any] = [curve_table({"guide": one}, one.unsteered) for one in (first, second)]
