@@ -11,6 +11,7 @@ import pytest
 
 import mechsteer as ms
 from mechsteer.files import data_path, read_json, read_table
+from mechsteer.stats import holm, paired_p
 from mechsteer.studies.core.bench import Bench
 from mechsteer.studies.core.result import redraw
 from mechsteer.studies.guide import choose as guide_choice
@@ -114,6 +115,53 @@ def test_quarters_of_layers(count: int, first: Any, middle: Any, last: Any) -> N
     assert found["all"] == list(range(count)) and found["first layer"] == [0]
     assert found["first quarter"] == list(first) and found["last quarter"] == list(last)
     assert found["middle quarter"] == list(middle)
+
+
+def test_guide_minus_the_instruction_behind_the_question_on_the_same_prompts(study: guide.Result, model: Any) -> None:
+    table = study.tables["against_last"]
+    task = ms.tasks.instructions(KINDS, notes=24, n=1)
+    last = ms.evaluate(model, worded(task, "at the end"))
+    here = ms.evaluate(model, task, steer=ms.attention_bias("instruction", 2.0))
+    rows = table[(table["length"] == 24) & (table["delta"] == 2)].set_index("measure")
+    for measure, column, unit in (
+        ("score", "adherence", 100),
+        ("fidelity",) * 2 + (100,),
+        ("true_sentences",) * 2 + (1,),
+    ):
+        row, before, after = rows.loc[measure], last[column].astype(float), here[column].astype(float)
+        assert [row["guide"], row["last"]] == pytest.approx([unit * after.mean(), unit * before.mean()])
+        assert row["difference"] == pytest.approx(unit * (after - before).mean())
+        assert row["low"] <= row["difference"] <= row["high"] and row["low"] < row["high"]
+        topics = [sample.topic for sample in task.samples]
+        assert row["p_by_topic"] == paired_p((after - before).tolist(), topics) and row["n"] == 2
+    for _, part in table.groupby("measure"):
+        assert part["p_adjusted"].tolist() == holm(part["p_by_topic"].tolist())
+    assert set(zip(table["length"], table["delta"], strict=True)) == {(n, d) for n in (0, 24) for d in (0.0, 2.0)}
+
+
+@pytest.mark.parametrize("quantity", ["influence", "rollout"])
+def test_flows_are_means_over_blocks_of_tokens_behind_the_instruction(
+    quantity: str, study: guide.Result, model: Any
+) -> None:
+    prompts = ms.tasks.instructions(KINDS, notes=24, n=1).prompts(model)
+    blocks: dict[int, list[list[float]]] = {}
+    for p in prompts:
+        table = getattr(ms, quantity)(model, p, "instruction")
+        values = table[table["layer"] == 3].set_index("position")[quantity]
+        mine: dict[int, list[float]] = {}
+        for position in range(max(p.positions("instruction")) + 1, len(p)):
+            mine.setdefault((position - max(p.positions("instruction")) - 1) // 20, []).append(values[position])
+        for block, found in mine.items():
+            blocks.setdefault(block, []).append(found)
+    flows = study.tables["flows"]
+    assert (flows["length"] == 24).all() and set(flows["layer"]) == set(range(6))
+    rows = flows[(flows["quantity"] == quantity) & (flows["layer"] == 3)].set_index("distance")
+    assert rows.index.tolist() == [20 * block + 10 for block in sorted(blocks)]
+    for block, found in blocks.items():
+        row = rows.loc[20 * block + 10]
+        assert row["value"] == pytest.approx(np.mean([np.mean(part) for part in found]), rel=1e-5)
+        assert row["n"] == len(found)
+    assert rows.iloc[0]["value"] != rows.iloc[-2]["value"]
 
 
 def test_layers_are_steered_alone(study: guide.Result, model: Any) -> None:

@@ -17,6 +17,7 @@ from mechsteer.directions import gradient_direction
 from mechsteer.files import read_json, read_table
 from mechsteer.models.info import set_info
 from mechsteer.studies.core import cells
+from mechsteer.studies.core.published import published
 from mechsteer.studies.t5_dola import controls
 from mechsteer.studies.t5_dola import study as t5_dola
 from mechsteer.studies.t5_dola.study import Result
@@ -127,6 +128,18 @@ def test_grid_numbers_are_those_of_evaluate(study: Result, trap_t5: Any, traps: 
                 assert row[f"{score}_percent"] == pytest.approx(100 * steered[score].mean())
             for column, score in (("improvement_pp", "correct"), ("success_improvement_pp", "success")):
                 assert row[column] == pytest.approx(100 * (steered[score].mean() - plain[score].mean()))
+
+
+def test_the_papers_best_cells_stand_beside_the_best_of_ours_by_the_same_choice(study: Result) -> None:
+    grid, table = study.tables["grid"], study.tables["reference"]
+    grid = grid[grid["split"] == "evaluation"]
+    best = grid.loc[grid["success_percent"].idxmax()]
+    plain = study.summary.set_index("row").loc["unsteered", "success_percent"]
+    assert set(table["our_best_percent"]) == {best["success_percent"]} and set(table["our_n"]) == {16}
+    assert set(table["our_best_layer"]) == {best["layer"]} and set(table["our_strength_kind"]) == {best["kind"]}
+    assert set(table["our_delta_pp"]) == {best["success_percent"] - plain}
+    theirs = published("t5_dola_best")
+    assert table[["model", *BEST]].equals(theirs[["model", *BEST]]) and table["source"].all()
 
 
 def test_the_cell_is_chosen_on_the_mining_traps_and_reported_on_the_others(study: Result) -> None:
