@@ -17,11 +17,8 @@ OURS = {"steering", "inside", "compose", "questions"}
 
 UNUSED = {
     "guide_quality": "win rates by reference summaries of a 70B model and by a judge, which we do not have",
-    "steer_instruct_cross_model_length": "lengths of a base model under added vectors; our transfer has formats alone",
     "steer_instruct_layers": "layers of other models; ours are in the table layers",
-    "steer_instruct_quality_delta": "changes of a judge's score by task; the scores themselves are beside ours",
     "steer_instruct_validation": "validation of other models by their layers",
-    "steer_instruct_words_sweep": "excluding a word by coefficient on test prompts, which our study has no sweep of",
     "steer_instruct_words_validation": "validation of other models by their layers and coefficients",
     "t5_dola_judge": "three answers of other models, judged by GPT-4",
     "t5_dola_lens": "ranks of three tokens in FLAN-T5-Large at one step of one prompt of IFEval",

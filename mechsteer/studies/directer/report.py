@@ -3,6 +3,8 @@
 from mechsteer.report import titled, worded
 from mechsteer.studies.core.result import Result
 
+HEADS = ["method", "heads", "adherence_percent", "fidelity_percent", "average_percent", "validation_percent", "chosen"]
+
 
 def report(result: Result) -> str:
     """The tables that say most, as text."""
@@ -21,6 +23,7 @@ def report(result: Result) -> str:
         [
             titled(title, shown, decimals=2),
             titled("On the same prompts: percentage points, 95 % interval", changes),
+            titled("PASTA on the best heads, chosen one by one on other prompts", tables["profiled"][HEADS]),
             titled(f"One prompt at a time ({about})", costs[columns], decimals=2),
             titled(
                 f"Published, on {paper['published_model'].iloc[0]}",

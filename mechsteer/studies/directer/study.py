@@ -9,12 +9,13 @@ Adherence asks whether the output follows the instruction, fidelity how much of 
 mean of the two for each prompt. Nothing here is IFEval, LIFBench or GSM8K-Format; their published numbers stand in a
 table of their own. On another model the prompts are the same; fidelity then knows only the bundled world's sentences.
 
-Different from the paper: PASTA steers all heads, not profiled ones; random tokens are a stretch of as many tokens as
-the instruction, somewhere in notes and question (the paper does not say how they are drawn); ``chosen on validation``
-gives every method, DIRECTER included, the strength with the best average on other prompts, from a ladder that grows
-while its strongest is the best. Intervals are 95 %, by topic (:mod:`mechsteer.stats`); p-values are McNemar's for
-adherence against zero-shot, and of paired differences those of flipping the signs of whole topics; ``p_adjusted`` is
-Holm's, over all rows of a table with the same measure (in ``summary``: the same number of notes).
+Different from the paper: PASTA in the main table steers all heads (``profiled`` has the best ones); random tokens are a
+stretch of as many tokens as the instruction, somewhere in notes and question (the paper does not say how they are
+drawn); ``chosen on validation`` gives every method, DIRECTER included, the strength with the best average on other
+prompts, from a ladder that grows while its strongest is the best. Intervals are 95 %, by topic
+(:mod:`mechsteer.stats`); p-values are McNemar's for adherence against zero-shot, and of paired differences those of
+flipping the signs of whole topics; ``p_adjusted`` is Holm's, over all rows of a table with the same measure (in
+``summary``: the same number of notes).
 """
 
 import os
@@ -29,6 +30,7 @@ from mechsteer.studies.core.result import Result, finished, of_model
 from mechsteer.studies.directer import tables as parts
 from mechsteer.studies.directer.bench import Setup
 from mechsteer.studies.directer.cost import cost
+from mechsteer.studies.directer.profiled import heads, profiled
 from mechsteer.studies.directer.published import beside
 from mechsteer.studies.directer.vectors import vector_maker
 from mechsteer.studies.sweep.executors import Executor
@@ -78,7 +80,8 @@ def run(
         ``ranking_used_percent``: of all new tokens those that reach a second trial, where the ranking of layers first
         matters), ``rankings``, ``strengths`` (layers without rejection), ``sweeps``, ``gate``, ``trace`` (the fate of
         all tokens), ``differences`` (paired: method, against, measure, difference_pp, low_pp, high_pp, p_by_topic,
-        p_adjusted, verdict), ``cost``, ``published`` (beside ours).
+        p_adjusted, verdict), ``heads`` (PASTA on each head alone, validation prompts) and ``profiled`` (on the best
+        heads), ``cost``, ``published`` (beside ours).
 
     Raises:
         MechsteerError: for an encoder-decoder, other bad arguments, or a folder that cannot be written to.
@@ -106,6 +109,7 @@ def _tables(setup: Setup, lengths: tuple[int, ...]) -> "dict[str, pd.DataFrame]"
     summary = parts.main(setup, choice, lengths)
     parts.ready(setup)
     gate = parts.gated(setup, vector_maker(setup))
+    ranking = heads(setup)
     task = setup.task()
     found = {
         "summary": summary,
@@ -117,6 +121,8 @@ def _tables(setup: Setup, lengths: tuple[int, ...]) -> "dict[str, pd.DataFrame]"
         "gate": gate["gate"],
         "trace": pd.concat([parts.traces(setup), gate["trace"]], ignore_index=True),
         "differences": pd.concat([parts.compared(setup, choice), gate["differences"]], ignore_index=True),
+        "heads": ranking,
+        "profiled": profiled(setup, ranking),
         "cost": cost(
             setup.model, task.prompts(setup.model)[:: max(1, setup.n)][:7], max_new_tokens=task.max_new_tokens
         ),

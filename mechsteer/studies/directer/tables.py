@@ -178,7 +178,7 @@ def rankings(setup: Setup) -> "pd.DataFrame":
 
 
 def sizes(count: int) -> list[int]:
-    """1, 2, 4, ... layers, and all."""
+    """1, 2, 4, ... layers or heads, and all."""
     return sorted({min(count, 2**power) for power in range(count.bit_length() + 1)})
 
 

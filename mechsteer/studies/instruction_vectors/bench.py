@@ -158,9 +158,10 @@ class Bench:
         self.cells.prefetch(bench_of_studies.Wanted(task, steer) for steer in steers)
 
     def measure(self, task: Instructions, steer: Intervention | None = None) -> "pd.DataFrame":
-        """Sample rows of a task under an intervention, with the column ``bad``."""
+        """Sample rows of a task under an intervention, with the columns ``bad`` and ``topic``."""
         table = self.cells.evaluate(task, steer if steer is not None and steer.edits else None)
-        return table.assign(bad=self._bad(table["output"].tolist()))
+        topics = [sample.topic for sample in task.samples]
+        return table.assign(bad=self._bad(table["output"].tolist()), topic=topics)
 
     def _bad(self, outputs: list[str]) -> list[bool]:
         name = self.bad.perplexity_model

@@ -13,7 +13,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mechsteer.analysis.bootstrap import interval_columns
+from mechsteer.stats import cluster_interval, holm
 from mechsteer.steering import Intervention
+from mechsteer.studies.core.choose import at_edge
 from mechsteer.studies.instruction_vectors.bench import Bench
 from mechsteer.tasks import Instructions
 
@@ -52,6 +55,14 @@ def grid(layers: int) -> list[int]:
 def candidates(layers: Sequence[int], steps: Sequence[float] = (0.0,)) -> list[Choice]:
     """No steering, then every layer with every step."""
     return [Choice(), *(Choice(layer, step) for layer in layers for step in steps)]
+
+
+def strongest(options: Sequence[Choice], chosen: Choice) -> bool:
+    """Whether the choice is at the end of its ladder of coefficients, beyond which nothing was tried (``edge``).
+
+    Projections have no coefficient, so there is no edge.
+    """
+    return chosen.step > 0 and at_edge(sorted(option.step for option in options), chosen.step)
 
 
 def best(table: "pd.DataFrame", *, tolerate: float = 0.0) -> Choice:
@@ -95,8 +106,8 @@ def choose(
         tolerate_unsteered: Let candidates pass that have no more bad outputs than there are without steering.
 
     Returns:
-        The choice, and one row a candidate: layer, step, adherence_percent, fidelity_percent, bad_percent, n, compared
-        and chosen. ``compared`` is what the choice compares, after the filter and from 0 to 1.
+        The choice, and one row a candidate: layer, step, :func:`percentages`, compared, chosen and edge.
+        ``compared`` is what the choice compares, after the filter and from 0 to 1; ``edge`` is :func:`strongest`.
     """
     import pandas as pd
 
@@ -124,6 +135,7 @@ def choose(
             **percentages(table),
             "compared": value,
             "chosen": option == chosen,
+            "edge": option == chosen and strongest(options, chosen),
         }
         for option, table, value in zip(options, tables, filtered(rows, tolerate), strict=True)
     ]
@@ -135,6 +147,19 @@ def _value(table: "pd.DataFrame", with_fidelity: bool) -> float:
 
 
 def percentages(table: "pd.DataFrame", suffix: str = "") -> dict[str, Any]:
-    """Adherence, fidelity and bad outputs of sample rows in percent, and n."""
-    names = ("adherence", "fidelity", "bad")
-    return {f"{name}{suffix}_percent": 100 * float(table[name].mean()) for name in names} | {"n": len(table)}
+    """Adherence and fidelity of sample rows in percent, with 95 % intervals by topic; bad outputs, and n."""
+    found: dict[str, Any] = {}
+    for name in ("adherence", "fidelity"):
+        found |= percent_of(table, table[name].astype(float).tolist(), f"{name}{suffix}_percent")
+    return found | {f"bad{suffix}_percent": 100 * float(table["bad"].mean()), "n": len(table)}
+
+
+def percent_of(table: "pd.DataFrame", values: Sequence[float], name: str) -> dict[str, float]:
+    """The mean of scores of sample rows in percent, and the ends of its 95 % interval by topic."""
+    clusters = table["topic"] if "topic" in table else table.index
+    return interval_columns([name], cluster_interval(values, clusters.tolist())[:3], factor=100)
+
+
+def adjusted(table: "pd.DataFrame") -> list[float]:
+    """Holm's adjustment of McNemar's p over the rows of a table in which something is steered."""
+    return holm(table["p_value"].where(table["layer"] != NONE).tolist())

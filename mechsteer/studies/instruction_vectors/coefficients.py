@@ -5,7 +5,7 @@ added with a constant, at the layer of the dynamic one and at the next of the gr
 over samples of adherence times fidelity, and the verdict compares it (adherence alone where fidelity is not known). The
 constant and its layer are the best on the test prompts, which favours them: the dynamic weight was not tuned on these.
 ``difference_pp`` is dynamic minus that constant on the same prompts, with its 95 % interval by topic; ``p_adjusted`` is
-Holm's, over the formats.
+Holm's, over the formats; ``edge`` says that the constant is the strongest that was tried.
 
 ``length``: the conciseness vector by coefficient.
 
@@ -20,8 +20,9 @@ from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.stats import holm, paired_interval, paired_p
+from mechsteer.studies.core.choose import at_edge
 from mechsteer.studies.instruction_vectors.bench import FORMATS, WITHOUT, Bench, Prompts
-from mechsteer.studies.instruction_vectors.choose import Choice, Rescore, choose, percentages
+from mechsteer.studies.instruction_vectors.choose import Choice, Rescore, adjusted, choose, percentages, strongest
 from mechsteer.studies.instruction_vectors.tables import Choices, Rows, changes
 from mechsteer.studies.instruction_vectors.vectors import Steering
 from mechsteer.tasks.checkers import sentences
@@ -69,7 +70,8 @@ def weights(
     apart = _differences(table, worth, topics)
     if not table.empty:
         table = pd.concat([table, _means(table)], ignore_index=True)
-    return table.assign(verdict=_verdicts(table)).merge(apart, on=["kind", "weight"], how="left")
+    marked = table.assign(verdict=_verdicts(table), edge=_edges(table))
+    return marked.merge(apart, on=["kind", "weight"], how="left")
 
 
 def _worth(table: "pd.DataFrame") -> "pd.Series":
@@ -111,7 +113,7 @@ def _means(table: "pd.DataFrame") -> "pd.DataFrame":
     chosen = pd.concat([table[table["layer"] == layers], tops])
     measures = [name for name in _COLUMNS if name.endswith("_percent")]
     means = chosen.groupby(["weight", "step"], sort=False, dropna=False)[measures].mean().reset_index()
-    return means.assign(kind="mean", layer=-1, n=int(dynamic["n"].sum()))[_COLUMNS]
+    return means.assign(kind="mean", layer=-1, n=int(dynamic["n"].sum())).reindex(columns=_COLUMNS)
 
 
 _COLUMNS = [
@@ -119,8 +121,7 @@ _COLUMNS = [
     "layer",
     "weight",
     "step",
-    "adherence_percent",
-    "fidelity_percent",
+    *(f"{measure}_percent{end}" for measure in ("adherence", "fidelity") for end in ("", "_low", "_high")),
     "bad_percent",
     "followed_and_true_percent",
     "n",
@@ -140,6 +141,16 @@ def _compared(row: "pd.Series") -> float:
 
 def _top(rows: "pd.DataFrame") -> "pd.Series":
     return rows.iloc[int(rows.apply(_compared, axis=1).to_numpy().argmax())]
+
+
+def _edges(table: "pd.DataFrame") -> list[bool]:
+    """In each dynamic row of a format, whether its best constant is the strongest that was tried; False in others."""
+    tops = {kind: _top(part) for kind, part in table[table["weight"] == CONSTANT].groupby("kind") if kind != "mean"}
+    edges = {kind: at_edge(CONSTANTS, float(top["step"])) for kind, top in tops.items()}
+    return [
+        weight == DYNAMIC and edges.get(kind, False)
+        for kind, weight in zip(table["kind"], table["weight"], strict=True)
+    ]
 
 
 def _verdicts(table: "pd.DataFrame") -> list[str]:
@@ -233,11 +244,13 @@ def exactly(bench: Bench, prompts: Prompts, steering: Steering, choices: Choices
                 "sentences": wanted,
                 "layer": chosen.layer,
                 "step": chosen.step,
+                "edge": strongest(options, chosen),
                 **{name.replace("adherence", "exactly"): value for name, value in scores.items()},
                 **changes(plain, steered),
             }
         )
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    return table.assign(p_adjusted=adjusted(table))
 
 
 def _of_sentences(wanted: int) -> Rescore:

@@ -21,12 +21,12 @@ def reference(tables: "Mapping[str, pd.DataFrame]") -> "pd.DataFrame":
     """Published numbers by part, beside the study's.
 
     Returns:
-        Columns: part, variant, published_measure, published (percent; quality too, as shares of "yes"; cosines as they
-        are), published_model, published_n, source; our_measure, ours (NaN where the study has none).
+        Columns: part, variant, published_measure, published (percent; quality too, as shares of "yes"; cosines and
+        words as they are), published_model, published_n, source; our_measure, ours (NaN where the study has none).
     """
     import pandas as pd
 
-    parts = (_format, _quality, _words, _exactly, _composition, _transfer, _cosine)
+    parts = (_format, _quality, _change, _words, _exclusion, _length, _composition, _transfer, _shortened, _cosine)
     return pd.DataFrame([row for part in parts for row in part(tables)])
 
 
@@ -91,17 +91,64 @@ def _words(tables: "Mapping[str, pd.DataFrame]") -> list[dict]:
     return rows
 
 
-def _exactly(tables: "Mapping[str, pd.DataFrame]") -> list[dict]:
+def _length(tables: "Mapping[str, pd.DataFrame]") -> list[dict]:
+    """At most and exactly n sentences, with the instruction."""
+    vectors = {"conciseness": "conciseness", "length-specific": "own length"}
     rows = []
     for line in _lines("steer_instruct_length"):
-        if line["constraint"] == "exactly":
-            state = _STATES[line["method"]]
-            ours = _one(tables, "exactly", f"exactly_{state}_percent", sentences=line["sentences"])
-            variant = f"exactly {line['sentences']} sentences, {state}"
-            measure = ("exactly n, without an instruction (%)", ours)
-            rows.append(
-                _row("length", line, variant, "accuracy, with the instruction (%)", 100 * line["accuracy"], measure)
-            )
+        constraint, count = line["constraint"], line["sentences"]
+        where = {"unit": "sentences", "constraint": constraint, "count": count, "setting": WITH.name}
+        ours = _one(tables, "lengths", "adherence_percent", **where, vector=vectors.get(line["vector"], "none"))
+        variant = f"{constraint} {count} sentences, {_STATES[line['method']]}"
+        measure = "accuracy, with the instruction (%)"
+        rows.append(_row("length", line, variant, measure, 100 * line["accuracy"], (measure, ours)))
+    return rows
+
+
+def _exclusion(tables: "Mapping[str, pd.DataFrame]") -> list[dict]:
+    """Without steering, and the best coefficient of the sweep: ours are in other units."""
+    mine, rows = tables.get("exclusion"), []
+    lines = published("steer_instruct_words_sweep").sort_values("accuracy", kind="stable")
+    for theirs, part in lines.groupby("setting", sort=False):
+        here = None if mine is None or mine.empty else mine[mine["setting"] == _SETTINGS[str(theirs)]]
+        plain, top = part[part["coefficient"] == 0].iloc[0], part.iloc[-1]
+        for name, line in (("unsteered", plain), ("best coefficient", top)):
+            ours = None
+            if here is not None and len(here):
+                values = here["adherence_percent"]
+                ours = float(values[here["step"] == 0].iloc[0] if name == "unsteered" else values.max())
+            variant = f"exclusion, {_SETTINGS[str(theirs)]}, {name}"
+            measure = ("adherence (%)", ours)
+            rows.append(_row("exclusion", line.to_dict(), variant, "accuracy (%)", 100 * line["accuracy"], measure))
+    return rows
+
+
+def _change(tables: "Mapping[str, pd.DataFrame]") -> list[dict]:
+    """What steering takes from the quality of answers that are steered to a format."""
+    rows = []
+    for line in _lines("steer_instruct_quality_delta"):
+        setting = _STEERED.get(line["change"])
+        if line["task"] == "format" and setting is not None:
+            ours = _one(tables, "summary", "fidelity_change_pp", setting=setting, over="all kinds")
+            value, measure = 100 * line["quality_delta"], ("change of fidelity (points)", ours)
+            rows.append(_row("change", line, line["change"], "change of judged quality (points)", value, measure))
+    return rows
+
+
+_STEERED = {
+    "steering without the instruction": WITHOUT.name,
+    "steering with the instruction": WITH.name,
+}
+
+
+def _shortened(tables: "Mapping[str, pd.DataFrame]") -> list[dict]:
+    """Words of the base model's answers, without steering and at the strongest coefficient."""
+    rows = []
+    lines, mine = _lines("steer_instruct_cross_model_length"), tables.get("shortened")
+    for name, line, place in (("unsteered", lines[0], 0), ("strongest coefficient", lines[-1], -1)):
+        ours = None if mine is None else float(mine["words_median"].iloc[place])
+        variant, measure = f"base model, {name}", ("median words", ours)
+        rows.append(_row("shortened", line, variant, "median words", line["median_words"], measure))
     return rows
 
 

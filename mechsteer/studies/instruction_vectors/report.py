@@ -16,6 +16,13 @@ def report(result: Result) -> str:
         columns = ["kind", "layer", "verdict", "difference_pp", "difference_low_pp", "difference_high_pp"]
         said = tables["weights"].loc[tables["weights"]["verdict"] != "", columns]
         parts.append(titled("Dynamic weight (projection) and constant ones: prompts that are followed and true", said))
+    if "lengths" in tables:
+        asked = tables["lengths"].query("setting == 'with instruction'")
+        wide = asked.pivot_table(
+            index=["unit", "constraint", "count"], columns="vector", values="adherence_percent", sort=False
+        )
+        title = "As long as the prompt says: by no vector, the conciseness vector and one of each length (percent)"
+        parts.append(titled(title, wide.reset_index()))
     both = tables["composition"].query("row == 'both'")
     if not both.empty:
         columns = ["pair", "setting", "first_percent", "second_percent", "both_percent", "both_and_true_percent"]

@@ -36,11 +36,12 @@ from mechsteer.studies.core.result import Result, finished
 from mechsteer.studies.instruction_vectors.bench import FORMATS, Bench, Filter, Prompts
 from mechsteer.studies.instruction_vectors.choose import grid
 from mechsteer.studies.instruction_vectors.coefficients import exactly, length, weights
+from mechsteer.studies.instruction_vectors.lengths import lengths
 from mechsteer.studies.instruction_vectors.published import reference
 from mechsteer.studies.instruction_vectors.tables import by_kind, choose_all, scopes, summarise
-from mechsteer.studies.instruction_vectors.transfer import transfer
+from mechsteer.studies.instruction_vectors.transfer import shortened, transfer
 from mechsteer.studies.instruction_vectors.vectors import Steering
-from mechsteer.studies.instruction_vectors.words import composition, words
+from mechsteer.studies.instruction_vectors.words import by_coefficient, composition, words
 from mechsteer.studies.sweep.executors import Executor, kept
 from mechsteer.tasks import Instructions, instructions
 from mechsteer.tasks.checkers import KINDS
@@ -107,10 +108,12 @@ def run(
 
     Returns:
         The tables: ``summary`` (means over kinds by setting), ``by_kind``, ``layers`` (validation), ``weights``
-        (dynamic and constant), ``scopes``, ``length`` (at most n words), ``exactly`` (n sentences), ``words``,
-        ``composition``, ``transfer``, ``cosine``, ``samples``; ``reference`` (the paper's numbers, ours of the same
-        kind beside them) and ``published`` (by instruction) for the paper's models. Tables that need a kind or a base
-        that is not there are left out.
+        (dynamic and constant), ``scopes``, ``length`` (at most n words), ``exactly`` (n sentences), ``lengths`` (at
+        most and exactly n, by conciseness and by a vector of each n), ``words``, ``exclusion`` (by coefficient),
+        ``composition``, ``transfer`` and ``shortened`` (in the base model), ``cosine``, ``samples``; ``reference`` (the
+        paper's numbers, ours of the same kind beside them) and ``published`` (by instruction) for the paper's models.
+        Tables that need a kind or a base that is not there are left out. Percentages of prompts have 95 % intervals by
+        topic (``_low``, ``_high``); ``edge``: no stronger coefficient was tried; ``p_adjusted``: Holm's.
 
     Raises:
         MechsteerError: for an unknown kind, splits that overlap (with the number of prompts), too few prompts (with the
@@ -155,7 +158,7 @@ def _tables(
     choices, validated = choose_all(bench, prompts, steering, kinds)
     stage("main table")
     main, samples = by_kind(bench, prompts, steering, kinds, choices)
-    tables = {"summary": summarise(main), "by_kind": main}
+    tables = {"summary": summarise(main, samples), "by_kind": main}
     if any(kind in FORMATS for kind in kinds):
         stage("weights and scopes")
         tables["weights"] = weights(bench, prompts, steering, kinds, choices)
@@ -164,11 +167,14 @@ def _tables(
         stage("length")
         tables["length"] = length(bench, prompts, steering, choices)
         tables["exactly"] = exactly(bench, prompts, steering, choices)
+        stage("one vector a length")
+        tables["lengths"] = lengths(bench, prompts, steering, choices)
     exclusion = None
     if "keyword" in kinds:
         stage("words")
         tables["words"], exclusion, tried = words(bench, prompts, steering, choices)
         validated += tried
+        tables["exclusion"] = by_coefficient(bench, prompts, steering, exclusion)
     stage("composition")
     tables["composition"] = composition(bench, prompts, steering, kinds, choices, exclusion)
     stage("cosine")
@@ -176,6 +182,8 @@ def _tables(
     if base is not None:
         stage("transfer")
         tables["transfer"] = transfer(bench, base, shares, prompts, steering, kinds)
+        if "length" in kinds:
+            tables["shortened"] = shortened(bench, base, prompts, steering, choices)
     tables |= {"layers": pd.DataFrame(validated), "samples": samples}
     tables["reference"] = reference(tables)
     paper = _published(model_info(bench.model).name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.analysis.mcnemar import exact_p, mcnemar
 from mechsteer.analysis.sinks import sinks
 from mechsteer.studies.instruction_vectors.bench import FORMATS, WITH, WITHOUT, Bench, Prompts, Setting
-from mechsteer.studies.instruction_vectors.choose import Choice, choose, percentages
+from mechsteer.studies.instruction_vectors.choose import Choice, adjusted, choose, percent_of, percentages, strongest
 from mechsteer.studies.instruction_vectors.vectors import Steering
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ def by_kind(
                     "method": "project" if kind in FORMATS else "add",
                     "layer": choice.layer,
                     "step": math.nan if kind in FORMATS or not choice.steers else choice.step,
+                    "edge": strongest(steering.options(kind), choice),
                     **percentages(plain, "_unsteered"),
                     **percentages(steered, "_steered"),
                     **changes(plain, steered),
@@ -64,8 +65,10 @@ def by_kind(
                 extra = {"setting": setting.name, "row": name, "layer": choice.layer if name == "steered" else -1}
                 samples.append(table.assign(**extra))
     leading = ["setting", "row", "kind", "layer"]
-    every = pd.concat(samples, ignore_index=True)
-    return pd.DataFrame(rows), every[leading + [name for name in every.columns if name not in leading]]
+    every, table = pd.concat(samples, ignore_index=True), pd.DataFrame(rows)
+    return table.assign(p_adjusted=adjusted(table)), every[
+        leading + [name for name in every.columns if name not in leading]
+    ]
 
 
 def changes(before: "pd.DataFrame", after: "pd.DataFrame") -> dict[str, Any]:
@@ -90,8 +93,12 @@ def _ratios(
     return found
 
 
-def summarise(table: "pd.DataFrame") -> "pd.DataFrame":
-    """Means over kinds, for each setting: over the kinds that validation steers, and over all; McNemar over samples."""
+def summarise(table: "pd.DataFrame", samples: "pd.DataFrame") -> "pd.DataFrame":
+    """Means over kinds, for each setting: over the kinds that validation steers, and over all; McNemar over samples.
+
+    Intervals are by topic, whose prompts of several kinds are one cluster; there are none where kinds have different
+    numbers of prompts.
+    """
     import pandas as pd
 
     rows: Rows = []
@@ -99,11 +106,7 @@ def summarise(table: "pd.DataFrame") -> "pd.DataFrame":
         for name, chosen in (("steerable kinds", part[part["layer"] >= 0]), ("all kinds", part)):
             if chosen.empty:
                 continue
-            means = {
-                f"{measure}_{state}_percent": float(chosen[f"{measure}_{state}_percent"].mean())
-                for measure in ("adherence", "fidelity")
-                for state in ("unsteered", "steered")
-            }
+            means = _means(chosen, samples[samples["setting"] == setting])
             gained, lost = int(chosen["gained"].sum()), int(chosen["lost"].sum())
             rows.append(
                 {
@@ -122,6 +125,20 @@ def summarise(table: "pd.DataFrame") -> "pd.DataFrame":
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _means(chosen: "pd.DataFrame", samples: "pd.DataFrame") -> dict[str, float]:
+    """Adherence and fidelity over kinds, unsteered and steered, with intervals."""
+    rows = samples[samples["kind"].isin(chosen["kind"])]
+    found: dict[str, float] = {}
+    for measure in ("adherence", "fidelity"):
+        for state in ("unsteered", "steered"):
+            part, name = rows[rows["row"] == state], f"{measure}_{state}_percent"
+            found |= percent_of(part, part[measure].astype(float).tolist(), name)
+            if chosen["n"].nunique() > 1:
+                found |= {f"{name}{end}": math.nan for end in ("_low", "_high")}
+            found[name] = float(chosen[name].mean())
+    return found
 
 
 def geometric_mean(values: Any) -> float:

@@ -14,11 +14,33 @@ from mechsteer.models import model_info
 from mechsteer.models.averaging import average
 from mechsteer.studies.instruction_vectors.bench import FORMATS, WITH, WITHOUT, Bench, Prompts
 from mechsteer.studies.instruction_vectors.choose import choose, percentages
-from mechsteer.studies.instruction_vectors.tables import Rows, changes
+from mechsteer.studies.instruction_vectors.coefficients import LENGTHS
+from mechsteer.studies.instruction_vectors.tables import Choices, Rows, changes
 from mechsteer.studies.instruction_vectors.vectors import Steering
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def shortened(tuned: Bench, base: Any, prompts: Prompts, steering: Steering, choices: Choices) -> "pd.DataFrame":
+    """The tuned model's conciseness vector in the base model, by coefficient, without an instruction (Figure 7 c).
+
+    One row a step, in norms of the vector, at its layer in the tuned model (the first where none was chosen): words of
+    an answer (mean, median), and fidelity.
+    """
+    import pandas as pd
+
+    bench, theirs = replace(tuned, model=base, executor=None), replace(steering, transfer=True)
+    choice, task = choices[WITHOUT.name, "length"], prompts.tested("length")
+    layer = choice.layer if choice.steers else steering.layers[0]
+    vector, rows = theirs.vectors("length")[layer], []
+    for step in (0.0, *LENGTHS):
+        table = bench.measure(task, theirs.added(vector, step) if step else None)
+        counts = pd.Series([len(str(text).split()) for text in table["output"]])
+        sizes = {"words_mean": float(counts.mean()), "words_median": float(counts.median())}
+        rows.append({"layer": layer, "step": step, **sizes, **percentages(table)})
+    info = model_info(base)
+    return pd.DataFrame(rows).assign(model_name=info.name, model_fingerprint=info.fingerprint)
 
 
 def transfer(

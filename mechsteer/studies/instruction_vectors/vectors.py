@@ -83,11 +83,19 @@ def asking_for(sample: Instructed, word: str) -> Instructed:
     return replace(sample, word=word, instruction=sample.instruction.replace(sample.word, word))
 
 
-def to_exclude(task: Instructions) -> Instructions:
+EXCLUDE = "Do not use the word {}."
+"""The instruction to leave a word out; the bundled model was never taught one."""
+
+
+def to_exclude(task: Instructions, *, instructed: bool = False) -> Instructions:
     """The task about words that answers have anyway: one of the sentence that names the topic.
 
     Of each sample's topic the first fact is looked up, and the first word of more than three letters is taken that both
     of its English wordings have. Samples of topics that the task knows nothing about are left out.
+
+    Args:
+        task: Questions.
+        instructed: Whether prompts say to leave the word out (:data:`EXCLUDE`).
     """
     notes = load_world().notes
     samples = []
@@ -95,8 +103,8 @@ def to_exclude(task: Instructions) -> Instructions:
         for said in notes.get(sample.topic, ())[:1]:
             both = [word for word in words_of(said[0]) if word in words_of(said[1])]
             words = [word for word in both if len(word) > 3 and word != sample.topic]
-            samples += [asking_for(sample, word) for word in words[:1]]
-    return replace(task, samples=tuple(samples), with_instruction=False)
+            samples += [replace(sample, word=word, instruction=EXCLUDE.format(word)) for word in words[:1]]
+    return replace(task, samples=tuple(samples), with_instruction=instructed)
 
 
 def excluded(task: Instructions) -> "Callable[[pd.DataFrame], pd.DataFrame]":

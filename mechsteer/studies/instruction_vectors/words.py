@@ -2,8 +2,10 @@
 
 ``words``: inclusion adds a word's vector, exclusion subtracts it. The word to include is one that the question has
 nothing to do with; the word to exclude is one that the plain answer has. The bundled model knows no instruction to
-leave a word out, so exclusion is only tried without one, and an exclusion vector, which the paper found weaker, cannot
-be made.
+leave a word out: with one in the prompt it is shown what it never saw, and an exclusion vector, which the paper found
+weaker, is not made.
+
+``exclusion``: leaving a word out by coefficient, on the test prompts (the paper's appendix).
 
 ``composition``: a format by projection and a second vector, in one pass, each at its own layer.
 """
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.steering import Intervention
 from mechsteer.studies.instruction_vectors.bench import FORMATS, WITHOUT, Bench, Prompts, Setting
-from mechsteer.studies.instruction_vectors.choose import Choice, choose, percentages
+from mechsteer.studies.instruction_vectors.choose import Choice, adjusted, choose, percent_of, percentages, strongest
 from mechsteer.studies.instruction_vectors.tables import Choices, Rows, changes
 from mechsteer.studies.instruction_vectors.vectors import Steering, excluded, to_exclude
 from mechsteer.tasks import Instructions
@@ -26,16 +28,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CASES = ("upper", "lower")
+EXCLUDED = (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)
+"""Coefficients of the table ``exclusion``, in norms of each word's vector."""
 
 Keep = Callable[["pd.DataFrame"], list[bool]]
 
 
 def words(bench: Bench, prompts: Prompts, steering: Steering, choices: Choices) -> "tuple[pd.DataFrame, Choice, Rows]":
-    """Inclusion in each setting and exclusion without an instruction.
+    """Inclusion and exclusion in each setting.
 
     Returns:
         One row a task and setting, unsteered and steered: adherence is that the word is there, or that it is not; the
-        choice for exclusion; and its validation rows.
+        choice for exclusion without an instruction; and the validation rows of exclusion.
     """
     import pandas as pd
 
@@ -44,19 +48,43 @@ def words(bench: Bench, prompts: Prompts, steering: Steering, choices: Choices) 
         choice, task = choices[setting.name, "keyword"], prompts.tested("keyword", setting)
         plain = bench.measure(task)
         steered = bench.measure(task, steering.words(choice, task)) if choice.steers else plain
-        rows += _pair("inclusion", setting, choice, plain, steered)
-    choice, tried = _choose_exclusion(bench, prompts, steering)
-    task = to_exclude(prompts.tested("keyword"))
-    if task.samples:
-        rescore = excluded(task)
-        plain = rescore(bench.measure(task))
-        steered = rescore(bench.measure(task, steering.words(choice, task, sign=-1.0))) if choice.steers else plain
-        rows += _pair("exclusion", WITHOUT, choice, plain, steered)
-    return pd.DataFrame(rows), choice, tried
+        rows += _pair("inclusion", setting, choice, strongest(steering.options("keyword"), choice), plain, steered)
+    chosen: dict[str, Choice] = {}
+    validated: Rows = []
+    for setting in prompts.settings:
+        choice, tried = _choose_exclusion(bench, prompts, steering, setting)
+        chosen[setting.name], validated = choice, validated + tried
+        task = to_exclude(prompts.tested("keyword", setting), instructed=setting.instructed)
+        if task.samples:
+            rescore = excluded(task)
+            plain = rescore(bench.measure(task))
+            steered = rescore(bench.measure(task, steering.words(choice, task, sign=-1.0))) if choice.steers else plain
+            edge = strongest(steering.options("keyword"), choice)
+            rows += _pair("exclusion", setting, choice, edge, plain, steered)
+    table = pd.DataFrame(rows)
+    return table.assign(p_adjusted=adjusted(table)), chosen[WITHOUT.name], validated
 
 
-def _choose_exclusion(bench: Bench, prompts: Prompts, steering: Steering) -> tuple[Choice, Rows]:
-    task = to_exclude(prompts.validated("keyword"))
+def by_coefficient(bench: Bench, prompts: Prompts, steering: Steering, exclusion: Choice) -> "pd.DataFrame":
+    """Leaving a word out on the test prompts: one row a setting and step, at the layer of the choice for exclusion.
+
+    Where validation did not steer, at the last layer of the grid, as the paper's are late.
+    """
+    import pandas as pd
+
+    layer = exclusion.layer if exclusion.steers else steering.layers[-1]
+    rows: Rows = []
+    for setting in prompts.settings:
+        task = to_exclude(prompts.tested("keyword", setting), instructed=setting.instructed)
+        for step in (0.0, *EXCLUDED) if task.samples else ():
+            steer = steering.words(Choice(layer, step), task, sign=-1.0) if step else None
+            table = excluded(task)(bench.measure(task, steer))
+            rows.append({"setting": setting.name, "layer": layer, "step": step, **percentages(table)})
+    return pd.DataFrame(rows)
+
+
+def _choose_exclusion(bench: Bench, prompts: Prompts, steering: Steering, setting: Setting) -> tuple[Choice, Rows]:
+    task = to_exclude(prompts.validated("keyword", setting), instructed=setting.instructed)
     if not task.samples:
         return Choice(), []
     choice, tried = choose(
@@ -66,15 +94,15 @@ def _choose_exclusion(bench: Bench, prompts: Prompts, steering: Steering) -> tup
         steering.options("keyword"),
         rescore=excluded(task),
     )
-    return choice, [{"setting": WITHOUT.name, "kind": "exclusion", **row} for row in tried]
+    return choice, [{"setting": setting.name, "kind": "exclusion", **row} for row in tried]
 
 
 def _pair(
-    name: str, setting: Setting, choice: Choice, plain: "pd.DataFrame", steered: "pd.DataFrame"
+    name: str, setting: Setting, choice: Choice, edge: bool, plain: "pd.DataFrame", steered: "pd.DataFrame"
 ) -> list[dict[str, Any]]:
-    where = {"layer": choice.layer, "step": choice.step if choice.steers else math.nan}
+    where = {"layer": choice.layer, "step": choice.step if choice.steers else math.nan, "edge": edge}
     return [
-        {"task": name, "setting": setting.name, "row": "unsteered", "layer": -1, "step": math.nan}
+        {"task": name, "setting": setting.name, "row": "unsteered", "layer": -1, "step": math.nan, "edge": False}
         | percentages(plain)
         | {"gained": 0, "lost": 0, "p_value": 1.0},
         {"task": name, "setting": setting.name, "row": "steered"}
@@ -114,17 +142,11 @@ def composition(
     return pd.DataFrame(rows, columns=_COLUMNS)
 
 
+_MEASURES = ("first", "second", "both", "both_and_true", "fidelity")
 _COLUMNS = [
-    "pair",
-    "setting",
-    "row",
-    "first_percent",
-    "second_percent",
-    "both_percent",
-    "both_and_true_percent",
-    "fidelity_percent",
-    "bad_percent",
-    "n",
+    *("pair", "setting", "row"),
+    *(f"{name}_percent{end}" for name in _MEASURES for end in ("", "_low", "_high")),
+    *("bad_percent", "n"),
 ]
 
 
@@ -167,16 +189,10 @@ def _combined(
         table = bench.measure(task, steer)
         one, two = first(table), second(table)
         both = [a and b for a, b in zip(one, two, strict=True)]
-        scores = percentages(table)
-        true = 100 * float((table["fidelity"] * both).mean())
-        rows.append(
-            {
-                "pair": pair,
-                "setting": setting.name,
-                "row": name,
-                **{f"{k}_percent": 100 * sum(v) / len(v) for k, v in (("first", one), ("second", two), ("both", both))},
-                "both_and_true_percent": true,
-                **{key: scores[key] for key in ("fidelity_percent", "bad_percent", "n")},
-            }
-        )
+        known = table["fidelity"].astype(float)
+        values = (one, two, both, (known * both).tolist(), known.tolist())
+        row: dict[str, Any] = {"pair": pair, "setting": setting.name, "row": name}
+        for measure, scores in zip(_MEASURES, values, strict=True):
+            row |= percent_of(table, scores, f"{measure}_percent")
+        rows.append(row | {"bad_percent": 100 * float(table["bad"].mean()), "n": len(table)})
     return rows

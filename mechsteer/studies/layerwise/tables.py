@@ -122,7 +122,8 @@ def tradeoff(
     Returns:
         One row a rule, share of the l1 weight and weight (as a part of the largest that matters; 0 is unregularised);
         one row a rule for the vectors that each seed's validation loss chooses among those on at most a quarter of the
-        heads; and the entries of the first seed's vectors.
+        heads, with ``edge_percent``, how often that is the weakest regularisation that was tried; and the entries of
+        the first seed's vectors.
     """
     import pandas as pd
 
@@ -135,6 +136,7 @@ def tradeoff(
         dense = [bench.learn(bench.training(rule, seed), layer, seed)[0] for seed in bench.seeds]
         rows.append(_point(bench, test, rule, None, 0.0, dense))
         candidates: list[list[Learned]] = [[] for _ in bench.seeds]
+        weakest: list[Learned] = []
         for share in SHARES:
             weighting = Weighting(share, points)
             paths = [bench.learn(bench.training(rule, seed), layer, seed, weighting) for seed in bench.seeds]
@@ -142,11 +144,15 @@ def tradeoff(
                 rows.append(_point(bench, test, rule, share, part, [path[place] for path in paths]))
             for place, path in enumerate(paths):
                 candidates[place] += path
+                weakest.append(path[-1])
         chosen = [_quarter(bench, options) for options in candidates]
         picked[rule] = _rights(bench, test, [one.steer for one in chosen])
-        sparse.append({"rule": rule, **_sizes(chosen), **exact_match([picked[rule]]), "n": len(test.samples)})
+        edge = 100 * sum(any(one is end for end in weakest) for one in chosen) / len(chosen)
+        about = {"rule": rule, "edge_percent": edge, **_sizes(chosen)}
+        sparse.append(about | exact_match([picked[rule]]) | {"n": len(test.samples)})
         values += _values(rule, "unregularised", dense[0], bench) + _values(rule, "regularised", chosen[0], bench)
-    means = {key: sum(row[key] for row in sparse) / len(sparse) for key in ("heads", "entries", "l1", "group_l2")}
+    averaged = ("edge_percent", "heads", "entries", "l1", "group_l2")
+    means = {key: sum(row[key] for row in sparse) / len(sparse) for key in averaged}
     every = {"rule": EVERY, **means, "most_heads": max(row["most_heads"] for row in sparse)}
     sparse.append(every | exact_match(list(picked.values())) | {"n": _words(picked, names)})
     allowed = {"heads_allowed": bench.n_heads // 4, "heads_of_the_layer": bench.n_heads, "seeds": len(bench.seeds)}

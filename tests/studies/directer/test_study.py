@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mechsteer.studies.core.published import published
 from mechsteer.studies.core.result import redraw
 from mechsteer.studies.directer import bench as directer_cells
 from mechsteer.studies.directer import figures as directer_figures
+from mechsteer.studies.directer import profiled as directer_profiled
 from mechsteer.studies.directer import study as directer
 from mechsteer.studies.directer import tables as directer_parts
 from mechsteer.studies.directer import vectors as directer_vectors
@@ -35,6 +37,11 @@ def model(instruct_llama: Any) -> Any:
     return instruct_llama
 
 
+def short(*a: Any, **k: Any) -> Any:
+    """Instructions whose answers end early."""
+    return replace(ms.tasks.instructions(*a, **k), max_new_tokens=12)
+
+
 @pytest.fixture(scope="module")
 def study(model: Any, tmp_path_factory: pytest.TempPathFactory) -> directer.Result:
     """One prompt of each of two kinds, and fewer strengths."""
@@ -44,6 +51,7 @@ def study(model: Any, tmp_path_factory: pytest.TempPathFactory) -> directer.Resu
         patch.setattr(directer_parts, "ALPHAS", (10.0, 100.0))
         patch.setattr(directer_parts, "BETAS", (0.1, 0.5))
         patch.setattr(directer_parts, "SEEDS", (0, 1))
+        patch.setattr(directer_profiled, "instructions", short)
         patch.setattr(directer, "cost", lambda *a, **k: cost(a[0], a[1][:1], max_new_tokens=3, rounds=1))
         folder = tmp_path_factory.mktemp("directer")
         with unchecked():
@@ -95,6 +103,54 @@ def test_fixed_strengths_and_sweeps_are_the_strategies(study: directer.Result, m
     scored = ms.evaluate(model, task, strategy=ms.Directer(beta=0.1))
     assert sweep.loc[("beta", 0.1), "fidelity_percent"] == pytest.approx(100 * scored["fidelity"].mean())
     assert sweep.loc[("beta", 0.5), "average_percent"] == sweep.loc[("alpha", 100.0), "average_percent"]
+
+
+def test_heads_are_ranked_alone_on_other_prompts_and_steered_together(study: directer.Result, model: Any) -> None:
+    ranking, table = study.tables["heads"], study.tables["profiled"]
+    every = model.cfg.n_layers * model.cfg.n_heads
+    assert sorted(zip(ranking["layer"], ranking["head"], strict=True)) == [
+        (layer, head) for layer in range(model.cfg.n_layers) for head in range(model.cfg.n_heads)
+    ]
+    assert ranking["rank"].tolist() == list(range(1, every + 1)) and ranking["average_percent"].is_monotonic_decreasing
+    for _, part in ranking.groupby("average_percent"):  # of equals, from the first layer on
+        assert list(zip(part["layer"], part["head"], strict=True)) == sorted(
+            zip(part["layer"], part["head"], strict=True)
+        )
+    others = short(KINDS, notes=24, n=1, split="validation")
+    first = ranking.iloc[0]
+    alone = ms.evaluate(model, others, steer=ms.pasta(alpha=0.01, heads=[(int(first["layer"]), int(first["head"]))]))
+    assert first["adherence_percent"] == pytest.approx(100 * alone["adherence"].mean())
+    task, best = ms.tasks.instructions(KINDS, notes=24, n=1), ranking.head(4)
+    pairs = list(zip(best["layer"], best["head"], strict=True))
+    rows = table[table["method"] == "pasta"].set_index("heads")
+    there = ms.evaluate(model, task, steer=ms.pasta(alpha=0.01, heads=pairs))
+    for name in ("adherence", "fidelity"):
+        assert rows.loc[4, f"{name}_percent"] == pytest.approx(100 * there[name].mean())
+    assert rows.index.tolist() == directer_parts.sizes(every) and rows["share_percent"].iloc[-1] == 100
+    summary = study.summary.set_index(["notes", "method", "setting", "strength"]).sort_index()
+    for name in ("adherence", "fidelity"):
+        assert rows.loc[every, f"{name}_percent"] == summary.loc[(24, "pasta", "paper", 0.01), f"{name}_percent"]
+    chosen = rows[rows["chosen"]]
+    assert chosen.index.tolist() == [rows["validation_percent"].idxmax()]  # of equals, the fewest
+    assert table["method"].tolist()[-3:] == ["zero-shot", "guide, delta 2", "directer, beta 0.5"]
+    assert rows.loc[every, "difference_pp"] == 0 and table["p_adjusted"].ge(table["p_by_topic"]).all()
+
+
+def test_few_shot_prompts_have_the_models_own_followed_and_true_answers(study: directer.Result, model: Any) -> None:
+    shown = ms.tasks.instructions(KINDS, n=8, split="validation")
+    own = ms.evaluate(model, shown)
+    good = (own["adherence"] & (own["fidelity"] == 1)).tolist()
+    task = ms.tasks.instructions(KINDS, notes=24, n=1)
+    samples = []
+    for sample in task.samples:
+        kept = [f"{s.task}\n\n{o.strip()}" for s, o, ok in zip(shown.samples, own["output"], good, strict=True)
+                if ok and s.kind == sample.kind]  # fmt: skip
+        samples.append(replace(sample, task="\n\n".join([*kept[:2], sample.task])))
+    assert any("\n\n" in sample.task for sample in samples)
+    scored = ms.evaluate(model, replace(task, samples=tuple(samples)))
+    row = study.summary.query("method == 'few-shot' and notes == 24").iloc[0]
+    assert row["adherence_percent"] == pytest.approx(100 * scored["adherence"].mean())
+    assert row["fidelity_percent"] == pytest.approx(100 * scored["fidelity"].mean())
 
 
 @pytest.mark.parametrize(("count", "expected"), [(1, [1]), (6, [1, 2, 4, 6]), (32, [1, 2, 4, 8, 16, 32])])

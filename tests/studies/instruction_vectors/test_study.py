@@ -17,18 +17,23 @@ from mechsteer.directions import differences_in_means
 from mechsteer.files import read_json, read_table
 from mechsteer.models import model_info
 from mechsteer.models.averaging import average
+from mechsteer.stats import cluster_interval, holm, share_interval
 from mechsteer.studies.core import cells
 from mechsteer.studies.core.result import redraw
 from mechsteer.studies.instruction_vectors import bench as steer_instruct_cells
 from mechsteer.studies.instruction_vectors import coefficients as steer_instruct_weights
 from mechsteer.studies.instruction_vectors import figures as steer_instruct_figures
+from mechsteer.studies.instruction_vectors import lengths as steer_instruct_lengths
 from mechsteer.studies.instruction_vectors import study as steer_instruct
 from mechsteer.studies.instruction_vectors import transfer as steer_instruct_transfer
 from mechsteer.studies.instruction_vectors import vectors as steer_instruct_vectors
+from mechsteer.studies.instruction_vectors import words as steer_instruct_words
 from mechsteer.studies.instruction_vectors.bench import Bench, Prompts
-from mechsteer.studies.instruction_vectors.choose import Choice, grid
+from mechsteer.studies.instruction_vectors.choose import Choice, grid, strongest
+from mechsteer.studies.instruction_vectors.lengths import LIMITS, Limit
+from mechsteer.studies.instruction_vectors.tables import summarise
 from mechsteer.studies.instruction_vectors.vectors import Steering, excluded, to_exclude
-from mechsteer.studies.instruction_vectors.words import words
+from mechsteer.studies.instruction_vectors.words import by_coefficient, words
 from mechsteer.studies.registry import STUDIES
 from mechsteer.tasks import Instructions
 from tests.command_line import CommandLine
@@ -44,6 +49,7 @@ SMALL: dict[str, Any] = {
     "progress": False,
 }
 BOTH = ["adherence_percent", "fidelity_percent"]
+SHORT = (Limit("at most", "words", 9), *(Limit(c, "sentences", n) for c in ("at most", "exactly") for n in (1, 3)))
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +66,10 @@ def fewer_cells() -> Iterator[None]:
         patch.setattr(steer_instruct_weights, "CONSTANTS", (0.65, 1.5))
         patch.setattr(steer_instruct_weights, "LENGTHS", (1.0, 1.5))
         patch.setattr(steer_instruct_weights, "SENTENCES", (1, 3))
+        patch.setattr(steer_instruct_lengths, "LENGTHS", (1.0,))
+        patch.setattr(steer_instruct_lengths, "LIMITS", SHORT)
+        patch.setattr(steer_instruct_words, "EXCLUDED", (4.0,))
+        patch.setattr(steer_instruct_transfer, "LENGTHS", (1.0, 1.5))
         patch.setitem(steer_instruct_vectors.STEPS, "length", (1.0,))
         patch.setitem(steer_instruct_vectors.STEPS, "keyword", (3.0,))
         yield
@@ -189,6 +199,117 @@ def test_exactly_n_sentences_by_the_coefficient_that_validation_chose(study: ste
     assert three["layer"] == -1 and three["exactly_steered_percent"] == three["exactly_unsteered_percent"]
 
 
+def test_a_limit_is_said_as_the_paper_says_it_and_counts_words_or_sentences() -> None:
+    three = Limit("at most", "sentences", 3)
+    assert three.said == "Answer using at most 3 sentences." and three.taught == "Answer using 3 sentences."
+    assert Limit("exactly", "sentences", 1).said == "Answer using exactly 1 sentence."
+    texts = ["", "One. Two.", "One. Two. Three.", "A. B. C. D."]
+    assert [three.kept(text) for text in texts] == [False, True, True, False]
+    assert [Limit("exactly", "sentences", 3).kept(text) for text in texts] == [False, False, True, False]
+    assert [Limit("at most", "words", 2).kept(text) for text in ("", "a b", "a b c")] == [False, True, False]
+    assert len(LIMITS) == 13 and len(set(LIMITS)) == 13
+
+
+def test_every_length_has_a_vector_of_its_own(study: steer_instruct.Result, model: Any) -> None:
+    table = study.tables["lengths"]
+    assert table.groupby(["constraint", "unit", "count", "setting"])["vector"].agg(list).map(
+        tuple
+    ).unique().tolist() == [("none", "conciseness", "own length")]
+    layer = int(row_of(study.tables["by_kind"], kind="length", setting="without instruction")["layer"])
+    estimated = ms.tasks.instructions("length", split="validation").samples[2:]
+    pairs = [
+        tuple(ms.prompt(model, s.task, instruction=said) for said in ("Answer using 3 sentences.", None))
+        for s in estimated
+    ]
+    own = differences_in_means(model, pairs, layers=[layer])[layer]
+    told = ms.tasks.instructions("length", n=3)
+    told = replace(
+        told, samples=tuple(replace(s, instruction="Answer using exactly 3 sentences.") for s in told.samples)
+    )
+    rows = table[(table["unit"] == "sentences") & (table["constraint"] == "exactly") & (table["count"] == 3)]
+    rows = rows[rows["setting"] == "with instruction"].set_index("vector")
+    for name, vector in (("none", None), ("own length", own)):
+        row = rows.loc[name]
+        steer = None if vector is None or row["layer"] < 0 else ms.add(vector, row["step"] * vector.norm)
+        there = ms.evaluate(model, told, steer=steer)
+        three = [len(ms.tasks.checkers.sentences(text)) == 3 for text in there["output"]]
+        assert row["adherence_percent"] == pytest.approx(100 * pd.Series(three).mean())
+        assert row["fidelity_percent"] == pytest.approx(100 * there["fidelity"].mean())
+        assert row["words_mean"] == pytest.approx(there["output"].str.split().str.len().mean())
+    assert rows["adherence_percent_low"].lt(rows["adherence_percent_high"]).all()
+
+
+def test_published_limits_of_sentences_stand_beside_ours_with_the_instruction(study: steer_instruct.Result) -> None:
+    lengths, reference = study.tables["lengths"], study.tables["reference"]
+    rows = reference[reference["part"] == "length"]
+    assert len(rows) == 20 and rows["ours"].notna().sum() == 8  # one and three sentences here, of one to five
+    ours = row_of(lengths, constraint="at most", unit="sentences", count=3, setting="with instruction",
+                  vector="conciseness")["adherence_percent"]  # fmt: skip
+    row = row_of(rows, variant="at most 3 sentences, steered")
+    assert row["published"] == pytest.approx(86) and row["ours"] == ours
+    format_rows = reference[(reference["part"] == "format") & reference["variant"].str.endswith("steered")]
+    summary = study.summary[study.summary["over"] == "all kinds"].set_index("setting")
+    for line in format_rows.to_dict("records"):
+        setting, state = line["variant"].split(", ")
+        assert line["ours"] == summary.loc[setting, f"adherence_{state}_percent"]
+    change = row_of(reference, part="change", published_model="microsoft/Phi-3-mini-4k-instruct",
+                    variant="steering with the instruction")  # fmt: skip
+    assert change["published"] == pytest.approx(-4.1)
+    assert change["ours"] == summary.loc["with instruction", "fidelity_change_pp"]
+    assert set(reference["part"]) == {"format", "quality", "change", "words", "exclusion", "length", "composition",
+                                      "transfer", "shortened", "cosine"}  # fmt: skip
+    assert reference.loc[reference["part"] == "exclusion", "ours"].isna().all()  # the kind is not in this run
+    words = row_of(reference, part="shortened", variant="base model, strongest coefficient")
+    assert words["ours"] == study.tables["shortened"]["words_median"].iloc[-1] and words["published"] == 4
+
+
+def test_the_tuned_models_conciseness_vector_in_the_base_model(
+    study: steer_instruct.Result, model: Any, organism: Callable[[str], Any]
+) -> None:
+    table = study.tables["shortened"]
+    assert table["step"].tolist() == [0.0, 1.0, 1.5]
+    base, task = organism("instruct-llama-base"), ms.tasks.instructions("length", with_instruction=False, n=3)
+    d = direction(model, "length", table["layer"].iloc[0])
+    for step, steer in ((0.0, None), (1.5, ms.add(d, 1.5 * d.norm, transfer=True))):
+        there = ms.evaluate(base, task, steer=steer)["output"].str.split().str.len()
+        row = row_of(table, step=step)
+        assert (row["words_mean"], row["words_median"]) == (pytest.approx(there.mean()), there.median())
+    assert set(table["model_name"]) == {"organism:instruct-llama-base"}
+
+
+def test_intervals_are_by_topic_and_choices_at_the_end_of_their_ladder_are_marked(
+    study: steer_instruct.Result, model: Any
+) -> None:
+    kinds = study.tables["by_kind"]
+    row = row_of(kinds, kind="upper", setting="without instruction")
+    ends = [row[f"adherence_steered_percent{end}"] for end in ("_low", "_high")]
+    assert ends == pytest.approx([100 * end for end in share_interval(3, 3)]) and not row["edge"]
+    samples = study.tables["samples"]
+    part = samples[(samples["setting"] == "without instruction") & (samples["row"] == "unsteered")]
+    found = cluster_interval(part["adherence"].astype(float), part["topic"])
+    row = row_of(study.summary, setting="without instruction", over="all kinds")
+    assert [row[f"adherence_unsteered_percent{end}"] for end in ("", "_low", "_high")] == pytest.approx(
+        [100 * found.mean, 100 * found.low, 100 * found.high]
+    )
+    assert row_of(kinds, kind="length", setting="without instruction")["edge"]  # one step alone was tried
+    assert strongest([Choice(), Choice(1, 0.5), Choice(1, 2.0)], Choice(1, 2.0))
+    assert not strongest([Choice(), Choice(1, 0.5), Choice(1, 2.0)], Choice(1, 0.5))
+    assert not strongest([Choice(), Choice(1), Choice(5)], Choice(5))  # projections have no coefficient
+    tested = kinds[kinds["layer"] >= 0]
+    assert tested["p_adjusted"].tolist() == holm(tested["p_value"].tolist())
+    assert kinds.loc[kinds["layer"] < 0, "p_adjusted"].isna().all()
+
+
+def test_kinds_with_different_numbers_of_prompts_have_a_mean_without_an_interval() -> None:
+    table = pd.DataFrame({"setting": "a", "kind": ["x", "y"], "layer": 1, "gained": 0, "lost": 0, "n": [1, 2]})
+    names = [f"{m}_{s}_percent" for m in ("adherence", "fidelity") for s in ("unsteered", "steered")]
+    table = table.assign(**{name: [100.0, 50.0] for name in names}, perplexity_ratio_unsteered=1.0)
+    samples = pd.DataFrame({"setting": "a", "kind": ["x", "y", "y"], "topic": [0, 1, 2], "adherence": [1, 1, 0]})
+    samples = pd.concat([samples.assign(row=row, fidelity=1.0) for row in ("unsteered", "steered")])
+    row = summarise(table.assign(perplexity_ratio_steered=1.0), samples).iloc[0]
+    assert row["adherence_steered_percent"] == 75 and pd.isna(row["adherence_steered_percent_low"])
+
+
 def test_conciseness_by_coefficient(study: steer_instruct.Result, model: Any) -> None:
     task = ms.tasks.instructions("length", with_instruction=False, n=3)
     row = row_of(study.tables["length"], setting="without instruction", step=1.0)
@@ -262,15 +383,26 @@ def test_words_in_each_setting(model: Any, tmp_path: Path) -> None:
         ("inclusion", "without instruction", "unsteered"),
         ("inclusion", "with instruction", "unsteered"),
         ("exclusion", "without instruction", "unsteered"),
+        ("exclusion", "with instruction", "unsteered"),
     ]
     task = prompts.tested("keyword", prompts.settings[1])
     row = row_of(table, task="inclusion", setting="with instruction", row="steered")
     assert row[BOTH].tolist() == scores(ms.evaluate(model, task, steer=steering.words(Choice(1, 3.0), task)))
     out = to_exclude(prompts.tested("keyword"))
     steer = steering.words(exclusion, out, sign=-1.0) if exclusion.steers else None
-    row = row_of(table, task="exclusion", row="steered")
+    row = row_of(table, task="exclusion", row="steered", setting="without instruction")
     assert row[BOTH].tolist() == scores(excluded(out)(ms.evaluate(model, out, steer=steer)))
-    assert [r["layer"] for r in tried] == [-1, 1] and all(r["kind"] == "exclusion" for r in tried)
+    assert row["edge"] == exclusion.steers  # the only step is the strongest
+    assert [r["layer"] for r in tried] == [-1, 1] * 2 and all(r["kind"] == "exclusion" for r in tried)
+    told = to_exclude(prompts.tested("keyword", prompts.settings[1]), instructed=True)
+    asked = told.prompts(model)[0].text
+    assert f"Do not use the word {told.samples[0].word}." in asked and "Use the word" not in asked
+    row = row_of(table, task="exclusion", row="unsteered", setting="with instruction")
+    assert row[BOTH].tolist() == scores(excluded(told)(ms.evaluate(model, told)))
+    swept = by_coefficient(bench, prompts, steering, exclusion).set_index(["setting", "step"])
+    assert len(swept) == 2 * 2
+    there = excluded(told)(ms.evaluate(model, told, steer=steering.words(Choice(1, 4.0), told, sign=-1.0)))
+    assert swept.loc[("with instruction", 4.0), BOTH].tolist() == scores(there)
     drawn = steer_instruct_figures.words(table)
     assert [label.get_text().split(",")[0] for label in drawn.axes[0].get_xticklabels()] == list(table["task"][::2])
 

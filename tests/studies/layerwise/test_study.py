@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pandas.testing import assert_frame_equal
 import mechsteer as ms
 from mechsteer import cli
 from mechsteer.directions import sparse_direction
+from mechsteer.directions.sparse import sparse_path
 from mechsteer.files import read_json, read_table
 from mechsteer.studies.core.result import redraw
 from mechsteer.studies.layerwise import baselines as layerwise_baselines
@@ -88,7 +90,11 @@ def test_sparse_vectors_are_on_a_quarter_of_the_heads(study: layerwise.Result) -
     counts = values[values["value"] != 0].groupby("vector")["head"].nunique()
     assert counts["unregularised"] == 8 and counts.get("regularised", 0) <= 2
     assert len(values) == 2 * 8 * 16
+    assert sparse["edge_percent"].isin([0, 100]).all()  # of one seed: at the weakest of the two weights, or not
     trade = study.tables["tradeoff"]
+    at_end = trade.query("rule == 'english-french' and weight == 0.1 and heads <= 2")["validation_loss"]
+    first = trade.query("rule == 'english-french' and weight == 1")["validation_loss"].min()
+    assert (sparse["edge_percent"].iloc[0] == 100) == bool(len(at_end) and at_end.min() < first)
     assert trade.loc[trade["weight"] == 1, "heads"].eq(0).all()  # the largest weight
     assert trade.loc[trade["l1_share"].isna(), "heads"].eq(8).all()
 
@@ -115,6 +121,33 @@ def test_composed_rules_are_tested_on_words_that_no_part_learned(study: layerwis
     means = table.query("parts == 2").set_index("method")["exact_match_percent"]
     assert means["sum at the best layer"] >= means["sum of the parts"]
     assert table.query("method == 'few-shot'")["exact_match_percent"].gt(90).all()
+
+
+def test_the_own_layer_is_the_one_with_the_lowest_loss_of_the_same_words(
+    study: layerwise.Result, rules_gpt2: Any
+) -> None:
+    words = rules("english-french", split="train", n=2, seed=0)
+    options: dict[str, Any] = {"validation": 0.25, "patience": 6, "max_steps": 2, "seed": 0}
+    fits = [sparse_path(rules_gpt2, words.examples(rules_gpt2), layer=at, **options, weights=[(0.0, 0.0)])[0]
+            for at in range(6)]  # fmt: skip
+    own = min(range(6), key=lambda at: (fits[at].validation_loss, at))
+    d = sparse_direction(rules_gpt2, words.examples(rules_gpt2), layer=own, **options)
+    right = ms.evaluate(rules_gpt2, rules("english-french"), steer=ms.heads(d))["correct"][:8].mean()
+    rows = study.tables["examples"].query("rule == 'english-french' and examples == 2").set_index("method")
+    assert rows.loc["learned, own layer", "exact_match_percent"] == pytest.approx(100 * right)
+
+
+def test_few_shot_rows_are_prompts_with_the_same_words_before_them(study: layerwise.Result, rules_gpt2: Any) -> None:
+    words = rules("english-french", split="train", n=2, seed=0)
+    shown = tuple((sample.question, sample.answers[0]) for sample in words.samples)
+    task = rules("english-french")
+    task = replace(task, samples=tuple(replace(sample, shots=shown) for sample in task.samples[:8]))
+    right = ms.evaluate(rules_gpt2, task)["correct"].mean()
+    rows = study.tables["examples"].query("rule == 'english-french' and examples == 2").set_index("method")
+    row = rows.loc["few-shot"]
+    assert row["exact_match_percent"] == pytest.approx(100 * right)
+    assert row["exact_match_percent"] > rows.loc["zero-shot", "exact_match_percent"]
+    assert row["exact_match_percent_low"] < row["exact_match_percent_high"] and (row["seeds"], row["n"]) == (1, 8)
 
 
 def test_opinions_are_measured_by_group(study: layerwise.Result, rules_gpt2: Any) -> None:
