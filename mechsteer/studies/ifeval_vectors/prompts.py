@@ -24,6 +24,11 @@ FORMATS = (
 )
 """The paper's format instructions; each language has a vector of its own."""
 
+EXCLUDED = "keywords:forbidden_words"
+"""Words to leave out, which have a vector each."""
+
+Pairs = list[tuple[Prompt, Prompt]]
+
 
 def kinds_of(sample: IFEvalPrompt) -> list[str]:
     """What a prompt asks for, one vector each: instructions, languages told apart."""
@@ -63,7 +68,25 @@ def without_instruction(task: IFEval) -> IFEval:
     return replace(task, name=f"{task.name}, without instruction", samples=tuple(map(bare, task.samples)))
 
 
-def pairs(model: Any, task: IFEval, kind: str, count: int) -> list[tuple[Prompt, Prompt]]:
+def excluded_words(sample: IFEvalPrompt) -> list[str]:
+    """The words that a prompt asks to leave out, each once."""
+    asked = zip(sample.instructions, sample.kwargs, strict=True)
+    return list(dict.fromkeys(word for name, kwargs in asked if name == EXCLUDED for word in kwargs["forbidden_words"]))
+
+
+def validated(task: IFEval, kind: str, count: int) -> IFEval:
+    """The prompts that a kind's layer is chosen on: those that ask for it alone.
+
+    Where no prompt asks to leave words out alone, as in the paper's file of two instructions: those that ask for it
+    beside others.
+    """
+    chosen = of_kind(task, kind)
+    if kind == EXCLUDED and not chosen.samples:
+        chosen = replace(task, samples=tuple(s for s in task.samples if kind in s.instructions))
+    return replace(chosen, samples=chosen.samples[:count])
+
+
+def pairs(model: Any, task: IFEval, kind: str, count: int) -> Pairs:
     """Questions with and without an instruction of a kind, which was never their own, as in the paper.
 
     Args:
@@ -84,7 +107,11 @@ def pairs(model: Any, task: IFEval, kind: str, count: int) -> list[tuple[Prompt,
 
 
 def kinds_in(task: IFEval, kinds: Sequence[str] | None) -> list[str]:
-    """The kinds that prompts ask for alone, of some instructions (default: the paper's formats), in order."""
-    wanted = FORMATS if kinds is None else tuple(kinds)
+    """The kinds that get vectors, of some instructions (default: the paper's formats and words to leave out), in order.
+
+    Those that prompts ask for alone; and words to leave out, whose vectors come from the words.
+    """
+    wanted = (*FORMATS, EXCLUDED) if kinds is None else tuple(kinds)
     alone = [kinds_of(s)[0] for s in task.samples if len(s.instructions) == 1 and s.instructions[0] in wanted]
-    return sorted(set(alone))
+    words = [EXCLUDED for s in task.samples if EXCLUDED in wanted and EXCLUDED in s.instructions]
+    return sorted({*alone, *words})

@@ -14,9 +14,13 @@ def report(result: Result) -> str:
     kinds = result.tables["by_kind"]
     wide = kinds.pivot_table(index="kind", columns=["setting", "steered"], values="loose_percent", sort=False)
     wide.columns = [f"{setting}{', steered' if steered else ''}" for setting, steered in wide.columns]
-    return "\n".join(
-        [
-            titled(title, table[[*_COLUMNS, *_MORE]].rename(columns=lambda name: name.removesuffix("_percent"))),
-            titled("Followed (loose) by kind of instruction (percent)", wide.reset_index()),
-        ]
-    )
+    parts = [
+        titled(title, table[[*_COLUMNS, *_MORE]].rename(columns=lambda name: name.removesuffix("_percent"))),
+        titled("Followed (loose) by kind of instruction (percent)", wide.reset_index()),
+    ]
+    several = result.tables["by_instruction"]
+    if len(several):
+        columns = ["setting", "steered", "instruction", "n", "loose_percent", "loose_low", "loose_high"]
+        shown = several[columns].rename(columns=lambda name: name.removesuffix("_percent"))
+        parts.append(titled("Each instruction of prompts with several (percent)", shown))
+    return "\n".join(parts)

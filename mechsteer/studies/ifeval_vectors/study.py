@@ -18,19 +18,27 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from mechsteer.directions import Direction, differences_in_means
 from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.files import writable_dir
-from mechsteer.models import provenance, stacks
-from mechsteer.steering import Intervention, project
+from mechsteer.models import provenance
+from mechsteer.steering import Intervention
 from mechsteer.studies.core.bench import Bench, decoder_only
 from mechsteer.studies.core.result import Result, finished
 from mechsteer.studies.ifeval.answers import answers, fitting, one_process, prompts_of
-from mechsteer.studies.ifeval_vectors.prompts import kinds_in, of_kind, pairs, together, without_instruction
-from mechsteer.studies.ifeval_vectors.tables import best_layer, by_kind, summary
-from mechsteer.studies.instruction_vectors.choose import NONE, grid
+from mechsteer.studies.ifeval.tables import by_instruction
+from mechsteer.studies.ifeval_vectors.prompts import (
+    kinds_in,
+    kinds_of,
+    of_kind,
+    together,
+    validated,
+    without_instruction,
+)
+from mechsteer.studies.ifeval_vectors.tables import best_option, by_kind, summary
+from mechsteer.studies.ifeval_vectors.vectors import Option, Vectors
 from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import IFEval
+from mechsteer.tasks.ifeval import followed
 from mechsteer.tasks.splits import SPLITS
 
 if TYPE_CHECKING:
@@ -38,6 +46,11 @@ if TYPE_CHECKING:
 
 NAME = "ifeval-vectors"
 SETTINGS: Mapping[str, bool] = {"without instruction": False, "with instruction": True}
+SEVERAL: Mapping[str, str] = {
+    "without instruction": "several, without instructions",
+    "with instruction": "several instructions",
+}
+"""What settings are called in rows of prompts with more than one instruction."""
 
 
 def run(
@@ -62,7 +75,7 @@ def run(
         out: The folder for tables, figure and vectors.
         data: IFEval's JSONL file with ``prompt_without_instruction`` in its lines, or a task of it.
         n: So many prompts only, the first ones. Default: all.
-        kinds: Instructions that get a vector. Default: the paper's formats and languages.
+        kinds: Instructions that get a vector. Default: the paper's formats and languages, and words to leave out.
         n_validation: The most prompts of a kind, in each half, that choose its layer.
         n_pairs: The most pairs for a vector.
         max_new_tokens: The most new tokens of an answer.
@@ -72,9 +85,10 @@ def run(
         executor: None; answers are kept as they come, and one process makes them.
 
     Returns:
-        ``summary``: by setting (``without`` and ``with instruction``; ``several instructions`` of prompts that have
-        more than one) and whether steered; ``by_kind``; ``layers``: every candidate on the validation prompts of each
-        half, and the choice; ``rows``. Kinds without a vector, of which a half has no wording, are not steered.
+        ``summary``: by setting (``without`` and ``with instruction``; ``several`` of prompts that have more than one)
+        and whether steered; ``by_kind``; ``by_instruction``: each instruction of prompts with several; ``layers``:
+        every candidate on the validation prompts of each half, and the choice; ``rows``. Kinds without a vector, of
+        which a half has no wording, are not steered.
 
     Raises:
         MechsteerError: if the checkers are missing, a prompt has no form without its instruction, no prompt has one
@@ -92,7 +106,7 @@ def run(
     kept = fitting(loaded, replace(task, max_new_tokens=max_new_tokens))
     with tqdm(desc=NAME, unit="answer", disable=not progress) as bar:
         bench = Bench(loaded, folder, batch_size, bar)
-        tables = _tables(bench, [kept.on(split) for split in SPLITS], chosen, n_validation, n_pairs)
+        tables = _tables(bench, kept, chosen, n_validation, n_pairs)
     left = len(task.samples) - len(kept.samples)
     tables = {name: table.assign(n_left_out=left, **provenance(loaded)) for name, table in tables.items()}
     sizes = {"n_validation": n_validation, "n_pairs": n_pairs, "max_new_tokens": max_new_tokens}
@@ -100,37 +114,12 @@ def run(
     return finished(NAME, folder, about, tables, draw=draw)
 
 
-def _vectors(
-    bench: Bench, half: IFEval, kinds: Sequence[str], layers: Sequence[int], n_pairs: int
-) -> dict[str, dict[int, Direction]]:
-    """Vectors by kind and layer, from one half of the prompts; none of a kind of which it has no wording."""
-
-    def of(kind: str) -> dict[int, Direction]:
-        found = pairs(bench.model, half, kind, n_pairs)
-
-        def make(layers: Sequence[int]) -> dict[int, Direction]:
-            return differences_in_means(bench.model, found, layers=layers, batch_size=bench.batch_size)
-
-        return bench.directions(kind.replace(":", "-"), layers, found, make) if found else {}
-
-    return {kind: of(kind) for kind in kinds}
-
-
-def _steering(vectors: Mapping[str, Mapping[int, Direction]], layers: Mapping[str, int]) -> Intervention | None:
-    """The projections of some kinds, each at its layer; None where nothing is steered."""
-    made = Intervention()
-    for kind, layer in layers.items():
-        if layer in vectors[kind]:
-            made += project(vectors[kind][layer], scope="content")
-    return made if made.edits else None
-
-
 def _tables(
-    bench: Bench, halves: Sequence[IFEval], kinds: Sequence[str], n_validation: int, n_pairs: int
+    bench: Bench, task: IFEval, kinds: Sequence[str], n_validation: int, n_pairs: int
 ) -> "dict[str, pd.DataFrame]":
     import pandas as pd
 
-    grid_of_layers = grid(stacks(bench.model)["blocks"])
+    halves = [task.on(split) for split in SPLITS]
     rows: list[pd.DataFrame] = []
     layers: list[pd.DataFrame] = []
 
@@ -141,47 +130,65 @@ def _tables(
             rows.append(table.assign(setting=setting, asked=kind, steered=name, vector=steer is not None))
 
     for half, other in zip(halves, reversed(halves), strict=True):
-        vectors = _vectors(bench, other, kinds, grid_of_layers, n_pairs)
-        chosen: dict[str, int] = {}
+        vectors = Vectors(bench, other, kinds, n_pairs)
         for setting, instructed in SETTINGS.items():
+            chosen: dict[str, Option] = {}
             for kind in kinds:
                 bench.bar.set_postfix_str(f"{kind}, {setting}")
-                table = _layers(bench, other, kind, instructed, n_validation, vectors[kind])
-                layer = best_layer(table)
-                layers.append(table.assign(setting=setting, kind=kind, half=other.name, chosen=table["layer"] == layer))
-                if instructed:
-                    chosen[kind] = layer
-                mine = of_kind(half, kind)
-                if mine.samples:
-                    task = mine if instructed else without_instruction(mine)
-                    add_rows(task, setting, kind, _steering(vectors, {kind: layer}))
-        bench.bar.set_postfix_str("several instructions")
-        for wanted, task in together(half).items():
-            if at := {kind: chosen[kind] for kind in wanted if kind in chosen}:
-                add_rows(task, "several instructions", task.samples[0].kind, _steering(vectors, at))
+                table = _tried(bench, validated(other, kind, n_validation), kind, instructed, vectors)
+                chosen[kind] = best_option(table)
+                picked = [Option(*row) == chosen[kind] for row in zip(table["layer"], table["share"], strict=True)]
+                layers.append(table.assign(setting=setting, kind=kind, half=other.name, chosen=picked))
+                if (mine := _asked(of_kind(half, kind), instructed)).samples:
+                    add_rows(mine, setting, kind, vectors.steering(mine, {kind: chosen[kind]}))
+            bench.bar.set_postfix_str(f"several instructions, {setting}")
+            for wanted, group in together(half).items():
+                if at := {kind: chosen[kind] for kind in wanted if kind in chosen}:
+                    mine = _asked(group, instructed)
+                    add_rows(mine, SEVERAL[setting], group.samples[0].kind, vectors.steering(mine, at))
     table = pd.concat(rows, ignore_index=True)
     return {
         "summary": summary(table),
         "by_kind": by_kind(table),
+        "by_instruction": _by_instruction(table, task),
         "layers": pd.concat(layers, ignore_index=True),
         "rows": table,
     }
 
 
-def _layers(
-    bench: Bench, half: IFEval, kind: str, instructed: bool, count: int, vectors: Mapping[int, Direction]
-) -> "pd.DataFrame":
-    """No steering and each layer on a half's prompts of a kind: layer, n, loose and collapsed, as shares."""
+def _asked(task: IFEval, instructed: bool) -> IFEval:
+    return task if instructed else without_instruction(task)
+
+
+def _tried(bench: Bench, task: IFEval, kind: str, instructed: bool, vectors: Vectors) -> "pd.DataFrame":
+    """Each option of a kind on validation prompts: layer, share, n, loose (of this instruction), collapsed; shares."""
     import pandas as pd
 
-    task = of_kind(half, kind)
-    task = replace(task, samples=task.samples[:count])
-    if not task.samples:
-        return pd.DataFrame([{"layer": NONE, "n": 0, "loose": float("nan"), "collapsed": float("nan")}])
-    task = task if instructed else without_instruction(task)
+    asked = _asked(task, instructed)
+    if not asked.samples:
+        return pd.DataFrame([{**Option()._asdict(), "n": 0, "loose": float("nan"), "collapsed": float("nan")}])
     made = []
-    for layer in (NONE, *vectors):
-        table, _ = answers(bench, task, _steering({kind: vectors}, {kind: layer}))
-        shares = {"loose": float(table["loose"].mean()), "collapsed": float(table["collapsed"].mean())}
-        made.append({"layer": layer, "n": len(table), **shares})
+    for option in vectors.options(kind):
+        table, _ = answers(bench, asked, vectors.steering(asked, {kind: option}))
+        places = [kinds_of(sample).index(kind) for sample in task.samples]
+        scored = zip(task.samples, table["output"], places, strict=True)
+        loose = [followed(sample, text)[1][place] for sample, text, place in scored]
+        shares = {"loose": sum(loose) / len(loose), "collapsed": float(table["collapsed"].mean())}
+        made.append({**option._asdict(), "n": len(table), **shares})
     return pd.DataFrame(made)
+
+
+def _by_instruction(rows: "pd.DataFrame", task: IFEval) -> "pd.DataFrame":
+    """How often each instruction of prompts with several was followed."""
+    import pandas as pd
+
+    several = rows[rows["setting"].isin(SEVERAL.values())]
+    if several.empty:
+        return several.reindex(columns=["setting", "steered", "instruction", "n"])
+    parts = []
+    for (setting, steered), group in several.groupby(["setting", "steered"], sort=False):
+        made = by_instruction(group.assign(name=""), task).drop(columns="name")
+        made.insert(0, "setting", str(setting))
+        made.insert(1, "steered", bool(steered))
+        parts.append(made)
+    return pd.concat(parts, ignore_index=True)

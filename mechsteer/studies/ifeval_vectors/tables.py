@@ -1,4 +1,4 @@
-"""The choice of a layer, and from rows to tables."""
+"""The choice of an option, and from rows to tables."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,22 +6,26 @@ from mechsteer.analysis.mcnemar import exact_p
 from mechsteer.stats import holm, mean_interval
 from mechsteer.studies.core.choose import best
 from mechsteer.studies.ifeval.tables import percent
+from mechsteer.studies.ifeval_vectors.vectors import Option
 from mechsteer.studies.instruction_vectors.choose import NONE
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-def best_layer(table: "pd.DataFrame") -> int:
-    """The layer with the highest loose accuracy of those with no more collapsed answers than without steering.
+def best_option(table: "pd.DataFrame") -> Option:
+    """The option with the highest loose accuracy of those with no more collapsed answers than without steering.
 
-    Ties go to no steering, then to the lowest layer, as in the paper.
+    Ties go to no steering, then to the lowest layer, as in the paper, and the smallest share.
+
+    Args:
+        table: One row an option: layer, share, loose and collapsed.
     """
     plain = float(table.loc[table["layer"] == NONE, "collapsed"].iloc[0])
-    ordered = table.sort_values("layer").to_dict("records")  # no steering has layer -1
+    ordered = table.sort_values(["layer", "share"]).to_dict("records")  # no steering has layer -1
     found = best(ordered, lambda r: r["loose"], passes=lambda r: r["layer"] == NONE or r["collapsed"] <= plain)
     assert found is not None  # no steering passes
-    return int(found["layer"])
+    return Option(int(found["layer"]), float(found["share"]))
 
 
 def summary(rows: "pd.DataFrame") -> "pd.DataFrame":

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,22 @@ from pandas.testing import assert_frame_equal
 
 import mechsteer as ms
 from mechsteer.errors import MechsteerError
+from mechsteer.studies.core.bench import Bench
 from mechsteer.studies.core.result import Result
-from mechsteer.studies.ifeval_vectors.prompts import instruction_of, kinds_in, kinds_of, pairs, without_instruction
+from mechsteer.studies.ifeval_vectors.prompts import (
+    excluded_words,
+    instruction_of,
+    kinds_in,
+    kinds_of,
+    pairs,
+    validated,
+    without_instruction,
+)
 from mechsteer.studies.ifeval_vectors.report import report
-from mechsteer.studies.ifeval_vectors.tables import best_layer
+from mechsteer.studies.ifeval_vectors.tables import best_option
+from mechsteer.studies.ifeval_vectors.vectors import Option, Vectors
 
+EXCLUDED = "keywords:forbidden_words"
 NO_COMMA, LOWER, LANGUAGE = "punctuation:no_comma", "change_case:english_lowercase", "language:response_language"
 WORDS = ["cat", "dog", "sun", "sea", "tree", "bee", "red", "sat"]
 
@@ -30,7 +42,8 @@ def checkers(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def line(number: int, word: str, names: list[str], said: str) -> dict[str, Any]:
-    kwargs = [{"language": "fr"} if name == LANGUAGE else {} for name in names]
+    arguments: dict[str, dict[str, Any]] = {LANGUAGE: {"language": "fr"}, EXCLUDED: {"forbidden_words": [word, "mat"]}}
+    kwargs = [arguments.get(name, {}) for name in names]
     base = f"the {word} sat ."
     return {
         "key": number,
@@ -63,9 +76,12 @@ def test_tables_and_continuing(checkers: None, data: Path, tiny: Callable[..., A
     model = tiny("llama")
     result = small(model, data, tmp_path / "out")
     table, rows, layers = (result.tables[name] for name in ("summary", "rows", "layers"))
-    assert list(table["setting"].unique()) == ["without instruction", "with instruction", "several instructions"]
+    several = ["several, without instructions", "several instructions"]
+    assert set(table["setting"]) == {"without instruction", "with instruction", *several}
     counts = table.groupby("setting")["n"].unique().map(list).to_dict()
-    assert counts["with instruction"] == [8] and counts["several instructions"] == [1]
+    assert counts["with instruction"] == [8] and [counts[name] for name in several] == [[1], [1]]
+    by = result.tables["by_instruction"]
+    assert set(by["setting"]) == set(several) and set(by["instruction"]) == {NO_COMMA, LOWER} and len(by) == 8
     assert (layers.groupby(["setting", "kind", "half"])["chosen"].sum() == 1).all()
     plain = rows[(rows["setting"] == "with instruction") & ~rows["steered"]].sort_values("key")
     alone = ms.evaluate(model, ms.tasks.ifeval(data, n=8, max_new_tokens=3)).sort_values("key")
@@ -122,10 +138,38 @@ def test_the_vector_is_the_difference_of_means(data: Path, tiny: Callable[..., A
 @pytest.mark.parametrize(
     ("loose", "collapsed", "wanted"),
     [
-        ([0.5, 0.5, 0.5], [0.0, 0.0, 0.0], -1),
-        ([0.2, 0.9, 0.6], [0.0, 0.3, 0.0], 4),
-        ([0.2, 0.6, 0.6], [0.5, 0.5, 0.0], 2),
+        ([0.5, 0.5, 0.5, 0.5], [0.0, 0.0, 0.0, 0.0], Option()),
+        ([0.2, 0.9, 0.6, 0.5], [0.0, 0.3, 0.0, 0.0], Option(2, 0.4)),
+        ([0.2, 0.6, 0.6, 0.6], [0.5, 0.5, 0.0, 0.5], Option(2, 0.1)),
     ],
 )
-def test_the_choice_of_a_layer(loose: list[float], collapsed: list[float], wanted: int) -> None:
-    assert best_layer(pd.DataFrame({"layer": [-1, 2, 4], "loose": loose, "collapsed": collapsed})) == wanted
+def test_the_choice_of_an_option(loose: list[float], collapsed: list[float], wanted: Option) -> None:
+    options = {"layer": [-1, 2, 2, 4], "share": [0.0, 0.1, 0.4, 0.1]}
+    assert best_option(pd.DataFrame({**options, "loose": loose, "collapsed": collapsed})) == wanted
+
+
+def test_words_are_left_out_by_subtracting_the_vector_of_saying_them(
+    data: Path, tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    rows = [line(100 + n, word, [EXCLUDED] if n % 2 else [LOWER, EXCLUDED], "no dog") for n, word in enumerate(WORDS)]
+    path = tmp_path / "words.jsonl"
+    path.write_text(data.read_text(encoding="utf-8") + "\n" + "\n".join(map(json.dumps, rows)), encoding="utf-8")
+    model, task = tiny("llama"), ms.tasks.ifeval(path)
+    assert EXCLUDED in kinds_in(task, None) and kinds_in(ms.tasks.ifeval(data), [EXCLUDED]) == []
+    assert {s.key for s in validated(task, EXCLUDED, 9).samples} == {101, 103, 105, 107}
+    beside = replace(task, samples=tuple(s for s in task.samples if len(s.instructions) > 1))
+    assert {s.key for s in validated(beside, EXCLUDED, 2).samples} == {100, 102}
+    bench = Bench(model, tmp_path / "out", 8, None)
+    vectors = Vectors(bench, task, [EXCLUDED], 3)
+    option = vectors.options(EXCLUDED)[-1]
+    two = replace(task, samples=validated(task, EXCLUDED, 2).samples)
+    steer = vectors.steering(two, {EXCLUDED: option})
+    assert steer is not None and vectors.steering(two, {EXCLUDED: Option()}) is None
+    words = [excluded_words(sample) for sample in two.samples]
+    assert all(len(each) == 2 for each in words) and words[0][1] == words[1][1] == "mat"
+    prompts, site = two.prompts(model), f"blocks.{option.layer}.hook_resid_post"
+    plain, steered = (ms.capture(model, prompts, sites=site, positions="last", steer=s)[site] for s in (None, steer))
+    for place, each in enumerate(words):
+        made = [vectors.words[word][option.layer] for word in each]
+        moved = sum((one.vector / one.norm * one.activation_norm for one in made), start=torch.zeros(()))
+        assert torch.allclose(steered[place] - plain[place], -option.share / 2 * moved, atol=1e-4)
