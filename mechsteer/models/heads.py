@@ -19,8 +19,9 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 """Where torch keeps a module's hooks of each kind."""
 
 FEW, VERY_FEW = range(1, 9), range(1, 5)
-"""How many rows PyTorch's linear function is slow for on CPUs. With five to eight, not where the output is narrower than
-the input; with eight it gains where the output is wide (half the time for a vocabulary), and loses nothing elsewhere."""
+"""How many rows PyTorch's linear function is slow for on CPUs. With five to eight, not where the output is narrower
+than the input; with eight it gains where the output is wide (half the time for a vocabulary), and loses nothing
+elsewhere."""
 
 
 Heads = Float[Tensor, "batch pos n_heads d_head"]

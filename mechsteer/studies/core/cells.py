@@ -4,13 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.decoding import Strategy
 from mechsteer.errors import MechsteerError
-from mechsteer.evaluation import Task, evaluate
+from mechsteer.evaluation import evaluate as evaluate  # what a bench computes cells with
 from mechsteer.files import digest, plain_name, read_table, write_table
-from mechsteer.identity import cell_key
-from mechsteer.models import taken_once
-from mechsteer.steering import Intervention
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,18 +38,3 @@ def cell(folder: Path, key: Any, compute: "Callable[[], pd.DataFrame]") -> "pd.D
 def write(folder: Path, key: Any, table: "pd.DataFrame") -> None:
     """Keep the table of a cell."""
     write_table(table, path_of(folder, key).with_suffix(""), csv=False)
-
-
-def evaluated(
-    folder: Path,
-    model: Any,
-    task: Task,
-    steer: Intervention | None = None,
-    *,
-    strategy: Strategy | None = None,
-    batch_size: int,
-) -> "pd.DataFrame":
-    """The sample rows of a task under an intervention and a strategy (see :func:`mechsteer.evaluate`), as a cell."""
-    with taken_once():
-        key = cell_key(model, task, steer, strategy)
-        return cell(folder, key, lambda: evaluate(model, task, steer=steer, strategy=strategy, batch_size=batch_size))

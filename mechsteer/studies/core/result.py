@@ -18,9 +18,9 @@ from mechsteer.models import provenance
 from mechsteer.plots.base import thumbnail
 from mechsteer.report import PROVENANCE, show
 from mechsteer.running_command import command
-from mechsteer.studies.core.findings import findings
-from mechsteer.studies.core.html_report import report_of
 from mechsteer.studies.core.study import Study
+from mechsteer.studies.html_report.findings import findings
+from mechsteer.studies.html_report.report import report_of
 from mechsteer.studies.registry import STUDIES
 
 if TYPE_CHECKING:

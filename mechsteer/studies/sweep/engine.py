@@ -50,7 +50,6 @@ from mechsteer.studies.sweep.grids import Cell, distinct
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
-    from matplotlib.figure import Figure
 
     from mechsteer.steering import Method
 
@@ -130,7 +129,7 @@ def sweep(
     except KeyboardInterrupt:
         folder.end(complete=False)
         raise
-    return Result(folder.path, folder.end(complete=True), _figures)
+    return Result(folder.path, folder.end(complete=True))
 
 
 def _compute(executor: Executor, work: Work, jobs: Sequence[Job], folder: "_Folder", bar: Any) -> None:
@@ -220,11 +219,6 @@ def _model_by_model(jobs: Sequence[Job]) -> list[Job]:
     for job in jobs:
         groups.setdefault(digest([job.cell.get("model"), job.cell.get("dtype")]), []).append(job)
     return [job for group in groups.values() for job in group]
-
-
-def _figures(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
-    """A sweep has no figures of its own."""
-    return {}
 
 
 @dataclass(frozen=True)

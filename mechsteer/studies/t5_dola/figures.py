@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer import plots
 from mechsteer.html_report import Heat
 from mechsteer.plots.base import points
-from mechsteer.studies.core.examples import examples, layer_of
+from mechsteer.studies.html_report.examples import examples, layer_of
 
 if TYPE_CHECKING:
     import pandas as pd

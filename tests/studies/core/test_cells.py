@@ -16,8 +16,9 @@ import mechsteer as ms
 from mechsteer.activations import capture
 from mechsteer.errors import MechsteerError
 from mechsteer.evaluation import evaluate
+from mechsteer.identity import cell_key
 from mechsteer.steering import Edit, Intervention, make_scope
-from mechsteer.studies.core.cells import cell, evaluated
+from mechsteer.studies.core.cells import cell
 from mechsteer.tasks.answers import Answers, Question
 
 TABLE = pd.DataFrame({"name": ["a", "b"], "value": [1.5, None], "flag": [True, False]})
@@ -56,6 +57,11 @@ def test_an_error_leaves_no_cell(tmp_path: Path) -> None:
 
 SAMPLES = tuple(Question(prompt, "sat") for prompt in ("the cat", "a dog", "the house"))
 TASK = Answers("small", SAMPLES, max_new_tokens=3)
+
+
+def evaluated(folder: Path, model: Any, task: Any, **more: Any) -> pd.DataFrame:
+    keyed = cell_key(model, task, more.get("steer"), more.get("strategy"))
+    return cell(folder, keyed, lambda: evaluate(model, task, **more))
 
 
 def texts(folder: Path, model: Any, **more: Any) -> list[str]:

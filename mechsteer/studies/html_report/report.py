@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.html_report import Heat, Report, Samples, provenance_of, samples_of
 from mechsteer.html_report.samples import verdict_of
-from mechsteer.studies.core.examples import answers_in
-from mechsteer.studies.core.findings import findings
 from mechsteer.studies.core.study import Study
+from mechsteer.studies.html_report.examples import answers_in
+from mechsteer.studies.html_report.findings import findings
 
 if TYPE_CHECKING:
     import pandas as pd
