@@ -75,7 +75,7 @@ def evaluation(model: Any) -> Job:
 
 def study(model: Any) -> Job:
     """A study on the bundled model, with its figures."""
-    from mechsteer.studies.inside.study import run
+    from mechsteer.studies.t5_sublayers.study import run
 
     loaded = ms.load("organism:trap-t5")
     return lambda folder: run(loaded, folder, n=2, progress=False)

@@ -190,7 +190,7 @@ def limits(bench: Bench, *, words: int = 60, n: int = 10) -> "pd.DataFrame":
             {
                 "task": name,
                 "words": words,
-                "score_percent": 100 * float(score.mean()),
+                **interval_columns(["score_percent"], mean_interval(score)[:3], factor=100),
                 "n": len(score),
                 "verdict": _VERDICTS.get(name, "shown in part") if score.any() else "not shown by this model",
             }

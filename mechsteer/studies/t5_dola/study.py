@@ -13,11 +13,13 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from mechsteer.analysis.bootstrap import interval_columns
 from mechsteer.directions import Direction, gradient_direction, random_direction
 from mechsteer.errors import MechsteerError, finite, one_of, positive_int
 from mechsteer.evaluation import Task
 from mechsteer.files import writable_dir
 from mechsteer.models import load, model_info, provenance, stacks
+from mechsteer.stats import mean_interval
 from mechsteer.steering import add
 from mechsteer.studies.core.bench import Bench, Wanted, opened
 from mechsteer.studies.core.choose import at_edge, best
@@ -223,7 +225,7 @@ def _controls(
 
 
 def _side_effects(bench: Bench, direction: Direction, layer: int, strengths: Sequence[float]) -> "pd.DataFrame":
-    """Accuracy by strength, at the chosen layer, on what was not to change: the bundled organism's questions."""
+    """Accuracy by strength with its interval, at the chosen layer, on the bundled organism's other questions."""
     import pandas as pd
 
     cells = []
@@ -233,7 +235,10 @@ def _side_effects(bench: Bench, direction: Direction, layer: int, strengths: Seq
             wanted = _cell(task, direction, scale) if strength else Wanted(task)
             cells.append(({"task": task.name, "layer": layer, "strength": strength, "scale": scale}, wanted))
     bench.prefetch(wanted for _, wanted in cells)
-    rows = [row | {"percent": 100 * float(bench.rows(wanted)["correct"].mean())} for row, wanted in cells]
+    rows = []
+    for row, wanted in cells:
+        found = mean_interval(bench.rows(wanted)["correct"].astype(float))
+        rows.append(row | interval_columns(["percent"], found[:3], factor=100) | {"n": found.n})
     return pd.DataFrame(rows)
 
 

@@ -222,6 +222,7 @@ def test_the_summary_has_the_published_beside_it(study: guide.Result) -> None:
 def test_what_the_model_cannot_do_is_measured(study: guide.Result) -> None:
     measured = study.tables["limits"].set_index("task")
     assert measured.loc["needle", "score_percent"] == 0 and measured.loc["json", "score_percent"] == 0
+    assert measured.loc["needle", "score_percent_low"] == 0 < measured.loc["needle", "score_percent_high"] < 100
     assert measured.loc["needle", "verdict"] == "not shown by this model" and (measured["n"] >= 2).all()
 
 

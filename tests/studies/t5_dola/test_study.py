@@ -16,6 +16,7 @@ import mechsteer as ms
 from mechsteer.directions import gradient_direction
 from mechsteer.files import read_json, read_table
 from mechsteer.models.info import set_info
+from mechsteer.stats import share_interval
 from mechsteer.studies.core import cells
 from mechsteer.studies.core.published import published
 from mechsteer.studies.t5_dola import controls
@@ -35,7 +36,7 @@ COLUMNS = {
     "controls": ["control", "seed", *ENDS, "n", "layer", "scale"],
     "null_vectors": ["control", "seed", *ENDS, "n", "cosine", "scale", "layer"],
     "by_trap_word": ["row", "trap_word", "seeds", *ENDS, "n"],
-    "side_effects": ["task", "layer", "strength", "scale", "percent"],
+    "side_effects": ["task", "layer", "strength", "scale", "percent", "percent_low", "percent_high", "n"],
     "reference": ["model", *BEST, "n", "source", *(f"our_{name}" for name in (*BEST, "strength_kind", "n"))],
     "samples": ["task", "method", "site", "scope", "strength", "strategy", "seed", "sample", "prompt", "target", "trap",
                 "output", "correct", "success", "strict", "memorised", "sound", "logprob_target", "logprob_trap",
@@ -239,10 +240,14 @@ def test_traps_of_one_proverb_are_one_sample_of_two() -> None:
 
 
 def test_side_effects_begin_unsteered(study: Result, trap_t5: Any) -> None:
-    side = study.tables["side_effects"].set_index(["task", "strength"])["percent"]
+    table = study.tables["side_effects"].set_index(["task", "strength"])
+    side = table["percent"]
     assert sorted(side.index) == [("copy", 0.0), ("copy", 1.0), ("recall", 0.0), ("recall", 1.0)]
     for task in (small_recall(), small_copying()):
-        assert side[(task.name, 0.0)] == pytest.approx(100 * ms.evaluate(trap_t5, task)["correct"].mean())
+        right = ms.evaluate(trap_t5, task)["correct"]
+        assert side[(task.name, 0.0)] == pytest.approx(100 * right.mean())
+        ends = [table.loc[(task.name, 0.0), f"percent{end}"] for end in ("_low", "_high")]
+        assert ends == pytest.approx([100 * end for end in share_interval(int(right.sum()), len(right))])
 
 
 def test_samples_are_the_unsteered_and_the_chosen_rows(study: Result) -> None:
