@@ -68,7 +68,7 @@ def built(out: Path) -> tuple[Path, Path]:
 
 def used(python: Path, place: Path) -> list[str]:
     """Use what is installed, in an empty folder; what differs from the golden tables."""
-    smoke = [str(python), "-I", str(ROOT / "benchmarks" / "smoke.py"), str(place)]
+    smoke = [str(python), "-I", "-u", str(ROOT / "benchmarks" / "smoke.py"), str(place)]
     subprocess.run(smoke, check=True, cwd=place, env=environments.environment())
     found = {path.stem: pd.read_parquet(path) for path in (place / "t5-dola").glob("*.parquet")}
     return list(changes("t5-dola", found))
