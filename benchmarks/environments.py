@@ -34,9 +34,21 @@ def make(folder: Path) -> Path:
 
 
 def install(python: Path, *arguments: object, constraints: Path | None = None) -> None:
-    """``pip install`` into it; stops with pip's own message."""
+    """``pip install`` into it, with the pip that runs this (a new environment has an old one); stops with its message."""
     given = ["--constraint", str(constraints)] if constraints else []
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--no-input", "--no-compile", *given, *map(str, arguments)]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python),
+        "install",
+        "--quiet",
+        "--no-input",
+        "--no-compile",
+        *given,
+        *map(str, arguments),
+    ]
     if subprocess.run(pip, env=environment()).returncode:
         sys.exit(f"pip could not install {' '.join(map(str, arguments))}.")
 

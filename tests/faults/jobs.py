@@ -89,7 +89,7 @@ def organism(model: Any) -> Job:
 
     def run(folder: Path) -> None:
         if not (folder / "model").exists():
-            train(folder / "model", shape=shape, steps=3, batch_size=2, warmup=1, progress=False)
+            train(folder / "model", shape=shape, steps=30, batch_size=2, warmup=1, progress=False)
 
     return run
 
