@@ -68,6 +68,7 @@ EXTRAS: dict[str, tuple[str, Callable[[], Any]]] = {
     "ray": ("ray", _ray),
     "inspect": ("inspect_ai", _inspect),
     "gguf": ("gguf", _control_vector),
+    "explore": ("panel", lambda: ms.explore("organism:instruct-llama", "Tell me about the writer.")),
 }
 """For each extra: a module that it brings, and what needs it."""
 
