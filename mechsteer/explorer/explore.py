@@ -52,9 +52,9 @@ def explore(
         >>> explorer = ms.explore(model, "Tell me about the writer. <!-> Use only uppercase letters. <-!>")
         >>> explorer.stop()
     """
-    check_model(model)
     if importlib.util.find_spec("panel") is None:
         raise MechsteerError('The explorer needs Panel: pip install "mechsteer[explore]".')
+    check_model(model)
     from mechsteer.directions import Direction
     from mechsteer.explorer.page import Page
     from mechsteer.explorer.serving import serve
