@@ -34,7 +34,7 @@ def make(folder: Path) -> Path:
 
 
 def install(python: Path, *arguments: object, constraints: Path | None = None) -> None:
-    """``pip install`` into it, with the pip that runs this (a new environment has an old one); stops with its message."""
+    """``pip install`` into it, with the pip that runs this (a new environment has an old one)."""
     given = ["--constraint", str(constraints)] if constraints else []
     pip = [
         sys.executable,
