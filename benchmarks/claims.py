@@ -24,6 +24,7 @@ from benchmarks.golden import TABLES
 from benchmarks.measures import MEASURES
 from benchmarks.sentences import ROOT, all_agree, committed, listed, pages, said, source_of, unlisted, values_in
 from mechsteer.files import write_table
+from mechsteer.studies.registry import STUDIES
 
 QUICK = ("t5-dola",)
 """Studies that are run without ``--full``."""
@@ -78,6 +79,9 @@ def source(name: str, options: Options) -> Source:
         return Source(measure.command, measure.run if options.full or not measure.long else None)
     if name == "benchmarks/results":
         return Source("make bench", _benchmarks if options.full else None, SPEED)
+    study = name.removeprefix("docs/results/")
+    if study in STUDIES and study != "ifeval":
+        return Source(f"mechsteer reproduce {study}", (lambda: _study(study, options.out)) if options.full else None)
     command = (
         "mechsteer reproduce ifeval --model SmolLM2-135M-Instruct --data ifeval.jsonl (see docs/results/ifeval.md)"
     )
@@ -86,8 +90,6 @@ def source(name: str, options: Options) -> Source:
 
 
 def _study(name: str, out: Path) -> dict[str, pd.DataFrame]:
-    from mechsteer.studies.registry import STUDIES
-
     return STUDIES[name].run(out=out / name, batch_size=128, draw=False).tables
 
 

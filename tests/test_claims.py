@@ -58,6 +58,9 @@ def test_every_claim_has_a_source_that_can_be_run() -> None:
     assert set(QUICK) <= set(TABLES) <= set(STUDIES)
     assert source("t5-dola", Options()).measure and not source("guide", Options()).measure
     assert source("guide", Options(full=True)).measure and not source("ten_words", Options()).measure
+    assert source("docs/results/compose", Options(full=True)).command == "mechsteer reproduce compose"
+    assert source("docs/results/compose", Options(full=True)).measure
+    assert not source("docs/results/compose", Options()).measure
     assert not source("docs/results/ifeval", Options(full=True)).measure  # needs a checkpoint and a file
     assert source("docs/results/ifeval", Options(full=True, model="x", data=Path("y"))).measure
 
