@@ -5,6 +5,8 @@ import warnings
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from mechsteer.plots.paper import current
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -34,7 +36,11 @@ def fit(figure: "Figure") -> None:
 def _wrapped(axes: Any, renderer: Any) -> bool:
     """Titles and axis labels longer than their axis are broken."""
     box = axes.get_window_extent(renderer)
-    rooms = ((axes.title, box.width), (axes.xaxis.label, 1.15 * box.width), (axes.yaxis.label, 1.1 * box.height))
+    middle, whole = (box.x0 + box.x1) / 2, axes.get_figure().bbox.width
+    below = 1.15 * box.width
+    if current().width is not None:  # what is beyond the figure's edge would be cut
+        below = min(below, 2 * min(middle, whole - middle))
+    rooms = ((axes.title, box.width), (axes.xaxis.label, below), (axes.yaxis.label, 1.1 * box.height))
     return any([_broken(text, room, renderer, up=text is axes.yaxis.label) for text, room in rooms])
 
 

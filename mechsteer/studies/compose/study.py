@@ -102,7 +102,7 @@ def run(
         at the same dose, see :mod:`mechsteer.studies.compose.controls`. ``interference``: by setting and pair, with
         ``overlap`` (cosine of d(A) and d(B)), the changes' norms, and ``undefined`` (prompts that neither changes).
         ``orders``: vector, operation, measure, both orders' values and their paired difference; ``logit_difference`` is
-        |d(A + B) - d(B + A)| / (|d(A)| + |d(B)|).
+        |d(A + B) - d(B + A)| / (|d(A)| + |d(B)|). ``samples``: answers side by side.
 
     Raises:
         MechsteerError: for an encoder-decoder, a model without an SAE, other bad arguments, or a folder that cannot be
@@ -141,11 +141,13 @@ def _tables(setup: Setup, sae: Any) -> "dict[str, pd.DataFrame]":
     made = ways(setup, sae)
     choice = parts.chosen(setup, made)
     strengths = parts.settings(choice)
+    summary = parts.summary(setup, made, strengths)
     return {
-        "summary": parts.summary(setup, made, strengths),
+        "summary": summary,
         "choice": choice,
         "gains": parts.gains(setup, made, strengths),
         "interference": parts.interference(setup, made, strengths),
         "orders": parts.orders(setup, made, strengths["chosen"]),
         "controls": controls(setup, made, strengths["half"], parts.PAIRS),
+        "samples": parts.answers(setup, made, strengths, summary),
     }

@@ -21,6 +21,7 @@ from mechsteer.studies.compose.interference import (
 from mechsteer.studies.compose.methods import METHODS, REFERENCE, Point, Ways, together
 from mechsteer.studies.core.choose import at_edge, best
 from mechsteer.studies.directer.bench import MEASURES, ZERO_SHOT, Setup, Way, adjusted, difference, means, topics
+from mechsteer.studies.directer.samples import side_by_side
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -115,6 +116,19 @@ def summary(setup: Setup, made: Ways, strengths: Mapping[str, Setting]) -> "pd.D
             }
             rows.append({"setting": name, "first": first, "second": second, **at, **means(table)})
     return pd.DataFrame(rows)
+
+
+def answers(setup: Setup, made: Ways, strengths: Mapping[str, Setting], summary: "pd.DataFrame") -> "pd.DataFrame":
+    """Answers side by side: the unsteered model's, and at each setting those of the best pair and of its two alone."""
+    task = setup.task()
+    shown = {"unsteered": (ZERO_SHOT, task)}
+    for name, setting in strengths.items():
+        pairs = summary[(summary["setting"] == name) & (summary["second"] != "")].reset_index(drop=True)
+        top = pairs.loc[int(pairs["average_percent"].to_numpy().argmax())]
+        first, second = str(top["first"]), str(top["second"])
+        for names in ((first,), (second,), (first, second)):
+            shown[f"{' + '.join(names)}, {name} strengths"] = (_way(setup, made, setting, names), task)
+    return side_by_side(setup, shown)
 
 
 def gains(setup: Setup, made: Ways, strengths: Mapping[str, Setting]) -> "pd.DataFrame":

@@ -32,6 +32,7 @@ from mechsteer.studies.directer.bench import Setup
 from mechsteer.studies.directer.cost import cost
 from mechsteer.studies.directer.profiled import heads, profiled
 from mechsteer.studies.directer.published import beside
+from mechsteer.studies.directer.samples import methods_side_by_side
 from mechsteer.studies.directer.vectors import vector_maker
 from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import instructions
@@ -81,7 +82,7 @@ def run(
         matters), ``rankings``, ``strengths`` (layers without rejection), ``sweeps``, ``gate``, ``trace`` (the fate of
         all tokens), ``differences`` (paired: method, against, measure, difference_pp, low_pp, high_pp, p_by_topic,
         p_adjusted, verdict), ``heads`` (PASTA on each head alone, validation prompts) and ``profiled`` (on the best
-        heads), ``cost``, ``published`` (beside ours).
+        heads), ``cost``, ``samples`` (answers side by side), ``published`` (beside ours).
 
     Raises:
         MechsteerError: for an encoder-decoder, other bad arguments, or a folder that cannot be written to.
@@ -130,5 +131,6 @@ def _tables(setup: Setup, lengths: tuple[int, ...]) -> "dict[str, pd.DataFrame]"
     same = summary[summary["notes"] == setup.notes]
     name = model_info(setup.model).name
     found["differences"]["p_adjusted"] = parts.adjusted(found["differences"], "p_by_topic", ["measure"])
+    found["samples"] = methods_side_by_side(setup, choice)
     found["published"] = beside(name, same, found["ablation"], found["gate"], found["cost"])
     return found

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mechsteer import plots
-from mechsteer.plots.base import legend_above
+from mechsteer.plots.base import leftmost, legend_above
 from mechsteer.studies.questions import linear, numbers, pools
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def crossings(table: "pd.DataFrame", kinds: "pd.DataFrame") -> "Figure":
         right.axvline(0, color="0.8", linewidth=0.8)
         right.set(xlabel="Held-out R² of states (below −0.5 at −0.5)", ylabel="Cosine with own vector")
         right.set(xlim=(-0.55, 1.04), ylim=(-1.04, 1.04))
-    axes[1].legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
+    legend_above(made, axes[1], 4)
     return made
 
 
@@ -132,11 +132,11 @@ def both(table: "pd.DataFrame") -> "Figure":
     """Each way's share of answers that follow both instructions and are good; a panel a pair, the mean first."""
     pairs = ["all", *(pair for pair in dict.fromkeys(table["pair"]) if pair != "all")]
     made, axes = plots.figure(len(pairs), width=2.3, height=3.2)
-    for place, (ax, pair) in enumerate(zip(axes, pairs, strict=True)):
+    for ax, pair in zip(axes, pairs, strict=True):
         part = table[table["pair"] == pair]
         _bar(ax, part["way"].tolist(), part)
         ax.set_title("all pairs" if pair == "all" else pair.replace("+", " + "))
-        if place:
+        if not leftmost(ax):
             ax.set_yticklabels([])
     return made
 

@@ -332,6 +332,22 @@ def test_vectors_act_on_the_prompts_of_their_kind(made: Ways) -> None:
     assert [edit.strength for edit in steer.edits] == [4.0, 6.0]
 
 
+def test_answers_stand_side_by_side_on_the_page(study: compose.Result, work: Setup, model: Any) -> None:
+    samples, summary = study.tables["samples"], study.summary
+    means = samples.groupby("name", sort=False)["adherence"].mean() * 100
+    assert next(iter(means)) == pytest.approx(summary["adherence_percent"].iloc[0])
+    for setting in ("chosen", "half"):
+        pairs = summary[(summary["setting"] == setting) & (summary["second"] != "")]
+        top = pairs.loc[pairs["average_percent"].idxmax()]
+        name = f"{top['first']} + {top['second']}, {setting} strengths"
+        assert means[name] == pytest.approx(top["adherence_percent"])
+    task = work.task()
+    plain = ms.generate(model, task.prompts(model), max_new_tokens=task.max_new_tokens)
+    assert samples[samples["name"] == "unsteered"]["output"].tolist() == plain.texts
+    text = study.to_html(study.folder / "again.html").read_text(encoding="utf-8")
+    assert "Answers side by side" in text and name in text.replace("&#x27;", "'")
+
+
 def test_a_cell_is_computed_once(
     study: compose.Result, work: Setup, made: Ways, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -153,6 +153,21 @@ def test_few_shot_prompts_have_the_models_own_followed_and_true_answers(study: d
     assert row["fidelity_percent"] == pytest.approx(100 * scored["fidelity"].mean())
 
 
+def test_answers_stand_side_by_side_on_the_page(study: directer.Result, model: Any) -> None:
+    samples = study.tables["samples"]
+    task = ms.tasks.instructions(KINDS, notes=24, n=1)
+    made = {"zero-shot": ms.generate(model, task.prompts(model), max_new_tokens=task.max_new_tokens)}
+    published = {"strategy": ms.Directer(), "max_new_tokens": task.max_new_tokens}
+    made["directer, 0.5, as published"] = ms.generate(model, task.prompts(model), **published)
+    for name, found in made.items():
+        rows = samples[samples["name"] == name]
+        assert rows["output"].tolist() == found.texts
+        assert [text.split("\n\n") for text in rows["prompt"]] == [[s.instruction, s.task] for s in task.samples]
+    assert samples["name"].str.contains("chosen on validation").sum() == 4 * len(task.samples)
+    text = study.to_html(study.folder / "again.html").read_text(encoding="utf-8")
+    assert "Answers side by side" in text and "directer, 0.5, as published" in text
+
+
 @pytest.mark.parametrize(("count", "expected"), [(1, [1]), (6, [1, 2, 4, 6]), (32, [1, 2, 4, 8, 16, 32])])
 def test_fixed_strengths_of_a_model(count: int, expected: list[int]) -> None:
     assert directer_parts.sizes(count) == expected
