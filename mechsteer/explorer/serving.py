@@ -110,7 +110,7 @@ def serve(page: Callable[[], Any], host: str, port: int, title: str) -> Explorer
     port, ready, loops = _had(host, port), threading.Event(), []
 
     def run() -> None:
-        asyncio.set_event_loop(asyncio.new_event_loop())
+        asyncio.set_event_loop(own := asyncio.new_event_loop())
         loops.append(loop := IOLoop.current())
         server = get_server(
             page,
@@ -127,7 +127,7 @@ def serve(page: Callable[[], Any], host: str, port: int, title: str) -> Explorer
         loop.add_callback(ready.set)
         loop.start()
         server.stop()
-        loop.asyncio_loop.run_until_complete(_finished())
+        own.run_until_complete(_finished())
         loop.close(all_fds=True)
 
     thread = threading.Thread(target=run, name="explorer", daemon=True)

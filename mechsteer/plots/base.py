@@ -144,10 +144,14 @@ def grid_lines(axes: "Axes", which: Any = "y") -> None:
     axes.set_axisbelow(True)
 
 
-def legend_above(figure: "Figure", axes: "Axes", columns: int) -> None:
-    """One legend above all panels, with what one of them has."""
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=legend_columns(columns, labels))
+def legend_above(figure: "Figure", axes: "Axes | Sequence[Axes]", columns: int) -> None:
+    """One legend above all panels, with what one of them has, or with all that several have."""
+    found: dict[str, Any] = {}
+    for one in axes if isinstance(axes, Sequence) else [axes]:
+        for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    labels = list(found)
+    figure.legend(list(found.values()), labels, loc="outside upper center", ncols=legend_columns(columns, labels))
 
 
 def heatmap(

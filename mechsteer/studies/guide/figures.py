@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
 from mechsteer.plots.bars import errors, grouped_bars
-from mechsteer.plots.base import grid_lines, legend_columns, points, written_map
+from mechsteer.plots.base import grid_lines, legend_above, legend_columns, points, written_map
 from mechsteer.plots.maps import SEQUENTIAL
 from mechsteer.plots.paper import current
 from mechsteer.studies.core.published import published
@@ -84,7 +84,7 @@ def by_length(strength: "pd.DataFrame", paper: "pd.DataFrame") -> "Figure":
     for ax in axes:
         ax.set(ylim=(-4, 104), ylabel="Score (%)")
         grid_lines(ax)
-        ax.legend(loc="best", fontsize=points(6.5), handlelength=1.5)
+    legend_above(made, axes, 7)
     return made
 
 
@@ -120,37 +120,38 @@ def _published(ax: "Axes", paper: "pd.DataFrame") -> None:
 
 
 def by_delta(summary: "pd.DataFrame") -> "Figure":
-    """Score and fidelity by delta, mean over lengths; dashed: published, mean over the paper's lengths."""
+    """Score and fidelity by delta, mean over lengths with intervals; dashed: published, over the paper's lengths."""
     tasks = list(dict.fromkeys(summary["task"]))
     made, axes = plots.figure(len(tasks), width=3.1, height=2.9)
     for ax, task in zip(axes, tasks, strict=True):
         lines: list[tuple[str, Any, str, str]] = []
         for form, part in summary[summary["task"] == task].groupby("form", sort=False):
-            many = summary[summary["task"] == task]["form"].nunique() > 1
-            part = part.sort_values("delta")
-            label = f", {form}" if many else ""
-            lines.append((f"score{label}", part, "score_percent", "-" if form == "every step" else ":"))
+            part, dashes = part.sort_values("delta"), "-" if form == "every step" else ":"
+            lines.append((f"score, {form}", part, "score_percent", dashes))
             if part["fidelity_percent"].notna().any():
-                lines.append((f"fidelity{label}", part, "fidelity_percent", "-" if form == "every step" else ":"))
+                lines.append((f"fidelity, {form}", part, "fidelity_percent", dashes))
         first = summary[(summary["task"] == task) & (summary["form"] == "every step")]
         if first["published_percent"].notna().any():
             name = next(m for m in first["published_model"] if m).split("/")[-1].split("-Instruct")[0]
             lines.append((f"published, {name}", first.dropna(subset="published_percent"), "published_percent", "--"))
         for label, part, column, dashes in lines:
             kind = ("score", "fidelity", "published").index(label.split(",")[0])
-            ax.plot(
+            ends = errors(part, column) if kind < 2 else None
+            ax.errorbar(
                 part["delta"],
                 part[column],
+                yerr=ends,
                 linestyle=dashes,
                 color=(*plots.COLOURS[:2], "0.5")[kind],
                 marker=plots.MARKERS[kind],
                 markersize=4,
                 linewidth=1.4,
+                elinewidth=0.8,
                 label=label,
             )
         ax.set(xlabel="Bias Δ (nats)", ylabel="Mean over lengths (%)", title=_TITLES[task], ylim=(-4, 104))
         grid_lines(ax)
-        ax.legend(loc="best", fontsize=points(6.5))
+    legend_above(made, axes, 5)
     return made
 
 
@@ -185,7 +186,7 @@ def _by_depth(ax: "Axes", table: "pd.DataFrame", deltas: list[float]) -> None:
     ax.set(xlabel="Depth (%)", ylabel="Found (%), mean over lengths", title="By depth", ylim=(-4, 104))
     ax.plot([], [], color="0.4", linestyle="--", linewidth=0.9, label="published,\nMistral-7B")
     grid_lines(ax)
-    ax.legend(loc="lower right", fontsize=points(6.5))
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=points(6.5))
 
 
 def predictors(prediction: "pd.DataFrame") -> "Figure":
@@ -317,5 +318,5 @@ def choice(influence: "pd.DataFrame", chosen: "pd.DataFrame") -> "Figure":
     for ax in axes:
         ax.set_xticks(list(dict.fromkeys(influence["length"])))
         grid_lines(ax)
-        ax.legend(fontsize=points(6.5))
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=points(6.5))
     return made

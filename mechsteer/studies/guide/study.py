@@ -31,7 +31,7 @@ from mechsteer.studies.guide.influence_by_distance import flows
 from mechsteer.studies.guide.instruction_last import against_last
 from mechsteer.studies.guide.predict import predict
 from mechsteer.studies.guide.published import beside, reference
-from mechsteer.studies.guide.tables import baselines, by_strength, layers, limits, needle_grid, predicted
+from mechsteer.studies.guide.tables import baselines, by_strength, layers, limits, needle_grid, over_lengths, predicted
 from mechsteer.studies.guide.tasks import DOCUMENTS, ORGANISM, OTHER_WORDINGS, WORDINGS, TaskByLength, named, subsets
 from mechsteer.studies.sweep.executors import Executor
 
@@ -123,9 +123,10 @@ def _tables(bench: Bench, chosen: Sequence[TaskByLength], bundled: bool) -> "dic
 
     main = [s for s in chosen if s.name in ("instructions", "french")]
     strength = pd.concat([by_strength(bench, s) for s in chosen], ignore_index=True)
+    ends = pd.concat([over_lengths(bench, s) for s in chosen], ignore_index=True)
     rows = pd.concat([predicted(bench, s) for s in chosen], ignore_index=True)
     tables = {
-        "summary": beside(strength, model_info(bench.model).name),
+        "summary": beside(strength, model_info(bench.model).name).merge(ends, how="left", validate="1:1"),
         "by_strength": strength,
         "predictors": rows,
         "prediction": predict(rows),

@@ -51,12 +51,15 @@ def means(table: "pd.DataFrame") -> dict[str, Any]:
     return {**found, "n": len(table), "true_sentences": float(table["true_sentences"].mean())}
 
 
-def by_strength(bench: Bench, series: TaskByLength) -> "pd.DataFrame":
-    """Score by form, delta and length; the form matters for the first task alone."""
-    import pandas as pd
+def _forms(series: TaskByLength) -> list[str]:
+    """The forms that are compared; they matter for the first task alone."""
+    return list(FORMS) if series.name in ("instructions", "french") else ["every step"]
 
-    forms = list(FORMS) if series.name in ("instructions", "french") else ["every step"]
-    cells = [
+
+def _cells(series: TaskByLength) -> list[tuple[dict[str, Any], Wanted]]:
+    """Every form, delta and length; at delta 0 the forms are one."""
+    forms = _forms(series)
+    return [
         ({"task": series.name, "form": form, "delta": delta, "length": length, "unit": series.unit},
          Wanted(series.task(length), bias(series, delta, form=form)))
         for form in forms
@@ -64,11 +67,38 @@ def by_strength(bench: Bench, series: TaskByLength) -> "pd.DataFrame":
         if delta or form == forms[0]
         for length in series.lengths
     ]  # fmt: skip
+
+
+def by_strength(bench: Bench, series: TaskByLength) -> "pd.DataFrame":
+    """Score by form, delta and length."""
+    import pandas as pd
+
+    forms, cells = _forms(series), _cells(series)
     bench.prefetch(wanted for _, wanted in cells)
     made = pd.DataFrame([where | means(scored(bench, series, wanted)) for where, wanted in cells])
     same = [made[made["delta"] == 0].assign(form=form) for form in forms[1:]]  # at 0 the forms are one
     parts = [made[made["form"] == forms[0]], *same, made[made["form"] != forms[0]]]
     return pd.concat([part for part in parts if not part.empty], ignore_index=True)
+
+
+def over_lengths(bench: Bench, series: TaskByLength) -> "pd.DataFrame":
+    """The intervals of the means over lengths, by form and delta: the same topics at several lengths are one cluster.
+
+    Columns: task, form, delta, and the ends (``_low``, ``_high``) of score_percent and fidelity_percent.
+    """
+    import pandas as pd
+
+    found: dict[tuple[str, float], list[pd.DataFrame]] = {}
+    for where, wanted in _cells(series):
+        table = with_clusters(bench.known(wanted), series, wanted)
+        forms = _forms(series) if where["delta"] == 0 else [where["form"]]
+        for form in forms:
+            found.setdefault((form, where["delta"]), []).append(table)
+    rows = []
+    for (form, delta), tables in found.items():
+        ends = {name: value for name, value in means(pd.concat(tables)).items() if name.endswith(("_low", "_high"))}
+        rows.append({"task": series.name, "form": form, "delta": delta, **ends})
+    return pd.DataFrame(rows)
 
 
 def baselines(bench: Bench, series: TaskByLength) -> "pd.DataFrame":

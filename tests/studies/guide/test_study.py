@@ -11,7 +11,7 @@ import pytest
 
 import mechsteer as ms
 from mechsteer.files import data_path, read_json, read_table
-from mechsteer.stats import holm, paired_p
+from mechsteer.stats import cluster_interval, holm, paired_p
 from mechsteer.studies.core.bench import Bench
 from mechsteer.studies.core.result import redraw
 from mechsteer.studies.guide import choose as guide_choice
@@ -115,6 +115,22 @@ def test_quarters_of_layers(count: int, first: Any, middle: Any, last: Any) -> N
     assert found["all"] == list(range(count)) and found["first layer"] == [0]
     assert found["first quarter"] == list(first) and found["last quarter"] == list(last)
     assert found["middle quarter"] == list(middle)
+
+
+def test_means_over_lengths_have_the_interval_of_all_their_prompts(study: guide.Result, model: Any) -> None:
+    summary = study.summary.set_index(["task", "form", "delta"]).sort_index()
+    tasks = [ms.tasks.instructions(KINDS, notes=length, n=1) for length in LENGTHS["instructions"]]
+    tables = [ms.evaluate(model, task, steer=ms.attention_bias("instruction", 2.0)) for task in tasks]
+    topics = [sample.topic for task in tasks for sample in task.samples]
+    row = summary.loc["instructions", "every step", 2.0]
+    for name, column in {"score": "adherence", "fidelity": "fidelity"}.items():
+        values = [float(value) for table in tables for value in table[column]]
+        ends = [100 * value for value in cluster_interval(values, topics)[:3]]
+        assert [row[f"{name}_percent{end}"] for end in ("", "_low", "_high")] == pytest.approx(ends)
+    plain = [summary.loc["instructions", form, 0.0] for form in ("every step", "prompt only")]
+    assert plain[0]["score_percent_low"] == plain[1]["score_percent_low"] <= plain[0]["score_percent"]
+    drawn = STUDIES["guide"].draw(study.tables)["by_delta"]
+    assert any(axes.containers for axes in drawn.axes) and all(axes.get_legend() is None for axes in drawn.axes)
 
 
 def test_guide_minus_the_instruction_behind_the_question_on_the_same_prompts(study: guide.Result, model: Any) -> None:
