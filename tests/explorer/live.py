@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.pages.browser import chromium
+from tests.html_report.browser import chromium
 
 FIND = """
 const inside = (root, what) => [...root.querySelectorAll("*")].filter((one) => one.shadowRoot)
