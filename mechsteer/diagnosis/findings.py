@@ -30,6 +30,8 @@ MEANINGS = {
     UNKNOWN: "The tests tell no cause apart from the others.",
 }
 
+OTHER = "for other text of its length"
+
 FEWEST = 6
 """Prompts that a two-sided exact test needs at least to show anything at .05."""
 
@@ -78,8 +80,8 @@ def _mass_there(facts: Facts, arm: str) -> str:
     if arm not in facts.nearer_pull:
         return ""
     mass, pull = facts.nearer_mass[arm], facts.nearer_pull[arm]
-    attended = f"attention to the instruction is {mass.value:.2g} there, {beside(mass)} in place"
-    return f"; {attended}, and adds {pull.value:+.2g} nats to following there, {beside(pull)} in place"
+    attended = f"attention to the instruction is {mass.value:.2g} there, {beside(mass, 'in place')}"
+    return f"; {attended}, and adds {pull.value:+.2g} nats to following there, {beside(pull, 'in place')}"
 
 
 def _pushes(facts: Facts) -> Iterator[Finding]:
@@ -105,20 +107,20 @@ def _attended(facts: Facts) -> Iterator[Finding]:
     yield Finding(
         "attended",
         facts.mass.says,
-        f"Attention to the instruction at the answer, mean over layers: {facts.mass.value:.2g}, {beside(facts.mass)} "
-        "for other text of its length.",
+        f"Attention to the instruction at the answer, mean over layers: {facts.mass.value:.2g}, "
+        f"{beside(facts.mass, OTHER)}.",
     )
     layers = {layer: one for layer, one in facts.mass_layers.items() if one.says == ABOVE}
     if layers:
         layer = max(layers, key=lambda place: layers[place].value - layers[place].control)
         one = layers[layer]
-        sentence = f"Layer {layer} attends to it most beyond that: {one.value:.2g}, {beside(one)} for other text"
+        sentence = f"Layer {layer} attends to it most beyond that: {one.value:.2g}, {beside(one, OTHER)}"
         yield Finding("attended", ABOVE, f"{sentence} ({len(layers)} of {len(facts.mass_layers)} layers do).")
     yield Finding(
         "attended",
         facts.state.says,
         f"Cutting all attention to it moves the last state by {facts.state.value:.2g} of its norm, "
-        f"{beside(facts.state)} for other text.",
+        f"{beside(facts.state, OTHER)}.",
     )
 
 
@@ -144,7 +146,7 @@ def _cut(facts: Facts) -> Iterator[Finding]:
             "cut",
             one.says,
             f"Cutting attention to it in {where} changes the log-probability of the answer's first tokens by "
-            f"{one.value:.2g} nats a token, {beside(one)} for other text.",
+            f"{one.value:.2g} nats a token, {beside(one, OTHER)}.",
         )
         pull = facts.pull[name]
         if pull.n and not math.isnan(pull.value):

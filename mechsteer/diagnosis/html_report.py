@@ -1,6 +1,7 @@
 """A diagnosis for people: plain text, and a page that needs nothing else."""
 
 import html
+from textwrap import wrap
 from typing import Any
 
 from mechsteer.comparison.html_report import STYLE
@@ -22,12 +23,18 @@ HEADINGS = {
 }
 
 
+READING = (
+    "Each p is of a two-sided exact test, adjusted where several forms, layers or methods were tried; each interval is "
+    "of its own comparison alone, so that it may leave out 0 where the test, of few prompts, finds no evidence."
+)
+
+
 def text(found: Any) -> str:
     """The verdict and the findings, by question."""
     lines = [found.title, "", f"Verdict: {found.verdict}"]
     for about, sentences in _grouped(found):
         lines += ["", HEADINGS[about], *(f"  {sentence}" for sentence in sentences)]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *wrap(READING, 120)])
 
 
 def part(found: Any) -> str:
@@ -36,6 +43,7 @@ def part(found: Any) -> str:
     for about, sentences in _grouped(found):
         items = "".join(f"<li>{html.escape(sentence)}</li>" for sentence in sentences)
         parts.append(f"<h3>{html.escape(HEADINGS[about])}</h3><ul>{items}</ul>")
+    parts.append(f"<p>{html.escape(READING)}</p>")
     return f'<div class="mechsteer"><style>{STYLE}</style><h2>{html.escape(found.title)}</h2>{"".join(parts)}</div>'
 
 
@@ -48,7 +56,8 @@ def report_of(found: Any, command: str = "") -> Report:
         title=f"Diagnosis of {found.title}",
         asked=[
             "Why is the instruction not followed, where it is not? Is it attended to and decodable where the answer "
-            "begins, and what happens when attention to it is cut, each beside a control."
+            "begins, and what happens when attention to it is cut, each beside a control.",
+            READING,
         ],
         found={"": [f"Verdict: {found.verdict}"], **{HEADINGS[about]: said for about, said in _grouped(found)}},
         figures={"Attention, probes and cuts": found.plot()} if "mass" in found.tables else {},

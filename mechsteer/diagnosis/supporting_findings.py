@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from mechsteer.diagnosis.evidence import ABOVE, BELOW, NONE, Compared
 from mechsteer.diagnosis.finding import Finding
+from mechsteer.diagnosis.findings import OTHER
 from mechsteer.diagnosis.supporting import Split, Supporting
 from mechsteer.diagnosis.wording import beside, p_value, shift
 
@@ -42,8 +43,8 @@ def _split(one: Split) -> str:
 
 def _influence(found: Supporting) -> Iterator[Finding]:
     if (one := found.influence) is not None:
-        sentence = f"Influence of the instruction at the answer, last layer: {one.value:.2g}, {beside(one)}"
-        yield Finding("attended", one.says, f"{sentence} for other text of its length.")
+        sentence = f"Influence of the instruction at the answer, last layer: {one.value:.2g}, {beside(one, OTHER)}."
+        yield Finding("attended", one.says, sentence)
 
 
 def _lens(found: Supporting) -> Iterator[Finding]:

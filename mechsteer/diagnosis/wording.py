@@ -14,12 +14,12 @@ def percent(interval: Interval) -> str:
     return f"{100 * interval.mean:.0f} % ({round(interval.mean * interval.n)} of {interval.n}; 95 % interval {ends})"
 
 
-def beside(one: Compared) -> str:
-    """The control's number, the difference and its test."""
+def beside(one: Compared, what: str) -> str:
+    """The control's number and what the control is, the difference and its test."""
     difference = f"difference {one.low:.2g} to {one.high:.2g}, 95 % interval"
     test = f"{one.up} of {one.up + one.down} above, p = {p_value(one.p)}"
     none = ", no evidence of a difference" if one.says == NONE else ""
-    return f"against {one.control:.2g} ({difference}; {test}{none})"
+    return f"against {one.control:.2g} {what} ({difference}; {test}{none})"
 
 
 def shift(one: Compared) -> str:

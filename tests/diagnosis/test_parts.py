@@ -14,6 +14,7 @@ from mechsteer.diagnosis.decision import Decision, decision, margins
 from mechsteer.diagnosis.editing import with_last, with_words_shuffled, without_span
 from mechsteer.diagnosis.evidence import ABOVE, BELOW, NONE, Compared, compared
 from mechsteer.diagnosis.facts import Better, Facts
+from mechsteer.diagnosis.findings import findings_of
 from mechsteer.diagnosis.formats import formats_for
 from mechsteer.diagnosis.verdict import CAUSES, cause_of
 from mechsteer.diagnosis.windows import CONTROLS, FIRST_TOKEN, windowed
@@ -89,6 +90,13 @@ def test_small_differences_are_ties_and_families_are_adjusted() -> None:
     assert compared([0.5] * 9, [0.0] * 9).says == ABOVE
     assert compared([0.5] * 9, [0.0] * 9, tests=20).says == NONE
     assert compared([float("nan"), 1.0], [0.0, 0.0]).n == 1
+
+
+def test_a_control_is_named_before_its_interval() -> None:
+    facts = Facts(12, {}, followed=share(2, 12), mass=against(12, 0), state=against(5, 7))
+    said = {one.about: one.sentence for one in findings_of(facts)}
+    assert "against 0 for other text of its length (difference 0 to 2, 95 % interval; 5 of 12 above" in said["attended"]
+    assert said["attended"].endswith("no evidence of a difference).")
 
 
 @settings(deadline=None, max_examples=40)
