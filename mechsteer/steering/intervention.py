@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -434,6 +434,24 @@ def as_intervention(steer: Any) -> Intervention:
             f"steer must be an intervention, e.g. ms.add(direction, 8.0), got {shown(steer)}.{several(steer)}"
         )
     return steer
+
+
+def side_by_side(steers: Sequence[Intervention | None], size: int) -> Intervention:
+    """Interventions for one list in which the same prompts stand once for each of them, one after another.
+
+    Edits of chosen rows keep them, counted from where their prompts begin.
+
+    Args:
+        steers: One for each time that the prompts stand there; None for none.
+        size: How many prompts there are.
+    """
+    edits: list[Edit] = []
+    for number, steer in enumerate(steers):
+        for edit in steer.edits if steer is not None else ():
+            rows = range(size) if edit.scope.rows is None else edit.scope.rows
+            moved = tuple(number * size + row for row in rows)
+            edits.append(replace(edit, scope=replace(edit.scope, rows=moved)))
+    return Intervention(tuple(edits))
 
 
 def attach(bound: Sequence[BoundEdit], model: Any) -> list[tuple[str, BoundEdit]]:

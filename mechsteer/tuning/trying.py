@@ -11,7 +11,7 @@ from mechsteer.comparison.summary import score_column
 from mechsteer.errors import MechsteerError
 from mechsteer.evaluation import evaluate
 from mechsteer.identity import cell_key
-from mechsteer.steering import Intervention
+from mechsteer.steering.intervention import side_by_side
 from mechsteer.studies.core.cells import cell
 from mechsteer.tuning.ladders import Way
 
@@ -75,9 +75,7 @@ class Runs:
     def _together(self, part: Any, ways: Sequence[Way]) -> list[pd.DataFrame]:
         """One batch in which every prompt stands once for each way: small batches take a model hardly less time."""
         size = len(part.samples)
-        steer = Intervention()
-        for number, way in enumerate(ways):
-            steer += _restricted(way.steer, range(number * size, (number + 1) * size))
+        steer = side_by_side([way.steer for way in ways], size)
         table = self._kept(replace(part, samples=part.samples * len(ways)), Way(steer))
         parts = [table.iloc[number * size : (number + 1) * size].reset_index(drop=True) for number in range(len(ways))]
         return [one.assign(sample=range(size)) for one in parts]
@@ -100,12 +98,6 @@ class Runs:
         if self.out is None:
             return compute()
         return cell(self.out, cell_key(self.model, part, way.steer, way.strategy, {"quality": True}), compute)
-
-
-def _restricted(steer: Intervention | None, rows: Sequence[int]) -> Intervention:
-    """The edits on some rows of a batch alone."""
-    edits = () if steer is None else steer.edits
-    return Intervention(tuple(replace(edit, scope=replace(edit.scope, rows=tuple(rows))) for edit in edits))
 
 
 def kept_number(out: Path | None, key: Callable[[], str], compute: Callable[[], float]) -> float:

@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 import torch
 from pandas.testing import assert_frame_equal
+from tqdm.auto import tqdm
 
 import mechsteer as ms
 from mechsteer.errors import MechsteerError
+from mechsteer.steering.intervention import side_by_side
 from mechsteer.studies.core.bench import Bench
 from mechsteer.studies.core.result import Result
 from mechsteer.studies.ifeval_vectors.prompts import (
@@ -26,6 +28,7 @@ from mechsteer.studies.ifeval_vectors.prompts import (
     without_instruction,
 )
 from mechsteer.studies.ifeval_vectors.report import report
+from mechsteer.studies.ifeval_vectors.study import tried
 from mechsteer.studies.ifeval_vectors.tables import best_option
 from mechsteer.studies.ifeval_vectors.vectors import Option, Vectors
 
@@ -173,3 +176,25 @@ def test_words_are_left_out_by_subtracting_the_vector_of_saying_them(
         made = [vectors.words[word][option.layer] for word in each]
         moved = sum((one.vector / one.norm * one.activation_norm for one in made), start=torch.zeros(()))
         assert torch.allclose(steered[place] - plain[place], -option.share / 2 * moved, atol=1e-4)
+
+
+def test_options_that_are_answered_together_are_each_alone(
+    checkers: None, data: Path, tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    rows = [line(100 + n, word, [EXCLUDED], "no dog") for n, word in enumerate(WORDS[:3])]
+    path = tmp_path / "words.jsonl"
+    path.write_text(data.read_text(encoding="utf-8") + "\n" + "\n".join(map(json.dumps, rows)), encoding="utf-8")
+    model, task = tiny("llama"), ms.tasks.ifeval(path, max_new_tokens=3)
+    bench = Bench(model, tmp_path / "out", 5, tqdm(disable=True))
+    vectors = Vectors(bench, task, [NO_COMMA, EXCLUDED], 3)
+    for kind in (NO_COMMA, EXCLUDED):
+        asked = validated(task, kind, 2)
+        table = tried(bench, asked, kind, True, vectors)
+        assert [Option(*row) for row in zip(table["layer"], table["share"], strict=True)] == vectors.options(kind)
+        steers = [vectors.steering(asked, {kind: option}) for option in vectors.options(kind)]
+        alone = [ms.evaluate(model, asked, steer=steer, quality=True) for steer in steers]
+        assert table["loose"].tolist() == [rows["loose"].mean() for rows in alone]
+        assert table["collapsed"].tolist() == [rows["collapsed"].mean() for rows in alone]
+        together = replace(asked, samples=asked.samples * len(steers))
+        texts = ms.evaluate(model, together, steer=side_by_side(steers, 2))["output"].tolist()
+        assert texts == [text for rows in alone for text in rows["output"]] and len(set(texts)) > 2
