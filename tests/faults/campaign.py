@@ -15,8 +15,8 @@ from tests.faults.jobs import Job
 TIMES = ("seconds", "seconds_of_part", "elapsed", "seconds_per_prompt")
 KILLS_A_FOLDER = 3
 LEFT = (".tmp", ".unfinished", ".activations")
-ENDED = 20.0
-"""Seconds that workers have to end after the process that started them was killed."""
+ENDED = 120.0
+"""Seconds that workers have to end after the process that started them was killed; Ray's look once in a while."""
 
 
 @dataclass
@@ -98,7 +98,7 @@ def _ended(session: int) -> bool:
     while _living(session):
         if time.monotonic() > until:
             return False
-        time.sleep(0.05)
+        time.sleep(0.2)
     return True
 
 

@@ -142,6 +142,10 @@ EXPRESSIONS = (
     "1 / 0", "2 ** 10000", "10 ** 10 ** 9", "'x' * 10 ** 10", "[0] * 10 ** 10", "messages[99].content", "x.y.z",
     "''.__class__.__mro__", "range(10 ** 9)", "'%0999999999d' % 1", "'x'.ljust(10 ** 10)", "f(f)", "1 < 'a'",
     "raise_exception('no\\nmore')", "strftime_now('%Q')", "'a' | tojson(indent=10 ** 9)", "lipsum(n=10 ** 7)", "-",
+    "('x' * 999999).replace('x', 'y' * 999999)", "'xx' | replace('', 'y' * 4000000)",
+    "(['x'] * 9999) | join('y' * 9999)",
+    "([0] * 99999) | tojson(indent=999999)", "('x\\n' * 99999) | indent(999999)",
+    "([[0]] * 99999) | sum(start=[])",
     "'{:0999999999d}'.format(1)", "(" * 300 + "1" + ")" * 300, "messages | map('upper') | list", "0 | round(10 ** 9)",
 )  # fmt: skip
 STATEMENTS = (
@@ -153,6 +157,8 @@ STATEMENTS = (
     "{% include 'x' %}", "{% extends 'x' %}", "{% generation %}", "{% filter upper %}",
     "{% for x in messages recursive %}{{ loop(messages) }}{% endfor %}", "{% set x %}{% endset %}", "{% raw %}",
     "{% import 'os' as os %}",
+    "{% set n = namespace(l=[0]) %}{% for i in range(99) %}{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l }}",
+    "{% set n = namespace(l=[]) %}{% for i in range(9999) %}{% set n.l = n.l + ['x' * 3000000] %}{% endfor %}",
 )  # fmt: skip
 
 
