@@ -33,6 +33,7 @@ TABLES = {
     "steering": ("summary", "scopes"),
     "guide": ("summary", "by_strength", "baselines", "against_last", "prediction", "choice"),
     "directer": ("summary", "choice"),
+    "compose": ("summary", "choice", "gains"),
 }
 """The tables that are kept, by study: the summary, and what the pages tell of others."""
 
