@@ -44,6 +44,13 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest
     plt.close("all")
 
 
+def test_answers_in_the_readme_are_those_that_its_code_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    first = next(b for b in blocks((ROOT / "README.md").read_text(encoding="utf-8")) if b.language == "python")
+    said = [line.removeprefix("# ") for line in first.code.splitlines() if line.startswith("# ")]
+    exec(compile(first.code, "README.md", "exec"), {})
+    assert len(said) == 2 and capsys.readouterr().out.splitlines()[:2] == said
+
+
 @pytest.mark.parametrize("page", LINKED, ids=named)
 def test_no_link_is_dead(page: Path) -> None:
     assert list(dead_links(page)) == []
