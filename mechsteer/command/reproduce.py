@@ -98,6 +98,8 @@ class Figures:
 
     folder: Positional[Annotated[Path, shown_as("FOLDER")]]
     """A folder that `mechsteer reproduce` has written."""
+    out: Annotated[Path | None, shown_as("FOLDER")] = None
+    """Where they go, so that sets for one column and two lie side by side. Default: figures in the study's folder."""
     format: tuple[Literal["pdf", "svg", "png"], ...] = ("pdf", "png")
     """The files that each figure becomes."""
     width: Annotated[float | None, shown_as("INCHES")] = None
@@ -189,7 +191,7 @@ def figures(c: Figures) -> None:
     for folder in parts if (c.folder / "study.json").exists() else [c.folder]:
         study, _ = recorded(folder)
         with paper(c.width, formats=c.format, style=c.style):
-            for path in redraw(study, folder):
+            for path in redraw(study, folder, c.out and c.out / folder.relative_to(c.folder)):
                 print(path)
 
 

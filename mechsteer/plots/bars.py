@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.plots.base import COLOURS
 from mechsteer.plots.labels import interval
+from mechsteer.plots.own import line_width, marker_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,8 +93,8 @@ def interval_rows(
         [spot + shift for spot in range(len(table))],
         xerr=errors(table, x, **ends),
         fmt=look[0],
-        markersize=4,
-        linewidth=1,
+        markersize=marker_size(4),
+        linewidth=line_width(1),
         color=look[1],
         label=label,
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.errors import MechsteerError
 from mechsteer.files import atomic_path
 from mechsteer.plots.fitting import fit
+from mechsteer.plots.own import Cycle, chosen, line_width, marker_size
 from mechsteer.plots.paper import columns_in, current
 
 if TYPE_CHECKING:
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's colours, distinguishable with every kind of colour vision."""
+COLOURS = Cycle("color", ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"))
+"""Okabe and Ito's colours, distinguishable with every kind of colour vision; the user's ``axes.prop_cycle`` wins."""
 
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MARKERS = Cycle("marker", ("o", "s", "^", "D", "v", "P", "X"))
 
 _STYLE: dict[str, Any] = {
     "figure.dpi": 150,
@@ -140,7 +141,7 @@ def save(figure: "Figure", stem: str | os.PathLike[str]) -> list[Path]:
 
 def grid_lines(axes: "Axes", which: Any = "y") -> None:
     """Pale lines behind what is drawn, across one axis or ``both``."""
-    axes.grid(axis=which, color="0.9", linewidth=0.6)
+    axes.grid(axis=which, color=chosen("grid.color", "0.9"), linewidth=chosen("grid.linewidth", 0.6))
     axes.set_axisbelow(True)
 
 
@@ -243,8 +244,8 @@ def lines(
             ordered[y],
             color=COLOURS[place % len(COLOURS)],
             marker=MARKERS[place % len(MARKERS)],
-            markersize=4,
-            linewidth=1.4,
+            markersize=marker_size(4),
+            linewidth=line_width(1.4),
             label=str(name),
         )
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)

@@ -9,6 +9,7 @@ from mechsteer.errors import MechsteerError
 from mechsteer.plots.bars import grouped_bars
 from mechsteer.plots.base import COLOURS, MARKERS, grid_lines, legend_columns, points
 from mechsteer.plots.labels import SUBLAYERS, interval, need, numeric, one_each, quantity, token_label
+from mechsteer.plots.own import line_width, marker_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,8 +62,8 @@ def curves(
             ordered[y],
             color=colour,
             marker=MARKERS[place % len(MARKERS)],
-            markersize=4,
-            linewidth=1.4,
+            markersize=marker_size(4),
+            linewidth=line_width(1.4),
             label="" if name is None else str(name).replace("_", " "),
         )
     _finish(axes, quantity(x) if xlabel is None else xlabel, quantity(y) if ylabel is None else ylabel, title)
@@ -104,7 +105,15 @@ def rank_trajectories(
     for place, (name, part) in enumerate(table.groupby(by, sort=False)):
         ordered, colour = part.sort_values(x), COLOURS[place % len(COLOURS)]
         label, marker = token_label(str(name)), MARKERS[place % len(MARKERS)]
-        axes.plot(ordered[x], ordered[y], color=colour, marker=marker, markersize=4, linewidth=1.4, label=label)
+        axes.plot(
+            ordered[x],
+            ordered[y],
+            color=colour,
+            marker=marker,
+            markersize=marker_size(4),
+            linewidth=line_width(1.4),
+            label=label,
+        )
         ends.append((label, float(ordered[y].iloc[-1]), colour))
     deepest = float(table[y].max())
     axes.set_yscale("log")

@@ -10,10 +10,12 @@ import matplotlib as mpl
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgba
 from matplotlib.text import Text
 
 from mechsteer import plots
 from mechsteer.errors import MechsteerError
+from mechsteer.plots.bars import grouped_bars, interval_rows
 from mechsteer.plots.base import leftmost, points
 
 OKABE_ITO = {"#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"}
@@ -171,6 +173,43 @@ def test_the_users_settings_win(tmp_path: Path) -> None:
         assert mpl.rcParams["font.size"] == 14 and mpl.rcParams["axes.titlesize"] == 10
     with plots.style():
         assert mpl.rcParams["font.size"] == 9
+
+
+def drawn_lines() -> tuple[list[Any], list[Any]]:
+    """The lines of the charts that have some, and the colours of bars."""
+    three = pd.DataFrame({"layer": [0, 1] * 3, "y": [1.0, 2.0] * 3, "who": [w for w in "abc" for _ in range(2)]})
+    with plots.style():
+        _, axes = plots.figure(5)
+        plots.lines(axes[0], three, x="layer", y="y", by="who", **LABELS)
+        plots.curves(axes[1], three, y="y", by="who")
+        plots.rank_trajectories(axes[2], three, x="layer", y="y", by="who")
+        interval_rows(axes[3], three[:2], "y", 0.0, (plots.MARKERS[0], plots.COLOURS[0]), label="a")
+        bars = grouped_bars(axes[4], three, x="layer", y="y", by="who")
+    lines = [line for ax in axes[:4] for line in ax.lines if line.get_marker() not in ("None", "")]
+    return lines, [bar[0].get_facecolor() for bar in bars.values()]
+
+
+def test_lines_colours_and_markers_are_the_users_where_he_sets_them(tmp_path: Path) -> None:
+    lines, bars = drawn_lines()
+    assert [line.get_color() for line in lines] == [*plots.COLOURS[:3] * 3, plots.COLOURS[0]]
+    assert {line.get_markersize() for line in lines} == {4}
+    assert [line.get_linewidth() for line in lines[:9]] == [1.4] * 9
+    assert bars == [to_rgba(colour) for colour in plots.COLOURS[:3]]
+    style = tmp_path / "mine.mplstyle"
+    cycle = "cycler(color=['k', '0.5'], marker=['x', '+'])"
+    style.write_text(f"lines.linewidth: 0.7\nlines.markersize: 2.5\naxes.prop_cycle: {cycle}\n")
+    with plots.paper(style=style):
+        inside = drawn_lines()
+        assert list(plots.COLOURS) == ["k", "0.5"] * 4 and plots.COLOURS[6] == "k"
+    with mpl.rc_context(dict(mpl.rc_params_from_file(style, use_default_template=False))):
+        elsewhere = drawn_lines()
+    for lines, bars in (inside, elsewhere):
+        assert [line.get_color() for line in lines] == [*["k", "0.5", "k"] * 3, "k"]
+        assert [line.get_marker() for line in lines] == [*["x", "+", "x"] * 3, "x"]
+        assert {line.get_markersize() for line in lines} == {2.5}
+        assert {line.get_linewidth() for line in lines} == {0.7}
+        assert bars == [to_rgba(colour) for colour in ("k", "0.5", "k")]
+    assert plots.COLOURS[0] == "#0072B2" and plots.MARKERS[0] == "o"
 
 
 @pytest.mark.parametrize(

@@ -203,8 +203,8 @@ def finish(folder: Path, about: Mapping[str, Any], tables: "Mapping[str, pd.Data
     write_record(record, {**about, "tables": list(tables)})
 
 
-def redraw(study: Study, folder: Path) -> list[Path]:
-    """Draw a study's figures from the parquet tables in ``folder`` into ``folder/figures``.
+def redraw(study: Study, folder: Path, out: Path | None = None) -> list[Path]:
+    """Draw a study's figures from the parquet tables in ``folder`` into ``out``; default ``folder/figures``.
 
     Raises:
         MechsteerError: if a table is missing or damaged.
@@ -212,7 +212,8 @@ def redraw(study: Study, folder: Path) -> list[Path]:
     module = study.module("figures")
     optional = [name for name in getattr(module, "OPTIONAL", ()) if (folder / f"{name}.parquet").exists()]
     made = study.draw({name: read_table(folder / f"{name}.parquet") for name in (*module.TABLES, *optional)})
-    return [path for name, figure in made.items() for path in plots.save(figure, folder / "figures" / name)]
+    out = folder / "figures" if out is None else out
+    return [path for name, figure in made.items() for path in plots.save(figure, out / name)]
 
 
 def pictures(study: Study, folder: Path) -> dict[str, bytes]:

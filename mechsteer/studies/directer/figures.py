@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer import plots
 from mechsteer.plots.bars import interval_rows
 from mechsteer.plots.base import grid_lines, leftmost, points
+from mechsteer.plots.own import line_width, marker_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
 TABLES = ("summary", "ablation", "strengths", "sweeps", "gate", "trace", "rankings", "cost")
 
 _MEASURES = {"adherence_percent": "adherence", "fidelity_percent": "fidelity"}
-_COLOURS = dict(zip(_MEASURES, plots.COLOURS, strict=False))
 _NAMES = {
     "pasta": "PASTA",
     "spotlight": "SpotLight",
@@ -60,6 +60,10 @@ def _name(method: Any) -> str:
     return _NAMES.get(str(method), str(method))
 
 
+def _colour(measure: str) -> str:
+    return plots.COLOURS[list(_MEASURES).index(measure)]
+
+
 def _label(method: str, setting: str, strength: float) -> str:
     name = _name(method)
     if not strength or setting == "released code":
@@ -70,7 +74,7 @@ def _label(method: str, setting: str, strength: float) -> str:
 def _dots(ax: "Axes", part: "pd.DataFrame", labels: Sequence[str]) -> None:
     """Adherence and fidelity with intervals, a row a method."""
     for shift, marker, (column, name) in zip((-0.14, 0.14), plots.MARKERS, _MEASURES.items(), strict=False):
-        interval_rows(ax, part, column, shift, (marker, _COLOURS[column]), label=name)
+        interval_rows(ax, part, column, shift, (marker, _colour(column)), label=name)
     ax.set_yticks(range(len(part)), labels)
     ax.invert_yaxis()
     ax.set(xlim=(-3, 103), xlabel="Prompts followed; sentences true (%)")
@@ -83,9 +87,16 @@ def over_steering(strengths: "pd.DataFrame") -> "Figure":
     ours = strengths[strengths["method"] == "directer"].iloc[0]
     made, axes = plots.figure(2, width=3.2, height=2.7)
     for ax, (column, name) in zip(axes, _MEASURES.items(), strict=True):
-        colour = _COLOURS[column]
+        colour = _colour(column)
         _band(ax, fixed, "layers", column)
-        ax.plot(fixed["layers"], fixed[column], color=colour, marker="o", markersize=4, label="keys × 100, no gate")
+        ax.plot(
+            fixed["layers"],
+            fixed[column],
+            color=colour,
+            marker="o",
+            markersize=marker_size(4),
+            label="keys × 100, no gate",
+        )
         ax.axhline(ours[column], color="black", linestyle="--", linewidth=1, label="DIRECTER")
         ax.axhspan(ours[f"{column}_low"], ours[f"{column}_high"], color="black", alpha=0.08, linewidth=0)
         ax.set(ylim=(-3, 103), ylabel=f"{name.capitalize()} (%)", xlabel="Layers steered (0: zero-shot)")
@@ -96,7 +107,7 @@ def over_steering(strengths: "pd.DataFrame") -> "Figure":
 
 
 def _band(ax: "Axes", part: "pd.DataFrame", x: str, y: str) -> None:
-    ax.fill_between(part[x], part[f"{y}_low"], part[f"{y}_high"], color=_COLOURS[y], alpha=0.2, linewidth=0)
+    ax.fill_between(part[x], part[f"{y}_low"], part[f"{y}_high"], color=_colour(y), alpha=0.2, linewidth=0)
 
 
 def ablation(table: "pd.DataFrame", rankings: "pd.DataFrame") -> "Figure":
@@ -112,7 +123,14 @@ def ablation(table: "pd.DataFrame", rankings: "pd.DataFrame") -> "Figure":
     for place, (name, part) in enumerate(rankings.groupby("aggregate", sort=False)):
         label = {"receiving": "paper's average", "released": "released code's"}[str(name)]
         colour, marker = plots.COLOURS[place + 2], plots.MARKERS[place + 2]
-        axes[1].plot(part["layer"], part["mean_rank"], color=colour, marker=marker, markersize=4, label=label)
+        axes[1].plot(
+            part["layer"],
+            part["mean_rank"],
+            color=colour,
+            marker=marker,
+            markersize=marker_size(4),
+            label=label,
+        )
     axes[1].invert_yaxis()
     axes[1].set(xlabel="Layer", ylabel="Mean rank (1: kept longest)", title="Which layers are sensitive")
     axes[1].set_xticks(list(dict.fromkeys(rankings["layer"])))
@@ -128,9 +146,16 @@ def sweeps(table: "pd.DataFrame", strengths: "pd.DataFrame") -> "Figure":
     for ax, (name, sign) in zip(axes, {"alpha": "α", "beta": "β"}.items(), strict=True):
         part = table[table["parameter"] == name].sort_values("value")
         for marker, (column, label) in zip(plots.MARKERS, _MEASURES.items(), strict=False):
-            colour = _COLOURS[column]
+            colour = _colour(column)
             _band(ax, part, "value", column)
-            ax.plot(part["value"], part[column], color=colour, marker=marker, markersize=4, label=label)
+            ax.plot(
+                part["value"],
+                part[column],
+                color=colour,
+                marker=marker,
+                markersize=marker_size(4),
+                label=label,
+            )
             ax.axhline(start[column], color=colour, linestyle=":", linewidth=1)
         ax.set(ylim=(-3, 103), ylabel="DIRECTER (%)")
         grid_lines(ax)
@@ -175,7 +200,7 @@ def _paths(ax: "Axes", part: "pd.DataFrame", colour: str) -> None:
         marker="o",
         markerfacecolor="white",
         markersize=5,
-        linewidth=1.2,
+        linewidth=line_width(1.2),
         label="no gate",
     )
     for row in alone.to_dict("records"):

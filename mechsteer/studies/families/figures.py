@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from mechsteer import plots
 from mechsteer.plots.base import legend_above
+from mechsteer.plots.own import line_width, marker_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,8 +44,8 @@ def by_strength(summary: "pd.DataFrame") -> "Figure":
                 part[measure],
                 color=plots.COLOURS[place],
                 marker=plots.MARKERS[place],
-                markersize=4,
-                linewidth=1.4,
+                markersize=marker_size(4),
+                linewidth=line_width(1.4),
                 label=name,
             )
         ax.axhline(float(unsteered[setting]), color="0.4", linewidth=1, linestyle="--")

@@ -7,6 +7,7 @@ from mechsteer import plots
 from mechsteer.plots.bars import errors, grouped_bars
 from mechsteer.plots.base import grid_lines, legend_above, legend_columns, points, written_map
 from mechsteer.plots.maps import SEQUENTIAL
+from mechsteer.plots.own import line_width, marker_size
 from mechsteer.plots.paper import current
 from mechsteer.studies.core.published import published
 from mechsteer.studies.guide.published import MODEL, SAME
@@ -63,7 +64,13 @@ def flows(table: "pd.DataFrame") -> "Figure":
         for place, layer in enumerate(layers):
             part = table[(table["quantity"] == quantity) & (table["layer"] == layer)].sort_values("distance")
             shade = mpl.colormaps[SEQUENTIAL](0.9 * place / max(1, len(layers) - 1))
-            ax.plot(part["distance"], part["value"], color=shade, linewidth=1.4, label=f"layer {layer}")
+            ax.plot(
+                part["distance"],
+                part["value"],
+                color=shade,
+                linewidth=line_width(1.4),
+                label=f"layer {layer}",
+            )
         ax.set(xlabel="Distance (tokens)", ylabel=f"{quantity.capitalize()} (log scale)", yscale="log")
         ax.grid(axis="y", color="0.9", linewidth=0.6)
     made.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=7)
@@ -101,7 +108,15 @@ def _line(ax: "Axes", part: "pd.DataFrame", x: str, y: str, delta: float | None)
         ax.fill_between(part[x], part[ends[0]], part[ends[1]], color=colour, alpha=0.15, linewidth=0)
     label = "uppercase" if delta is None else f"Δ = {delta:g}"
     marker = "." if delta is None else plots.MARKERS[place]
-    ax.plot(part[x], part[y], color=colour, marker=marker, markersize=4, linewidth=1.4, label=label)
+    ax.plot(
+        part[x],
+        part[y],
+        color=colour,
+        marker=marker,
+        markersize=marker_size(4),
+        linewidth=line_width(1.4),
+        label=label,
+    )
 
 
 def _published(ax: "Axes", paper: "pd.DataFrame") -> None:
@@ -144,8 +159,8 @@ def by_delta(summary: "pd.DataFrame") -> "Figure":
                 linestyle=dashes,
                 color=(*plots.COLOURS[:2], "0.5")[kind],
                 marker=plots.MARKERS[kind],
-                markersize=4,
-                linewidth=1.4,
+                markersize=marker_size(4),
+                linewidth=line_width(1.4),
                 elinewidth=0.8,
                 label=label,
             )
@@ -235,8 +250,8 @@ def wordings(baselines: "pd.DataFrame", strength: "pd.DataFrame") -> "Figure":
                 part[f"{name}_percent"],
                 yerr=errors(part, f"{name}_percent"),
                 **_look(str(wording)),
-                markersize=4,
-                linewidth=1.3,
+                markersize=marker_size(4),
+                linewidth=line_width(1.3),
                 elinewidth=0.7,
                 label=str(wording),
             )
@@ -304,11 +319,20 @@ def choice(influence: "pd.DataFrame", chosen: "pd.DataFrame") -> "Figure":
     best = chosen.drop_duplicates("length")
     axes[2].plot(best["length"], best["unbiased_percent"], "--", color="0.4", label="Δ = 0")
     for place, (target, part) in enumerate(chosen.groupby("target", sort=False)):
-        mark = {"marker": plots.MARKERS[place], "color": plots.COLOURS[place], "label": str(target), "linewidth": 1.4}
-        axes[1].plot(part["length"], part["delta"], markersize=4, **mark)
+        mark = {
+            "marker": plots.MARKERS[place],
+            "color": plots.COLOURS[place],
+            "label": str(target),
+            "linewidth": line_width(1.4),
+        }
+        axes[1].plot(part["length"], part["delta"], markersize=marker_size(4), **mark)
         if "score_percent" in part:
             axes[2].errorbar(
-                part["length"], part["score_percent"], yerr=errors(part, "score_percent"), markersize=4, **mark
+                part["length"],
+                part["score_percent"],
+                yerr=errors(part, "score_percent"),
+                markersize=marker_size(4),
+                **mark,
             )
     for ax, column in zip(axes[1:], ("best_delta", "best_percent"), strict=True):
         ax.plot(best["length"], best[column], "x", color="black", zorder=5, label="best of the grid")

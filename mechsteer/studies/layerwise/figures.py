@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from mechsteer import plots
 from mechsteer.plots.bars import errors, grouped_bars
 from mechsteer.plots.base import grid_lines, legend_above, points
+from mechsteer.plots.own import line_width, marker_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -89,8 +90,9 @@ def tradeoff(table: "pd.DataFrame", sparse: "pd.DataFrame") -> "Figure":
             ordered = line.sort_values("weight", ascending=False)
             colour, marker = plots.COLOURS[place], plots.MARKERS[place]
             ax.plot(
-                ordered["heads"], ordered["exact_match_percent"], color=colour, marker=marker, markersize=4,
-                linewidth=1.2, label=labels.get(float(str(share)), f"l1 share {share}"), clip_on=False,
+                ordered["heads"], ordered["exact_match_percent"], color=colour, marker=marker,
+                markersize=marker_size(4), linewidth=line_width(1.2), clip_on=False,
+                label=labels.get(float(str(share)), f"l1 share {share}"),
             )  # fmt: skip
         dense = part[part["l1_share"].isna()]
         ax.plot(dense["heads"], dense["exact_match_percent"], "X", color="black", label="unregularised", clip_on=False)

@@ -7,6 +7,7 @@ import numpy as np
 
 from mechsteer import plots
 from mechsteer.plots.base import leftmost, legend_above
+from mechsteer.plots.own import line_width, marker_size
 from mechsteer.studies.questions import linear, numbers, pools
 
 if TYPE_CHECKING:
@@ -51,10 +52,17 @@ def pairs_needed(cosine: "pd.DataFrame", fit: "pd.DataFrame", steering: "pd.Data
         part = cosine[cosine["pool"] == pool]
         for ax, measure in zip(axes, ("repeat", "reference"), strict=False):
             means = part.groupby("pairs")[measure].mean()
-            ax.plot(means.index, means, plots.MARKERS[place], color=plots.COLOURS[place], markersize=4, label=pool)
+            ax.plot(
+                means.index,
+                means,
+                plots.MARKERS[place],
+                color=plots.COLOURS[place],
+                markersize=marker_size(4),
+                label=pool,
+            )
         n = np.geomspace(1, part["pairs"].max(), 60)
         curve = fits.loc[pool, "ceiling"] * n / (n + fits.loc[pool, "k"])
-        axes[0].plot(n, curve, color=plots.COLOURS[place], linewidth=1)
+        axes[0].plot(n, curve, color=plots.COLOURS[place], linewidth=line_width(1))
         _steered(axes[2], steering[steering["pool"] == pool], place)
     plain = steering[steering["pool"] == "unsteered"].iloc[0]
     axes[2].axhline(plain["value_percent"], color="0.4", linestyle="--", linewidth=1)
@@ -78,8 +86,8 @@ def _steered(ax: "Axes", part: "pd.DataFrame", place: int) -> None:
         yerr=_bars(part, "value_percent", "value"),
         fmt=plots.MARKERS[place],
         color=plots.COLOURS[place],
-        markersize=4,
-        linewidth=1,
+        markersize=marker_size(4),
+        linewidth=line_width(1),
     )
 
 
@@ -102,7 +110,14 @@ def crossings(table: "pd.DataFrame", kinds: "pd.DataFrame") -> "Figure":
         mine = kinds[(kinds["source"] == source) & (kinds["target"] == target)]
         for place, (name, some) in enumerate(mine.groupby("map", sort=False)):
             colour, marker = plots.COLOURS[place], plots.MARKERS[place]
-            right.plot(some["r2"].clip(lower=-0.5), some["cosine"], marker, color=colour, markersize=4, label=name)
+            right.plot(
+                some["r2"].clip(lower=-0.5),
+                some["cosine"],
+                marker,
+                color=colour,
+                markersize=marker_size(4),
+                label=name,
+            )
         right.axhline(0, color="0.8", linewidth=0.8)
         right.axvline(0, color="0.8", linewidth=0.8)
         right.set(xlabel="Held-out R² of states (below −0.5 at −0.5)", ylabel="Cosine with own vector")
@@ -164,8 +179,8 @@ def shift_or_map(predicted: "pd.DataFrame", steered: "pd.DataFrame") -> "Figure"
             yerr=_bars(part, "value_percent", "value"),
             fmt=plots.MARKERS[place % len(plots.MARKERS)],
             color=plots.COLOURS[coloured.index(way) % len(plots.COLOURS)] if way in coloured else "0.6",
-            markersize=4,
-            linewidth=1,
+            markersize=marker_size(4),
+            linewidth=line_width(1),
             label=str(way),
         )
     axes[1].set_xticks(range(len(targets)), [f"{t:g}" for t in targets])

@@ -96,3 +96,14 @@ def test_figures_for_a_page(study: Any, tmp_path: Path, mechsteer: Any) -> None:
     assert all(b'width="237.6pt"' in one for one in first)
     mechsteer("figures", folder, *options)
     assert [path.read_bytes() for path in paths] == first
+
+
+def test_figures_of_two_widths_side_by_side(study: Any, tmp_path: Path, mechsteer: Any) -> None:
+    folder, out = tmp_path / "copy", tmp_path / "new" / "column"
+    for place in (folder, folder / "part"):  # a study that another one has in its folder
+        shutil.copytree(study.folder, place, ignore=shutil.ignore_patterns("figures", "part"))
+    code, printed, err = mechsteer("figures", folder, "--format", "svg", "--width", 3.3, "--out", out)
+    assert (code, err) == (0, "")
+    paths = [Path(line) for line in printed.splitlines()]
+    assert sorted(paths) == sorted(out.rglob("*.svg")) and {path.parent for path in paths} == {out, out / "part"}
+    assert not list(folder.rglob("figures"))
