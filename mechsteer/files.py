@@ -292,7 +292,7 @@ EMPTY_COLUMNS = {
 """What a column of that name holds where it holds anything."""
 
 _EMPTY = "columns without a value"
-_PANDAS = {"integer": "Int64", "number": "Float64", "truth value": "boolean", "text": "str"}
+_PANDAS = {"integer": "Int64", "number": "Float64", "truth value": "boolean"}
 
 
 def write_table(table: "pd.DataFrame", stem: str | os.PathLike[str], *, csv: bool = True) -> list[Path]:
@@ -304,9 +304,14 @@ def write_table(table: "pd.DataFrame", stem: str | os.PathLike[str], *, csv: boo
     Raises:
         MechsteerError: for values that parquet does not hold together in a column, or a file that cannot be written.
     """
+    import pandas as pd
+
     paths = [Path(f"{stem}.parquet")]
     empty = [str(name) for name in table if table[name].dtype == object and table[name].isna().all()]
-    noted = table.astype({name: _PANDAS[EMPTY_COLUMNS.get(name, "text")] for name in empty})
+    types = _PANDAS | {
+        "text": "string" if pd.Series([""]).dtype == object else "str"
+    }  # before pandas 3, and from it on
+    noted = table.astype({name: types[EMPTY_COLUMNS.get(name, "text")] for name in empty})
     noted.attrs = {**table.attrs, NAME: BLANK, _EMPTY: empty}  # pandas writes these into the file's metadata
     with atomic_path(paths[0]) as temporary:
         try:
@@ -328,10 +333,12 @@ def parquet_bytes(table: "pa.Table", *, part: bool = False) -> bytes:
         table: The table. Columns without a value get the types that :func:`write_table` gives them.
         part: It is one of several that are put together: columns without a value have no type, and fit any.
     """
+    import pandas as pd
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = {"integer": pa.int64(), "number": pa.float64(), "truth value": pa.bool_(), "text": pa.large_string()}
+    text = pa.array(pd.Series([""])).type  # large_string from pandas 3 on, string before
+    types = {"integer": pa.int64(), "number": pa.float64(), "truth value": pa.bool_(), "text": text}
     empty = [] if part else [field.name for field in table.schema if pa.types.is_null(field.type)]
     for name in empty:
         place = table.schema.get_field_index(name)
