@@ -30,6 +30,7 @@ TABLES = {
     "t5-dola": ("summary", "side_effects", "null_vectors", "by_trap_word"),
     "dola-decoding": ("summary", "lengths"),
     "inside": ("summary", "frozen"),
+    "steer-instruct": ("summary", "by_kind"),
     "steering": ("summary", "scopes"),
     "guide": ("summary", "by_strength", "baselines", "against_last", "prediction", "choice"),
     "directer": ("summary", "choice"),
