@@ -73,7 +73,7 @@ def evaluate(
         model: A loaded model.
         task: E.g. ``ms.tasks.memotrap()``.
         steer: An intervention; None for the unsteered model.
-        strategy: ``Greedy()`` (default) or ``Sample(...)``.
+        strategy: Any that :func:`mechsteer.generate` takes; ``Greedy()`` by default.
         batch_size: Prompts computed together; does not change the result.
         max_batch_tokens: The most positions computed together where tokens are generated; bounds the memory, and does
             not change the result either.

@@ -20,8 +20,9 @@ class Sweep:
     grid: Positional[Annotated[Path, shown_as("GRID")]]
     """A .toml or .json file with a table [grid] of axes, e.g. model = "organism:trap-t5", task = "memotrap", method
     = "add", layer = [1, 2, 3], strength = [0.5, 1.0]; or several [[grid]], one after another. The names are explained
-    in mechsteer.studies.sweep.steering. With run = "module:function" before the first table, that function computes the
-    cells, and the names are its own."""
+    in mechsteer.studies.sweep.steering. Before the first table, modules = ["my_method"] imports modules that register
+    methods of your own, and run = "module:function" names a function that computes the cells, whose names are its
+    own."""
     out: Annotated[Path, shown_as("FOLDER")] = Path("results/sweep")
     """Folder for the cells, results.parquet and summary.csv."""
     executor: Literal["serial", "processes", "ray"] = "serial"
@@ -46,13 +47,14 @@ class Sweep:
 def run(c: Sweep) -> None:
     """Compute the cells and print the summary; exits with 1 where one failed."""
     from mechsteer.report import show
-    from mechsteer.studies.sweep import read_grid, sweep
+    from mechsteer.studies.sweep import read_grid, read_modules, sweep
 
     executor = _executor(c)
     cells, run = read_grid(c.grid)
-    own: dict[str, Any] = {} if run is None else {"run": run}
+    given = {"run": run, "modules": read_modules(c.grid)}
+    own: dict[str, Any] = {name: value for name, value in given.items() if value}
     if own:
-        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: functions of one's own are found where one is
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does: code of one's own is found where one is
     threads(str(cells[0].get("model")))
     result = sweep(cells, c.out, executor=executor, resume=c.resume, device=c.device, batch_size=c.batch_size, **own)
     summary = result.summary.drop(columns="cell")

@@ -94,7 +94,8 @@ def generate(
         model: A loaded model.
         prompts: Texts (made into prompts by :func:`mechsteer.prompt`) or prompts; one or many.
         steer: An intervention; acts in prefill and in cached steps alike, as its scope says.
-        strategy: ``Greedy()`` (default), ``Sample(...)`` or ``DoLa(...)``.
+        strategy: ``Greedy()`` (default), ``Sample(...)``, ``DoLa(...)``, ``Directer(...)``, ``Gated(...)`` or your own
+            :class:`mechsteer.decoding.Strategy`.
         max_new_tokens: The most new tokens for each prompt.
         stop: Texts that end a row as soon as it has one of them. ``texts`` end before it; the tokens have it.
         batch_size: The most prompts computed together.

@@ -68,7 +68,7 @@ def check_heads(edit: Edit, model: Any) -> None:
     check_origin(edit, model)
 
 
-@method("heads", check=check_heads)
+@method("heads", check=check_heads, adds=lambda edit: edit.strength * direction_of(edit).norm)
 def apply_heads(edit: Edit, x: Float[Tensor, "rows positions heads d_head"], where: Where) -> Tensor:
     """Z + c Delta."""
     direction = direction_of(edit)

@@ -27,7 +27,7 @@ from mechsteer.models import (
 )
 from mechsteer.prompts import Batch, Prompt, PromptLike, batch
 from mechsteer.steering.passes import Follower, followed
-from mechsteer.steering.registry import find, registered
+from mechsteer.steering.registry import METHODS, find, registered
 from mechsteer.steering.saes import FeatureEdit
 from mechsteer.steering.scope import MAYBE_NOWHERE, Scope, Selection, Step, make_scope
 from mechsteer.steering.sinks import watch_sinks
@@ -35,9 +35,6 @@ from mechsteer.steering.sites import SCORE_KINDS, Target, names
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ADDING = ("add", "heads")
-"""Methods whose strength is the length of what they add."""
 
 Hook = tuple[str | Callable[[str], bool], Callable[..., Tensor | None]]
 
@@ -143,17 +140,23 @@ def in_norms(edit: Edit, norm: float = float("nan")) -> float:
     Returns:
         NaN where no norm is known, and for other methods.
     """
-    if edit.direction is None or edit.method not in ADDING:
+    length = _added(edit)
+    if edit.direction is None or math.isnan(length):
         return float("nan")
     known = edit.direction.activation_norm
-    length = edit.strength * (edit.direction.norm if edit.method == "heads" else 1.0)
     return length / (known if known > 0 else norm or float("nan"))
+
+
+def _added(edit: Edit) -> float:
+    """The length of the vector that an edit adds, as its method's registration says it; NaN if it adds none."""
+    known = edit.direction is not None and edit.method in METHODS
+    return METHODS[edit.method].adds(edit) if known else float("nan")
 
 
 def _said_in_norms(edit: Edit) -> str:
     """The same for people: ``?`` where no norm is known, ``-`` for other methods."""
     found = in_norms(edit)
-    return "-" if edit.method not in ADDING else "?" if math.isnan(found) else f"{found:.2f}"
+    return "-" if math.isnan(_added(edit)) else "?" if math.isnan(found) else f"{found:.2f}"
 
 
 @dataclass(eq=False, repr=False)

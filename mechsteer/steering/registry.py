@@ -1,8 +1,9 @@
-"""The methods of steering, by name: each registers itself where it is defined, and nothing else lists them.
+"""The methods of steering, by name: each registers itself where it is defined, and nothing else in steering lists them.
 
-Saving, loading, cache keys, sweeps, the command line and the watch over attention sinks find a method here, so that a
-new one is one new file: the function that edits an activation, under :func:`method`, and one that makes an
-intervention of it with :meth:`mechsteer.Intervention.of`::
+Saving, loading, cache keys, explaining, sweeps, the command line and the watch over attention sinks find a method here,
+so that a new one is one new file: the function that edits an activation, under :func:`method`, and one that makes an
+intervention of it with :meth:`mechsteer.Intervention.of`. What ``tune`` tries and the explorer shows are choices among
+ours, in tables of theirs::
 
     @method("damp", takes="layer", make=lambda layer, share: damp(layer, share), strength="share")
     def apply_damp(edit, x, where):
@@ -39,6 +40,10 @@ def _never(edit: "Edit") -> bool:
     return False
 
 
+def _nothing(edit: "Edit") -> float:
+    return float("nan")
+
+
 def _fits_all(edit: "Edit", model: Any) -> None:
     """No model is refused. A function with a name, as :func:`_never`, so that edits can be sent to workers."""
 
@@ -57,6 +62,8 @@ class Method:
         takes: What it is made of, beside a strength: one of :data:`TAKES`.
         make: ``make(first, strength)``, with ``first`` what :attr:`takes` says, for sweeps and the command line.
         strength: What the method calls its strength.
+        adds: ``adds(edit)``: the length of the vector that is added, for a method with a direction that adds one, by
+            which ``in_norms`` is shown; NaN for other methods.
     """
 
     name: str
@@ -67,6 +74,7 @@ class Method:
     takes: str = ""
     make: "Callable[[Any, float], Intervention] | None" = None
     strength: str = "strength"
+    adds: "Callable[[Edit], float]" = _nothing
 
     @property
     def own(self) -> bool:
@@ -83,6 +91,7 @@ def method(
     takes: str = "",
     make: "Callable[[Any, float], Intervention] | None" = None,
     strength: str = "strength",
+    adds: "Callable[[Edit], float]" = _nothing,
 ) -> "Callable[[Apply], Apply]":
     """Register the function below as what edits of this name do; see :class:`Method` for the arguments.
 
@@ -100,7 +109,7 @@ def method(
         there = _found.get(name)
         if there is not None and _place(there.apply) != _place(apply):
             raise MechsteerError(f"There is a method {name!r} already, {':'.join(_place(there.apply))}; take another.")
-        _found[name] = Method(name, apply, check, fuse, pools, takes, make, strength)
+        _found[name] = Method(name, apply, check, fuse, pools, takes, make, strength, adds)
         return apply
 
     return register

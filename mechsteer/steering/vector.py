@@ -107,7 +107,13 @@ def check_vector(edit: Edit, model: Any) -> None:
     check_origin(edit, model)
 
 
-@method("add", check=check_vector, takes="direction", make=lambda direction, scale: add(direction, scale))
+@method(
+    "add",
+    check=check_vector,
+    takes="direction",
+    make=lambda direction, scale: add(direction, scale),
+    adds=lambda edit: edit.strength,
+)
 def apply_add(edit: Edit, x: Float[Tensor, "rows positions width"], where: Where) -> Tensor:
     """Return x + c u."""
     direction = direction_of(edit)

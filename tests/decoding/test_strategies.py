@@ -1,7 +1,9 @@
 """Sampling draws from the distribution that its settings name, and the same draws for the same seed."""
 
+import itertools
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -10,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mechsteer as ms
-from mechsteer.decoding import Pass
+from mechsteer.decoding import Choice, Pass
+from mechsteer.decoding.repetition import read_so_far
 from mechsteer.models import State
 from mechsteer.steering import Step
 from tests.decoding.reference import TEXTS, rows
@@ -113,3 +116,31 @@ def test_sampling_the_most_likely_only_is_greedy(tiny: Callable) -> None:
 def test_settings_without_a_meaning_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ms.MechsteerError, match=message):
         ms.Sample(**arguments)
+
+
+@dataclass(frozen=True)
+class NoRepeat:
+    """Greedy, but never the previous token: a rule of one's own."""
+
+    def chooser(self, model: Any) -> "NoRepeat":
+        return self
+
+    def choose(self, current: Pass) -> Choice:
+        read = read_so_far(current.model, current.step, current.written)
+        previous = current.tokens[:, -1:]
+        running = [True] * len(read) if current.running is None else current.running.tolist()
+        assert all(ids[-1] == last for ids, last, on in zip(read, previous[:, 0].tolist(), running, strict=True) if on)
+        logits = current.logits()
+        return Choice(logits.scatter(1, previous.to(logits.device), -torch.inf).argmax(-1), logits)
+
+
+@pytest.mark.parametrize("family", ["llama-gqa", "t5"])
+def test_a_rule_of_ones_own_has_the_previous_token_last_in_its_pass(family: str, tiny: Callable) -> None:
+    model = tiny(family)
+    together = ms.generate(model, TEXTS, strategy=NoRepeat(), max_new_tokens=6, batch_size=2)
+    alone = [ms.generate(model, text, strategy=NoRepeat(), max_new_tokens=6).texts[0] for text in TEXTS]
+    assert together.texts == alone
+    for ids, length in zip(together.tokens.tolist(), together.lengths, strict=True):
+        assert all(a != b for a, b in itertools.pairwise(ids[:length]))
+    plain = ms.generate(model, TEXTS, max_new_tokens=6).tokens.tolist()
+    assert any(a == b for ids in plain for a, b in itertools.pairwise(ids))  # or the rule would change nothing

@@ -1,7 +1,9 @@
 """A new method is one new file: written here, it runs, saves, loads, explains, sweeps and is gated, by its name."""
 
+import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,14 @@ import torch
 
 import mechsteer as ms
 from mechsteer.comparison.methods import methods_of
+from mechsteer.directions import random_direction
 from mechsteer.errors import MechsteerError
 from mechsteer.identity import cell_key
 from mechsteer.steering import METHODS, Edit, Intervention, Scope, is_own, made_of, method
 from mechsteer.steering.registry import _found
-from mechsteer.studies.sweep import Cell, sweep
+from mechsteer.studies.sweep import Cell, read_grid, read_modules, sweep
 from mechsteer.studies.sweep.steering import normal, run
+from tests.markdown import blocks
 from tests.steering.naive import prompts_of
 
 FILE = '''
@@ -117,6 +121,46 @@ def test_it_sweeps_by_its_name_also_where_only_the_module_is_known(
     assert table["output"].tolist() == texts[3]
 
 
+def test_the_command_line_sweeps_a_file_of_ones_own(
+    checkpoint: Callable,
+    mechsteer: Callable[..., tuple[int, str, str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    Path("damping.py").write_text(FILE, encoding="utf-8")
+    Path("task.jsonl").write_text('{"prompt": "the cat sat"}\n{"prompt": "a red dog"}\n', encoding="utf-8")
+    cells = f'[grid]\nmodel = "{checkpoint("llama-gqa").as_posix()}"\ntask = "task.jsonl"\ncheck = "lowercase"\n'
+    cells += 'split = "all"\nmethod = "damp"\nlayer = 1\nstrength = [0.0, 0.9]\nmax_new_tokens = 4\n'
+    try:
+        for first, said in (
+            ("", r"""Unknown method 'damp'.* If it is your own, .*modules = \["my_method"\]"""),
+            ('modules = ["damping_"]\n', "Cannot import 'damping_' of modules"),
+            ('modules = ["damping"]\nrun = "damping:damp"\n', "modules are for steering sweeps"),
+        ):
+            Path("grid.toml").write_text(first + cells, encoding="utf-8")
+            code, _, err = mechsteer("sweep", "grid.toml", "--out", "out")
+            assert code == 2 and re.search(said, err) and not Path("out").exists()
+            forget()
+        Path("grid.toml").write_text('modules = ["damping"]\n' + cells, encoding="utf-8")
+        code, text, err = mechsteer("sweep", "grid.toml", "--out", "out")
+        assert code == 0, err
+        assert "0.9" in text and len(list(Path("out/cells").iterdir())) == 2
+    finally:
+        forget()
+
+
+@pytest.mark.usefixtures("damping")
+def test_the_grid_of_the_guide_sweeps_the_method_of_the_guide(tmp_path: Path) -> None:
+    page = Path(__file__).parents[2] / "docs" / "extending.md"
+    (found,) = (block.code for block in blocks(page.read_text(encoding="utf-8")) if block.language == "toml")
+    (tmp_path / "grid.toml").write_text(found, encoding="utf-8")
+    assert read_modules(tmp_path / "grid.toml") == ["damping"]
+    cells = [normal(cell) for cell in read_grid(tmp_path / "grid.toml")[0]]
+    assert len(cells) == 12 and {cell["method"] for cell in cells} == {"damp"}
+
+
 def test_a_loaded_file_needs_the_module(damping: Any, tmp_path: Path) -> None:
     path = damping.damp(1, 0.5).save(tmp_path / "steer.safetensors")
     forget()
@@ -156,3 +200,27 @@ def test_the_command_line_finds_what_is_made_of_a_span() -> None:
     assert {"add", "project"} <= set(made_of("direction"))
     for text, made in (("guide:1.5", ms.attention_bias(delta=1.5)), ("pasta:0.1", ms.pasta(alpha=0.1))):
         assert repr(methods_of([text])[text]) == repr(made)
+
+
+def test_an_own_method_says_what_it_adds(tiny: Callable) -> None:
+    model = tiny("llama-gqa")
+    made = replace(random_direction(model, seed=0, layer=1), activation_norm=4.0)
+
+    def signs(strength: float, name: str) -> Intervention:
+        return Intervention.of(name, made.site, strength, direction=made)
+
+    try:
+        method("signs", adds=lambda edit: edit.strength * made.width**0.5)(_add_signs)
+        length = 2 * made.width**0.5 / 4
+        assert f"strength=2 = {length:.2f} norms" in repr(signs(2.0, "signs"))
+        assert signs(2.0, "signs").explain(model, "the cat sat")["in_norms"].iloc[0] == pytest.approx(length)
+        method("other signs")(_add_signs)
+        assert "norms" not in repr(signs(2.0, "other signs"))
+    finally:
+        _found.pop("signs", None)
+        _found.pop("other signs", None)
+
+
+def _add_signs(edit: Edit, x: torch.Tensor, where: Any) -> torch.Tensor:
+    assert edit.direction is not None
+    return x + edit.strength * edit.direction.vector.sign()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mechsteer.studies.sweep.engine import sweep
     from mechsteer.studies.sweep.executors import Processes, Ray, Serial
-    from mechsteer.studies.sweep.grids import Cell, grid, read_grid
+    from mechsteer.studies.sweep.grids import Cell, grid, read_grid, read_modules
 
 _HOME_OF = {
     "Cell": "grids",
@@ -18,9 +18,10 @@ _HOME_OF = {
     "Serial": "executors",
     "grid": "grids",
     "read_grid": "grids",
+    "read_modules": "grids",
     "sweep": "engine",
 }
-__all__ = ["Cell", "Processes", "Ray", "Serial", "grid", "read_grid", "sweep"]
+__all__ = ["Cell", "Processes", "Ray", "Serial", "grid", "read_grid", "read_modules", "sweep"]
 
 
 def __getattr__(name: str) -> Any:

@@ -46,6 +46,7 @@ from mechsteer.identity import cell_key, described
 from mechsteer.studies.core.result import Result
 from mechsteer.studies.sweep.executors import EXECUTORS, Executor, Failure, Job, Work, function, name_of
 from mechsteer.studies.sweep.grids import Cell, distinct
+from mechsteer.studies.sweep.jobs import import_modules
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,6 +71,7 @@ def sweep(
     load: str | Callable[..., Any] = LOAD,
     device: str | None = None,
     batch_size: int = 64,
+    modules: Sequence[str] = (),
     progress: bool = True,
 ) -> Result:
     """Compute cells; those that were finished before in the same folder are not computed again.
@@ -89,6 +91,8 @@ def sweep(
             or None.
         device: Passed to ``load``.
         batch_size: Prompts computed together, in a steering sweep.
+        modules: Of a steering sweep: names of modules that register methods of your own, imported here before the cells
+            are read, and in each worker.
         progress: Show a bar.
 
     Returns:
@@ -98,8 +102,8 @@ def sweep(
         or floating-point numbers. A cell that fails does not stop the others: look at ``state``.
 
     Raises:
-        MechsteerError: for no cells, an unknown name or value in them, a folder that cannot be written to, or an
-            executor that is not there.
+        MechsteerError: for no cells, an unknown name or value in them, a module or executor that is not there, or a
+            folder that cannot be written to.
     """
     if isinstance(executor, str):
         one_of("executor", executor, EXECUTORS)
@@ -111,6 +115,9 @@ def sweep(
     for called in (run, load):
         if name_of(called) != LOAD:
             function(called)  # one that is not there is named before anything is written
+    if modules and run_name != STEERING:
+        raise MechsteerError(f"modules are for steering sweeps; the module of {run_name} imports what it needs itself.")
+    import_modules(modules)
     chosen = _chosen(cells, run_name)
     jobs = _jobs(chosen, run_name, load_name)
     folder = _Folder(writable_dir(out), run_name, jobs)
@@ -118,8 +125,9 @@ def sweep(
     folder.begin(resume=resume)
     options: dict[str, Any] = {}
     if run_name == STEERING:
-        modules = sorted({found.apply.__module__ for found in _own_methods(chosen)} - {"__main__"})
-        options = {"directions": str(folder.path / "directions"), "batch_size": batch_size, "modules": modules}
+        known = {found.apply.__module__ for found in _own_methods(chosen)} - {"__main__", *modules}
+        options = {"directions": str(folder.path / "directions"), "batch_size": batch_size}
+        options["modules"] = [*modules, *sorted(known)]
     work = Work(run, load, device, options)
     left = _model_by_model([job for job in jobs if job.id not in folder.found])
     try:

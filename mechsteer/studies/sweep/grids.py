@@ -13,7 +13,7 @@ from typing import Any
 from mechsteer.errors import MechsteerError, shown, unknown
 from mechsteer.files import digest, read_json
 
-FILE_KEYS = ("run", "grid")
+FILE_KEYS = ("run", "modules", "grid")
 MOST_CELLS = 100_000
 """The most cells of a grid. A file a cell is what a folder can still hold; at a second each they take a day."""
 
@@ -104,7 +104,8 @@ def read_grid(path: str | os.PathLike[str]) -> tuple[list[Cell], str | None]:
     """Read a grid from a TOML or JSON file.
 
     The file has ``grid``, one table of axes or several whose cells follow one another (``[[grid]]`` in TOML); and,
-    optionally, ``run``: the ``module:function`` that computes a cell.
+    optionally, ``run``: the ``module:function`` that computes a cell, and ``modules`` (:func:`read_modules`). Nothing
+    that it names is imported here.
 
     Returns:
         The cells, each once, and what ``run`` says (None: a steering sweep).
@@ -126,6 +127,18 @@ def read_grid(path: str | os.PathLike[str]) -> tuple[list[Cell], str | None]:
         return distinct(cell for table in tables for cell in grid(**table)), run
     except MechsteerError as error:
         raise MechsteerError(f"{path}: {error}") from None
+
+
+def read_modules(path: str | os.PathLike[str]) -> list[str]:
+    """The ``modules`` of a grid file: names of modules that register methods of one's own, for ``sweep(modules=...)``.
+
+    Raises:
+        MechsteerError: for a file that cannot be read, or modules that are no list of texts.
+    """
+    modules = _read(Path(path)).get("modules", [])
+    if not isinstance(modules, list) or not all(isinstance(name, str) for name in modules):
+        raise MechsteerError(f'{path}: modules must be a list of names, e.g. ["my_method"], got {shown(modules)}.')
+    return modules
 
 
 def _read(path: Path) -> dict[str, Any]:

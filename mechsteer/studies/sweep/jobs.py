@@ -96,6 +96,24 @@ Compute = Callable[[Sequence[Job]], Iterator[Done]]
 """Gives the outcome of each job as soon as it is there. A caller that stops before the last closes the generator."""
 
 
+def import_modules(names: Sequence[str]) -> None:
+    """Import modules that register methods.
+
+    Raises:
+        MechsteerError: for what is no list of names, or a module that is not there.
+    """
+    if isinstance(names, str) or not all(isinstance(name, str) and name and name[0] != "." for name in names):
+        raise MechsteerError(f'modules must be a list of names of modules, e.g. ["my_method"], got {names!r}.')
+    for name in names:
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise MechsteerError(
+                f"Cannot import {name!r} of modules: {error}. A file my_method.py of the folder that the command runs "
+                'in, or of one on PYTHONPATH, is "my_method".'
+            ) from error
+
+
 def function(named: str | Callable[..., Any]) -> Callable[..., Any]:
     """The function that ``"module:function"`` names; a function is returned as it is.
 

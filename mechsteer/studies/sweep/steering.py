@@ -13,7 +13,7 @@ Names of a cell, and what stands for one that is left out:
 - ``method``: ``"none"``, or the name of a registered one that says what it is made of (:mod:`mechsteer.steering`):
   ``"add"`` and ``"project"``, of a direction; ``"attention_bias"``, ``"pasta"``, ``"spotlight"`` and ``"scale_keys"``,
   of the span ``instruction``, in all layers, so that they need instructions prompts that have it; and those of your
-  own, which may be made of a layer as well.
+  own, which may be made of a layer as well: ``modules`` of the sweep or its file names the modules that register them.
 - ``layer``: of methods made of a direction or a layer, always given there.
 - ``direction``: of methods made of one, from prompts of the other split (``mining``, ``validation``) alone:
   ``"gradient"`` (memotrap; its default), ``"difference_in_means"`` (the default of instructions; for memotrap, between
@@ -34,7 +34,6 @@ equal are one: a grid over methods and layers has one unsteered cell.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +45,7 @@ from mechsteer.identity import cell_key
 from mechsteer.steering import METHODS, Intervention, made_of
 from mechsteer.steering.registry import TAKES, find
 from mechsteer.studies.sweep.grids import Cell
+from mechsteer.studies.sweep.jobs import import_modules
 from mechsteer.tasks import Instructions, MemoTrap, OwnTask, instructions, memotrap
 from mechsteer.tasks import task as own_task
 
@@ -143,8 +143,15 @@ def _method(name: str) -> tuple[str, str]:
     """
     if name == "none":
         return name, ""
-    if name not in METHODS or not METHODS[name].takes:
-        one_of("method", name, ["none", *(known for takes in TAKES[1:] for known in made_of(takes))])
+    if name not in METHODS:
+        error = unknown("method", name, ["none", *(known for takes in TAKES[1:] for known in made_of(takes))])
+        hint = (
+            'in the sweep\'s file, before [grid]: modules = ["my_method"]; in Python: sweep(cells, out, modules=[...])'
+        )
+        raise MechsteerError(f"{error} If it is your own, name the module that registers it, {hint}.")
+    if not METHODS[name].takes:
+        fix = "register it with takes= and make=" if METHODS[name].own else "steer in Python, e.g. with ms.evaluate"
+        raise MechsteerError(f"No cell can make the method {name!r} of one thing and a strength: {fix}.")
     return name, METHODS[name].takes
 
 
@@ -201,8 +208,7 @@ def run(
     Raises:
         MechsteerError: for names and values that do not fit the model or task.
     """
-    for name in modules:
-        import_module(name)
+    import_modules(modules)
     cell = normal(cell)
     steer = steering_of(cell, model, None if directions is None else Path(directions))
     strategy = Sample(temperature=cell["temperature"], seed=cell["seed"]) if cell["temperature"] else Greedy()

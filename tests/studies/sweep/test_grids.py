@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mechsteer.errors import MechsteerError
-from mechsteer.studies.sweep.grids import Cell, distinct, grid, read_grid
+from mechsteer.studies.sweep.grids import Cell, distinct, grid, read_grid, read_modules
 
 
 def test_the_order_is_that_of_nested_loops() -> None:
@@ -112,6 +112,18 @@ def test_a_file_that_says_no_grid_is_named(name: str, content: str, said: str, t
     (tmp_path / name).write_text(content, encoding="utf-8")
     with pytest.raises(MechsteerError, match=said):
         read_grid(tmp_path / name)
+
+
+def test_a_file_names_modules_and_reading_it_imports_none(tmp_path: Path) -> None:
+    path = tmp_path / "g.toml"
+    path.write_text('modules = ["nowhere.to_be_found"]\n[grid]\na = 1', encoding="utf-8")
+    assert read_modules(path) == ["nowhere.to_be_found"] and read_grid(path) == (grid(a=1), None)
+    path.write_text("[grid]\na = 1", encoding="utf-8")
+    assert read_modules(path) == []
+    for wrong in ('"one"', "[1]", "{a = 1}"):
+        path.write_text(f"modules = {wrong}\n[grid]\na = 1", encoding="utf-8")
+        with pytest.raises(MechsteerError, match="modules must be a list of names"):
+            read_modules(path)
 
 
 @pytest.mark.parametrize("name", ["none.toml", "none.json"])
