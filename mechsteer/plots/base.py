@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError
 from mechsteer.files import atomic_path
-from mechsteer.plots.fitting import fit
+from mechsteer.plots.fitting import IN_CELL, fit
 from mechsteer.plots.own import Cycle, chosen, line_width, marker_size
-from mechsteer.plots.paper import columns_in, current
+from mechsteer.plots.paper import columns_in, current, height_on_page
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,14 +73,14 @@ def figure(
     """A figure with ``rows`` x ``columns`` panels of that size in inches, row by row; not registered with pyplot.
 
     Inside :func:`mechsteer.plots.paper` it is as wide as the paper, and panels that do not fit go below the others of
-    their row. It shows itself in a notebook, also where nobody has imported pyplot.
+    their row, squeezed where a page would be too short. It shows itself in a notebook, also where pyplot is not loaded.
     """
     from matplotlib.figure import Figure
 
     whole = current().width
     beside = columns if whole is None else columns_in(whole, columns, width)
     lines = math.ceil(columns / beside)
-    size = (width * columns if whole is None else whole, height * rows * lines)
+    size = (width * columns, height * rows) if whole is None else (whole, height_on_page(height, rows * lines))
     made = Figure(figsize=size, layout="constrained")
     made.__dict__["_repr_png_"] = partial(png, made)
     grid = made.add_gridspec(rows * lines, beside)
@@ -128,7 +128,7 @@ def save(figure: "Figure", stem: str | os.PathLike[str]) -> list[Path]:
     """
     paths = [Path(f"{stem}.{name}") for name in current().formats]
     with style():
-        if current().width is not None:
+        if current().width is not None or points(1) > 1:
             fit(figure)
         for path in paths:
             kind = path.suffix[1:]
@@ -229,7 +229,7 @@ def written_map(
     for row, column in np.argwhere(~np.isnan(values)):
         number = float(values[row, column])
         look: dict[str, Any] = {"color": "white" if white(number) else "black", "fontsize": points(fontsize)}
-        axes.text(column, row, text(number), ha="center", va="center", **look)
+        axes.text(column, row, text(number), ha="center", va="center", label=IN_CELL, **look)
     return image
 
 

@@ -1,10 +1,11 @@
-"""Words of a figure that are too wide for it: titles and labels are broken into lines, ticks are turned."""
+"""Words of a figure that are too wide for it: they are broken, turned, shrunk or left out, and panels keep a height."""
 
 import textwrap
 import warnings
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from mechsteer.errors import MechsteerError
 from mechsteer.plots.paper import current
 
 if TYPE_CHECKING:
@@ -13,24 +14,90 @@ if TYPE_CHECKING:
 GAP = 3
 """Pixels between a legend and what it would have lain on."""
 
-ROUNDS = 6
+ROUNDS = 8
 """The layout moves when words do, so fitting is done again."""
+
+KEPT = 0.45
+"""The part of its row's height that a panel keeps; the figure grows by what its words would take of that."""
+
+MOST = 3
+"""How many times its height a figure may grow to."""
+
+IN_CELL = "in a cell"
+"""The label of numbers that must stay inside their cell of a map."""
+
+READABLE = 4.5
+"""Points below which such numbers are left out."""
 
 
 def fit(figure: "Figure") -> None:
-    """Fit the words of a figure to its width, in place."""
+    """Fit the words of a figure to its width, in place.
+
+    Raises:
+        MechsteerError: if the words leave no room for the panels.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
+    first = figure.get_figheight()
+    least = {axes: KEPT * first / _rows(axes) for axes in figure.axes if axes.get_subplotspec()}
     for _ in range(ROUNDS):
-        with warnings.catch_warnings():  # panels that have no room for their words before these are broken
-            warnings.filterwarnings("ignore", "constrained_layout not applied")
-            canvas.draw()
+        laid = _laid_out(canvas)
         renderer = canvas.get_renderer()
         changed = [_of_whole(figure, renderer)]
-        changed += [act(axes, renderer) for axes in figure.axes for act in (_wrapped, _turned, _apart)]
-        if not any(changed):
-            return
+        acts = (_wrapped, _turned, _apart, _numbers)
+        changed += [act(axes, renderer) for axes in figure.axes for act in acts]
+        if not laid:
+            figure.set_figheight(1.25 * figure.get_figheight())
+        elif not any(changed) and not _grown(figure, least):
+            break
+    if figure.get_figheight() > MOST * first or not _laid_out(canvas):
+        width, size = figure.get_figwidth(), figure.axes[0].xaxis.label.get_fontsize()
+        raise MechsteerError(
+            f"A figure {width:g} inches wide has no room for its panels beside letters of {size:g} points: "
+            "give a larger width, or a smaller font.size in the style."
+        )
+
+
+def _laid_out(canvas: Any) -> bool:
+    """Draw the figure; whether its panels had room beside their words."""
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        canvas.draw()
+    return not any("constrained_layout not applied" in str(one.message) for one in found)
+
+
+def _rows(axes: Any) -> int:
+    return axes.get_subplotspec().get_gridspec().nrows
+
+
+def _grown(figure: "Figure", least: "dict[Any, float]") -> bool:
+    """Make a figure higher where a panel is lower than the least that it should be; whether it was."""
+    inches = figure.get_figheight()
+    lacks = [(height - axes.get_position().height * inches) * _rows(axes) for axes, height in least.items()]
+    if max(lacks, default=0) < 0.05:
+        return False
+    figure.set_figheight(inches + max(lacks))
+    return True
+
+
+def _numbers(axes: Any, renderer: Any) -> bool:
+    """Numbers in the cells of a map that are wider than these are shrunk together, or left out."""
+    texts = [text for text in axes.texts if text.get_label() == IN_CELL and text.get_visible()]
+    if not texts:
+        return False
+    (left, bottom), (right, top) = axes.transData.transform([(0, 0), (1, 1)])
+    boxes = [text.get_window_extent(renderer) for text in texts]
+    room = min(
+        0.92 * abs(right - left) / max(box.width for box in boxes),
+        abs(top - bottom) / max(box.height for box in boxes),
+    )
+    if room >= 1:
+        return False
+    size = texts[0].get_fontsize() * room
+    for text in texts:
+        text.set(fontsize=size, visible=size >= READABLE)
+    return True
 
 
 def _wrapped(axes: Any, renderer: Any) -> bool:

@@ -13,6 +13,12 @@ from mechsteer.errors import MechsteerError, finite, one_of
 
 FORMATS = ("pdf", "svg", "png")
 
+TALLEST = 8.6
+"""Inches of height that stacked panels share: what a page has, without a caption."""
+
+LOWEST = 1.5
+"""Inches below which a panel is not squeezed to that end."""
+
 NARROWEST = 0.72
 """The part of its own width down to which a panel is squeezed before the next goes below it."""
 
@@ -94,6 +100,11 @@ def _read(style: str | os.PathLike[str]) -> dict[str, Any]:
     if wrong:
         raise MechsteerError(f"{path} sets {wrong[0]!r}, which matplotlib does not know.")
     return {str(name): value for name, value in found.items()}
+
+
+def height_on_page(panel: float, rows: int) -> float:
+    """The height of a figure with so many rows of panels: as they are, or squeezed so that it fits a page."""
+    return rows * max(min(panel, LOWEST), min(panel, TALLEST / rows))
 
 
 def columns_in(width: float, columns: int, panel: float) -> int:

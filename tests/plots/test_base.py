@@ -155,6 +155,58 @@ def test_figures_fit_a_column(width: float, tmp_path: Path) -> None:
     assert len(columns) == (1 if width == 3.3 else 3) and overlaps(made) == []
 
 
+def test_panels_are_not_squeezed_to_nothing_by_their_words(tmp_path: Path) -> None:
+    def made(rows: int) -> Any:
+        figure, panels = plots.figure(rows=rows, width=3.0, height=2.5)
+        for axis in panels:
+            axis.bar(range(6), range(6))
+            axis.set(title="A title of the panel", ylabel="Outputs (%)")
+            axis.set_xticks(range(6), [f"a long name of a task and a file, {number}" for number in range(6)])
+        return figure
+
+    with mpl.rc_context({"font.size": 11}), plots.paper(3.3, formats=["png"]), plots.style():
+        for rows in (1, 2):
+            figure = made(rows)
+            plots.save(figure, tmp_path / "f")
+            heights = [axis.get_position().height * figure.get_figheight() for axis in figure.axes]
+            assert min(heights) > 1 and figure.get_figheight() > 2.5 * rows
+            renderer = FigureCanvasAgg(figure).get_renderer()
+            figure.draw(renderer)
+            labels = [label for axis in figure.axes for label in axis.get_xticklabels()]
+            assert all(label.get_window_extent(renderer).y0 >= -1 for label in labels)
+    with mpl.rc_context({"font.size": 70}), plots.paper(3.3), plots.style():
+        with pytest.raises(MechsteerError, match=r"3\.3 inches wide has no room for its panels.*larger width"):
+            plots.save(made(1), tmp_path / "refused")
+    assert [path.name for path in tmp_path.iterdir()] == ["f.png"]
+
+
+def test_numbers_in_a_map_stay_in_their_cells(tmp_path: Path) -> None:
+    def numbers(columns: int, size: float) -> tuple[list[Text], float]:
+        cells = pd.DataFrame({"layer": 0, "strength": range(columns), "change": -33.3})
+        with mpl.rc_context({"font.size": size}), plots.paper(3.3, formats=["png"]):
+            with plots.style():
+                figure, (axes,) = plots.figure(width=3.0, height=2.0)
+                plots.heatmap(axes, cells, x="strength", y="layer", value="change", limit=80.0, **LABELS)
+            plots.save(figure, tmp_path / "f")
+        return list(axes.texts), axes.get_window_extent().width / columns
+
+    texts, _ = numbers(3, 9)
+    assert {text.get_fontsize() for text in texts} == {8.0}, "as the house has them, where they fit"
+    texts, cell = numbers(6, 14)
+    renderer = FigureCanvasAgg(texts[0].get_figure(root=True)).get_renderer()
+    assert all(text.get_visible() and text.get_window_extent(renderer).width < cell for text in texts)
+    assert len({text.get_fontsize() for text in texts}) == 1 and texts[0].get_fontsize() < 14 * 8 / 9
+    texts, _ = numbers(24, 9)
+    assert not any(text.get_visible() for text in texts)
+
+
+def test_stacked_panels_share_the_height_of_a_page() -> None:
+    with plots.paper(3.3):
+        assert plots.figure(2, rows=2, width=3.3, height=3.0)[0].get_size_inches().tolist() == [3.3, 8.6]
+        assert plots.figure(2, width=3.3, height=3.0)[0].get_size_inches().tolist() == [3.3, 6.0]
+    assert plots.figure(2, rows=4, width=3.3, height=3.0)[0].get_size_inches().tolist() == [6.6, 12.0]
+
+
 def test_panels_keep_their_order_when_they_go_below() -> None:
     with plots.paper(5.0):
         made, axes = plots.figure(3, rows=2, width=3.0, height=2.0)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from mechsteer import plots
 from mechsteer.plots.bars import grouped_bars
 from mechsteer.plots.base import grid_lines, legend_above, points
+from mechsteer.plots.paper import current
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,8 +98,12 @@ def _bars(ax: "Axes", part: "pd.DataFrame", title: str) -> None:
 
 
 def _tick(group: str, scoring: str) -> str:
-    what = {"strict": "obeyed", "correct": "right"}.get(scoring, scoring)
-    return f"{group}\n{what}" if what else group.replace("_", "\n")
+    """A group's name without the file that it is from, which the tables name, and how it is scored."""
+    what = {"strict": "obeyed", "correct": "right"}.get(scoring, scoring).replace("_", " ")
+    name, _, file = group.partition(":")
+    name = name if "." in file else group
+    name = name.replace(" ", "\n") if current().width is None else name
+    return f"{name}\n{what}" if what else group.replace("_", "\n")
 
 
 def tracking(table: "pd.DataFrame") -> "Figure":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
 from mechsteer.html_report import Heat
-from mechsteer.plots.base import points
+from mechsteer.plots.base import legend_above, points
 from mechsteer.studies.html_report.examples import examples, layer_of
 
 if TYPE_CHECKING:
@@ -129,13 +129,13 @@ def side_effects(side: "pd.DataFrame", grid: "pd.DataFrame") -> "Figure":
         }
     )
     table = pd.concat([traps, side.assign(task=side["task"].replace(_SIDE_LABELS))], ignore_index=True)
-    made, (ax,) = plots.figure(1, width=4.2, height=2.8)
+    made, (ax,) = plots.figure(1, width=4.2, height=3.2)
     plots.lines(
         ax, table, x="strength", y="percent", by="task", xlabel="Strength (mean residual norms)", ylabel="Accuracy (%)",
         title=f"Steering decoder layer {layer}",
     )  # fmt: skip
     ax.set(ylim=(-3, 103), xticks=sorted(table["strength"].unique()))
-    ax.legend(loc="lower left")
+    legend_above(made, ax, 2)
     return made
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mechsteer import plots
+from mechsteer.plots.base import legend_above
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +32,7 @@ def _groups(table: "pd.DataFrame") -> list[str]:
 def cross_attention(summary: "pd.DataFrame", frozen: "pd.DataFrame") -> "Figure":
     """What each sublayer adds to the decision, by group of prompts, and the decision with cross-attention frozen."""
     groups = _groups(summary)
-    made, axes = plots.figure(len(groups) + 1, width=3.3, height=3.2)
+    made, axes = plots.figure(len(groups) + 1, width=3.3, height=3.5)
     low, high = min(summary["logit_difference_low"]), max(summary["logit_difference_high"])
     margin = 0.05 * (high - low)
     for ax, group in zip(axes, groups, strict=False):
@@ -39,10 +40,11 @@ def cross_attention(summary: "pd.DataFrame", frozen: "pd.DataFrame") -> "Figure"
         title = f"Who writes the answer: {group} ({int(part['n'].iloc[0])})"
         label = "Change of target − trap logit"
         plots.sublayer_bars(
-            ax, part, y="logit_difference", xlabel="Decoder block", ylabel=label, title=title, legend=ax is axes[0]
+            ax, part, y="logit_difference", xlabel="Decoder block", ylabel=label, title=title, legend=False
         )
         ax.set_ylim(low - margin, high + margin)
     _frozen(axes[-1], frozen)
+    legend_above(made, axes[0], 3)
     return made
 
 
@@ -51,12 +53,12 @@ def _frozen(ax: "Axes", frozen: "pd.DataFrame") -> None:
     columns = ["accuracy", "accuracy_low", "accuracy_high"]
     part = part.assign(frozen=part["frozen"].map(_WHICH), **{name: 100 * part[name] for name in columns})
     label = f"Target likelier than trap (% of {int(part['n'].iloc[0])})"
-    plots.curves(
-        ax, part, y="accuracy", by="frozen", xlabel="Decoder block", ylabel=label, title="Cross-attention frozen at …"
-    )
+    title = "Cross-attention frozen at …"
+    plots.curves(ax, part, y="accuracy", by="frozen", xlabel="Decoder block", ylabel=label, title=title, legend=False)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
     whole = 100 * frozen[frozen["frozen"] == "none"]["accuracy"].to_numpy()[0]
     ax.axhline(whole, color="0.4", linewidth=0.8, linestyle="--")
-    ax.set_ylim(0, 125)
+    ax.set_ylim(0, 103)
     ax.set_yticks(range(0, 101, 20))
 
 
@@ -65,14 +67,14 @@ def updates(summary: "pd.DataFrame") -> "Figure":
     groups = _groups(summary)
     made, axes = plots.figure(len(groups), width=3.3, height=3.0, rows=2)
     rows = {"relative_update": "Update / stream (norms)", "jsd": "JSD before − after (nats)"}
+    titles = {"relative_update": "Size of the update", "jsd": "Change of the output"}
     places = [(y, group) for y in rows for group in groups]
     for ax, (y, group) in zip(axes, places, strict=True):
         part = summary[summary["group"] == group]
-        first = ax is axes[-len(groups)]
-        plots.sublayer_bars(
-            ax, part, y=y, xlabel="Decoder block", ylabel=rows[y], title=group.capitalize(), legend=first
-        )
+        title = f"{titles[y]}: {group}"
+        plots.sublayer_bars(ax, part, y=y, xlabel="Decoder block", ylabel=rows[y], title=title, legend=False)
         ax.set_ylim(0, 1.05 * max(summary[f"{y}_high"]))
+    legend_above(made, axes[0], 3)
     return made
 
 

@@ -23,7 +23,7 @@ from mechsteer.models.info import set_info
 from mechsteer.studies.core import cells
 from mechsteer.studies.core.result import Result, redraw
 from mechsteer.studies.dola_decoding import study as dola_decoding
-from mechsteer.studies.dola_decoding.figures import bars, tracking
+from mechsteer.studies.dola_decoding.figures import _tick, bars, tracking
 from mechsteer.studies.dola_decoding.study import METHODS, compared, run, scores, wilson
 from mechsteer.studies.dola_decoding.word_ranks import FIGURE_5, first_token, track
 from mechsteer.studies.registry import STUDIES
@@ -308,3 +308,10 @@ def test_bad_arguments_are_refused_and_nothing_is_written(
     with pytest.raises(ms.MechsteerError, match=message):
         run(**({"models": trap_t5, "out": tmp_path / "out"} | arguments))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ticks_name_the_task_without_its_file() -> None:
+    assert _tick("memotrap choice:small.csv", "as_released") == "memotrap\nchoice\nas released"
+    assert _tick("keywords:existence", "strict") == "keywords:existence\nobeyed"
+    with ms.plots.paper(3.3):
+        assert _tick("memotrap choice:small.csv", "correct") == "memotrap choice\nright"

@@ -70,7 +70,9 @@ def test_controls_show_every_random_direction(study: Result) -> None:
 
 
 def test_side_effects_start_at_strength_zero_in_safe_colours(study: Result) -> None:
-    axes = side_effects(study.tables["side_effects"], study.tables["grid"]).axes[0]
+    made = side_effects(study.tables["side_effects"], study.tables["grid"])
+    axes = made.axes[0]
+    assert axes.get_legend() is None and len(made.legends[0].texts) == 3, "above the panel, not on the lines"
     unsteered = study.summary["correct_percent"].iloc[0]
     assert [line.get_xdata()[0] for line in axes.lines] == [0.0] * 3
     assert axes.lines[0].get_ydata()[0] == pytest.approx(unsteered)

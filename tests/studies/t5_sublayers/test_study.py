@@ -70,3 +70,16 @@ def test_what_it_refuses(tiny: Callable, tmp_path: Path) -> None:
         inside.run(tiny("gpt2"), tmp_path, progress=False)
     with pytest.raises(ms.MechsteerError, match="n must be"):
         inside.run(tiny("t5"), tmp_path, n=0, progress=False)
+
+
+@pytest.mark.parametrize("width", [None, 3.3])
+def test_legends_are_beside_all_panels_and_titles_differ(study: inside.Result, width: float | None) -> None:
+    with ms.plots.paper(width):
+        made = study.figures()
+    for name in ("cross_attention", "updates"):
+        figure = made[name]
+        titles = [axes.get_title() for axes in figure.axes]
+        assert len(set(titles)) == len(titles) and all(titles)
+        assert [text.get_text() for text in figure.legends[0].texts] == ["self-attention", "cross-attention", "MLP"]
+        assert all(axes.get_legend() is None for axes in figure.axes[:-1])
+        assert width is None or figure.get_figheight() <= 9
