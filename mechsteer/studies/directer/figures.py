@@ -7,6 +7,7 @@ from mechsteer import plots
 from mechsteer.plots.bars import interval_rows
 from mechsteer.plots.base import grid_lines, leftmost, points
 from mechsteer.plots.own import line_width, marker_size
+from mechsteer.plots.paper import current
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,13 +114,14 @@ def _band(ax: "Axes", part: "pd.DataFrame", x: str, y: str) -> None:
 def ablation(table: "pd.DataFrame", rankings: "pd.DataFrame") -> "Figure":
     """The variants, and each layer's mean rank by the two averages."""
     made, axes = plots.figure(2, width=3.8, height=2.9)
+    gap = " " if current().width is None else "\n"
     labels = [
-        _name(row["variant"]) + (f" ({row['seeds']} seeds)" if row["seeds"] > 1 else "")
+        _name(row["variant"]) + (f"{gap}({row['seeds']} seeds)" if row["seeds"] > 1 else "")
         for row in table.to_dict("records")
     ]
     _dots(axes[0], table, labels)
     axes[0].set_title(f"{int(table['n'].iloc[0])} prompts")
-    axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+    axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2 if current().width is None else 1)
     for place, (name, part) in enumerate(rankings.groupby("aggregate", sort=False)):
         label = {"receiving": "paper's average", "released": "released code's"}[str(name)]
         colour, marker = plots.COLOURS[place + 2], plots.MARKERS[place + 2]

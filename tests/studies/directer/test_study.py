@@ -23,6 +23,7 @@ from mechsteer.studies.directer import tables as directer_parts
 from mechsteer.studies.directer import vectors as directer_vectors
 from mechsteer.studies.directer.bench import Setup, Way, difference, fates, means, moved, pooled
 from mechsteer.studies.directer.cost import cost, peak
+from mechsteer.studies.directer.figures import ablation
 from mechsteer.studies.directer.published import beside
 from mechsteer.studies.registry import STUDIES
 from tests.command_line import CommandLine
@@ -440,3 +441,15 @@ def test_the_command_prints_it(
         assert heading in printed
     for value in study.summary["adherence_percent"].dropna():
         assert f"{value:.2f}" in printed
+
+
+def test_the_ablation_has_room_in_one_column_with_large_letters(tmp_path: Path) -> None:
+    names = ["zero-shot", "directer", "reversed ranking", "random layers", "random tokens"]
+    columns = [f"{name}{end}" for name in ("adherence_percent", "fidelity_percent") for end in ("", "_low", "_high")]
+    table = pd.DataFrame({"variant": names, "seeds": 2, "n": 9, **dict.fromkeys(columns, 50.0)})
+    rankings = pd.DataFrame({"aggregate": "released", "layer": range(4), "mean_rank": [1.0, 2.0, 3.0, 4.0]})
+    (tmp_path / "big.mplstyle").write_text("font.size: 11\nlegend.fontsize: 11\naxes.titlesize: 12\n")
+    with ms.plots.paper(3.3, formats=["png"], style=tmp_path / "big.mplstyle"), ms.plots.style():
+        made = ablation(table, rankings)
+        ms.plots.save(made, tmp_path / "f")
+    assert all(axes.get_position().width > 0.4 for axes in made.axes)
