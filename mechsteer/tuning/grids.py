@@ -94,13 +94,20 @@ class Grid:
         deep, strong = max(1, len(layers) - 1), max(1, len(ranks) - 1)
         return [(layers[p.layer] / deep, ranks[value] / strong) for p, value in zip(points, by, strict=True)]
 
-    def beside(self, candidate: Candidate) -> list[Candidate]:
-        """Its neighbours: the next stronger one, for which the ladder may grow, the next weaker, the layers around."""
+    def beside(self, candidate: Candidate, tried: Sequence[Candidate] = ()) -> list[Candidate]:
+        """Its neighbours: a stronger one, for which the ladder may grow, a weaker one, the layers around.
+
+        The stronger and the weaker one are half-way to the next that was tried in its layer; where there is none, or
+        nothing between, the next on the ladder.
+        """
         place, found = self.ladder.index(candidate.strength), []
         if place + 1 == len(self.ladder):
             beyond = FAMILIES[self.method].stronger(candidate.strength)
             self.ladder += [] if beyond is None else [beyond]
-        for other in (place + 1, place - 1):
+        known = [self.ladder.index(c.strength) for c in tried if c.layer == candidate.layer]
+        above = min((other for other in known if other > place), default=place + 1)
+        below = max((other for other in known if other < place), default=place - 1)
+        for other in (place + max(1, (above - place) // 2), place - max(1, (place - below) // 2)):
             if 0 <= other < len(self.ladder):
                 found.append(self.at(other, candidate.layer))
         deep = self.layers.index(candidate.layer)

@@ -4,17 +4,17 @@
    that go wrong there are dropped.
 2. The others answer an eighth of the prompts, the better half of them the next quarter. A prompt is answered once by
    each.
-3. Neighbours of the best on the ladder and in depth answer the same prompts, and so does what was given up but cannot
-   be told from the best, until it can: until it is more than a standard error of the paired difference behind, or of
-   the floor of quality below that. Where the best is at the strong end, the ladder grows; where its quality is below
-   the floor, what is half-way down to what is not is tried.
+3. Neighbours of the best in depth and on the ladder (half-way to the next that was tried) answer the same prompts, and
+   so does what was given up but cannot be told from the best, until it can: until it is more than a standard error of
+   the paired difference behind, or of the floor of quality below that. Where the best is at the strong end, the ladder
+   grows; where its quality is below the floor, what is half-way down to what is not is tried.
 4. The best answers the rest of the prompts, for which a part of the budget was kept. While more is left, the same goes
    on there. A candidate that a few prompts spoke against by chance is so looked at again, for as long as there are
    tokens.
 
-There is no bisection: adherence rises and falls with strength. Better means: not below the floor of quality (on the
-first stretch, by no more than one prompt), then higher adherence, then quality, then less divergence. The floor
-is a part of the unsteered model's quality on the same prompts.
+There is no bisection: adherence rises and falls with strength. Better means: not below the floor of quality (by no more
+than a standard error, before all prompts are answered), then higher adherence, then quality, then less divergence. The
+floor is a part of the unsteered model's quality on the same prompts.
 """
 
 import math
@@ -133,10 +133,10 @@ class Search:
         Args:
             one: A candidate.
             rungs: How many of its stretches count.
-            slack: By how many prompts it may be below the floor. Default: by one on the first stretch, else by none.
+            slack: By how many prompts it may be below the floor. Default: by a standard error, of all prompts by none.
         """
         adherence, quality = one.mean("adherence", rungs), one.mean("quality", rungs)
-        allowed = float(rungs == 1 < len(self.blocks)) if slack is None else slack
+        allowed = slack if slack is not None else self._error(rungs) if rungs < len(self.blocks) else 0.0
         least = self.floor * self.unsteered.mean("quality", rungs) - allowed / self.blocks[rungs - 1][1]
         moved = self.grid.moved(one.candidate)
         return (quality >= least - 1e-9, adherence, quality, -moved)
@@ -200,7 +200,7 @@ class Search:
         Quality, unlike adherence, falls with strength, so that its floor may be bisected.
         """
         known = {one.candidate: one for one in self.tried}
-        beside = self.grid.beside(best.candidate)
+        beside = self.grid.beside(best.candidate, list(known))
         if not self.rank(best, rungs)[0]:
             sound = [c for c, one in known.items() if one.parts and self.rank(one, len(one.parts))[0]]
             beside = self.grid.between(best.candidate, sound)
@@ -215,8 +215,12 @@ class Search:
     def _near(self, one: Tried, best: Tried) -> bool:
         """Whether a candidate may still be the best, as far as the prompts tell that both have answered."""
         rungs = len(one.parts)
-        error = math.sqrt(self.floor * (1 - self.floor) * len(one.values("quality")))
-        return self.rank(one, rungs, slack=error)[0] >= self.rank(best, rungs)[0] and self._hope(one, best) > 0
+        above = self.rank(one, rungs, slack=self._error(rungs))[0]
+        return above >= self.rank(best, rungs)[0] and self._hope(one, best) > 0
+
+    def _error(self, rungs: int) -> float:
+        """The standard error of quality at the floor on some stretches, in prompts; at least one."""
+        return max(1.0, math.sqrt(self.floor * (1 - self.floor) * self.blocks[rungs - 1][1]))
 
     def _hope(self, one: Tried, best: Tried) -> float:
         """By how much it may be ahead of the best: the mean difference on the prompts of both, and its standard error.

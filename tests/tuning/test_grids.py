@@ -110,3 +110,12 @@ def test_every_ladder_goes_from_weak_to_strong_and_on() -> None:
 def test_few_layers_are_all_tried_and_of_many_six() -> None:
     assert layers_tried(4) == [0, 1, 2, 3]
     assert len(layers_tried(30)) == 6 and set(layers_tried(30)) <= set(range(30))
+
+
+def test_neighbours_are_half_way_to_what_was_tried() -> None:
+    grid = guide()
+    best, tried = grid.at(4, -1), [grid.at(place, -1) for place in (0, 4, 10)]
+    assert [grid.ladder.index(c.strength) for c in grid.beside(best, tried)] == [7, 2]
+    close = [grid.at(place, -1) for place in (3, 4, 5)]
+    assert [grid.ladder.index(c.strength) for c in grid.beside(best, close)] == [5, 3], "nothing lies between"
+    assert [grid.ladder.index(c.strength) for c in grid.beside(best)] == [5, 3]

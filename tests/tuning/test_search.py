@@ -171,7 +171,7 @@ def test_what_a_few_prompts_spoke_against_is_looked_at_again() -> None:
     runs = Unlucky(lambda strength: (0.1, 1.0))
     unsteered = Tried(Candidate("unsteered", 0.0), [runs.rows(Way(), stretch) for stretch in blocks(N)])
     grid = Grid("guide", {}, lambda way: way.steer.edits[0].strength / 100 if way.steer else math.nan)
-    search = Search(grid, runs, unsteered, 0.0, 0.9, round(2.5 * N * LONG))
+    search = Search(grid, runs, unsteered, 0.0, 0.9, round(4 * N * LONG))
     search.run()
     found = search.best()
     assert found is not None and found.candidate.strength in good
