@@ -13,7 +13,7 @@ from tests.tiny import write_checkpoint
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 NO_TABLES = {"common", "diagnosis", "families", "golden", "on_device", "peer_steering", "real_model", "run_all"}
 NO_TABLES |= {"coverage", "hook_points", "same_tables", "seeds", "claims", "measures", "sentences", "reproduce_twice"}
-NO_TABLES |= {"compatibility", "environments", "killed_workers", "release", "smoke"}
+NO_TABLES |= {"compatibility", "environments", "killed_workers", "release", "smoke", "tuning"}
 """Parts, and those whose tables are not about speed."""
 
 
