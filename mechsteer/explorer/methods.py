@@ -1,7 +1,7 @@
 """The methods that the explorer offers: what moves their sliders, and the lines of Python that each comes to."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mechsteer.decoding import Directer
@@ -106,7 +106,13 @@ def _from_file(chosen: Chosen) -> Sequence[Line]:
 
 _RELATIVE = tuple(number / 10 for number in range(-20, 21))
 _SHARES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-_VECTOR = "times the length of the prompt's last state at that layer"
+_AT_LAYER = "times the length of the prompt's last state at that layer"
+
+
+def _vector(label: str, says: str, lines: Callable[[Chosen], Sequence[Line]], layers: str = "one") -> Control:
+    """A method that adds a direction; its strength is in lengths of the prompt's last state there."""
+    return Control(label, "strength", says, _RELATIVE, 0.5, (-0.5, 0.0, 0.2, 0.5, 1.0, 2.0), lines, layers)
+
 
 CONTROLS: Mapping[str, Control] = {
     "guide": Control(
@@ -155,36 +161,12 @@ CONTROLS: Mapping[str, Control] = {
         _directer,
         "none",
     ),
-    "contrast": Control(
-        "Instruction vector",
-        "strength",
-        f"{_VECTOR}: with the instruction minus without it",
-        _RELATIVE,
-        0.5,
-        (-0.5, 0.0, 0.2, 0.5, 1.0, 2.0),
-        _contrast,
-        "one",
-        without=True,
+    "contrast": replace(
+        _vector("Instruction vector", f"{_AT_LAYER}: with the instruction minus without it", _contrast), without=True
     ),
-    "random": Control(
-        "Random vector",
-        "strength",
-        f"{_VECTOR}: the control of every vector",
-        _RELATIVE,
-        0.5,
-        (-0.5, 0.0, 0.2, 0.5, 1.0, 2.0),
-        _random,
-        "one",
-    ),
-    "vector": Control(
-        "Saved vector",
-        "strength",
-        "times the length of the prompt's last state at the vector's site",
-        _RELATIVE,
-        0.5,
-        (-0.5, 0.0, 0.2, 0.5, 1.0, 2.0),
-        _from_file,
-        "none",
+    "random": _vector("Random vector", f"{_AT_LAYER}: the control of every vector", _random),
+    "vector": _vector(
+        "Saved vector", "times the length of the prompt's last state at the vector's site", _from_file, "none"
     ),
 }
 """The methods by name."""
