@@ -18,37 +18,58 @@ POST_NORM = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """Where torch keeps a module's hooks of each kind."""
 
-FEW, VERY_FEW = range(1, 9), range(1, 5)
-"""How many rows PyTorch's linear function is slow for on CPUs. With five to eight, not where the output is narrower
-than the input; with eight it gains where the output is wide (half the time for a vocabulary), and loses nothing
-elsewhere."""
+FEW, VERY_FEW, SEVERAL = range(1, 9), range(1, 5), range(1, 33)
+"""How many rows PyTorch's linear function is slow for on CPUs, and what to do about it: up to eight rows are multiplied
+transposed (up to four, where the output is narrower than the input), up to 32 by oneDNN, which takes half to two thirds
+of the time and sums in another order, with some three times the rounding error. So more rows, prompts above all, are
+left to PyTorch."""
 
 
 Heads = Float[Tensor, "batch pos n_heads d_head"]
 KvHeads = Float[Tensor, "batch pos n_kv_heads d_head"]
 
 
-def few(x: Float[Tensor, "*batch inner"]) -> bool:
+def several(x: Float[Tensor, "*batch inner"]) -> bool:
     """Whether these are so few rows that :func:`linear` may do better than PyTorch's own."""
-    return x.shape[:-1].numel() in FEW and x.device.type == "cpu" and x.dtype == torch.float32
+    return x.shape[:-1].numel() in SEVERAL and x.device.type == "cpu" and x.dtype == torch.float32
 
 
 def linear(
     x: Float[Tensor, "*batch inner"], weight: Float[Tensor, "outer inner"], bias: Float[Tensor, "outer"] | None = None
 ) -> Float[Tensor, "*batch outer"]:
-    """A linear function; of a few rows on a CPU, with its product transposed, which is up to three times as fast there.
+    """A linear function; of a few rows on a CPU, by a product that is up to three times as fast there as PyTorch's own.
 
     That holds for weights whose rows lie in memory one after the other, as a linear layer's do; GPT-2's are columns.
-    One row is taken twice: a product with one column runs in another kernel, which is slower than the one for two.
     """
-    count = x.shape[:-1].numel()
-    gains = few(x) and weight.stride(1) == 1 and (weight.shape[0] >= weight.shape[1] or count in VERY_FEW)
-    if not gains:
+    if not (several(x) and weight.stride(1) == 1):
         return F.linear(x, weight, bias)
+    count = x.shape[:-1].numel()
     rows = x.reshape(count, x.shape[-1])
-    columns = (rows.repeat(2, 1) if count == 1 else rows).T
-    made = (weight @ columns).T[:count].contiguous().view(*x.shape[:-1], -1)
+    if count in (FEW if weight.shape[0] >= weight.shape[1] else VERY_FEW):
+        made = _transposed(rows, weight)
+    elif _ONEDNN is not None and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
+        made = _ONEDNN(rows, weight, None, "none", [], "")
+    else:
+        return F.linear(x, weight, bias)
+    made = made.view(*x.shape[:-1], -1)
     return made if bias is None else made + bias
+
+
+def _transposed(
+    rows: Float[Tensor, "count inner"], weight: Float[Tensor, "outer inner"]
+) -> Float[Tensor, "count outer"]:
+    """One row is taken twice: a product with one column runs in another kernel, which is slower than the one for two."""
+    columns = (rows.repeat(2, 1) if len(rows) == 1 else rows).T
+    return (weight @ columns).T[: len(rows)].contiguous()
+
+
+def _onednn() -> Any:
+    """oneDNN's linear function of weights as they are, which PyTorch's compiler calls; None where it was not built."""
+    built = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return torch.ops.mkldnn._linear_pointwise if built else None
+
+
+_ONEDNN = _onednn()
 
 
 def project(
