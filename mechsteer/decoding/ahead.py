@@ -23,6 +23,7 @@ from mechsteer.models import (
     hooks_on,
     is_encoder_decoder,
     last_position,
+    ordered_rows,
     repeat_rows,
     select_rows,
 )
@@ -139,7 +140,7 @@ class Ahead:
         tokens = torch.cat([likely[row, :count] for row, count in counts.items()])[:, None]
         if shared:
             return Group(rows, repeat_rows(state, most), tokens)
-        return Group(rows, select_rows(current.state, torch.tensor(rows, device=p.device)), tokens)
+        return Group(rows, ordered_rows(current.state, torch.tensor(rows, device=p.device)), tokens)
 
     def keep(self, current: Pass, group: Group, logits: Float[Tensor, "copies d_vocab"]) -> None:
         """Keep what the pass made of it."""

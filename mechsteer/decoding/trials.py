@@ -45,8 +45,10 @@ from mechsteer.models import (
     select_rows,
 )
 
-_Looked = tuple[Float[Tensor, "rows d_vocab"], Float[Tensor, "rows d_vocab"], Int[Tensor, "rows trials"]]
-"""Unsteered logits, p of them after the checkpoint's processors, and the most likely tokens of the trials."""
+_Rows = Float[Tensor, "rows d_vocab"]
+_Looked = tuple[_Rows, _Rows, Int[Tensor, "rows trials"], Bool[Tensor, "rows"]]
+"""Unsteered logits, p of them after the checkpoint's processors, the most likely tokens of the trials, and which rows
+need none."""
 
 TOGETHER = {"cpu": 8}
 """Up to how many rows the raw pass and the trials are one pass, by type of device."""
@@ -90,12 +92,13 @@ class GatedChooser:
         device = model_device(current.model).type
         small = len(current.places) * (1 + count) <= TOGETHER.get(device, _TOGETHER_ELSEWHERE)
         if small and not first and self.needed >= NEEDED.get(device, 0.0):
-            logits, p, steered = self._together(current, count)
+            looked = self._together(current, count)
         else:
-            logits, p, steered = self._raw_first(current)
-        needed = ~self._settled(p) & ~self._ahead.readable(current, p)
+            looked = self._raw_first(current)
+        _, p, _, skipped = looked
+        needed = ~skipped if skipped.all() else ~skipped & ~self._ahead.readable(current, p)
         self.needed += _LATELY * (float(needed.float().mean()) - self.needed)
-        return self._chosen(logits, p, steered)
+        return self._chosen(*looked)
 
     @torch.no_grad()
     def first_logits(self, current: Pass) -> Float[Tensor, "rows d_vocab"]:
@@ -104,7 +107,8 @@ class GatedChooser:
         count, rows = self.trials.count(), len(logits)
         found, _ = self._run(current, before_last(current.state), Copies(tuple(range(rows)), 0, count))
         steered = found.unflatten(0, (-1, count))
-        choice = self._chosen(logits, logits.softmax(-1), steered.argmax(-1))
+        p = logits.softmax(-1)
+        choice = self._chosen(logits, p, steered.argmax(-1), self._settled(p))
         accepted = torch.tensor([line["accepted"] for line in choice.trace], device=logits.device)
         taken = steered[torch.arange(rows, device=logits.device), (accepted - 1).clamp(min=0)]
         return torch.where(accepted[:, None] > 0, taken, logits)
@@ -126,19 +130,19 @@ class GatedChooser:
         current.state.cache, current.state.length = adopted.cache, adopted.length
         current.state.seen = adopted.seen
         scores = current.processed(logits, rows=copies.each).unflatten(0, (-1, copies.times))
-        return logits[:: copies.times], scores[:, 0].softmax(-1), scores[:, 1:].argmax(-1)
+        p = scores[:, 0].softmax(-1)
+        return logits[:: copies.times], p, scores[:, 1:].argmax(-1), self._settled(p)
 
     def _raw_first(self, current: Pass) -> _Looked:
         logits = self._raw(current)
         p = current.processed(logits).softmax(-1)
         steered = p.argmax(-1, keepdim=True).repeat(1, self.trials.count())
-        waiting = ~self._settled(p)
-        if current.running is not None:
-            waiting &= current.running.to(p.device)
+        skipped = self._settled(p)
+        waiting = ~skipped if current.running is None else ~skipped & current.running.to(p.device)
         rows = waiting.nonzero()[:, 0]
         if len(rows):
             steered[rows] = self._tried(current, p, tuple(rows.tolist()))
-        return logits, p, steered
+        return logits, p, steered, skipped
 
     def _tried(self, current: Pass, p: Float[Tensor, "rows d_vocab"], rows: tuple[int, ...]) -> Int[Tensor, "_ trials"]:
         """The most likely tokens of these rows' trials; of trials that an accepted one makes needless, the same."""
@@ -207,12 +211,12 @@ class GatedChooser:
 
     def _chosen(
         self,
-        logits: Float[Tensor, "rows d_vocab"],
-        p: Float[Tensor, "rows d_vocab"],
+        logits: _Rows,
+        p: _Rows,
         steered: Int[Tensor, "rows trials"],
+        skipped: Bool[Tensor, "rows"],
     ) -> Choice:
         raw = p.argmax(-1)
-        skipped = self._settled(p)
         passed = self._passed(p, steered) & ~skipped[:, None]
         number = torch.where(passed.any(-1), passed.int().argmax(-1) + 1, 0)
         tokens = torch.where(number > 0, steered.gather(1, (number - 1).clamp(min=0)[:, None])[:, 0], raw)

@@ -46,25 +46,23 @@ def linear(
     count = x.shape[:-1].numel()
     rows = x.reshape(count, x.shape[-1])
     if count in (FEW if weight.shape[0] >= weight.shape[1] else VERY_FEW):
-        made = _transposed(rows, weight)
-    elif _ONEDNN is not None and not (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
-        made = _ONEDNN(rows, weight, None, "none", [], "")
-    else:
+        made = _transposed(rows, weight).view(*x.shape[:-1], -1)
+        return made if bias is None else made + bias
+    if _ONEDNN is None or (torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)):
         return F.linear(x, weight, bias)
-    made = made.view(*x.shape[:-1], -1)
-    return made if bias is None else made + bias
+    return _ONEDNN(rows, weight, bias, "none", [], "").view(*x.shape[:-1], -1)
 
 
 def _transposed(
     rows: Float[Tensor, "count inner"], weight: Float[Tensor, "outer inner"]
 ) -> Float[Tensor, "count outer"]:
-    """One row is taken twice: a product with one column runs in another kernel, which is slower than the one for two."""
+    """One row is taken twice: a product with one column runs in another kernel, slower than the one for two."""
     columns = (rows.repeat(2, 1) if len(rows) == 1 else rows).T
     return (weight @ columns).T[: len(rows)].contiguous()
 
 
 def _onednn() -> Any:
-    """oneDNN's linear function of weights as they are, which PyTorch's compiler calls; None where it was not built."""
+    """The linear function of oneDNN for weights as they are, which the compiler of PyTorch calls; None if not built."""
     built = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return torch.ops.mkldnn._linear_pointwise if built else None
 

@@ -27,29 +27,33 @@ class KeyValues:
         times: How many copies of each row go through the next pass, side by side. If several, what the pass adds is
             kept apart in ``new``.
         new: Keys and values of the copies' new token, once such a pass has come here.
+        order: Which rows go through the next pass, in one copy; None for all. After it they are the entry's rows.
     """
 
     keys: Float[Tensor, "batch heads pos d_head"]
     values: Float[Tensor, "batch heads pos d_head"]
     times: int = 1
     new: tuple[Float[Tensor, "copies 1 heads d_head"], Float[Tensor, "copies 1 heads d_head"]] | None = None
+    order: Int[Tensor, "ordered"] | None = None
 
     @property
     def rows(self) -> int:
         """How many rows go through the next pass, copies counted."""
-        return len(self.keys) * self.times
+        return len(self.keys if self.order is None else self.order) * self.times
 
     @property
     def past_keys(self) -> Float[Tensor, "copies pos heads d_head"]:
         """The keys, by the name and in the order of the library's cache entry."""
-        return repeat(self.keys, self.times).transpose(1, 2)
+        keys = self.keys if self.order is None else self.keys[self.order]
+        return repeat(keys, self.times).transpose(1, 2)
 
     def append(
         self, new_keys: Float[Tensor, "copies new heads d_head"], new_values: Float[Tensor, "copies new heads d_head"]
     ) -> tuple[Float[Tensor, "copies total heads d_head"], Float[Tensor, "copies total heads d_head"]]:
         """Add the new positions and return all, as the library's cache entry does; copies of a row in full."""
-        keys = _joined(repeat(self.keys, self.times), new_keys)
-        values = _joined(repeat(self.values, self.times), new_values)
+        keys = _joined(repeat(self.keys, self.times), new_keys, self.order)
+        values = _joined(repeat(self.values, self.times), new_values, self.order)
+        self.order = None
         if self.times > 1:
             self.new = (new_keys, new_values)
         else:
@@ -68,9 +72,17 @@ class KeyValues:
 
 
 def _joined(
-    past: Float[Tensor, "batch heads pos d_head"], new: Float[Tensor, "batch new heads d_head"]
+    past: Float[Tensor, "_ heads pos d_head"],
+    new: Float[Tensor, "batch new heads d_head"],
+    order: Int[Tensor, "batch"] | None = None,
 ) -> Float[Tensor, "batch heads total d_head"]:
-    return torch.cat([past, new.transpose(1, 2)], dim=2)
+    if order is None or past.device.type != "cpu":
+        return torch.cat([past if order is None else past[order], new.transpose(1, 2)], dim=2)
+    _, heads, length, size = past.shape
+    joined = past.new_empty((len(order), heads, length + new.shape[1], size))
+    torch.index_select(past, 0, order, out=joined[:, :, :length])  # straight to its place: the cache is copied once
+    joined[:, :, length:] = new.transpose(1, 2)
+    return joined
 
 
 @dataclass
@@ -210,6 +222,20 @@ def repeat_rows(state: State, times: int) -> State:
     if state.cross_mask is not None:
         repeated.cross_mask = repeat(state.cross_mask, times)
     return repeated
+
+
+def ordered_rows(state: State, rows: Int[Tensor, "ordered"]) -> State:
+    """A state for one pass in which these rows stand, some of them perhaps several times; after it they are its rows.
+
+    What :func:`select_rows` and the pass give, with one copy of keys and values less.
+
+    Args:
+        state: Stays as it is.
+        rows: Which of its rows, on the device of the cache.
+    """
+    ordered = select_rows(replace(state, cache=[]), rows)
+    ordered.cache = [KeyValues(entry.keys, entry.values, order=rows) for entry in state.cache]
+    return ordered
 
 
 def before_last(state: State) -> State:

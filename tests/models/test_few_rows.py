@@ -28,3 +28,18 @@ def test_rows_do_not_see_each_other() -> None:
     x[1] = torch.nan
     made = linear(x, weight)
     assert made[1].isnan().all() and made[[0, 2]].isfinite().all()
+
+
+@pytest.mark.parametrize("rows", [1, 12])
+def test_gradients_pass(rows: int) -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(6, 4), torch.randn(rows, 4, requires_grad=True)
+    linear(x, weight).sum().backward()
+    torch.testing.assert_close(x.grad, weight.sum(0).expand(rows, 4))
+
+
+def test_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, bias, x = torch.randn(6, 4), torch.randn(6), torch.randn(12, 4)
+    made = linear(x, weight, bias)
+    monkeypatch.setattr("mechsteer.models.heads._ONEDNN", None)
+    torch.testing.assert_close(linear(x, weight, bias), made, rtol=1e-5, atol=1e-6)

@@ -17,8 +17,10 @@ from mechsteer.models import (
     fork,
     is_encoder_decoder,
     last_position,
+    ordered_rows,
     pad,
     repeat_rows,
+    select_rows,
     start,
 )
 from mechsteer.models.mlp import apply_mlp
@@ -71,6 +73,21 @@ def test_hooks_inside_attention_are_the_first_states_alone(family: str, tiny: Ca
     with model.hooks(fwd_hooks=[(f"{name}.hook_attn_scores", lambda x, hook: seen.append(x.shape[0]))]):
         advance_together(model, [one, other], [token(2, 5)[0], token(3, 5)[0]])
     assert seen == [2]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_in_an_order_of_their_own(family: str, tiny: Callable) -> None:
+    model = tiny(family)
+    before = read(model, 3, 0, 1)
+    order, ids = torch.tensor([2, 0, 0, 1, 2]), token(5, 7)
+    chosen, ordered = select_rows(before, order), ordered_rows(before, order)
+    assert ordered.rows == 5
+    for _ in range(2):  # afterwards it is a state like any other
+        wanted = advance(model, chosen, *ids)
+        torch.testing.assert_close(advance(model, ordered, *ids), wanted, atol=0, rtol=0)
+    torch.testing.assert_close(last_position(ordered), last_position(chosen), atol=0, rtol=0)
+    assert before.rows == 3  # and what it was made of stays as it was
 
 
 @torch.no_grad()
