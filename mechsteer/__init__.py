@@ -213,9 +213,14 @@ def __getattr__(name: str) -> Any:
     elif name in _MODULES:
         value = import_module(f"mechsteer.{name}")
     else:
-        raise AttributeError(f"module 'mechsteer' has no attribute {name!r}")
+        raise AttributeError(f"module 'mechsteer' has no attribute {name!r}.{_hint(name)}")
     globals()[name] = value
     return value
+
+
+def _hint(name: str) -> str:
+    """What a person may have meant; nothing for the names that Python and its tools ask every module for."""
+    return "" if name.startswith("_") else import_module("mechsteer.errors").like(name)
 
 
 def __dir__() -> list[str]:

@@ -113,6 +113,11 @@ def folded(title: str, body: str, *, unfolded: bool = False) -> str:
     return f'<details{state}><summary style="{style}">{html.escape(title)}</summary>{body}</details>'
 
 
+def counted(number: int, what: str) -> str:
+    """A number with what is counted: ``1 token``, ``2 tokens``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def shortened(text: str, limit: int = 70) -> str:
     """A text in one line, cut where it is long."""
     line = " ".join(str(text).split())

@@ -2,6 +2,8 @@
 
 import difflib
 import math
+import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -117,6 +119,51 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> MechsteerError:
     return MechsteerError(f"Unknown {kind} {shown(name)}.{hint}")
 
 
+ALSO_CALLED = {
+    "activation_addition": "add",
+    "attention": "analysis.attention",
+    "caa": "difference_in_means",
+    "cache": "capture",
+    "guide": "attention_bias",
+    "gemma_scope": "load_sae",
+    "instaboost": "attention_bias",
+    "lens": "logit_lens",
+    "mean_difference": "difference_in_means",
+    "run": "generate",
+    "sae": "load_sae",
+    "steering_vector": "difference_in_means",
+    "store": "ActivationStore",
+}
+"""Names by which papers and other tools know what has another name here."""
+
+
+def like(name: str, choices: Iterable[str] | None = None, prefix: str = "ms.") -> str:
+    """A hint for a name that nothing has: what it is called here, or what has nearly that name; capitals do not count.
+
+    Args:
+        name: What was asked for.
+        choices: What would have been valid; default: all that ``ms.`` has.
+        prefix: What stands before a name where it is used.
+    """
+    known = {choice.lower(): choice for choice in choices or sys.modules["mechsteer"].__all__}
+    if name.lower() in known:
+        return f" Did you mean {prefix}{known[name.lower()]}?"
+    asked = name.strip().lower().replace(" ", "_").replace("-", "_")
+    other = ALSO_CALLED.get(asked, "")
+    if other and other.partition(".")[0].lower() in known:
+        return f" {name} is {prefix}{other} here."
+    parts = [choice for choice in known if asked and (choice.startswith(asked) or asked.startswith(f"{choice}_"))]
+    close = list(dict.fromkeys([*difflib.get_close_matches(asked, known, n=3, cutoff=0.6), *parts]))[:3]
+    return f" Did you mean {' or '.join(prefix + known[one] for one in close)}?" if close else ""
+
+
+def file_as_task(value: Any) -> str:
+    """What to do with prompts, or a file of them, in the place of a task; nothing for anything else."""
+    if isinstance(value, str | os.PathLike):
+        return f" A task is made of a file by ms.task({shown(str(value))})."
+    return " A task is made of prompts by ms.task([...], check=...)." if isinstance(value, list | tuple) else ""
+
+
 def finite(name: str, value: float) -> float:
     """Return ``value`` as a float.
 
@@ -150,7 +197,9 @@ def listed(name: str, value: Iterable[T]) -> list[T]:
         MechsteerError: otherwise.
     """
     if isinstance(value, str | bytes) or not isinstance(value, Iterable):
-        raise MechsteerError(f"{name} must be a list, got {shown(value)}.")
+        is_task = callable(getattr(value, "prompts", None)) and hasattr(value, "run")
+        fix = " A task makes its list of prompts with task.prompts(model)." if is_task else ""
+        raise MechsteerError(f"{name} must be a list, got {shown(value)}.{fix}")
     return list(value)
 
 

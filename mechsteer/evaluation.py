@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from mechsteer.decoding import Greedy, Strategy
 from mechsteer.decoding.loop import MAX_BATCH_TOKENS
 from mechsteer.decoding.processors import processors
-from mechsteer.errors import MechsteerError, shown
+from mechsteer.decoding.strategies import as_strategy
+from mechsteer.errors import MechsteerError, file_as_task, shown
 from mechsteer.evaluation_run import RECORD, Run, measured
 from mechsteer.files import write_record, write_table
 from mechsteer.models import check_model, provenance
@@ -115,9 +116,10 @@ def timed(
     model, task, steer, strategy = run.model, run.task, run.steer, run.strategy
     check_model(model)
     if not isinstance(task, Task):
-        raise MechsteerError(f"task must be a task, e.g. ms.tasks.memotrap(), got {shown(task)}.")
+        raise MechsteerError(f"task must be a task, e.g. ms.tasks.memotrap(), got {shown(task)}.{file_as_task(task)}")
     if not task.samples:
         raise MechsteerError(f"The task {task.name!r} has no samples.")
+    as_strategy(strategy)
     applied = processors(model, strategy, 1, use=run.generation_config)
     as_intervention(steer)
     folder = None if out is None else Path(out)

@@ -252,6 +252,24 @@ def json_value(text: str, pairs: "Callable[[list[tuple[str, Any]]], Any] | None"
     return found
 
 
+def file_at(path: str | os.PathLike[str], what: str = "file") -> Path:
+    """The path, if a file may be there.
+
+    Args:
+        path: The path.
+        what: What is expected, for errors.
+
+    Raises:
+        MechsteerError: for a folder, or where nothing is.
+    """
+    found = Path(path)
+    if found.is_dir():
+        raise MechsteerError(f"{path} is a folder; expected a {what}.")
+    if not found.exists():
+        raise MechsteerError(f"No such {'file' if what.endswith('file') else what}: {path}.")
+    return found
+
+
 def read_bytes(path: str | os.PathLike[str], what: str = "file") -> bytes:
     """All bytes of a file.
 
@@ -259,9 +277,7 @@ def read_bytes(path: str | os.PathLike[str], what: str = "file") -> bytes:
         MechsteerError: if it is missing or cannot be read.
     """
     try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise MechsteerError(f"No such {what}: {path}.") from None
+        return file_at(path, what).read_bytes()
     except OSError as error:
         raise MechsteerError(f"Cannot read {path}: {error.strerror or error}.") from None
 
@@ -277,9 +293,7 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
         MechsteerError: if it is missing or cannot be read.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise MechsteerError(f"No such file: {path}.") from None
+        return file_at(path, f"{what} file").read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise MechsteerError(f"{path} is not a readable {what} file: {error}.") from None
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.errors import MechsteerError, shown
+from mechsteer.errors import MechsteerError, listed, shown
 from mechsteer.files import json_value, read_text
 from mechsteer.quality.columns import collapse_columns, text_columns
 from mechsteer.stats import mean_interval
@@ -73,6 +73,11 @@ def score_outputs(task: Any, texts: Sequence[str] | Mapping[str, str]) -> "pd.Da
     import pandas as pd
 
     how = _how(task)
+    if isinstance(texts, str | os.PathLike):
+        raise MechsteerError(
+            f"texts must be a list of answers, or a response for each prompt, got {shown(texts)}. Of a file: "
+            "mechsteer score TASK OUTPUTS.jsonl."
+        )
     if isinstance(task, IFEval):
         require_checkers()
     prompts = [how.asked(sample)[0] for sample in task.samples]
@@ -82,8 +87,8 @@ def score_outputs(task: Any, texts: Sequence[str] | Mapping[str, str]) -> "pd.Da
         if missing:
             raise MechsteerError(f"{len(missing)} of {len(prompts)} prompts have no response, e.g. {missing[0]!r}.")
     else:
-        found = list(texts)
-    if isinstance(texts, str) or len(found) != len(prompts):
+        found = listed("texts", texts)
+    if len(found) != len(prompts):
         raise MechsteerError(f"The task has {len(prompts)} samples, but there are {len(found)} texts.")
     wrong = next((text for text in found if not isinstance(text, str)), None)
     if wrong is not None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import Tensor
 
 from mechsteer.checksums import BLANK, NAME, check, has_checksum, sealed
-from mechsteer.errors import MechsteerError, foreign
-from mechsteer.files import atomic_path
+from mechsteer.errors import foreign
+from mechsteer.files import atomic_path, file_at
 
 
 def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> Path:
@@ -78,10 +78,9 @@ def read_tensors(path: str | os.PathLike[str]) -> TensorFile:
     """
     from safetensors.torch import load
 
-    if not Path(path).exists():
-        raise MechsteerError(f"No such file: {path}.")
+    file = file_at(path, "safetensors file")
     with foreign(f"{path} is not a readable safetensors file (truncated or foreign?)"):
-        content = Path(path).read_bytes()
+        content = file.read_bytes()
         tensors = load(content)
         header = _header(content)[0].get("__metadata__") or {}
     return TensorFile(path, content, header, tensors)

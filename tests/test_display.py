@@ -181,3 +181,20 @@ def test_a_result_of_a_study(tmp_path: Path) -> None:
     assert "wide (400 rows)" in repr(result) and said in repr(result)
     finish(tmp_path, {"study": "guide"}, {"summary": summary})
     assert "GUIDE and Influence" in repr(result) and "GUIDE and Influence" in text_in(result._repr_html_())
+
+
+def test_letters_of_several_tokens(model: Any) -> None:
+    made = ms.prompt(model, "Tell 🎉 日 me", instruction="été 🎉.")
+    assert made.text.replace("\n", "↵\n") in text_in(made._repr_html_())  # each letter once
+    names = made.read()
+    assert names == made._pieces() == ms.influence(model, made).query("layer == 0")["token"].tolist()
+    assert names.count("\\xf0") == 2 and "🎉" not in names  # each token is one of four bytes
+    kept = ms.capture(model, [made], sites="influence:instruction", positions="all")
+    assert ms.influence(kept).query("layer == 0")["token"].tolist() == names
+
+
+def test_one_is_no_plural_and_nothing_is_said(model: Any) -> None:
+    out = ms.generate(model, "Hi", max_new_tokens=1)
+    assert repr(out).startswith("Generation: 1 answer, 1 token\n") and "1 answer<" in out._repr_html_()
+    empty = ms.Generation([""], out.tokens[:, :0], out.logprobs[:, :0], [0], tokenizer=model.tokenizer)
+    assert "0: (empty)" in repr(empty) and "(empty)" in empty._repr_html_()

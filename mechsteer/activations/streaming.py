@@ -17,7 +17,7 @@ from mechsteer.analysis.propagation_captured import Columns, parse_column
 from mechsteer.decoding.loop import Writer, Written
 from mechsteer.decoding.processors import processors
 from mechsteer.decoding.recorder import Recorder
-from mechsteer.decoding.strategies import Greedy, Strategy
+from mechsteer.decoding.strategies import Greedy, Strategy, as_strategy
 from mechsteer.errors import MechsteerError, positive_int, shown
 from mechsteer.models import context_of, encode, is_encoder_decoder, model_device, position_stack, residual, unembed
 from mechsteer.models.hooking import Hook, Kept
@@ -90,8 +90,7 @@ def make_plan(
         raise MechsteerError(f"generate must be a number of new tokens, 0 or more, got {shown(generate)}.")
     if strategy is not None and not generate:
         raise MechsteerError("strategy= needs generate=, the number of new tokens.")
-    if strategy is not None and (not isinstance(strategy, Strategy) or isinstance(strategy, type)):
-        raise MechsteerError(f"strategy must be a strategy, e.g. ms.Greedy(), got {shown(strategy)}.")
+    as_strategy(strategy)
     if dtype is not None and dtype not in DTYPES:
         raise MechsteerError(f"dtype must be one of {', '.join(map(str, DTYPES))}, got {shown(dtype)}.")
     if any(map(parse_column, chosen)) and (where != "all" or generate):

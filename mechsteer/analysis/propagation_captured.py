@@ -19,7 +19,7 @@ from mechsteer.analysis.propagation_hooks import Hook, Weighing, track
 from mechsteer.errors import MechsteerError, shown
 from mechsteer.models import hooked, is_encoder_decoder, model_device, stacks
 from mechsteer.prompts import Prompt
-from mechsteer.prompts.vocabulary import readable, token_pieces
+from mechsteer.prompts.vocabulary import token_pieces
 from mechsteer.sources import Recorded, refuse_steer
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def captured_curves(
         raise source.lacks(
             f"the {quantity} of the span {spans[0]!r}", f"sites='{quantity}:{spans[0]}', positions='all'"
         )
-    read = [readable(name) for name in prompt.str_tokens]
+    read = prompt.read()
     tokens = {stack: read for stack in found} | {"decoder": [source.about.get("start_token", "")]}
     return {stack: torch.stack(layers) for stack, layers in found.items()}, tokens
 
@@ -135,7 +135,7 @@ def _of_patterns(
     tables, hooks = track(model, starts, weighing, lengths=lengths, prompt=place)
     for name, function in _as_they_fire(hooks):
         function(raw(member, name), SimpleNamespace(name=name))
-    tokens = {stack: [readable(name) for name in prompt.str_tokens] for stack in tables}
+    tokens = {stack: prompt.read() for stack in tables}
     if two_stacks:
         start = token_pieces(model.tokenizer, [model.cfg.decoder_start_token_id])
         tokens["decoder"] = [*start, *["?"] * (written - 1)]

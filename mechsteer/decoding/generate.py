@@ -14,7 +14,7 @@ from mechsteer.decoding.loop import MAX_BATCH_TOKENS, Queue, Writer, Written
 from mechsteer.decoding.processors import Processors, processors
 from mechsteer.decoding.recorder import Recorder
 from mechsteer.decoding.showing import page_of, text_of
-from mechsteer.decoding.strategies import Chooser, Greedy, Strategy
+from mechsteer.decoding.strategies import Chooser, Strategy, as_strategy
 from mechsteer.errors import MechsteerError, positive_int, shown
 from mechsteer.models import as_prompts, context_of, fits, hooked, is_encoder_decoder, pad
 from mechsteer.prompts import Prompt, Prompts
@@ -150,9 +150,7 @@ def started(
     positive_int("max_new_tokens", max_new_tokens)
     made = as_prompts(model, prompts)
     _check_context(model, made, max_new_tokens)
-    strategy = strategy or Greedy()
-    if not isinstance(strategy, Strategy) or isinstance(strategy, type):
-        raise MechsteerError(f"strategy must be a strategy, e.g. ms.Greedy(), got {shown(strategy)}.")
+    strategy = as_strategy(strategy)
     if not isinstance(stop, Sequence) or isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
         raise MechsteerError(f"stop must be a list of texts, e.g. ['\\n'], got {shown(stop)}.")
     run = Generating(model, made, strategy, strategy.chooser(model), max_new_tokens, stop, as_intervention(steer))

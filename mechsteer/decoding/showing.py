@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mechsteer.display import STRIP, Piece, folded, legend, shortened, titled, token_strip
+from mechsteer.display import STRIP, Piece, counted, folded, legend, shortened, titled, token_strip
 
 SHOWN = 20
 """Answers in a notebook."""
@@ -26,10 +26,8 @@ LEGENDS: Mapping[str, Mapping[str, str]] = {
 
 def text_of(out: Any) -> str:
     """The answers, a line each."""
-    lines = [
-        f"Generation: {len(out.texts)} {'answer' if len(out.texts) == 1 else 'answers'}, {sum(out.lengths)} tokens"
-    ]
-    lines += [f"{number}: {shortened(text, 100)}" for number, text in enumerate(out.texts[:LINES])]
+    lines = [f"Generation: {counted(len(out.texts), 'answer')}, {counted(sum(out.lengths), 'token')}"]
+    lines += [_headed(number, text) for number, text in enumerate(out.texts[:LINES])]
     return "\n".join([*lines, *([f"… and {len(out.texts) - LINES} more"] if len(out.texts) > LINES else [])])
 
 
@@ -44,7 +42,7 @@ def page_of(out: Any) -> str:
     shown = out.texts[:SHOWN]
     parts = [
         folded(
-            f"{number}: {shortened(text, 100)}",
+            _headed(number, text),
             token_strip(
                 _coloured(
                     pieces[number],
@@ -60,7 +58,11 @@ def page_of(out: Any) -> str:
         for number, text in enumerate(shown)
     ]
     more = f", the first {SHOWN} shown" if len(out.texts) > SHOWN else ""
-    return titled(f"Generation: {len(out.texts)} answers{more}", legend(LEGENDS[traced]), *parts)
+    return titled(f"Generation: {counted(len(out.texts), 'answer')}{more}", legend(LEGENDS[traced]), *parts)
+
+
+def _headed(number: int, text: str) -> str:
+    return f"{number}: {shortened(text, 100) or '(empty)'}"
 
 
 def _traced(out: Any) -> str:

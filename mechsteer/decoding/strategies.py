@@ -15,9 +15,9 @@ from torch import Tensor
 from mechsteer.decoding.finite import check_finite
 from mechsteer.decoding.processors import Processors
 from mechsteer.decoding.repetition import checked_penalty, penalised, read_so_far
-from mechsteer.errors import MechsteerError, finite
+from mechsteer.errors import MechsteerError, finite, shown
 from mechsteer.models import State, advance
-from mechsteer.steering import Step
+from mechsteer.steering import Intervention, Step, several
 
 
 @dataclass
@@ -125,6 +125,20 @@ class Strategy(Protocol):
             MechsteerError: if the settings do not fit the model.
         """
         ...
+
+
+def as_strategy(strategy: Any) -> Strategy:
+    """The strategy, or the greedy one for None.
+
+    Raises:
+        MechsteerError: for anything else, such as the name of one, its class, or an intervention.
+    """
+    if strategy is None:
+        return Greedy()
+    if isinstance(strategy, type) or not isinstance(strategy, Strategy):
+        hint = " An intervention is given as steer=." if isinstance(strategy, Intervention) else several(strategy)
+        raise MechsteerError(f"strategy must be a strategy, e.g. ms.Greedy(), got {shown(strategy)}.{hint}")
+    return strategy
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mechsteer.diagnosis.editing import without_span
-from mechsteer.errors import MechsteerError, shown
+from mechsteer.errors import MechsteerError, file_as_task, shown
 from mechsteer.models import check_model, is_encoder_decoder
 from mechsteer.prompts import Prompt
 
@@ -64,7 +64,7 @@ def cases_of(model: Any, task: Any) -> Cases:
     if not all(hasattr(task, name) for name in ("prompts", "scores", "samples", "data_hash", "max_new_tokens")):
         raise MechsteerError(
             f"diagnose needs a task with an instruction in its prompts and a check of answers, e.g. ms.task(...), got "
-            f"{shown(task)}."
+            f"{shown(task)}.{file_as_task(task)}"
         )
     if not task.samples:
         raise MechsteerError(f"The task {task.name!r} has no samples.")

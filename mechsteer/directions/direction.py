@@ -85,6 +85,20 @@ class Direction:
         """The fingerprint of the model it was made on; ``"unknown"`` where that was not recorded."""
         return self.meta.get("model_fingerprint", "unknown")
 
+    def _refuse(self, *_: Any) -> "Direction":
+        """Arithmetic: of a direction only where it points is used, so its length would be lost without a word.
+
+        Raises:
+            MechsteerError: always.
+        """
+        raise MechsteerError(
+            "A direction is no number: its strength is given where it is used, ms.add(direction, -2 * scale). Those of "
+            "several add up: ms.add(one, scale) + ms.add(other, scale). A vector of your own: ms.Direction(2 * "
+            "direction.vector, direction.site, 'by hand')."
+        )
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __matmul__ = __neg__ = _refuse
+
     def __repr__(self) -> str:
         return f"Direction({self.method} at {self.site}, width {self.width}, norm {self.norm:.4g})"
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mechsteer.errors import MechsteerError, foreign, unknown
+from mechsteer.errors import MechsteerError, foreign, shown, unknown
 from mechsteer.models import parity, resolve
 from mechsteer.models.decoder_only import hooked_transformer
 from mechsteer.models.digest import weights_digest
@@ -65,6 +65,8 @@ def load(
         >>> model = ms.load("organism:instruct-llama")  # or "gpt2", "/a/folder", "model.gguf"
     """
     torch_dtype, torch_device = _dtype(dtype), _device(device)
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise MechsteerError(f"A model has a name: a folder, a file, or an id of the hub; got {shown(name_or_path)}.")
     name = os.fspath(name_or_path)
     directory, commit = resolve.locate(name, revision=revision)
     config = resolve.read_config(directory)

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, shown
 from mechsteer.files import atomic_path
 from mechsteer.plots.fitting import IN_CELL, fit
+from mechsteer.plots.labels import need
 from mechsteer.plots.own import Cycle, chosen, line_width, marker_size
 from mechsteer.plots.paper import columns_in, current, height_on_page
 
@@ -126,6 +127,8 @@ def save(figure: "Figure", stem: str | os.PathLike[str]) -> list[Path]:
 
     Inside :func:`mechsteer.plots.paper` the files that it asks for, exactly as wide as it says.
     """
+    if not hasattr(figure, "savefig"):
+        raise MechsteerError(f"A figure of matplotlib is saved, got {shown(figure)}; a view has .save(path) itself.")
     paths = [Path(f"{stem}.{name}") for name in current().formats]
     with style():
         if current().width is not None or points(1) > 1:
@@ -181,8 +184,9 @@ def heatmap(
         limit: The colours span -limit to +limit.
 
     Raises:
-        MechsteerError: if a cell is given twice.
+        MechsteerError: for a missing column, an empty table, or a cell that is given twice.
     """
+    need(table, x, y, value)
     if table.duplicated([x, y]).any():
         raise MechsteerError(f"The table has several rows for one ({x}, {y}) cell of the heat map.")
     grid = table.pivot(index=y, columns=x, values=value).sort_index()
@@ -236,7 +240,12 @@ def written_map(
 def lines(
     axes: "Axes", table: "pd.DataFrame", *, x: str, y: str, by: str, xlabel: str, ylabel: str, title: str
 ) -> None:
-    """One line for each value of ``by``, in the order of the table, told apart by colour and marker."""
+    """One line for each value of ``by``, in the order of the table, told apart by colour and marker.
+
+    Raises:
+        MechsteerError: for a missing column or an empty table.
+    """
+    need(table, x, y, by)
     for place, (name, part) in enumerate(table.groupby(by, sort=False)):
         ordered = part.sort_values(x)
         axes.plot(

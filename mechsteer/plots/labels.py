@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from mechsteer.errors import MechsteerError, unknown
+from mechsteer.errors import MechsteerError, shown, unknown
 from mechsteer.prompts.vocabulary import readable
 
 if TYPE_CHECKING:
@@ -77,11 +77,16 @@ def _drawable() -> frozenset[str]:
 
 
 def need(table: "pd.DataFrame", *columns: str) -> None:
-    """Check that a table has columns, and rows.
+    """Check that a table is one, and has columns and rows.
 
     Raises:
-        MechsteerError: naming the missing column and the nearest ones.
+        MechsteerError: naming what was given, or the missing column and the nearest ones.
     """
+    if not hasattr(table, "columns"):
+        raise MechsteerError(
+            f"A figure is drawn from a table, e.g. of ms.influence(model, prompt), with the columns "
+            f"{', '.join(columns)}; got {shown(table)}."
+        )
     for column in columns:
         if column not in table.columns:
             raise unknown("column (of the table)", column, [str(c) for c in table.columns])

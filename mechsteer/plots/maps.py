@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, listed, shown
 from mechsteer.plots.base import COLOURS
 from mechsteer.plots.labels import need, numeric, one_each, pitch, quantity, token_label
 
@@ -101,7 +101,8 @@ def attention_map(
         MechsteerError: if the pattern does not have two or three dimensions or does not fit the tokens, or the head or
             a marked position is not there.
     """
-    keys = list(query_tokens if key_tokens is None else key_tokens)
+    pattern = as_weights(pattern)
+    keys = listed("query_tokens", query_tokens) if key_tokens is None else listed("key_tokens", key_tokens)
     weights = checked_pattern(pattern, len(query_tokens), len(keys))
     if head is not None and not -len(weights) <= head < len(weights):
         raise MechsteerError(f"Head {head} is out of range: the pattern has heads 0 to {len(weights) - 1}.")
@@ -137,6 +138,23 @@ def first_left_out(title: str) -> str:
     return f"{title} (first token left out)" if title else "First token left out"
 
 
+def as_weights(pattern: Any) -> Any:
+    """The weights as an array of numbers.
+
+    Raises:
+        MechsteerError: for anything else, such as a model.
+    """
+    import numpy as np
+
+    try:
+        return np.asarray(pattern.detach().cpu().float() if hasattr(pattern, "detach") else pattern, dtype=float)
+    except (TypeError, ValueError):
+        raise MechsteerError(
+            "pattern, queries, keys = ms.analysis.attention(model, prompt, layer) gives the weights and tokens that "
+            f"are drawn; got {shown(pattern)} as weights."
+        ) from None
+
+
 def checked_pattern(pattern: Any, queries: int, keys: int) -> Any:
     """The weights as an array ``[heads, queries, keys]``.
 
@@ -146,7 +164,7 @@ def checked_pattern(pattern: Any, queries: int, keys: int) -> Any:
     """
     import numpy as np
 
-    weights = np.asarray(pattern.detach().cpu().float() if hasattr(pattern, "detach") else pattern, dtype=float)
+    weights = as_weights(pattern)
     if weights.ndim not in (2, 3):
         raise MechsteerError(f"A pattern is [queries, keys] or [heads, queries, keys], got {weights.ndim} dimensions.")
     weights = weights if weights.ndim == 3 else weights[None]

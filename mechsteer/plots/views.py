@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, listed
 from mechsteer.files import atomic_path, digest
 from mechsteer.plots.base import figure, png, style
 from mechsteer.plots.circuits import heads_view
 from mechsteer.plots.labels import token_text
-from mechsteer.plots.maps import attention_map, checked_pattern
+from mechsteer.plots.maps import as_weights, attention_map, checked_pattern
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,7 +94,8 @@ def attention_view(
     Raises:
         MechsteerError: if the pattern does not fit the tokens, or the names the heads.
     """
-    keys = list(query_tokens if key_tokens is None else key_tokens)
+    pattern = as_weights(pattern)
+    keys = listed("query_tokens", query_tokens) if key_tokens is None else listed("key_tokens", key_tokens)
     weights, called = _named_heads(pattern, names, len(query_tokens), len(keys))
 
     def draw() -> "Figure":

@@ -7,9 +7,9 @@ from typing import Any
 from jaxtyping import Int
 from torch import Tensor
 
-from mechsteer.display import Piece, legend, titled, token_strip
+from mechsteer.display import Piece, counted, legend, titled, token_strip
 from mechsteer.errors import MechsteerError, unknown
-from mechsteer.prompts.vocabulary import readable
+from mechsteer.prompts.vocabulary import in_bytes, parts_of_letters, readable
 
 SPAN_COLOURS: Mapping[str, str] = {"task": "grey", "context": "green", "influence": "purple", "instruction": "blue"}
 """The colour of each span in a notebook; of a token in several, the last one's."""
@@ -99,7 +99,7 @@ class Prompt:
 
     def __repr__(self) -> str:
         spans = [f"{name} {ranges} {_short(self.span_text(name), 40)!r}" for name, ranges in self.spans.items()]
-        parts = [repr(_short(self.text)), f"{len(self)} tokens", *spans]
+        parts = [repr(_short(self.text)), counted(len(self), "token"), *spans]
         if self.template is not None:
             parts.append(f"chat template with {dict(self.template)}" if self.template else "chat template")
         return f"Prompt({', '.join(parts)})"
@@ -107,28 +107,48 @@ class Prompt:
     def _repr_html_(self) -> str:
         of = {i: name for name, colour in SPAN_COLOURS.items() if name in self.spans for i in self.positions(name)}
         inside = {i for name in self.spans for i in self.positions(name)}
-        pieces = [
-            Piece(
-                text,
-                SPAN_COLOURS.get(of.get(i, ""), ""),
-                title=f"{i}: {of.get(i, '')}".rstrip(": "),
-                dim=i not in inside,
-            )
-            for i, text in enumerate(self._pieces())
-        ]
+        texts, pieces = self._pieces(), []
+        for places in self._letters():
+            first, last = places[0], places[-1]
+            text = self.text[self.offsets[first][0] : self.offsets[last][1]] if first < last else texts[first]
+            named = f"{first}" if first == last else f"{first} to {last}"
+            title = f"{named}: {of.get(first, '')}".rstrip(": ")
+            pieces.append(Piece(text, SPAN_COLOURS.get(of.get(first, ""), ""), title=title, dim=first not in inside))
         said = {colour: name for name, colour in SPAN_COLOURS.items() if name in of.values()}
         rest = "" if len(inside) == len(self) else "; faint: the template's and special tokens"
-        return titled(f"Prompt, {len(self)} tokens{rest}", legend(said), token_strip(pieces))
+        return titled(f"Prompt, {counted(len(self), 'token')}{rest}", legend(said), token_strip(pieces))
 
     def _pieces(self) -> list[str]:
-        """The text of each token with the white space before it; its name where nobody knows where it stands."""
+        """The text of each token with the white space before it; its name where nobody knows where it stands.
+
+        Of a letter that takes several tokens, each has its own bytes.
+        """
         if not self.offsets:
-            return [readable(name) for name in self.str_tokens]
+            return self.read()
         ends = [0, *(end for _, end in self.offsets)]
         return [
-            self.text[min(before, start) : end] if end > start else name
-            for before, (start, end), name in zip(ends, self.offsets, self.str_tokens, strict=False)
+            name if part else self.text[min(before, start) : end] if end > start else special
+            for before, (start, end), name, special, part in zip(
+                ends, self.offsets, self.read(), self.str_tokens, parts_of_letters(self.offsets), strict=False
+            )
         ]
+
+    def _letters(self) -> list[list[int]]:
+        """The places of the tokens, those that are parts of one letter together."""
+        ends = [0, *(end for _, end in self.offsets)]
+        together: list[list[int]] = []
+        for place in range(len(self)):
+            start, end = self.offsets[place] if place < len(self.offsets) else (0, 0)
+            if end > start and ends[place] > start and together:
+                together[-1].append(place)
+            else:
+                together.append([place])
+        return together
+
+    def read(self) -> list[str]:
+        r"""The text of each token by its name; of a token that is part of a letter its bytes, as ``\xc3``."""
+        parts = {place for place, part in enumerate(parts_of_letters(self.offsets)) if part}
+        return [in_bytes(name) if i in parts else readable(name) for i, name in enumerate(self.str_tokens)]
 
 
 PromptLike = str | Prompt | Messages

@@ -1,5 +1,6 @@
 """What a tokenizer says about single tokens."""
 
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -24,7 +25,7 @@ def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
     if not _writes_bytes(tokenizer):
         return [name.replace("\u2581", " ") for name in names]
     known = {token.content for token in tokenizer.added_tokens_decoder.values()}
-    return [name if name in known else _from_bytes(name) for name in names]
+    return [name if name in known else in_bytes(name) for name in names]
 
 
 def _writes_bytes(tokenizer: Any) -> bool:
@@ -41,10 +42,21 @@ def _bytes() -> dict[str, int]:
     return {chr(b): b for b in plain} | {chr(0x100 + place): byte for place, byte in enumerate(others)}
 
 
-def _from_bytes(name: str) -> str:
+def in_bytes(name: str) -> str:
+    r"""The text of a token whose name is written in bytes (GPT-2's way); of part of a letter its bytes, as ``\xc3``."""
     if any(c not in _bytes() for c in name):
         return name
     return bytes(_bytes()[c] for c in name).decode("utf-8", errors="backslashreplace")
+
+
+def parts_of_letters(offsets: Sequence[tuple[int, int]]) -> list[bool]:
+    """Whether each token, of which is given where its text is, shares a letter with the one before or after it."""
+    before = [0, *(end for _, end in offsets[:-1])]
+    after = [*(start if end > start else math.inf for start, end in offsets[1:]), math.inf]
+    return [
+        end > start and (first > start or end > last)
+        for first, (start, end), last in zip(before, offsets, after, strict=True)
+    ]
 
 
 def readable(name: str) -> str:

@@ -21,6 +21,7 @@ encoder's self-attention, the decoder's cross-attention, or both.
 """
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,7 +29,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, finite, one_of
+from mechsteer.errors import MechsteerError, finite, one_of, shown
 from mechsteer.models import Fused, parse
 from mechsteer.steering.intervention import Edit, Intervention, Where
 from mechsteer.steering.registry import METHODS, method
@@ -110,11 +111,24 @@ def pasta(
     options: dict[str, Any] = {"compat": compat}
     layers = None
     if heads is not None:
-        if not heads or not all(len(pair) == 2 and min(pair) >= 0 for pair in heads):
-            raise MechsteerError(f"heads must be (layer, head) pairs from 0, got {list(heads)!r}.")
-        options["heads"] = [[int(layer), int(head)] for layer, head in heads]
-        layers = sorted({layer for layer, _ in heads})
+        options["heads"] = [[layer, head] for layer, head in _pairs(heads)]
+        layers = sorted({layer for layer, _ in options["heads"]})
     return _edit("pasta", span, float(alpha), layers, at, scope, rows, options)
+
+
+def _pairs(heads: Any) -> list[tuple[int, int]]:
+    """Layer and head of each.
+
+    Raises:
+        MechsteerError: for anything but pairs of whole numbers from 0, or none of them.
+    """
+    try:
+        pairs = [(operator.index(layer), operator.index(head)) for layer, head in heads]
+    except (TypeError, ValueError):
+        pairs = []
+    if not pairs or min(map(min, pairs)) < 0:
+        raise MechsteerError(f"heads must be (layer, head) pairs from 0, e.g. [(2, 0), (3, 1)], got {shown(heads)}.")
+    return pairs
 
 
 def spotlight(

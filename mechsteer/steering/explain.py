@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mechsteer.models import advance, as_prompts, hooked, is_encoder_decoder, pad, parse, position_stack
 from mechsteer.prompts import Prompt, PromptLike
-from mechsteer.prompts.vocabulary import readable, token_text
+from mechsteer.prompts.vocabulary import token_text
 from mechsteer.steering.batches import begin
 from mechsteer.steering.intervention import BoundEdit, Intervention, attach, check_fired, in_norms
 from mechsteer.steering.scope import Scope, Step
@@ -125,7 +125,7 @@ def _tokens(model: Any, bound: BoundEdit, made: Prompt) -> str:
     if any(hit is True for hit in chosen):
         return "all"
     hits = [any(not isinstance(mask, bool) and bool(mask[0, i]) for mask in chosen) for i in range(len(made))]
-    return " ".join(readable(token).strip(" ") for token, hit in zip(made.str_tokens, hits, strict=True) if hit)
+    return " ".join(token.strip(" ") for token, hit in zip(made.read(), hits, strict=True) if hit)
 
 
 def _difference(model: Any, before: Float[Tensor, "d_vocab"], after: Float[Tensor, "d_vocab"]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mechsteer.directions import Direction
 from mechsteer.display import rows_of, titled
-from mechsteer.errors import MechsteerError, finite, listed, shown
+from mechsteer.errors import MechsteerError, finite, like, listed, shown
 from mechsteer.models import (
     Fused,
     check_model,
@@ -272,19 +272,19 @@ class Intervention:
 
     def __add__(self, other: "Intervention") -> "Intervention":
         if not isinstance(other, Intervention):
-            raise _only_adds(other)
+            raise _only_adds(_beside(other))
         return Intervention(self.edits + other.edits)
 
     def __radd__(self, other: Any) -> "Intervention":
         if isinstance(other, int) and other == 0:  # where sum() begins
             return self
-        raise _only_adds(other)
+        raise _only_adds(_beside(other))
 
-    def _refuse(self, other: Any = None) -> "Intervention":
+    def _refuse(self, *other: Any) -> "Intervention":
         """Any other arithmetic: a strength means something else for each method."""
-        raise _only_adds(other)
+        raise _only_adds("".join(map(_beside, other)))
 
-    __mul__ = __rmul__ = __truediv__ = __sub__ = __rsub__ = __neg__ = _refuse
+    __mul__ = __rmul__ = __matmul__ = __truediv__ = __sub__ = __rsub__ = __neg__ = __or__ = __and__ = _refuse
 
     def __repr__(self) -> str:
         norms = {e: "" if (said := _said_in_norms(e)) in ("-", "?") else f" = {said} norms" for e in self.edits}
@@ -409,9 +409,12 @@ class Intervention:
         return load(path)
 
 
-def _only_adds(other: Any) -> MechsteerError:
+def _beside(other: Any) -> str:
+    return f"; got {shown(other)} beside one"
+
+
+def _only_adds(got: str = "") -> MechsteerError:
     """The error for arithmetic that interventions do not have."""
-    got = "" if other is None else f"; got {shown(other)} beside one"
     return MechsteerError(
         f"Interventions only add up, a + b or sum([a, b]){got}. A strength is given where one is made, e.g. "
         "ms.add(direction, 2 * scale); a strategy as strategy=."
@@ -419,9 +422,14 @@ def _only_adds(other: Any) -> MechsteerError:
 
 
 def several(value: Any) -> str:
-    """What to do with several interventions in the place of one; nothing for anything else."""
-    many = isinstance(value, list | tuple) and any(isinstance(one, Intervention) for one in value)
-    return " Interventions add up and act from left to right: a + b." if many else ""
+    """What to do with several interventions in the place of one, a name, what makes one, or a strategy."""
+    if isinstance(value, list | tuple) and any(isinstance(one, Intervention) for one in value):
+        return " Interventions add up and act from left to right: a + b."
+    if isinstance(value, str):
+        return like(value)
+    if callable(value) and hasattr(value, "__name__"):
+        return f" Call it: {value.__name__}(...)."
+    return " A strategy is given as strategy=." if hasattr(value, "chooser") else ""
 
 
 def as_intervention(steer: Any) -> Intervention:

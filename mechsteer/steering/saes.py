@@ -109,7 +109,8 @@ def _from_disk(path: Path, device: str, dtype: str | None) -> Any:
         raise MechsteerError(f"No such SAE directory: {str(path)!r}.{nearest(path.name, siblings)}")
     absent = [name for name in (_CONFIG, _WEIGHTS) if not (path / name).is_file()]
     if absent:
-        there = ", ".join(sorted(p.name for p in path.iterdir())) or "nothing"
+        found = sorted(p.name for p in path.iterdir())
+        there = ", ".join(found[:6]) + (f", ... {len(found)} in all" if len(found) > 6 else "") or "nothing"
         raise MechsteerError(
             f"{str(path)!r} has no {' and no '.join(absent)} (there is: {there}). SAELens' save_model and "
             "save_inference_model write both; pickled weights are never loaded."

@@ -158,7 +158,12 @@ def checked_direction(method: str, direction: Direction) -> Direction:
             f"{method} takes one direction, got {got}: pick one, e.g. directions[{keys[0]!r}]. Interventions "
             f"of several add up: ms.{method}(one, strength) + ms.{method}(other, strength)."
         )
-    raise MechsteerError(f"{method} takes a direction first, then numbers; got {shown(direction)}.")
+    hint = ""
+    if isinstance(direction, str):
+        hint = f" ms.Direction.load({shown(direction)}) reads one from a file."
+    elif hasattr(direction, "shape") or isinstance(direction, Sequence | Mapping):
+        hint = " ms.Direction(vector, site, 'by hand') makes one of a vector."
+    raise MechsteerError(f"{method} takes a direction first, then numbers; got {shown(direction)}.{hint}")
 
 
 def direction_of(edit: Edit) -> Direction:

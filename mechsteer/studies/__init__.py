@@ -10,6 +10,7 @@ Modules are loaded when first used: the worker processes of a sweep need only wh
 from importlib import import_module
 from typing import Any
 
+from mechsteer.errors import like
 from mechsteer.studies.core.published import published as published
 from mechsteer.studies.registry import STUDIES
 
@@ -21,7 +22,8 @@ __all__ = sorted(["published", *_MODULES])  # pyright: ignore[reportUnsupportedD
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"mechsteer.studies.{name}")
-    raise AttributeError(f"module 'mechsteer.studies' has no attribute {name!r}")
+    hint = "" if name.startswith("_") else like(name, __all__, "ms.studies.")
+    raise AttributeError(f"module 'mechsteer.studies' has no attribute {name!r}.{hint}")
 
 
 def __dir__() -> list[str]:

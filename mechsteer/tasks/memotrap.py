@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mechsteer.decoding import score
 from mechsteer.errors import MechsteerError, nearest, one_of, shown
-from mechsteer.files import data_path, digest
+from mechsteer.files import data_path, digest, file_at
 from mechsteer.models import spaced
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.steering import Intervention
@@ -195,10 +195,8 @@ def memotrap(path: str | os.PathLike[str] | None = None) -> MemoTrap:
 def read_traps(path: Path) -> list[Trap]:
     """All rows of a file, also those that the paper does not use, whose split is empty."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with file_at(path, "CSV file").open(newline="", encoding="utf-8-sig") as file:
             header, *rows = _records(path, file)
-    except FileNotFoundError:
-        raise MechsteerError(f"No such file: {path}.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise MechsteerError(f"{path} is not a readable CSV file: {error}.") from None
     names = header[1]

@@ -24,7 +24,7 @@ import torch
 
 from mechsteer.decoding import Strategy, score
 from mechsteer.errors import MechsteerError, one_of, positive_int, shown
-from mechsteer.files import data_path, digest
+from mechsteer.files import data_path, digest, file_at
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.steering import Intervention
 
@@ -188,12 +188,10 @@ def _read(path: Path) -> list[tuple[OpinionQuestion, str]]:
 
 def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with file_at(path, "CSV file").open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             rows = [(reader.line_num, row) for row in reader]
             names = list(reader.fieldnames or ())
-    except FileNotFoundError:
-        raise MechsteerError(f"No such file: {path}.") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise MechsteerError(f"{path} is not a readable CSV file: {error}.") from None
     missing = [name for name in COLUMNS if name not in names]

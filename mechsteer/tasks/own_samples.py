@@ -219,9 +219,12 @@ def read_samples(path: str | os.PathLike[str]) -> list[OwnSample]:
         MechsteerError: if the file is missing or cannot be read, with the line that is broken.
     """
     source = Path(path)
-    text = read_text(source, "text")
     if source.suffix.lower() not in (".jsonl", ".csv", ".ndjson"):
-        raise MechsteerError(f"{source} must be a .jsonl or .csv file.")
+        raise MechsteerError(
+            f"{shown(str(source))} must be a .jsonl or .csv file; prompts themselves are given as a list, "
+            "ms.task([...])."
+        )
+    text = read_text(source, "text")
     rows = _csv(source, text) if source.suffix.lower() == ".csv" else _jsonl(source, text)
     made = [read_sample(value, f"{source}, line {number}") for number, value in rows]
     if not made:

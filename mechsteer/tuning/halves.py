@@ -10,7 +10,7 @@ from dataclasses import is_dataclass, replace
 from itertools import chain, zip_longest
 from typing import Any
 
-from mechsteer.errors import MechsteerError, shown
+from mechsteer.errors import MechsteerError, file_as_task, shown
 from mechsteer.files import digest
 
 LEAST = 3
@@ -34,7 +34,10 @@ def halves(task: Any, validation: Any = None, seed: int = 0) -> tuple[Any, Any]:
     for one in (task, validation):
         needed = ("samples", "prompts", "max_new_tokens")
         if one is not None and not (is_dataclass(one) and all(hasattr(one, name) for name in needed)):
-            raise MechsteerError(f"tune needs a task whose answers are generated, e.g. ms.task(...), got {shown(one)}.")
+            raise MechsteerError(
+                f"tune needs a task whose answers are generated, e.g. ms.task(...), got {shown(one)}."
+                f"{file_as_task(one)}"
+            )
     if validation is None:
         chosen, kept = _split(task.samples, seed)
         first, second = replace(task, name=f"{task.name}[validation]", samples=chosen), replace(task, samples=kept)
