@@ -4,7 +4,8 @@ Checking took half the suite's time, nearly all of it for calls like earlier one
 kinds are checked once. A value's kind holds all that its check can depend on: of an array the class, dtype and which
 sizes are equal (a generation has new sizes at every token, and names of sizes are all that most annotations have); of
 another object the class; of a container the class and the kind of its items, which must be all of one kind, since
-beartype looks at one of them, by chance. A call with a value that has no such kind is checked each time.
+beartype looks at one of them, by chance. A call with a value that has no such kind is checked each time. Taking kinds
+takes time as well, so a call is first looked up as it is, with all sizes: most calls are like one before to the letter.
 """
 
 import functools
@@ -73,7 +74,7 @@ def _kind(value: Any, mixed: bool, fixed: frozenset[int] | None, sizes: dict[int
         return cls
     if sort == "array":
         if fixed is None:
-            return cls, value.dtype, tuple(value.shape)
+            return cls, value.dtype, value.shape
         return cls, value.dtype, *[n if n in fixed else ~sizes.setdefault(n, len(sizes)) for n in value.shape]
     if sort == "class":
         return value
@@ -104,6 +105,7 @@ class _Checks:
         first = next(iter(inspect.signature(fn).parameters), "")
         self.skip = int(first in ("self", "cls") and first not in fn.__annotations__)
         self.passed: dict[Any, set[Any]] = {}
+        self.seen: dict[Any, set[Any]] = {}
         self.next: list[Callable[..., Any]] = []
 
     @functools.cached_property
@@ -141,6 +143,55 @@ class _Checks:
         except _NoKindError:
             return None
 
+    def exact(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The kinds of a call's arguments with all sizes; None if they have none."""
+        if self.sees_values:
+            return None
+        mixed, given = self.mixed, []
+        try:
+            for value in args[1:] if self.skip else args:
+                cls = type(value)
+                sort = _sorts.get(cls)
+                if sort == "object":
+                    given.append(cls)
+                elif sort == "array":
+                    given.append((cls, value.dtype, value.shape))
+                else:
+                    given.append(_kind(value, mixed, None, {}))
+            for name, value in kwargs.items():
+                given.append((name, _kind(value, mixed, None, {})))
+        except _NoKindError:
+            return None
+        return tuple(given)
+
+    def first(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], exact: Any) -> Any:
+        """A call with sizes that were not seen before; checked unless one of its kinds was."""
+        sizes: dict[int, int] = {}
+        if (given := self.kinds(args, kwargs, sizes)) is None:
+            return self.around(fn, args, kwargs)
+        passed = self.passed.get(given)
+        if passed is None:
+            result = self.around(fn, args, kwargs)
+            passed = self.passed[given] = set()
+            kind = self.kind(result, sizes)
+        else:
+            result = fn(*args, **kwargs)
+            kind = self.kind(result, sizes)
+            if kind not in passed:
+                self.around(lambda *args, **kwargs: result, args, kwargs)
+        if kind is not None:
+            passed.add(kind)
+            self.seen.setdefault(exact, set()).add(_exact(result, self.mixed))
+        return result
+
+
+def _exact(value: Any, mixed: bool) -> Any:
+    """The kind of a result that has one, with all sizes."""
+    cls = type(value)
+    if (sort := _sorts.get(cls)) == "object":
+        return cls
+    return (cls, value.dtype, value.shape) if sort == "array" else _kind(value, mixed, None, {})
+
 
 def once_a_kind(fn: Any, *, typechecker: Any) -> Any:
     """``jaxtyping.jaxtyped``, but calls of the same kinds are checked once."""
@@ -154,21 +205,19 @@ def once_a_kind(fn: Any, *, typechecker: Any) -> Any:
     def call(*args: Any, **kwargs: Any) -> Any:
         if config.jaxtyping_disable:
             return fn(*args, **kwargs)
-        sizes: dict[int, int] = {}
-        given = checks.kinds(args, kwargs, sizes)
-        if given is None:
+        exact = checks.exact(args, kwargs)
+        if exact is None:
             return checks.around(fn, args, kwargs)
-        passed = checks.passed.get(given)
-        if passed is None:
-            result = checks.around(fn, args, kwargs)
-            checks.passed[given] = {checks.kind(result, sizes)} - {None}
-            return result
+        results = checks.seen.get(exact)
+        if results is None:
+            return checks.first(fn, args, kwargs, exact)
         result = fn(*args, **kwargs)
-        kind = checks.kind(result, sizes)
-        if kind not in passed:
-            checks.around(lambda *args, **kwargs: result, args, kwargs)
-            passed |= {kind} - {None}
-        return result
+        try:
+            if _exact(result, checks.mixed) in results:
+                return result
+        except _NoKindError:
+            pass
+        return checks.first(lambda *args, **kwargs: result, args, kwargs, exact)
 
     return call
 

@@ -1,8 +1,8 @@
-"""Run in a process of its own by test_store.py: writers that are killed, and two that write at the same time.
+"""Writers that are killed, and two that write at the same time; in a copy of the tests' process (test_store.py).
 
-``killed.py CHECKPOINT FOLDER`` makes stores whose writer killed itself (SIGKILL) at the first, second, third ... file
-operation in the store's folder, until one finishes; and one store into which two processes capture, each from its end
-of the same prompts. Children are forked, so that the imports are paid once.
+:func:`attack` makes stores whose writer killed itself (SIGKILL) at the first, second, third ... file operation in the
+store's folder, until one finishes; and one store into which two processes capture, each from its end of the same
+prompts. Children are forked, so that the imports are paid once.
 """
 
 import os
@@ -10,11 +10,13 @@ import signal
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import mechsteer as ms
 from mechsteer.activations import ActivationStore, capture
+from tests.typecheck import unchecked
 
 OPTIONS: dict[str, Any] = {"sites": ["resid_post", "z"], "positions": "all", "batch_size": 2}
 SHARD_MB, KILLED_SHARD_MB = 0.004, 0.012
@@ -86,10 +88,10 @@ def race(model: Any, folder: Path) -> None:
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0]
 
 
-if __name__ == "__main__":
-    checkpoint, place = sys.argv[1:]
-    model = ms.load(checkpoint)
-    with tempfile.TemporaryDirectory() as warm:  # what is imported when first needed is imported once, before the forks
+def attack(model: Any, folder: Path) -> None:
+    """Make the stores."""
+    warnings.simplefilter("ignore")
+    with unchecked(), tempfile.TemporaryDirectory() as warm:  # what is imported when first needed is imported once
         capture(model, TEXTS[0], store=warm, **OPTIONS)
-    kill(model, Path(place))
-    race(model, Path(place))
+        kill(model, folder)
+        race(model, folder)

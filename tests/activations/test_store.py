@@ -4,8 +4,6 @@ import json
 import os
 import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -21,8 +19,9 @@ import mechsteer as ms
 from mechsteer.activations import ActivationStore, capture, manifest, writing
 from mechsteer.activations.store import prompt_id
 from mechsteer.directions import random_direction
-from tests.activations.killed import KILLED_SHARD_MB, OPTIONS, SHARD_MB, TEXTS
+from tests.activations.killed import KILLED_SHARD_MB, OPTIONS, SHARD_MB, TEXTS, attack
 from tests.activations.naive import prompts_of
+from tests.faults import campaign
 
 BOTH = ["llama-gqa", "t5"]
 SITES = {"llama-gqa": ["resid_post", "z"], "t5": ["resid_post", "encoder.resid_post", "encoder.z"]}
@@ -171,14 +170,11 @@ def test_generated_tokens_are_stored(tiny: Callable, tmp_path: Path, capsys: pyt
 
 
 @pytest.fixture(scope="module")
-def attacked(checkpoint: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def attacked(tiny: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of stores whose writers were killed, and one with two writers."""
-    folder = tmp_path_factory.mktemp("attacked")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-m", "tests.activations.killed", str(checkpoint("llama-gqa")), str(folder)]
-    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    folder, model = tmp_path_factory.mktemp("attacked"), tiny("llama-gqa")
+    status = os.waitpid(campaign.forked(lambda place: attack(model, place), folder), 0)[1]
+    assert status == 0, folder.with_suffix(".err").read_text()
     return folder
 
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -76,14 +75,13 @@ def always_dies(cell: Cell, model: Any) -> Any:
     return rows(cell, model)
 
 
-if __name__ == "__main__":
+def script(out: Path, executor: str) -> None:
+    """What a script does, one that Ctrl-C ends."""
     from mechsteer.studies.sweep import sweep
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born ignoring it
-    out, executor = sys.argv[1:]
-    named = "tests.studies.sweep_runs:"
     cells = grid(model="m", a=[0, 1, 2, 3], b=[0, 1, 2])
     try:
-        sweep(cells, out, run=f"{named}slow", load=f"{named}load", executor=executor, progress=False)
+        sweep(cells, out, run=slow, load=load, executor=executor, progress=False)
     except KeyboardInterrupt:
-        sys.exit(130)
+        os._exit(130)

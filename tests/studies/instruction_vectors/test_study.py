@@ -426,7 +426,8 @@ def test_a_finished_run_computes_nothing_again_and_files_hold_the_tables(
     for name in ("differences_in_means", "score"):
         monkeypatch.setattr(steer_instruct_cells, name, again)
     monkeypatch.setattr(steer_instruct, "similarity", again)
-    rerun = steer_instruct.run(model, study.folder, **SMALL)
+    with unchecked():
+        rerun = steer_instruct.run(model, study.folder, **SMALL)
     for name, table in study.tables.items():
         assert_frame_equal(rerun.tables[name], table)
         assert_frame_equal(read_table(study.folder / f"{name}.parquet"), table, check_dtype=False)
@@ -472,7 +473,8 @@ def own(split: str, n: int = 12, **changes: Any) -> Instructions:
 
 def test_prompts_of_ones_own_have_no_fidelity_and_two_settings(model: Any, tmp_path: Path) -> None:
     options = {**SMALL, "kinds": "upper", "shares": [], "n": 2}
-    result = steer_instruct.run(model, tmp_path, validation=own("validation"), test=own("evaluation"), **options)
+    with unchecked():
+        result = steer_instruct.run(model, tmp_path, validation=own("validation"), test=own("evaluation"), **options)
     table = result.tables["by_kind"]
     assert table["setting"].tolist() == ["without instruction", "with instruction"]
     assert table["fidelity_steered_percent"].isna().all() and table["perplexity_ratio_steered"].notna().all()

@@ -25,6 +25,7 @@ from mechsteer.studies.layerwise.baselines import difference, gradient
 from mechsteer.studies.layerwise.bench import Bench, Weighting, crossed, exact_match, with_shots
 from mechsteer.studies.registry import STUDIES
 from mechsteer.tasks import rules
+from tests.typecheck import unchecked
 
 SMALL: dict[str, Any] = {
     "seeds": 1,
@@ -50,7 +51,7 @@ def rules_gpt2(organism: Callable[[str], Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def study(rules_gpt2: Any, tmp_path_factory: pytest.TempPathFactory) -> layerwise.Result:
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, unchecked():
         patch.setattr(layerwise, "RULES", ("english-french",))
         patch.setattr(layerwise_parts, "COMPOSED", ("english-french+capitalise",))
         patch.setattr(layerwise_parts, "SHARES", (0.5,))

@@ -20,6 +20,7 @@ from mechsteer.files import read_json, read_table
 from mechsteer.studies.sweep import sweep
 from mechsteer.studies.sweep.executors import Processes, Ray, Serial
 from mechsteer.studies.sweep.grids import grid
+from tests.faults.campaign import forked
 from tests.studies import sweep_runs
 from tests.studies.sweep_runs import CELLS
 
@@ -268,11 +269,14 @@ def test_a_script_that_workers_cannot_import_is_told_what_to_do(tmp_path: Path) 
     )
 
 
-def start(out: Path, executor: str) -> subprocess.Popen[bytes]:
-    """The script of :mod:`tests.studies.sweep_runs`, in a process group of its own."""
-    command = [sys.executable, "-W", "error", "-m", "tests.studies.sweep_runs", str(out), executor]
-    root = Path(__file__).resolve().parents[2]
-    return subprocess.Popen(command, cwd=root, start_new_session=True, stderr=subprocess.PIPE)
+def start(out: Path, executor: str) -> int:
+    """The script of :mod:`tests.studies.sweep_runs` in a copy of this process, which has imported all that it needs."""
+    return forked(lambda folder: sweep_runs.script(folder, executor), out)
+
+
+def ended(pid: int, out: Path) -> tuple[int, str]:
+    """How a script ended, and what it said."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), out.with_suffix(".err").read_text()
 
 
 def wait_for(true: Callable[[], bool], seconds: float = 60) -> None:
@@ -303,13 +307,12 @@ def test_a_sweep_that_is_killed_twice_ends_as_one_that_was_not(
     for more in (2, 3):
         script = start(out, executor)
         wait_for(lambda before=counts[-1], more=more: finished(out) >= before + more)
-        script.kill()
-        script.communicate()
+        os.kill(script, signal.SIGKILL)
+        assert ended(script, out) == (-signal.SIGKILL, "")
         counts.append(finished(out))
         wait_for(lambda: not any(alive(pid) for pid, _ in log()))  # no worker is left behind
     assert 0 < counts[1] < counts[2] < 12 and not (out / "results.parquet").exists()
-    script = start(out, executor)
-    assert script.communicate()[1] == b"" and script.returncode == 0
+    assert ended(start(out, executor), out) == (0, "")
     # At each kill, each of two workers lost the cell it was at, and one that was done but not yet written.
     assert counted(log())["begin"] <= 12 + 2 * 2 * 2
     cells = grid(model="m", a=[0, 1, 2, 3], b=[0, 1, 2])
@@ -325,8 +328,9 @@ def test_ctrl_c_ends_the_workers_at_once_and_leaves_what_was_done_usable(
     monkeypatch.setenv("SWEEP_STUCK", "")  # the next cells take a minute
     script = start(out, "processes")
     wait_for(lambda: finished(out) == 3 and len(log()) == 2 + 5)
-    os.killpg(script.pid, signal.SIGINT)
-    assert script.communicate(timeout=50)[1] == b"" and script.returncode == 130
+    os.killpg(script, signal.SIGINT)
+    wait_for(lambda: not alive(str(script)), seconds=50)
+    assert ended(script, out) == (130, "")
     assert not any(alive(pid) for pid, _ in log())
     report = json.loads((out / "sweep.json").read_text())
     assert report["finished"] == finished(out) < 12 and not report["complete"]

@@ -13,13 +13,15 @@ from mechsteer.studies.core.result import redraw
 from mechsteer.studies.registry import STUDIES
 from mechsteer.studies.t5_sublayers import figures as inside_figures
 from mechsteer.studies.t5_sublayers import study as inside
+from tests.typecheck import unchecked
 
 N = 12
 
 
 @pytest.fixture(scope="module")
 def study(trap_t5: object, tmp_path_factory: pytest.TempPathFactory) -> inside.Result:
-    return inside.run(trap_t5, tmp_path_factory.mktemp("inside"), n=N, progress=False)
+    with unchecked():
+        return inside.run(trap_t5, tmp_path_factory.mktemp("inside"), n=N, progress=False)
 
 
 def test_the_groups_are_those_of_the_evaluation(study: inside.Result, trap_t5: object) -> None:
