@@ -11,6 +11,7 @@ import pytest
 import mechsteer as ms
 from mechsteer.studies.t5_dola import controls
 from mechsteer.studies.t5_dola import study as t5_dola
+from tests.typecheck import unchecked
 
 SMALL: dict[str, Any] = {
     "layers": [0, 2],
@@ -47,7 +48,7 @@ def small_run(trap_t5: Any, traps: Path) -> Callable[..., t5_dola.Result]:
     """A function that runs the small study into a folder, without figures; arguments replace the small ones."""
 
     def run(out: Path, model: Any = trap_t5, *, drawn: bool = False, **arguments: Any) -> t5_dola.Result:
-        with pytest.MonkeyPatch.context() as patch:
+        with pytest.MonkeyPatch.context() as patch, unchecked():
             patch.setattr(t5_dola, "_SIDE_TASKS", (small_recall, small_copying))
             patch.setattr(controls, "SEEDS", (0, 1))
             return t5_dola.run(model, out, draw=drawn, **({"data": traps} | SMALL | arguments))

@@ -20,6 +20,7 @@ from mechsteer.studies.ifeval.report import report
 from mechsteer.studies.ifeval.tables import summary
 from mechsteer.studies.sweep import Processes
 from mechsteer.tasks.ifeval import IFEval
+from tests.typecheck import unchecked
 
 NO_COMMA, LOWER = "punctuation:no_comma", "change_case:english_lowercase"
 
@@ -55,9 +56,10 @@ def result(checkers: None, data: Path, tiny: Callable[..., Any], tmp_path: Path)
 
 
 def small(model: Any, data: Any, out: Path) -> Result:
-    return ms.studies.ifeval.run(
-        model, out, data=data, methods=["GUIDE"], validation=2, max_new_tokens=4, draw=False, progress=False
-    )
+    with unchecked():
+        return ms.studies.ifeval.run(
+            model, out, data=data, methods=["GUIDE"], validation=2, max_new_tokens=4, draw=False, progress=False
+        )
 
 
 def test_tables(result: Result, data: Path, tiny: Callable[..., Any], tmp_path: Path) -> None:

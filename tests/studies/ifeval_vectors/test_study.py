@@ -31,6 +31,7 @@ from mechsteer.studies.ifeval_vectors.report import report
 from mechsteer.studies.ifeval_vectors.study import tried
 from mechsteer.studies.ifeval_vectors.tables import best_option
 from mechsteer.studies.ifeval_vectors.vectors import Option, Vectors
+from tests.typecheck import unchecked
 
 EXCLUDED = "keywords:forbidden_words"
 NO_COMMA, LOWER, LANGUAGE = "punctuation:no_comma", "change_case:english_lowercase", "language:response_language"
@@ -70,9 +71,10 @@ def data(tmp_path: Path) -> Path:
 
 
 def small(model: Any, data: Any, out: Path) -> Result:
-    return ms.studies.ifeval_vectors.run(
-        model, out, data=data, n_validation=1, n_pairs=3, max_new_tokens=3, draw=False, progress=False
-    )
+    with unchecked():
+        return ms.studies.ifeval_vectors.run(
+            model, out, data=data, n_validation=1, n_pairs=3, max_new_tokens=3, draw=False, progress=False
+        )
 
 
 def test_tables_and_continuing(checkers: None, data: Path, tiny: Callable[..., Any], tmp_path: Path) -> None:
