@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
-from mechsteer.analysis.propagation_captured import column_sites, parse_column
+from mechsteer.analysis.propagation.captured import column_sites, parse_column
 from mechsteer.errors import MechsteerError, nearest, shown, unknown
 from mechsteer.models import fires, is_encoder_decoder, predicting_stack, shape_of, site, stacks
 from mechsteer.models.sites import KINDS

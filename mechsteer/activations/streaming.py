@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mechsteer.activations.positions import Rows, Where, check_stack, make_positions, no_rows, positions_of, tokens_read
 from mechsteer.activations.sites import ENCODER, PREDICTING, READ_OUT, Stage, resolve, stage, width_of
-from mechsteer.analysis.propagation_captured import Columns, parse_column
+from mechsteer.analysis.propagation.captured import Columns, parse_column
 from mechsteer.decoding.loop import Writer, Written
 from mechsteer.decoding.processors import processors
 from mechsteer.decoding.recorder import Recorder

@@ -40,8 +40,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.analysis.propagation import check_shapes, recursion, stream_share
-from mechsteer.analysis.propagation_hooks import Weighing
-from mechsteer.analysis.propagation_table import CHUNK, measure
+from mechsteer.analysis.propagation.hooks import Weighing
+from mechsteer.analysis.propagation.table import CHUNK, measure
 from mechsteer.errors import MechsteerError, one_of, shown
 from mechsteer.models import refuse_folded
 from mechsteer.prompts import Prompts

@@ -17,8 +17,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.analysis.propagation import recursion
-from mechsteer.analysis.propagation_hooks import Weighing
-from mechsteer.analysis.propagation_table import CHUNK, measure
+from mechsteer.analysis.propagation.hooks import Weighing
+from mechsteer.analysis.propagation.table import CHUNK, measure
 from mechsteer.errors import MechsteerError, finite
 from mechsteer.prompts import Prompts
 from mechsteer.steering import Intervention

@@ -12,7 +12,7 @@ from mechsteer.diagnosis.estimate import estimate
 from mechsteer.diagnosis.finding import Finding
 from mechsteer.diagnosis.findings import findings_of, meaning
 from mechsteer.diagnosis.html_report import part, report_of, text
-from mechsteer.diagnosis.measures import Measures
+from mechsteer.diagnosis.measures.tables import Measures
 from mechsteer.diagnosis.reading import facts_of
 from mechsteer.diagnosis.supporting import supporting_of
 from mechsteer.diagnosis.supporting_findings import supporting_findings
@@ -90,9 +90,9 @@ def diagnose(
 
     The prompts are answered as they are, without their instruction, in other forms (:mod:`mechsteer.diagnosis.forms`)
     and with attention to the instruction pushed. Then, of the prompts as they are: is the instruction attended to at
-    the answer (:mod:`mechsteer.diagnosis.attended`), is it decodable from the state there
-    (:mod:`mechsteer.diagnosis.decodable`), and what happens when attention to it is cut
-    (:mod:`mechsteer.diagnosis.cutting`); each beside a control. The rules of the verdict are those of
+    the answer (:mod:`mechsteer.diagnosis.measures.attended`), is it decodable from the state there
+    (:mod:`mechsteer.diagnosis.measures.decodable`), and what happens when attention to it is cut
+    (:mod:`mechsteer.diagnosis.measures.cutting`); each beside a control. The rules of the verdict are those of
     :mod:`mechsteer.diagnosis.verdict`.
 
     Args:

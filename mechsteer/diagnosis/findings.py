@@ -3,10 +3,10 @@
 import math
 from collections.abc import Iterator
 
-from mechsteer.diagnosis.cutting import ALL
 from mechsteer.diagnosis.evidence import ABOVE, BELOW, LEVEL, NONE
 from mechsteer.diagnosis.facts import Better, Facts
 from mechsteer.diagnosis.finding import Finding
+from mechsteer.diagnosis.measures.cutting import ALL
 from mechsteer.diagnosis.verdict import (
     DISTANCE,
     FOLLOWED,

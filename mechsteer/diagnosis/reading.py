@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from mechsteer.analysis.mcnemar import mcnemar
 from mechsteer.diagnosis.arms import IN_PLACE, WITHOUT
 from mechsteer.diagnosis.cases import SPAN
-from mechsteer.diagnosis.cutting import ALL
-from mechsteer.diagnosis.decodable import best_layer
 from mechsteer.diagnosis.evidence import Compared, compared
 from mechsteer.diagnosis.facts import SLIGHT, TINY, Better, Decodable, Facts
+from mechsteer.diagnosis.measures.cutting import ALL
+from mechsteer.diagnosis.measures.decodable import best_layer
+from mechsteer.diagnosis.measures.windows import CONTROLS, SPANS
 from mechsteer.diagnosis.verdict import compliant
-from mechsteer.diagnosis.windows import CONTROLS, SPANS
 from mechsteer.stats import Interval, holm, mean_interval
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from mechsteer.diagnosis.arms import IN_PLACE
 from mechsteer.diagnosis.cases import SPAN
 from mechsteer.diagnosis.evidence import LEVEL, Compared, compared
 from mechsteer.diagnosis.facts import TINY
+from mechsteer.diagnosis.measures.windows import FIRST_TOKEN
 from mechsteer.diagnosis.reading import by_span
-from mechsteer.diagnosis.windows import FIRST_TOKEN
 from mechsteer.stats import holm
 
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ In this order, the first that holds:
 Decodability decides nothing alone: a blank probe is not evidence of absence.
 """
 
-from mechsteer.diagnosis.cutting import ALL
 from mechsteer.diagnosis.evidence import ABOVE
 from mechsteer.diagnosis.facts import Facts
 from mechsteer.diagnosis.forms import NEARER, SHUFFLED, TEMPLATES
+from mechsteer.diagnosis.measures.cutting import ALL
 
 TRUNCATED, FOLLOWED, TEMPLATE, DISTANCE = "truncated away", "nothing to fix", "wrong template", "lost by distance"
 NEVER, OUTWEIGHED, INCAPABLE = "never attended", "attended but outweighed", "incapable when instructed"

@@ -2,7 +2,7 @@
 
 from mechsteer.tasks.answers import Answers, Question, copying, recall
 from mechsteer.tasks.ifeval import IFEval, IFEvalPrompt
-from mechsteer.tasks.ifeval_file import ifeval
+from mechsteer.tasks.ifeval.file import ifeval
 from mechsteer.tasks.instructions import Instructed, Instructions, instructions
 from mechsteer.tasks.json_schema import JsonSchema, Structured, json_schema
 from mechsteer.tasks.memotrap import MemoTrap, Trap, memotrap

@@ -11,7 +11,7 @@ json               the text (or one ```` ```json ```` block that is all of it) i
                    with named keys, none of them twice, and a value that says something
 max_words:N        at most N words, split at white space
 sentences:N        exactly N sentences, the last one ended
-language:CODE      ISO 639-1, e.g. fr; see :mod:`mechsteer.tasks.language`; extra ``eval``
+language:CODE      ISO 639-1, e.g. fr; see :mod:`mechsteer.tasks.checkers.language`; extra ``eval``
 contains:TEXT      as a whole word or phrase, in whatever case, outside any repetition of the instruction
 excludes:TEXT      not as a whole word or phrase, in whatever case
 starts_with:TEXT   after white space, letter by letter, and more follows
@@ -31,9 +31,9 @@ from typing import Any
 
 from mechsteer.errors import MechsteerError, nearest, shown
 from mechsteer.quality.texts import has_content, is_empty, is_loop
-from mechsteer.tasks.ifeval_arguments import ARGUMENTS, problem
-from mechsteer.tasks.language import is_language, known_language
-from mechsteer.tasks.sentences import count_sentences
+from mechsteer.tasks.checkers.language import is_language, known_language
+from mechsteer.tasks.checkers.sentences import count_sentences
+from mechsteer.tasks.ifeval.arguments import ARGUMENTS, problem
 
 Scores = bool | float | dict[str, bool | float]
 Test = Callable[[str, Any, str], bool]

@@ -13,7 +13,7 @@ Scores, of one sample each:
 - ``true_sentences``: how many different ones there are; 0 for topics of one's own.
 - ``sound``: adherence in the strict form, that an echo, a loop or a punctuation mark does not pass.
 
-See :mod:`mechsteer.tasks.checkers`, and for the last :mod:`mechsteer.tasks.sound_checkers`.
+See :mod:`mechsteer.tasks.checkers`, and for the last :mod:`mechsteer.tasks.checkers.sound`.
 """
 
 import csv
@@ -31,7 +31,7 @@ from mechsteer.files import data_path, digest
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.tasks.answered import answered
 from mechsteer.tasks.checkers import KINDS, count_true, fidelity, normal, words_of
-from mechsteer.tasks.sound_checkers import follows_soundly
+from mechsteer.tasks.checkers.sound import follows_soundly
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,7 +154,7 @@ def follows(sample: Instructed, output: str) -> bool:
 
 
 def follows_strictly(sample: Instructed, output: str) -> bool:
-    """Whether an output passes the strict form of the checker; see :mod:`mechsteer.tasks.sound_checkers`."""
+    """Whether an output passes the strict form of the checker; see :mod:`mechsteer.tasks.checkers.sound`."""
     world = load_world()
     return follows_soundly(
         sample.kind,

@@ -27,9 +27,9 @@ from mechsteer.quality.texts import has_content
 from mechsteer.tasks import documents
 from mechsteer.tasks.answered import answered
 from mechsteer.tasks.checkers import strings
+from mechsteer.tasks.checkers.sound import REFUSAL
 from mechsteer.tasks.checks import is_json
 from mechsteer.tasks.instructions import instructions
-from mechsteer.tasks.sound_checkers import REFUSAL
 
 if TYPE_CHECKING:
     import pandas as pd

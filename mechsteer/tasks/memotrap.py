@@ -11,7 +11,7 @@ Scores, of one sample each:
   prompt itself quotes that word, so an output that merely echoes the instruction counts too.
 - ``strict``: the output's last word is the target and the output does not repeat the whole instruction.
 - ``sound``: the output ends in the target and obeys: no part of the instruction, no refusal or negation, no other
-  ending, the target once and whole (:func:`mechsteer.tasks.sound_checkers.ends_soundly`). ``success`` and ``strict``
+  ending, the target once and whole (:func:`mechsteer.tasks.checkers.sound.ends_soundly`). ``success`` and ``strict``
   take some of these; published tables have them.
 - ``memorised``: the output's last word is the trap word.
 """
@@ -32,7 +32,7 @@ from mechsteer.models import spaced
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.steering import Intervention
 from mechsteer.tasks.answered import answered
-from mechsteer.tasks.sound_checkers import ends_soundly
+from mechsteer.tasks.checkers.sound import ends_soundly
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -154,7 +154,7 @@ def obeyed(output: str, trap: Trap) -> bool:
 
 
 def obeyed_soundly(output: str, trap: Trap) -> bool:
-    """The output ends in the target because it obeys; see :func:`mechsteer.tasks.sound_checkers.ends_soundly`."""
+    """The output ends in the target because it obeys; see :func:`mechsteer.tasks.checkers.sound.ends_soundly`."""
     others = [ending for place, ending in enumerate(trap.classes) if place != trap.answer_index]
     return ends_soundly(output, target=trap.target, others=others, instruction=trap.instruction, stem=trap.stem)
 

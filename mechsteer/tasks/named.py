@@ -9,7 +9,7 @@ from mechsteer.errors import MechsteerError, unknown
 from mechsteer.files import json_value
 from mechsteer.tasks.answers import copying, recall
 from mechsteer.tasks.ifeval import MAX_NEW_TOKENS as LONGEST
-from mechsteer.tasks.ifeval_file import ifeval
+from mechsteer.tasks.ifeval.file import ifeval
 from mechsteer.tasks.instructions import instructions
 from mechsteer.tasks.memotrap import memotrap
 from mechsteer.tasks.own_task import MAX_NEW_TOKENS, task

@@ -11,7 +11,7 @@ among them, the question asks about a topic, and the word must occur in the answ
 word by itself. In training, an instruction stood before or after at most four notes, never among them.
 
 Scores: ``found``, as above; ``sound``, found by an answer that is no loop, no refusal and no echo
-(:mod:`mechsteer.tasks.sound_checkers`); of notes ``fidelity`` and ``true_sentences`` as in
+(:mod:`mechsteer.tasks.checkers.sound`); of notes ``fidelity`` and ``true_sentences`` as in
 :mod:`mechsteer.tasks.instructions` (NaN and 0 for documents, about which nothing is known).
 """
 
@@ -26,8 +26,8 @@ from mechsteer.prompts import Prompt, prompt
 from mechsteer.tasks import documents
 from mechsteer.tasks.answered import answered
 from mechsteer.tasks.checkers import count_true, fidelity, mentions
+from mechsteer.tasks.checkers.sound import follows_soundly, says_found
 from mechsteer.tasks.instructions import instructions, load_world
-from mechsteer.tasks.sound_checkers import follows_soundly, says_found
 
 if TYPE_CHECKING:
     import pandas as pd

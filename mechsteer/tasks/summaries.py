@@ -14,7 +14,7 @@ from mechsteer.files import digest
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.tasks import documents
 from mechsteer.tasks.answered import answered
-from mechsteer.tasks.sound_checkers import says_something
+from mechsteer.tasks.checkers.sound import says_something
 
 if TYPE_CHECKING:
     import pandas as pd

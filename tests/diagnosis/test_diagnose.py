@@ -10,7 +10,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 import mechsteer as ms
-from mechsteer.diagnosis import measures
+from mechsteer.diagnosis.measures import tables as measures
 from mechsteer.errors import MechsteerError
 from tests.planted import PLANTS, planted_task, varied, write_plant
 

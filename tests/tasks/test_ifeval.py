@@ -16,7 +16,7 @@ import mechsteer as ms
 from mechsteer.errors import MechsteerError
 from mechsteer.tasks import ifeval
 from mechsteer.tasks.ifeval import IFEvalPrompt, check, followed, require_checkers
-from mechsteer.tasks.ifeval_arguments import ARGUMENTS, LANGUAGES
+from mechsteer.tasks.ifeval.arguments import ARGUMENTS, LANGUAGES
 
 ROWS = [
     {

@@ -16,7 +16,7 @@ from mechsteer.studies.ifeval.methods import marked
 from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import IFEval, ifeval
 from mechsteer.tasks.ifeval import require_checkers
-from mechsteer.tasks.ifeval_file import selected
+from mechsteer.tasks.ifeval.file import selected
 
 if TYPE_CHECKING:
     import pandas as pd

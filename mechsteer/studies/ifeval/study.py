@@ -1,6 +1,6 @@
 """IFEval (arXiv 2311.07911) as GUIDE's and DIRECTER's papers use it: ways to ask and ways to steer, side by side.
 
-The prompts need to say where their instruction stands (:mod:`mechsteer.tasks.ifeval_file`). Rows: the prompts as they
+The prompts need to say where their instruction stands (:mod:`mechsteer.tasks.ifeval.file`). Rows: the prompts as they
 are; with asterisks around the instruction; and GUIDE, PASTA (all heads), SpotLight and DIRECTER, each with a setting
 chosen on prompts of the other half: the mildest that the best cannot be told from, of those that keep quality
 (:mod:`mechsteer.studies.ifeval.choose`). So all prompts are reported, each with a setting that it had no part in.

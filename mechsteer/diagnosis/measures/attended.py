@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mechsteer.analysis.influence import influence
-from mechsteer.diagnosis.windows import FIRST_TOKEN, SPANS
+from mechsteer.diagnosis.measures.windows import FIRST_TOKEN, SPANS
 from mechsteer.errors import not_finite
 from mechsteer.models import is_encoder_decoder, predicting_stack, residual, site, stacks
 from mechsteer.prompts import Prompt

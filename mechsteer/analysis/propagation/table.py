@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mechsteer.analysis.exits import continuations
-from mechsteer.analysis.propagation_captured import Curves, captured_curves, check_captured, starts_of
-from mechsteer.analysis.propagation_hooks import Weighing, track
+from mechsteer.analysis.propagation.captured import Curves, captured_curves, check_captured, starts_of
+from mechsteer.analysis.propagation.hooks import Weighing, track
 from mechsteer.errors import MechsteerError, finite, listed, positive_int, shown
 from mechsteer.models import (
     as_prompts,

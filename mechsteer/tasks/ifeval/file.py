@@ -2,7 +2,7 @@
 
 One line is one prompt: ``{"key": 1000, "prompt": "...", "instruction_id_list": ["detectable_format:title"], "kwargs":
 [{}]}``. The data is not bundled; it is on the hub as ``google/IFEval``. The file is checked when it is read:
-instructions, names and values of their arguments (:mod:`mechsteer.tasks.ifeval_arguments`), so that nothing is
+instructions, names and values of their arguments (:mod:`mechsteer.tasks.ifeval.arguments`), so that nothing is
 generated for a line that cannot be scored.
 
 The public prompts do not say which of their words are the instruction, and attention methods need to know. These say
@@ -25,7 +25,7 @@ from typing import Any
 from mechsteer.errors import MechsteerError, one_of, positive_int, shown
 from mechsteer.files import json_value, read_text
 from mechsteer.tasks.ifeval import MAX_NEW_TOKENS, IFEval, IFEvalPrompt
-from mechsteer.tasks.ifeval_arguments import problem
+from mechsteer.tasks.ifeval.arguments import problem
 from mechsteer.tasks.own_samples import OwnSample, read_sample
 from mechsteer.tasks.spans import is_tagged, mark
 

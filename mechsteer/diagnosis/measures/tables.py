@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.analysis.sinks import sinks
 from mechsteer.diagnosis.arms import IN_PLACE, WITHOUT, Arm, asked_arms, other_arms, run_arm
-from mechsteer.diagnosis.attended import attention_mass, influence_at_answer
 from mechsteer.diagnosis.cases import SPAN, Case, Cases
-from mechsteer.diagnosis.cutting import cut, cut_effects
-from mechsteer.diagnosis.decision import FIRST, Decision, answer_ids, decision, margins
-from mechsteer.diagnosis.decodable import best_layer, decodability
 from mechsteer.diagnosis.facts import Facts
 from mechsteer.diagnosis.forms import LAST, NEARER, forms_of
-from mechsteer.diagnosis.lens import deciding_lens
-from mechsteer.diagnosis.mild_steering import mild_methods
+from mechsteer.diagnosis.measures.attended import attention_mass, influence_at_answer
+from mechsteer.diagnosis.measures.cutting import cut, cut_effects
+from mechsteer.diagnosis.measures.decision import FIRST, Decision, answer_ids, decision, margins
+from mechsteer.diagnosis.measures.decodable import best_layer, decodability
+from mechsteer.diagnosis.measures.lens import deciding_lens
+from mechsteer.diagnosis.measures.mild_steering import mild_methods
+from mechsteer.diagnosis.measures.windows import windowed
 from mechsteer.diagnosis.reading import arm_facts
 from mechsteer.diagnosis.verdict import compliant
-from mechsteer.diagnosis.windows import windowed
 from mechsteer.identity import cell_key
 from mechsteer.models import predicting_stack
 from mechsteer.studies.core.cells import cell

@@ -1,6 +1,6 @@
 """IFEval (arXiv 2311.07911): its public JSONL file, scored by the checkers of lm-eval, strict and loose.
 
-The file and where a prompt's instruction stands: :mod:`mechsteer.tasks.ifeval_file`. The checkers always get the text
+The file and where a prompt's instruction stands: :mod:`mechsteer.tasks.ifeval.file`. The checkers always get the text
 that a person would have written, without tags.
 
 The checkers need the extra ``eval`` and nltk's ``punkt_tab``. Language detection is random by nature; it is seeded
@@ -21,7 +21,7 @@ from mechsteer.errors import MechsteerError
 from mechsteer.files import digest
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.tasks.answered import answered
-from mechsteer.tasks.ifeval_arguments import ARGUMENTS, problem
+from mechsteer.tasks.ifeval.arguments import ARGUMENTS, problem
 from mechsteer.tasks.splits import half, of_kind
 
 if TYPE_CHECKING:

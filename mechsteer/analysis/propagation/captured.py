@@ -3,7 +3,7 @@
 A capture keeps, of a span, one number a layer and position, which is what the recursion leaves there, and not the
 patterns, which are as large as positions squared: ``sites="influence:instruction"`` at ``positions="all"``. They are
 those of the default forms. A cache of the library has patterns and streams, so that every form can be taken from it:
-what :mod:`mechsteer.analysis.propagation_hooks` sees of a running model it is then shown of the cache.
+what :mod:`mechsteer.analysis.propagation.hooks` sees of a running model it is then shown of the cache.
 """
 
 import re
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechsteer.analysis.propagation_hooks import Hook, Weighing, track
+from mechsteer.analysis.propagation.hooks import Hook, Weighing, track
 from mechsteer.errors import MechsteerError, shown
 from mechsteer.models import hooked, is_encoder_decoder, model_device, stacks
 from mechsteer.prompts import Prompt

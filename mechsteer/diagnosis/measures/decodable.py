@@ -15,8 +15,8 @@ from torch import Tensor
 
 from mechsteer.analysis.bootstrap import seeded
 from mechsteer.analysis.separability import held_out
-from mechsteer.diagnosis.cutting import cut
-from mechsteer.diagnosis.windows import SPANS
+from mechsteer.diagnosis.measures.cutting import cut
+from mechsteer.diagnosis.measures.windows import SPANS
 from mechsteer.models import predicting_stack, site
 from mechsteer.prompts import Prompt
 from mechsteer.sources import last_states

@@ -2,7 +2,7 @@
 
 Plain functions of a text, which look at the form that was asked for and at nothing else: what has the form passes,
 answer or not. None of them is satisfied by an empty text. Tables made with them keep their meaning; the strict forms
-are in :mod:`mechsteer.tasks.sound_checkers`.
+are in :mod:`mechsteer.tasks.checkers.sound`.
 """
 
 import json
