@@ -61,6 +61,16 @@ def style() -> Iterator[None]:
         yield
 
 
+def look(place: int, *, width: float = 1.4) -> dict[str, Any]:
+    """What tells a line of data from the others, by its place among them: colour and marker, and their sizes."""
+    return {
+        "color": COLOURS[place % len(COLOURS)],
+        "marker": MARKERS[place % len(MARKERS)],
+        "markersize": marker_size(4),
+        "linewidth": line_width(width),
+    }
+
+
 def points(size: float) -> float:
     """A size of letters that goes along with the user's ``font.size``; the house's is 9."""
     import matplotlib as mpl
@@ -248,14 +258,6 @@ def lines(
     need(table, x, y, by)
     for place, (name, part) in enumerate(table.groupby(by, sort=False)):
         ordered = part.sort_values(x)
-        axes.plot(
-            ordered[x],
-            ordered[y],
-            color=COLOURS[place % len(COLOURS)],
-            marker=MARKERS[place % len(MARKERS)],
-            markersize=marker_size(4),
-            linewidth=line_width(1.4),
-            label=str(name),
-        )
+        axes.plot(ordered[x], ordered[y], **look(place), label=str(name))
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     grid_lines(axes)

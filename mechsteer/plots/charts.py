@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError
 from mechsteer.plots.bars import grouped_bars
-from mechsteer.plots.base import COLOURS, MARKERS, grid_lines, legend_columns, points
+from mechsteer.plots.base import COLOURS, grid_lines, legend_columns, look, points
 from mechsteer.plots.labels import SUBLAYERS, interval, need, numeric, one_each, quantity, token_label
-from mechsteer.plots.own import line_width, marker_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,18 +53,11 @@ def curves(
     one_each(table, [by, x] if by else [x], "point")
     groups = table.groupby(by, sort=False) if by else [(None, table)]
     for place, (name, part) in enumerate(groups):
-        ordered, colour = part.sort_values(x), COLOURS[place % len(COLOURS)]
+        ordered, line = part.sort_values(x), look(place)
         if ends is not None:
-            axes.fill_between(ordered[x], ordered[ends[0]], ordered[ends[1]], color=colour, alpha=0.2, linewidth=0)
-        axes.plot(
-            ordered[x],
-            ordered[y],
-            color=colour,
-            marker=MARKERS[place % len(MARKERS)],
-            markersize=marker_size(4),
-            linewidth=line_width(1.4),
-            label="" if name is None else str(name).replace("_", " "),
-        )
+            below, above = (ordered[end] for end in ends)
+            axes.fill_between(ordered[x], below, above, color=line["color"], alpha=0.2, linewidth=0)
+        axes.plot(ordered[x], ordered[y], **line, label="" if name is None else str(name).replace("_", " "))
     _finish(axes, quantity(x) if xlabel is None else xlabel, quantity(y) if ylabel is None else ylabel, title)
     _whole_numbers(axes, table[x].tolist())
     if by and legend:
@@ -103,18 +95,9 @@ def rank_trajectories(
         raise MechsteerError(f"Ranks begin at 1, but the column {y!r} has {table[y].min()}.")
     ends: list[tuple[str, float, str]] = []
     for place, (name, part) in enumerate(table.groupby(by, sort=False)):
-        ordered, colour = part.sort_values(x), COLOURS[place % len(COLOURS)]
-        label, marker = token_label(str(name)), MARKERS[place % len(MARKERS)]
-        axes.plot(
-            ordered[x],
-            ordered[y],
-            color=colour,
-            marker=marker,
-            markersize=marker_size(4),
-            linewidth=line_width(1.4),
-            label=label,
-        )
-        ends.append((label, float(ordered[y].iloc[-1]), colour))
+        ordered, line, label = part.sort_values(x), look(place), token_label(str(name))
+        axes.plot(ordered[x], ordered[y], **line, label=label)
+        ends.append((label, float(ordered[y].iloc[-1]), line["color"]))
     deepest = float(table[y].max())
     axes.set_yscale("log")
     axes.set_ylim(max(deepest, 10.0) * 1.4, 0.8)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
 from mechsteer.plots.bars import interval_rows
-from mechsteer.plots.base import grid_lines, leftmost, points
-from mechsteer.plots.own import line_width, marker_size
+from mechsteer.plots.base import grid_lines, leftmost, look, points
+from mechsteer.plots.own import line_width
 from mechsteer.plots.paper import current
 
 if TYPE_CHECKING:
@@ -88,16 +88,9 @@ def over_steering(strengths: "pd.DataFrame") -> "Figure":
     ours = strengths[strengths["method"] == "directer"].iloc[0]
     made, axes = plots.figure(2, width=3.2, height=2.7)
     for ax, (column, name) in zip(axes, _MEASURES.items(), strict=True):
-        colour = _colour(column)
         _band(ax, fixed, "layers", column)
-        ax.plot(
-            fixed["layers"],
-            fixed[column],
-            color=colour,
-            marker="o",
-            markersize=marker_size(4),
-            label="keys × 100, no gate",
-        )
+        line = look(0, width=1.5) | {"color": _colour(column), "label": "keys × 100, no gate"}
+        ax.plot(fixed["layers"], fixed[column], **line)
         ax.axhline(ours[column], color="black", linestyle="--", linewidth=1, label="DIRECTER")
         ax.axhspan(ours[f"{column}_low"], ours[f"{column}_high"], color="black", alpha=0.08, linewidth=0)
         ax.set(ylim=(-3, 103), ylabel=f"{name.capitalize()} (%)", xlabel="Layers steered (0: zero-shot)")
@@ -124,15 +117,7 @@ def ablation(table: "pd.DataFrame", rankings: "pd.DataFrame") -> "Figure":
     axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2 if current().width is None else 1)
     for place, (name, part) in enumerate(rankings.groupby("aggregate", sort=False)):
         label = {"receiving": "paper's average", "released": "released code's"}[str(name)]
-        colour, marker = plots.COLOURS[place + 2], plots.MARKERS[place + 2]
-        axes[1].plot(
-            part["layer"],
-            part["mean_rank"],
-            color=colour,
-            marker=marker,
-            markersize=marker_size(4),
-            label=label,
-        )
+        axes[1].plot(part["layer"], part["mean_rank"], **look(place + 2, width=1.5), label=label)
     axes[1].invert_yaxis()
     axes[1].set(xlabel="Layer", ylabel="Mean rank (1: kept longest)", title="Which layers are sensitive")
     axes[1].set_xticks(list(dict.fromkeys(rankings["layer"])))
@@ -147,18 +132,11 @@ def sweeps(table: "pd.DataFrame", strengths: "pd.DataFrame") -> "Figure":
     made, axes = plots.figure(2, width=3.2, height=2.7)
     for ax, (name, sign) in zip(axes, {"alpha": "α", "beta": "β"}.items(), strict=True):
         part = table[table["parameter"] == name].sort_values("value")
-        for marker, (column, label) in zip(plots.MARKERS, _MEASURES.items(), strict=False):
-            colour = _colour(column)
+        for place, (column, label) in enumerate(_MEASURES.items()):
+            line = look(place, width=1.5) | {"color": _colour(column), "label": label}
             _band(ax, part, "value", column)
-            ax.plot(
-                part["value"],
-                part[column],
-                color=colour,
-                marker=marker,
-                markersize=marker_size(4),
-                label=label,
-            )
-            ax.axhline(start[column], color=colour, linestyle=":", linewidth=1)
+            ax.plot(part["value"], part[column], **line)
+            ax.axhline(start[column], color=line["color"], linestyle=":", linewidth=1)
         ax.set(ylim=(-3, 103), ylabel="DIRECTER (%)")
         grid_lines(ax)
         ax.set_xlabel({"α": "Key scale α (β = 0.5)", "β": "Gate's threshold β (α = 100)"}[sign])

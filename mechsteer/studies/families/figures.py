@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mechsteer import plots
-from mechsteer.plots.base import legend_above
-from mechsteer.plots.own import line_width, marker_size
+from mechsteer.plots.base import legend_above, look
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,15 +38,7 @@ def by_strength(summary: "pd.DataFrame") -> "Figure":
         setting = str(part["setting"].iloc[0])
         places = range(len(part))
         for place, (measure, name) in enumerate(_MEASURES.items()):
-            ax.plot(
-                places,
-                part[measure],
-                color=plots.COLOURS[place],
-                marker=plots.MARKERS[place],
-                markersize=marker_size(4),
-                linewidth=line_width(1.4),
-                label=name,
-            )
+            ax.plot(places, part[measure], **look(place), label=name)
         ax.axhline(float(unsteered[setting]), color="0.4", linewidth=1, linestyle="--")
         ax.set_xticks(list(places), [f"{s:g}" for s in part["strength"]])
         ax.set(xlabel=label, title=setting, ylim=(-4, 104), ylabel="Mean over kinds (%)")

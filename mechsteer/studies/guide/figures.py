@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
 from mechsteer.plots.bars import errors, grouped_bars
-from mechsteer.plots.base import grid_lines, legend_above, legend_columns, points, written_map
+from mechsteer.plots.base import grid_lines, legend_above, legend_columns, look, points, written_map
 from mechsteer.plots.maps import SEQUENTIAL
 from mechsteer.plots.own import line_width, marker_size
 from mechsteer.plots.paper import current
@@ -101,22 +101,14 @@ def _number(value: Any) -> float:
 
 def _line(ax: "Axes", part: "pd.DataFrame", x: str, y: str, delta: float | None) -> None:
     """A line in the colour of its delta (None: capitals), with its interval where the table has one."""
-    place = 0 if delta is None else min(range(len(_DELTAS)), key=lambda k: abs(_DELTAS[k] - delta))
-    colour = _UPPERCASE if delta is None else plots.COLOURS[place]
+    if delta is None:
+        label, line = "uppercase", look(0) | {"color": _UPPERCASE, "marker": "."}
+    else:
+        label, line = f"Δ = {delta:g}", look(min(range(len(_DELTAS)), key=lambda k: abs(_DELTAS[k] - delta)))
     ends = (f"{y}_low", f"{y}_high")
     if set(ends) <= set(part.columns):
-        ax.fill_between(part[x], part[ends[0]], part[ends[1]], color=colour, alpha=0.15, linewidth=0)
-    label = "uppercase" if delta is None else f"Δ = {delta:g}"
-    marker = "." if delta is None else plots.MARKERS[place]
-    ax.plot(
-        part[x],
-        part[y],
-        color=colour,
-        marker=marker,
-        markersize=marker_size(4),
-        linewidth=line_width(1.4),
-        label=label,
-    )
+        ax.fill_between(part[x], part[ends[0]], part[ends[1]], color=line["color"], alpha=0.15, linewidth=0)
+    ax.plot(part[x], part[y], **line, label=label)
 
 
 def _published(ax: "Axes", paper: "pd.DataFrame") -> None:
@@ -319,21 +311,10 @@ def choice(influence: "pd.DataFrame", chosen: "pd.DataFrame") -> "Figure":
     best = chosen.drop_duplicates("length")
     axes[2].plot(best["length"], best["unbiased_percent"], "--", color="0.4", label="Δ = 0")
     for place, (target, part) in enumerate(chosen.groupby("target", sort=False)):
-        mark = {
-            "marker": plots.MARKERS[place],
-            "color": plots.COLOURS[place],
-            "label": str(target),
-            "linewidth": line_width(1.4),
-        }
-        axes[1].plot(part["length"], part["delta"], markersize=marker_size(4), **mark)
+        line = look(place) | {"label": str(target)}
+        axes[1].plot(part["length"], part["delta"], **line)
         if "score_percent" in part:
-            axes[2].errorbar(
-                part["length"],
-                part["score_percent"],
-                yerr=errors(part, "score_percent"),
-                markersize=marker_size(4),
-                **mark,
-            )
+            axes[2].errorbar(part["length"], part["score_percent"], yerr=errors(part, "score_percent"), **line)
     for ax, column in zip(axes[1:], ("best_delta", "best_percent"), strict=True):
         ax.plot(best["length"], best[column], "x", color="black", zorder=5, label="best of the grid")
     axes[1].axhline(0, color="0.4", linewidth=0.8)

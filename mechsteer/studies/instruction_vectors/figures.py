@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 from mechsteer import plots
 from mechsteer.plots.bars import grouped_bars
-from mechsteer.plots.base import legend_above, legend_columns, points
-from mechsteer.plots.own import line_width, marker_size
+from mechsteer.plots.base import legend_above, legend_columns, look, points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,15 +103,7 @@ def weights(table: "pd.DataFrame") -> "Figure":
             line = part[(part["layer"] == layer) & part["step"].notna()].sort_values("step")
             x, y = line["adherence_percent"], line["fidelity_percent"]
             names = ("constant, same layer", "constant, next layer")
-            ax.plot(
-                x,
-                y,
-                color=colours[place],
-                marker="os"[place],
-                markersize=marker_size(4),
-                linewidth=line_width(1.1),
-                label=names[place],
-            )
+            ax.plot(x, y, **look(place, width=1.1) | {"color": colours[place], "label": names[place]})
             if not place:
                 _steps(ax, list(zip(x, y, line["step"], strict=True)), colours[place])
         for weight, marker, size, name in _MARKS:

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 from mechsteer import plots
 from mechsteer.plots.bars import errors, grouped_bars
-from mechsteer.plots.base import grid_lines, legend_above, points
-from mechsteer.plots.own import line_width, marker_size
+from mechsteer.plots.base import grid_lines, legend_above, look, points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,12 +87,9 @@ def tradeoff(table: "pd.DataFrame", sparse: "pd.DataFrame") -> "Figure":
         part = table[table["rule"] == rule]
         for place, (share, line) in enumerate(part.dropna(subset="l1_share").groupby("l1_share")):
             ordered = line.sort_values("weight", ascending=False)
-            colour, marker = plots.COLOURS[place], plots.MARKERS[place]
-            ax.plot(
-                ordered["heads"], ordered["exact_match_percent"], color=colour, marker=marker,
-                markersize=marker_size(4), linewidth=line_width(1.2), clip_on=False,
-                label=labels.get(float(str(share)), f"l1 share {share}"),
-            )  # fmt: skip
+            label = labels.get(float(str(share)), f"l1 share {share}")
+            line = look(place, width=1.2) | {"label": label, "clip_on": False}
+            ax.plot(ordered["heads"], ordered["exact_match_percent"], **line)
         dense = part[part["l1_share"].isna()]
         ax.plot(dense["heads"], dense["exact_match_percent"], "X", color="black", label="unregularised", clip_on=False)
         few = sparse[sparse["rule"] == rule]
