@@ -48,6 +48,14 @@ def share_interval(successes: int, n: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+def wilson(mean: float, n: int) -> tuple[float, float]:
+    """Wilson's score interval without the correction, for a share; of values from 0 to 1 it is at least as wide."""
+    z = 1.959963984540054
+    centre, width = mean + z**2 / (2 * n), z * math.sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2))
+    scale = 1 + z**2 / n
+    return max(0.0, (centre - width) / scale), min(1.0, (centre + width) / scale)
+
+
 def mean_interval(values: Iterable[float]) -> Interval:
     """The mean of scores and its interval; NaN values (no score) are left out.
 

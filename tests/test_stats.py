@@ -12,7 +12,7 @@ from scipy.stats import binom
 
 from mechsteer.analysis.mcnemar import exact_p
 from mechsteer.errors import MechsteerError
-from mechsteer.stats import cluster_interval, holm, mean_interval, paired_interval, paired_p, share_interval
+from mechsteer.stats import cluster_interval, holm, mean_interval, paired_interval, paired_p, share_interval, wilson
 
 
 @pytest.mark.parametrize("n", [10, 20, 50])
@@ -154,3 +154,10 @@ def test_the_paired_test_flips_clusters_together() -> None:
     assert paired_p(changes) == pytest.approx(2 / 2**12)
     assert paired_p(changes, names) == pytest.approx(2 / 2**3)
     assert paired_p([0.1] * 40) == paired_p([0.1] * 40) < 1e-3  # drawn, the same every time
+
+
+def test_wilsons_interval_by_hand() -> None:
+    """8 of 10: centre (0.8 + 0.19207) / 1.38415, half width 0.27350 / 1.38415; the textbook's 49.0 to 94.3 %."""
+    assert wilson(0.8, 10) == pytest.approx((0.49016, 0.94331), abs=1e-5)
+    assert wilson(0.0, 28) == pytest.approx((0.0, 0.12064), abs=1e-5)
+    assert wilson(1.0, 28) == pytest.approx((0.87936, 1.0), abs=1e-5)

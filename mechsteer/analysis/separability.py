@@ -10,7 +10,6 @@ With more states than dimensions the same weights w = sum_i a_i x_i come from w 
 matrix is as wide as a state, so that memory does not grow with the states.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +21,11 @@ from mechsteer.analysis.bootstrap import seeded
 from mechsteer.analysis.moments import Moments
 from mechsteer.errors import MechsteerError, finite, positive_int
 from mechsteer.sources import GROUPS, Pair, Paired, pairs_at_layers
+from mechsteer.stats import wilson
 from mechsteer.steering import Intervention
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Z = 1.959963984540054  # of a 95 % interval
 
 
 @torch.no_grad()
@@ -97,7 +95,7 @@ def separability(
     rows = []
     for layer, name in found.sites.items():
         right, control = _right(found, name, labels, shuffled, fold, ridge)
-        low, high = wilson(right, len(labels))
+        low, high = wilson(right / len(labels), len(labels))
         rows.append((layer, right / len(labels), low, high, control / len(labels), smallest, len(labels)))
     return pd.DataFrame(rows, columns=["layer", "accuracy", "low", "high", "shuffled", "n_train", "n_test"])
 
@@ -193,11 +191,3 @@ def held_out(
         weights = torch.linalg.solve(gram + ridge * torch.eye(len(gram), dtype=gram.dtype), taught[train])
         right += int((((new @ known.T) @ weights > 0) == (asked[test] > 0)).sum())
     return right
-
-
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    share, z2 = right / n, Z * Z
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = Z / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    return max(centre - half, 0.0), min(centre + half, 1.0)

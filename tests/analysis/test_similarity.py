@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mechsteer as ms
-from mechsteer.analysis.separability import held_out, separability, wilson
+from mechsteer.analysis.separability import held_out, separability
 from mechsteer.analysis.similarity import similarity
 from mechsteer.sources import last_states
 from tests.analysis.naive import hf_run, hugging_face
@@ -122,13 +122,6 @@ def test_the_probe_equals_ridge_regression_by_its_normal_equations() -> None:
         weights = torch.linalg.solve(z[train].T @ z[train] / 6 + 0.3 * torch.eye(6).double(), z[train].T @ y[train])
         right += int(((z[~train] @ weights > 0) == (y[~train] > 0)).sum())
     assert held_out(x, y, y, fold, 0.3) == right
-
-
-def test_wilsons_interval_by_hand() -> None:
-    # 8 of 10: centre (0.8 + 1.9207/10) / 1.38415, half width 1.96/1.38415 sqrt(.16/10 + 3.8415/400).
-    low, high = wilson(8, 10)
-    assert low == pytest.approx(0.490, abs=1e-3) and high == pytest.approx(0.943, abs=1e-3)
-    assert wilson(10, 10)[1] == pytest.approx(1.0) and wilson(0, 10)[0] == pytest.approx(0.0)
 
 
 def test_separability_of_a_model(tiny: Callable) -> None:

@@ -17,7 +17,6 @@ increased and decreased, with the exact two-sided sign test (McNemar's, for scor
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from math import sqrt
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.analysis.mcnemar import exact_p
@@ -26,6 +25,7 @@ from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.evaluation import Task
 from mechsteer.files import writable_dir
 from mechsteer.models import load, model_info, provenance
+from mechsteer.stats import wilson
 from mechsteer.studies.core.bench import Bench, Wanted, opened
 from mechsteer.studies.core.published import published
 from mechsteer.studies.core.result import Result, finished
@@ -211,7 +211,8 @@ def compared(task: Task, scored: "dict[str, pd.DataFrame]") -> "pd.DataFrame":
             values = found[key]
             change = values - start
             increased, decreased = int((change > 0).sum()), int((change < 0).sum())
-            mean, low, high = wilson(float(values.mean()), len(values))
+            mean = float(values.mean())
+            low, high = wilson(mean, len(values))
             rows.append(
                 {"task": task.name}
                 | dict(zip(keys, tuple(key), strict=True))
@@ -227,14 +228,6 @@ def compared(task: Task, scored: "dict[str, pd.DataFrame]") -> "pd.DataFrame":
                 }
             )
     return pd.DataFrame(rows)
-
-
-def wilson(mean: float, n: int) -> tuple[float, float, float]:
-    """A proportion with its 95 % interval by Wilson's score; for means of values from 0 to 1 it is at least as wide."""
-    z = 1.959963984540054
-    centre, width = mean + z**2 / (2 * n), z * sqrt(mean * (1 - mean) / n + z**2 / (4 * n**2))
-    scale = 1 + z**2 / n
-    return mean, max(0.0, (centre - width) / scale), min(1.0, (centre + width) / scale)
 
 
 def _with_published(summary: "pd.DataFrame", model: str) -> "pd.DataFrame":

@@ -24,7 +24,7 @@ from mechsteer.studies.core import cells
 from mechsteer.studies.core.result import Result, redraw
 from mechsteer.studies.dola_decoding import study as dola_decoding
 from mechsteer.studies.dola_decoding.figures import _tick, bars, tracking
-from mechsteer.studies.dola_decoding.study import METHODS, compared, run, scores, wilson
+from mechsteer.studies.dola_decoding.study import METHODS, compared, run, scores
 from mechsteer.studies.dola_decoding.word_ranks import FIGURE_5, first_token, track
 from mechsteer.studies.registry import STUDIES
 from mechsteer.tasks.ifeval import IFEvalPrompt
@@ -102,13 +102,6 @@ def test_instructions_are_counted_by_kind() -> None:
     assert found.loc[("all kinds", "adherence", "dola"), columns].tolist() == [50.0, 4, 1, 2, 1.0]
     assert found.loc[("all kinds", "fidelity", "dola"), columns].tolist() == [62.5, 4, 2, 1, 1.0]
     assert math.isnan(found.loc[("upper", "adherence", "baseline"), "p_value"])
-
-
-def test_wilsons_interval_by_hand() -> None:
-    """8 of 10: (0.8 + 0.19207 -+ 0.27350) / 1.38415, the textbook's 49.0 to 94.3 %."""
-    assert wilson(0.8, 10) == pytest.approx((0.8, 0.49016, 0.94331), abs=1e-5)
-    assert wilson(0.0, 28) == pytest.approx((0.0, 0.0, 0.12064), abs=1e-5)
-    assert wilson(1.0, 28) == pytest.approx((1.0, 0.87936, 1.0), abs=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------------- IFEval
