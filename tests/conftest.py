@@ -14,10 +14,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads of several workers would only wait for each other
 
 
+gc.disable()  # until all is imported
+
+
 def pytest_collection_finish() -> None:
     """What was imported stays: no later collection of garbage looks through it, which takes a twelfth of the time."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

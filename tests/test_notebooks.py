@@ -15,14 +15,18 @@ from typing import Any
 
 import pytest
 
+from tests.studies.conftest import write_traps
+
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 IN_A_KERNEL = "00_quickstart"  # see the Makefile
+TRAPS, FEW_KINDS = "few_traps.csv", ("upper", "json", "french")
 pytestmark = pytest.mark.skipif(not NOTEBOOKS, reason="not a checkout")
 SMALLER = {
     "01_t5_memotrap": {
+        "tasks.memotrap()": f"tasks.memotrap({TRAPS!r})",
         "layers = range(len(model.decoder))": "layers = [2, 6]",
-        "n_random=20": "n_random=1, layers=[6], strengths=[1.0], absolute=[20.0]",
+        "n_random=20": f"data={TRAPS!r}, n_random=1, layers=[6], strengths=[1.0], absolute=[20.0]",
     },
     "02_steering": {"n=10": "n=3", "max_new_tokens=60": "max_new_tokens=12"},
     "03_inside_the_model": {
@@ -34,11 +38,14 @@ SMALLER = {
         "(0, 8, 16, 24)": "(0, 24)",
     },
     "04_instruction_vectors": {
+        "LAYERS = [1, 3, 5]": "LAYERS = [1, 5]",
+        "n_boot=200": "n_boot=20",
         "        return task\n": "        return replace(task, samples=task.samples[:4], max_new_tokens=16)\n",
         "(0.5, 0.6, 0.65, 0.7, 0.8, 0.9, 1.0)": "(0.5, 1.0)",
         "(0.0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5)": "(0.0, 1.0)",
     },
     "05_guide": {
+        "instructions(n": f"instructions({FEW_KINDS}, n",
         "n=2": "n=1",
         "n=4": "n=1",
         "n=5": "n=2",
@@ -47,17 +54,24 @@ SMALLER = {
         "range(0, 101, 25)": "(0, 100)",
     },
     "06_directer": {
+        "instructions(n": f"instructions({FEW_KINDS}, n",
         "n=4": "n=2",
         "(1, 2, 4, 6)": "(1, 6)",
         "(0.9, 0.7, 0.5, 0.3, 0.1)": "(0.9, 0.1)",
     },
     "07_sparse_and_sae": {
         "rules(rule, **options)": "rules(rule, n=16, **options)",
-        "points=8": "points=3",
+        "points=8": "points=3, max_steps=10",
+        "layer=LAYER)": "layer=LAYER, max_steps=10)",
+        "n=40": "n=40, max_steps=10",
         "n=28": "n=6",
         "(1, 2, 3, 5, 7, 10, 20)": "(1, 10)",
     },
-    "08_your_own_model": {"n=12": "n=8"},
+    "08_your_own_model": {
+        "n=12": "n=8",
+        "max_new_tokens=24": "max_new_tokens=12",
+        '("guide", "spotlight")': '("guide",)',
+    },
 }
 """What is replaced in the cells of a notebook: the same calls for fewer samples and settings."""
 
@@ -97,6 +111,7 @@ def folder(tmp_path: Path) -> Path:
         (tmp_path / name).symlink_to(ROOT / name)
     made = tmp_path / "notebooks"
     made.mkdir()
+    write_traps(made / TRAPS, 24, 40)
     return made
 
 

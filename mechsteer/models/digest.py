@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from itertools import chain
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -22,13 +23,13 @@ FIRST_ROWS = 256
 """How many rows such tables have in the beginning, where the context is not shorter."""
 
 
-_taken: ContextVar[dict[int, tuple[Any, str]] | None] = ContextVar("_taken", default=None)
+_taken: "ContextVar[WeakKeyDictionary[Any, str] | None]" = ContextVar("_taken", default=None)
 
 
 @contextmanager
 def taken_once() -> Iterator[None]:
     """Inside it each model's :func:`weights_digest` is taken once: for stretches of work that write to no weights."""
-    token = _taken.set({}) if _taken.get() is None else None
+    token = _taken.set(WeakKeyDictionary()) if _taken.get() is None else None
     try:
         yield
     finally:
@@ -48,9 +49,9 @@ def weights_digest(model: Any) -> str:
     taken = _taken.get()
     if taken is None:
         return _weights_digest(model)
-    if id(model) not in taken:
-        taken[id(model)] = model, _weights_digest(model)  # the model too, so that its id stays its own
-    return taken[id(model)][1]
+    if model not in taken:
+        taken[model] = _weights_digest(model)
+    return taken[model]
 
 
 def _weights_digest(model: Any) -> str:

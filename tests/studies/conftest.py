@@ -25,9 +25,14 @@ SMALL: dict[str, Any] = {
 @pytest.fixture(scope="session")
 def traps(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A CSV file of 12 mining and 16 evaluation traps."""
+    return write_traps(tmp_path_factory.mktemp("traps") / "small.csv", 12, 16)
+
+
+def write_traps(path: Path, mining: int, evaluation: int) -> Path:
+    """A CSV file of the first bundled traps."""
     task = ms.tasks.memotrap()
-    path = tmp_path_factory.mktemp("traps") / "small.csv"
-    rows = [(t.prompt, repr(list(t.classes)), t.answer_index, t.split) for t in task.mining[:12] + task.samples[:16]]
+    traps = task.mining[:mining] + task.samples[:evaluation]
+    rows = [(t.prompt, repr(list(t.classes)), t.answer_index, t.split) for t in traps]
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("prompt", "classes", "answer_index", "split"), *rows])
     return path

@@ -188,7 +188,7 @@ def opened(
     executor: Executor | None = None,
     total: int | None = None,
 ) -> Iterator[Bench]:
-    """A study's bench, with its bar.
+    """A study's bench, with its bar. A study writes to no weights, so they are hashed once.
 
     Args:
         name: The study's name.
@@ -199,7 +199,11 @@ def opened(
         executor: Computes cells that are named before they are needed, with the same workers all the time.
         total: How many cells there are, if that is known.
     """
-    with tqdm(desc=name, unit="cell", total=total, disable=not progress) as bar, kept(executor) as workers:
+    with (
+        taken_once(),
+        tqdm(desc=name, unit="cell", total=total, disable=not progress) as bar,
+        kept(executor) as workers,
+    ):
         yield Bench(model, folder, batch_size, bar, workers)
 
 

@@ -28,7 +28,7 @@ from mechsteer.analysis.similarity import similarity
 from mechsteer.errors import MechsteerError, finite, positive_int
 from mechsteer.files import writable_dir
 from mechsteer.identity import cell_key
-from mechsteer.models import is_encoder_decoder, load, model_info, provenance, stacks
+from mechsteer.models import is_encoder_decoder, load, model_info, provenance, stacks, taken_once
 from mechsteer.steering.scope import make_scope
 from mechsteer.studies.core.cells import cell
 from mechsteer.studies.core.published import published
@@ -138,7 +138,7 @@ def run(
     folder = writable_dir(out)
     settings = {"scope": scope, "n": n, "n_validation": n_validation, "notes": notes, "filter": perplexity_model}
     about = {**settings, **provenance(loaded)}
-    with tqdm(desc=NAME, unit="cell", disable=not progress) as bar, kept(executor) as workers:
+    with taken_once(), tqdm(desc=NAME, unit="cell", disable=not progress) as bar, kept(executor) as workers:
         bench = Bench(loaded, folder, batch_size, bar, Filter.by(perplexity_model), scope, workers)
         tables = _tables(bench, prompts, chosen, base, shares)
     for name, table in tables.items():

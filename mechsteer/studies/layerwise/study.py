@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from mechsteer.errors import MechsteerError, listed, positive_int
 from mechsteer.files import writable_dir
-from mechsteer.models import load, provenance
+from mechsteer.models import load, provenance, taken_once
 from mechsteer.studies.core.result import Result, finished
 from mechsteer.studies.layerwise.bench import Bench
 from mechsteer.studies.layerwise.opinions import opinions
@@ -97,7 +97,7 @@ def run(
     loaded = load(model) if isinstance(model, str) else model
     settings = {"rules": chosen, "seeds": seeds, "n_train": n_train, "max_steps": max_steps, "points": points}
     about = {**settings, **provenance(loaded)}
-    with tqdm(desc=NAME, unit="cell", disable=not progress) as bar, kept(executor) as workers:
+    with taken_once(), tqdm(desc=NAME, unit="cell", disable=not progress) as bar, kept(executor) as workers:
         bench = Bench(
             loaded, folder, batch_size, bar, n_train, n_test, tuple(range(seeds)), max_steps, executor=workers
         )

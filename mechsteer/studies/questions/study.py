@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError, one_of, positive_int
 from mechsteer.files import writable_dir
-from mechsteer.models import is_encoder_decoder, load, model_info, provenance, taken_once
+from mechsteer.models import is_encoder_decoder, load, model_info, provenance
 from mechsteer.studies.core.bench import Bench, decoder_only, opened
 from mechsteer.studies.core.result import Result, finished, of_model
 from mechsteer.studies.questions import architectures, compound, linear, numbers, pools
@@ -92,10 +92,7 @@ def run(
     chosen = pools.check_kinds(pools.KINDS if kinds is None else kinds)
     loaded = decoder_only(model)
     folder = writable_dir(out)
-    with (
-        opened(NAME, loaded, folder, batch_size=batch_size, progress=progress, executor=executor) as bench,
-        taken_once(),
-    ):
+    with opened(NAME, loaded, folder, batch_size=batch_size, progress=progress, executor=executor) as bench:
         setup = Setup(bench, chosen, n, n_validation, draws, pairs)
         if kinds is None and not setup.knows:
             setup = Setup(bench, tuple(k for k in chosen if k != "french"), n, n_validation, draws, pairs)
