@@ -61,13 +61,20 @@ def style() -> Iterator[None]:
         yield
 
 
-def look(place: int, *, width: float = 1.4) -> dict[str, Any]:
-    """What tells a line of data from the others, by its place among them: colour and marker, and their sizes."""
+def look(place: int, *, width: float = 1.4, **other: Any) -> dict[str, Any]:
+    """What tells a line of data from the others, by its place among them: colour and marker, and their sizes.
+
+    Args:
+        place: From 0.
+        width: Of the line, in points.
+        other: What else is said of it, or instead, in matplotlib's terms.
+    """
     return {
         "color": COLOURS[place % len(COLOURS)],
         "marker": MARKERS[place % len(MARKERS)],
         "markersize": marker_size(4),
         "linewidth": line_width(width),
+        **other,
     }
 
 

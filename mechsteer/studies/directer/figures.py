@@ -89,7 +89,7 @@ def over_steering(strengths: "pd.DataFrame") -> "Figure":
     made, axes = plots.figure(2, width=3.2, height=2.7)
     for ax, (column, name) in zip(axes, _MEASURES.items(), strict=True):
         _band(ax, fixed, "layers", column)
-        line = look(0, width=1.5) | {"color": _colour(column), "label": "keys × 100, no gate"}
+        line = look(0, width=1.5, color=_colour(column), label="keys × 100, no gate")
         ax.plot(fixed["layers"], fixed[column], **line)
         ax.axhline(ours[column], color="black", linestyle="--", linewidth=1, label="DIRECTER")
         ax.axhspan(ours[f"{column}_low"], ours[f"{column}_high"], color="black", alpha=0.08, linewidth=0)
@@ -133,7 +133,7 @@ def sweeps(table: "pd.DataFrame", strengths: "pd.DataFrame") -> "Figure":
     for ax, (name, sign) in zip(axes, {"alpha": "α", "beta": "β"}.items(), strict=True):
         part = table[table["parameter"] == name].sort_values("value")
         for place, (column, label) in enumerate(_MEASURES.items()):
-            line = look(place, width=1.5) | {"color": _colour(column), "label": label}
+            line = look(place, width=1.5, color=_colour(column), label=label)
             _band(ax, part, "value", column)
             ax.plot(part["value"], part[column], **line)
             ax.axhline(start[column], color=line["color"], linestyle=":", linewidth=1)

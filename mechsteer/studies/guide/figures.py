@@ -102,7 +102,7 @@ def _number(value: Any) -> float:
 def _line(ax: "Axes", part: "pd.DataFrame", x: str, y: str, delta: float | None) -> None:
     """A line in the colour of its delta (None: capitals), with its interval where the table has one."""
     if delta is None:
-        label, line = "uppercase", look(0) | {"color": _UPPERCASE, "marker": "."}
+        label, line = "uppercase", look(0, color=_UPPERCASE, marker=".")
     else:
         label, line = f"Δ = {delta:g}", look(min(range(len(_DELTAS)), key=lambda k: abs(_DELTAS[k] - delta)))
     ends = (f"{y}_low", f"{y}_high")
@@ -311,7 +311,7 @@ def choice(influence: "pd.DataFrame", chosen: "pd.DataFrame") -> "Figure":
     best = chosen.drop_duplicates("length")
     axes[2].plot(best["length"], best["unbiased_percent"], "--", color="0.4", label="Δ = 0")
     for place, (target, part) in enumerate(chosen.groupby("target", sort=False)):
-        line = look(place) | {"label": str(target)}
+        line = look(place, label=str(target))
         axes[1].plot(part["length"], part["delta"], **line)
         if "score_percent" in part:
             axes[2].errorbar(part["length"], part["score_percent"], yerr=errors(part, "score_percent"), **line)

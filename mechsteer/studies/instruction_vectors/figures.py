@@ -103,7 +103,7 @@ def weights(table: "pd.DataFrame") -> "Figure":
             line = part[(part["layer"] == layer) & part["step"].notna()].sort_values("step")
             x, y = line["adherence_percent"], line["fidelity_percent"]
             names = ("constant, same layer", "constant, next layer")
-            ax.plot(x, y, **look(place, width=1.1) | {"color": colours[place], "label": names[place]})
+            ax.plot(x, y, **look(place, width=1.1, color=colours[place], label=names[place]))
             if not place:
                 _steps(ax, list(zip(x, y, line["step"], strict=True)), colours[place])
         for weight, marker, size, name in _MARKS:

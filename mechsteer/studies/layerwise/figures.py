@@ -88,7 +88,7 @@ def tradeoff(table: "pd.DataFrame", sparse: "pd.DataFrame") -> "Figure":
         for place, (share, line) in enumerate(part.dropna(subset="l1_share").groupby("l1_share")):
             ordered = line.sort_values("weight", ascending=False)
             label = labels.get(float(str(share)), f"l1 share {share}")
-            line = look(place, width=1.2) | {"label": label, "clip_on": False}
+            line = look(place, width=1.2, label=label, clip_on=False)
             ax.plot(ordered["heads"], ordered["exact_match_percent"], **line)
         dense = part[part["l1_share"].isna()]
         ax.plot(dense["heads"], dense["exact_match_percent"], "X", color="black", label="unregularised", clip_on=False)
