@@ -84,3 +84,18 @@ def test_imports_only_what_comes_before(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     wrong = [f"line {line}: {part}" for line, part in parts_imported(tree) if part not in allowed]
     assert not wrong, f"{own} comes before what it imports"
+
+
+def hidden(folder: Path) -> set[str]:
+    """Names that a folder's ``__init__`` defines and that a module of it takes away as soon as it is imported."""
+    tree = ast.parse((folder / "__init__.py").read_text(encoding="utf-8"))
+    defined = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return defined & {path.stem for path in folder.iterdir()}
+
+
+def test_no_module_hides_what_its_folder_defines(tmp_path: Path) -> None:
+    folders = [path.parent for path in MODULES if path.name == "__init__.py"]
+    assert len(folders) > 20 and {str(folder): found for folder in folders if (found := hidden(folder))} == {}
+    (tmp_path / "__init__.py").write_text("def sentences(): ...\ndef words(): ...\n")
+    (tmp_path / "sentences.py").touch()
+    assert hidden(tmp_path) == {"sentences"}

@@ -32,7 +32,7 @@ from typing import Any
 from mechsteer.errors import MechsteerError, nearest, shown
 from mechsteer.quality.texts import has_content, is_empty, is_loop
 from mechsteer.tasks.checkers.language import is_language, known_language
-from mechsteer.tasks.checkers.sentences import count_sentences
+from mechsteer.tasks.checkers.sentence_count import count_sentences
 from mechsteer.tasks.ifeval.arguments import ARGUMENTS, problem
 
 Scores = bool | float | dict[str, bool | float]
