@@ -132,6 +132,7 @@ _LLAMAS = {
     )
     | {"original_max_position_embeddings": 128},
     "Gemma": _gemma("gemma"),
+    "Gemma, both names of the activation": _gemma("gemma", hidden_act="silu", hidden_activation="gelu_pytorch_tanh"),
     "Gemma 2": _gemma("gemma2", attn_logit_softcapping=50.0, final_logit_softcapping=30.0),
     "Gemma 2, low caps": _gemma("gemma2", attn_logit_softcapping=2.0, final_logit_softcapping=5.0),
     "Gemma 2, no caps": _gemma("gemma2", attn_logit_softcapping=None, final_logit_softcapping=None),
@@ -142,6 +143,7 @@ _LLAMAS = {
         layer_types=["sliding_attention", "full_attention"] * 2,
         final_logit_softcapping=20.0,
     ),
+    "Gemma 3, soft cap of attention": _gemma("gemma3_text", attn_logit_softcapping=3.0),
     "Gemma 3, bidirectional": _gemma("gemma3_text", use_bidirectional_attention=True),
     "OLMo": _llama("olmo", clip_qkv=None, tie_word_embeddings=True),
     "OLMo, clipped": _llama("olmo", clip_qkv=0.8, num_key_value_heads=4),

@@ -43,6 +43,7 @@ def hooked_transformer(hf_model: Any) -> Any:
 
     def make() -> Any:
         model = HookedTransformer(cfg, move_to_device=False)
+        norms.multiply_by_inverse(model)
         if parameter.dtype != torch.float32 and norms.rounds_once(config):
             norms.round_once(model)
         return model

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mechsteer.models.norms import multiply_by_inverse
 from mechsteer.models.views import build, heads_in, heads_out
 
 
@@ -55,6 +56,7 @@ def hooked_encoder_decoder(hf_model: Any) -> Any:
         del model.encoder[c.num_layers :]
         del model.decoder[c.num_decoder_layers :]
         model.setup()  # rebuild hook_dict without the blocks that were cut
+        multiply_by_inverse(model)
         _keep_wide(model, hf_model.encoder.block[0].layer[-1].DenseReluDense.wo.weight.dtype)
         return model
 

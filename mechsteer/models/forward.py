@@ -17,7 +17,7 @@ from torch import Tensor
 from mechsteer.errors import MechsteerError
 from mechsteer.models.causal import run_blocks
 from mechsteer.models.folding import refuse_folded
-from mechsteer.models.heads import linear
+from mechsteer.models.heads import linear, normalised
 from mechsteer.models.info import context_of, is_encoder_decoder
 from mechsteer.models.state import State, empty
 from mechsteer.models.t5 import additive_mask, decode, encode
@@ -42,7 +42,7 @@ def start(model: Any, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batc
         return State([empty(model, rows, device) for _ in model.blocks])
     entries = [empty(model, rows, device) for _ in model.decoder]
     tokens, mask = tokens.to(device), mask.to(device)
-    encoded = model.encoder_final_ln(encode(model, tokens, mask))
+    encoded = normalised(model.encoder_final_ln, encode(model, tokens, mask))
     return State(entries, encoded=encoded, cross_mask=additive_mask(model, mask))
 
 
@@ -152,11 +152,11 @@ def unembed(
     if not normalise:
         refuse_folded(model, "The stream cannot be read out without the final norm (normalise=False)")
     if is_encoder_decoder(model):
-        resid = model.decoder_final_ln(resid) if normalise else resid
+        resid = normalised(model.decoder_final_ln, resid) if normalise else resid
         if model.cfg.tie_word_embeddings:  # the library's name for scale_decoder_outputs
             resid = resid * model.cfg.d_model**-0.5
         return _head(model, resid)
-    logits = _head(model, model.ln_final(resid) if normalise else resid)
+    logits = _head(model, normalised(model.ln_final, resid) if normalise else resid)
     cap = model.cfg.output_logits_soft_cap
     return cap * torch.tanh(logits / cap) if cap > 0 else logits
 

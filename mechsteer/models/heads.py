@@ -30,8 +30,12 @@ KvHeads = Float[Tensor, "batch pos n_kv_heads d_head"]
 
 
 def several(x: Float[Tensor, "*batch inner"]) -> bool:
-    """Whether these are so few rows that :func:`linear` may do better than PyTorch's own."""
-    return x.shape[:-1].numel() in SEVERAL and x.device.type == "cpu" and x.dtype == torch.float32
+    """Whether this is one position of so few rows that :func:`linear` may do better than PyTorch's own.
+
+    Prompts are left to PyTorch however short they are: there is little to win, and rounding goes on through all layers.
+    """
+    one = x.ndim < 3 or x.shape[-2] == 1
+    return one and x.shape[:-1].numel() in SEVERAL and x.device.type == "cpu" and x.dtype == torch.float32
 
 
 def linear(
@@ -122,14 +126,18 @@ def _unchanged(x: Tensor) -> Tensor:
 
 
 def normalised(norm: Any, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-    """What the library's norm makes; in single precision by torch's own function where no hook looks inside."""
+    """What the library's norm makes; in single precision, where no hook looks inside, as Hugging Face computes it.
+
+    The library divides by the root mean square, Hugging Face multiplies by its inverse. That is a difference of
+    rounding, but T5's scores are not divided, and make 1e-3 in a log-probability of it.
+    """
     inside = (norm, getattr(norm, "hook_scale", norm), getattr(norm, "hook_normalized", norm))
     plain = type(norm).__name__ in ("LayerNorm", "RMSNorm") and x.dtype == norm.w.dtype == torch.float32
     if not plain or any(getattr(part, kind) for part in inside for kind in HOOKS):
         return norm(x)
     if hasattr(norm, "b"):
         return F.layer_norm(x, norm.w.shape, norm.w, norm.b, norm.eps)
-    return F.rms_norm(x, norm.w.shape, norm.w, norm.eps)
+    return norm.w * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + norm.eps))
 
 
 def post_norm(cfg: Any) -> bool:

@@ -1,15 +1,39 @@
-"""Norms of half-precision models that Hugging Face computes in float32 and rounds once, after the weights.
+"""Norms, rounded where Hugging Face rounds.
 
-The library rounds before it multiplies by the weights, as Llama's norm does in Hugging Face. Layer norms, Gemma's and
-OLMo 2's do not.
+RMS norms multiply by the inverse of the root mean square, by which the library divides. Of T5, whose scores are not
+divided, that makes 1e-3 in a log-probability; of Llama it is all the difference there is.
+
+In half precision the library rounds before it multiplies by the weights, as Llama's norm does in Hugging Face. Layer
+norms, Gemma's and OLMo 2's are computed in float32 there and rounded once, after the weights.
 """
 
 from copy import copy
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
+
+
+def multiply_by_inverse(model: Any) -> None:
+    """Compute RMS norms as Hugging Face does; their hook points see what they see in the library."""
+    from transformer_lens.components.rms_norm import RMSNorm
+
+    for module in model.modules():
+        if isinstance(module, RMSNorm):
+            module.forward = MethodType(_rms_norm, module)
+
+
+def _rms_norm(norm: Any, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:
+    dtype = norm.cfg.dtype
+    x = x if dtype in (torch.float32, torch.float64) else x.float()
+    square = x.pow(2).mean(-1, keepdim=True) + norm.eps
+    scale = norm.hook_scale(square.sqrt())
+    edited = bool(norm.hook_scale._forward_hooks) and not torch.equal(scale, square.sqrt())
+    inverse = scale.reciprocal() if edited else square.rsqrt()
+    return norm.hook_normalized(x * inverse).to(dtype) * norm.w
 
 
 def rounds_once(config: Any) -> bool:

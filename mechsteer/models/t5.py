@@ -8,53 +8,28 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechsteer.models import attention as attending
 from mechsteer.models.attention import Mask, attend
 from mechsteer.models.halving import say_cost
 from mechsteer.models.heads import normalised, output, project, queries_keys_values
-from mechsteer.models.hooking import hooked
 from mechsteer.models.state import CrossEntry, KeyValues, Part, State
 
 
 def encode(
     model: Any, tokens: Int[Tensor, "batch pos"], mask: Bool[Tensor, "batch pos"], layers: int | None = None
 ) -> Float[Tensor, "batch pos d_model"]:
-    """The encoder's residual stream after its first ``layers`` blocks (default: all), before the final norm.
-
-    Short prompts go through the library's own blocks, to the bit; there is no time to win.
-    """
+    """The encoder's residual stream after its first ``layers`` blocks (default: all), before the final norm."""
     length = tokens.shape[1]
     cells = length * length * model.cfg.n_heads * (len(tokens) if len(tokens) > 1 else 1)  # padding has a bias a row
     what = f"T5's attention over {length:,} tokens, a bias for each pair of them and head,"
     say_cost(what, 2 * cells * model.cfg.dtype.itemsize, tokens.device)
     resid = model.hook_embed(model.embed(tokens))
     bias = model.encoder[0].attn.compute_relative_attention_bias(length, length, device=tokens.device)
-    if length <= attending.SHORT:
-        additive = additive_mask(model, mask)
-        for number, block in enumerate(model.encoder[:layers]):
-            with hooked(model, _nothing_lost(f"encoder.{number}.attn")):
-                resid = block(resid, additive_attention_mask=additive, position_bias=bias)
-        return resid
     seen = Mask(added=bias.contiguous() if bool(mask.all()) else bias + additive_mask(model, mask))
     for block in model.encoder[:layers]:
         resid_mid = _self_attention(block, resid, [seen], [])
         mlp_in = block.hook_mlp_in(resid_mid.clone()) if block.cfg.use_hook_mlp_in else resid_mid
         resid = block.hook_resid_post(mlp_in + block.hook_mlp_out(block.mlp(normalised(block.ln2, mlp_in))))
     return resid
-
-
-def _nothing_lost(attention: str) -> list[tuple[str, Any]]:
-    """Hooks that keep NaN: of scores that are NaN or infinite the library makes weights of 0."""
-    lost: list[Tensor] = []
-
-    def look(scores: Float[Tensor, "batch heads queries keys"], hook: Any) -> None:
-        largest = scores.detach().amax((1, 2, 3))
-        lost.append(largest - largest)
-
-    def keep(z: Float[Tensor, "batch pos heads d_head"], hook: Any) -> Tensor:
-        return z + lost.pop().to(z)[:, None, None, None]
-
-    return [(f"{attention}.hook_attn_scores", look), (f"{attention}.hook_z", keep)]
 
 
 def additive_mask(model: Any, mask: Bool[Tensor, "batch pos"]) -> Float[Tensor, "batch 1 1 pos"]:

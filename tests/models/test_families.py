@@ -18,6 +18,7 @@ REFUSED = {
     "Llama, exotic activation": "hidden_act=mish",
     "Llama, quantised (GPTQ)": "quantization_config=gptq",
     "Qwen 3 MoE, dense layers": r"mlp_only_layers=\[1\]",
+    "Gemma 3, soft cap of attention": "attn_logit_softcapping=3.0",
     "Gemma 3, bidirectional": "use_bidirectional_attention=True",
     "StableLM 2 12B (norms of heads)": "qk_layernorm=True",
     "GPT-2, cross-attention": "add_cross_attention=True",

@@ -30,7 +30,7 @@ DECODERS: dict[str, Family] = {
     "qwen3": Family(llama.state, lambda c: {"use_qk_norm": True}, fields=llama.FIELDS, refuses=llama.refuses),
     "gemma": _LLAMA,
     "gemma2": Family(llama.state, llama.gemma, fields=llama.GEMMA_FIELDS, refuses=llama.refuses),
-    "gemma3_text": Family(llama.state, llama.gemma, fields=llama.GEMMA_FIELDS, refuses=llama.refuses),
+    "gemma3_text": Family(llama.state, llama.gemma, fields=llama.GEMMA_FIELDS, refuses=llama.refuses_bent_scores),
     "olmo": Family(
         llama.state,
         lambda c: {"normalization_type": "LN", "final_rms": False, "clip_qkv": c.clip_qkv},

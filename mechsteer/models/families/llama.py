@@ -41,7 +41,7 @@ def settings(c: Any) -> dict[str, Any]:
         "n_layers": c.num_hidden_layers,
         "n_ctx": context(c)[0],
         "eps": c.layer_norm_eps if layer_norm else c.rms_norm_eps if hasattr(c, "rms_norm_eps") else 1e-5,
-        "act_fn": ACTIVATIONS[getattr(c, "hidden_activation", None) or c.hidden_act],
+        "act_fn": ACTIVATIONS[_activation(c)],
         "gated_mlp": True,
         "normalization_type": "LN" if layer_norm else "RMS",
         "final_rms": not layer_norm,
@@ -93,9 +93,14 @@ def qwen3_moe(c: Any) -> dict[str, Any]:
     }
 
 
+def _activation(c: Any) -> str:
+    """Gemma 2 and 3 have a field of their own; files of Gemma 1 have it too, which Hugging Face does not read there."""
+    return c.hidden_activation if c.model_type in ("gemma2", "gemma3_text") else c.hidden_act
+
+
 def refuses(c: Any) -> Refusals:
     """The features of Llama's relatives that the hooked modules have no place for."""
-    activation = getattr(c, "hidden_activation", None) or c.hidden_act
+    activation = _activation(c)
     kinds = set(getattr(c, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     return [
         must_be(c, "mlp_bias", False, "the hooked gated MLP has no gate bias"),
@@ -108,6 +113,11 @@ def refuses(c: Any) -> Refusals:
             "must be false: the stack is causal",
         ),
     ]
+
+
+def refuses_bent_scores(c: Any) -> Refusals:
+    """Of Gemma 3 also the soft cap of attention, which its configuration has and Hugging Face's model ignores."""
+    return [*refuses(c), must_be(c, "attn_logit_softcapping", None, "Hugging Face's Gemma 3 does not apply it")]
 
 
 def refuses_dense(c: Any) -> Refusals:
