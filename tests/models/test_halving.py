@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mechsteer as ms
-from mechsteer.models import halving
+from mechsteer.models import causal, halving
 from mechsteer.sources import last_states
 
 TEXTS = ["the cat", "a dog sat on the mat", "one", "red blue"]
@@ -16,25 +16,19 @@ TEXTS = ["the cat", "a dog sat on the mat", "one", "red blue"]
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[int]]:
-    """Makes models run out of memory from the third block on, with more than so many rows; says which were tried."""
-    from transformer_lens.components import LayerNorm, RMSNorm
+    """Makes decoders run out of memory amid a block, with more than so many rows; says which were tried."""
+    real = causal.apply_mlp
 
     def limit(rows: int) -> list[int]:
         tried: list[int] = []
 
-        def of(kind: Any) -> None:
-            real = kind.forward
+        def apply_mlp(block: Any, x: torch.Tensor) -> torch.Tensor:
+            tried.append(len(x))
+            if len(x) > rows:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n2 GB")
+            return real(block, x)
 
-            def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
-                tried.append(len(x))
-                if len(x) > rows:
-                    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate\n2 GB")
-                return real(self, x)
-
-            monkeypatch.setattr(kind, "forward", forward)
-
-        for kind in (LayerNorm, RMSNorm):
-            of(kind)
+        monkeypatch.setattr(causal, "apply_mlp", apply_mlp)
         return tried
 
     return limit
