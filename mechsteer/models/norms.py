@@ -9,7 +9,6 @@ norms, Gemma's and OLMo 2's are computed in float32 there and rounded once, afte
 
 from copy import copy
 from functools import partial
-from types import MethodType
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ def multiply_by_inverse(model: Any) -> None:
 
     for module in model.modules():
         if isinstance(module, RMSNorm):
-            module.forward = MethodType(_rms_norm, module)
+            module.forward = partial(_rms_norm, module)
 
 
 def _rms_norm(norm: Any, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*batch width"]:

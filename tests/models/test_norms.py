@@ -1,5 +1,7 @@
 """RMS norms round as Hugging Face's do, in the library's forward and in ours, and answer to their hook points."""
 
+import copy
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,3 +44,15 @@ def test_a_scale_that_is_edited_counts(tiny: Callable[..., Any]) -> None:
         with model.hooks(fwd_hooks=[("blocks.1.ln1.hook_scale", edit)]):
             torch.testing.assert_close(2 * norm(x), expected)
             torch.testing.assert_close(2 * normalised(norm, x), expected)
+
+
+def test_a_copy_has_norms_of_its_own(tiny: Callable[..., Any]) -> None:
+    model = tiny("llama")
+    x = torch.randn(2, 3, model.cfg.d_model)
+    pickled = io.BytesIO()
+    torch.save(model.blocks[1].ln1, pickled)
+    pickled.seek(0)
+    for norm in (copy.deepcopy(model).blocks[1].ln1, torch.load(pickled, weights_only=False)):
+        with torch.no_grad():
+            norm.w.zero_()
+        assert not norm(x).any() and model.blocks[1].ln1(x).any()
