@@ -161,6 +161,18 @@ _LLAMAS = {
     "Granite 3, biases, tied": _llama(
         "granite", attention_multiplier=0.5, attention_bias=True, tie_word_embeddings=True, logits_scaling=4.0
     ),
+    "Arcee": _llama("arcee", hidden_act="relu2"),
+    "ERNIE 4.5": _llama("ernie4_5", head_dim=16, tie_word_embeddings=True),
+    "ERNIE 4.5, biases": _llama("ernie4_5", use_bias=True),
+    "Helium": _llama("helium", head_dim=8),
+    "Nemotron, biases": _llama(
+        "nemotron", hidden_act="relu2", norm_eps=1e-5, partial_rotary_factor=0.5, attention_bias=True, mlp_bias=True
+    ),
+    "Seed-OSS": _llama("seed_oss", head_dim=16, attention_bias=True, attention_out_bias=True),
+    "StarCoder 2": _llama(
+        "starcoder2", hidden_act="gelu_pytorch_tanh", norm_epsilon=1e-5, sliding_window=8, use_bias=True
+    ),
+    "OLMoE": _llama("olmoe", num_experts=4, num_experts_per_tok=2, norm_topk_prob=False, clip_qkv=0.8),
     "StableLM 2": _stablelm(use_qkv_bias=True),
     "StableLM, parallel": _stablelm(use_parallel_residual=True),
     "StableLM 2 12B (norms of heads)": _stablelm(qk_layernorm=True, use_parallel_residual=True),

@@ -17,6 +17,8 @@ from mechsteer.models.digest import FIRST_ROWS
 from mechsteer.models.families.rope import by_kind
 
 NO_ROTATION = "none"
+NEIGHBOURS = ("ernie4_5", "helium")
+"""The families whose tables are of halves, as Llama's, but whose attention turns neighbouring dimensions."""
 
 Tables = dict[str, tuple[Float[Tensor, "pos rotary"], Float[Tensor, "pos rotary"]]]
 
@@ -75,15 +77,26 @@ def _tables(hf_model: Any) -> Callable[[Int[Tensor, "1 pos"]], Tables]:
     if hf_model.config.model_type == "gptj":
         return _gptj_tables(hf_model.transformer.h[0].attn.embed_positions, hf_model.dtype)
     rotary, like = hf_model.base_model.rotary_emb, torch.empty(1, dtype=hf_model.dtype)
+    ordered = _neighbours if hf_model.config.model_type in NEIGHBOURS else _halves
     kinds = sorted(set(_kinds(hf_model.config)) - {NO_ROTATION}) or list(by_kind(hf_model.config))
 
     @torch.no_grad()
     def make(positions: Int[Tensor, "1 pos"]) -> Tables:
         x = like.to(positions.device)
         found = {kind: rotary(x, positions, *([kind] if kind else [])) for kind in kinds}
-        return {kind: (cos[0], sin[0]) for kind, (cos, sin) in found.items()}
+        return {kind: (ordered(cos[0]), ordered(sin[0])) for kind, (cos, sin) in found.items()}
 
     return make
+
+
+def _halves(table: Float[Tensor, "pos rotary"]) -> Float[Tensor, "pos rotary"]:
+    """Dimensions turn with those of the other half, as the tables are."""
+    return table
+
+
+def _neighbours(table: Float[Tensor, "pos rotary"]) -> Float[Tensor, "pos rotary"]:
+    """Dimensions turn with their neighbours: both of a pair have its number."""
+    return table[:, : table.shape[1] // 2].repeat_interleave(2, dim=1)
 
 
 def _gptj_tables(

@@ -20,6 +20,7 @@ REFUSED = {
     "Qwen 3 MoE, dense layers": r"mlp_only_layers=\[1\]",
     "Gemma 3, soft cap of attention": "attn_logit_softcapping=3.0",
     "Gemma 3, bidirectional": "use_bidirectional_attention=True",
+    "ERNIE 4.5, biases": "use_bias=True",
     "StableLM 2 12B (norms of heads)": "qk_layernorm=True",
     "GPT-2, cross-attention": "add_cross_attention=True",
     "OPT 350M (norms after, projected)": "do_layer_norm_before=false",

@@ -52,6 +52,17 @@ DECODERS: dict[str, Family] = {
         fields=llama.STABLELM_FIELDS,
         refuses=llama.refuses,
     ),
+    "arcee": _LLAMA,
+    "ernie4_5": Family(
+        llama.state, llama.pairs_of_neighbours, fields=llama.FIELDS | {"use_bias"}, refuses=llama.refuses
+    ),
+    "helium": Family(llama.state, llama.pairs_of_neighbours, fields=llama.FIELDS, refuses=llama.refuses),
+    "nemotron": Family(llama.state, llama.layer_norms, fields=llama.FIELDS | {"norm_eps"}, refuses=llama.refuses),
+    "seed_oss": Family(llama.state, fields=llama.FIELDS | {"attention_out_bias"}, refuses=llama.refuses),
+    "starcoder2": Family(
+        llama.state, llama.layer_norms, fields=llama.FIELDS | {"norm_epsilon", "use_bias"}, refuses=llama.refuses
+    ),
+    "olmoe": Family(llama.state, llama.olmoe, fields=llama.OLMOE_FIELDS, refuses=llama.refuses),
     "mixtral": Family(llama.state, llama.mixtral, fields=llama.MIXTRAL_FIELDS, refuses=llama.refuses),
     "qwen3_moe": Family(llama.state, llama.qwen3_moe, fields=llama.QWEN3_MOE_FIELDS, refuses=llama.refuses_dense),
 }

@@ -23,10 +23,10 @@ SHARED = frozenset(
 
 WITHOUT_EFFECT = frozenset(
     "bos_token_id eos_token_id pad_token_id decoder_start_token_id use_cache initializer_range initializer_factor "
-    "init_std attention_dropout attn_pdrop hidden_dropout resid_pdrop embd_pdrop resid_dropout embed_dropout dropout "
-    "dropout_rate layerdrop classifier_dropout pretraining_tp output_router_logits router_aux_loss_coef "
-    "router_jitter_noise is_decoder summary_type summary_use_proj summary_activation summary_proj_to_labels "
-    "summary_first_dropout reorder_and_upcast_attn".split()
+    "init_std attention_dropout attn_pdrop hidden_dropout resid_pdrop embd_pdrop resid_dropout embed_dropout "
+    "residual_dropout embedding_dropout dropout dropout_rate layerdrop classifier_dropout pretraining_tp "
+    "output_router_logits router_aux_loss_coef router_jitter_noise is_decoder summary_type summary_use_proj "
+    "summary_activation summary_proj_to_labels summary_first_dropout reorder_and_upcast_attn".split()
 )
 """Fields that matter in training, for other heads, or for numbers' precision alone."""
 

@@ -1,5 +1,7 @@
 """Llama and the families that are Llama but for a few settings: Mistral, Qwen, Phi-3, Gemma, OLMo, SmolLM3, Granite...
 
+Of some only the MLP is another (Arcee), or the norms are with biases (StarCoder 2, Nemotron).
+
 Sources: the modelling code of transformers. Rotary tables are not made here but taken from the Hugging Face model
 (:mod:`mechsteer.models.rotary`), so that every type of scaling is Hugging Face's own.
 """
@@ -24,7 +26,10 @@ MIXTRAL_FIELDS = FIELDS | {"num_experts_per_tok", "num_local_experts"}
 QWEN3_MOE_FIELDS = FIELDS | set(
     "decoder_sparse_step moe_intermediate_size num_experts_per_tok num_experts norm_topk_prob mlp_only_layers".split()
 )
+OLMOE_FIELDS = FIELDS | {"num_experts_per_tok", "num_experts", "norm_topk_prob", "clip_qkv"}
 STABLELM_FIELDS = FIELDS | {"use_qkv_bias", "qk_layernorm", "use_parallel_residual"}
+UNGATED = ("arcee", "nemotron", "starcoder2")
+"""The families whose MLP has no gate."""
 
 
 def settings(c: Any) -> dict[str, Any]:
@@ -42,7 +47,7 @@ def settings(c: Any) -> dict[str, Any]:
         "n_ctx": context(c)[0],
         "eps": c.layer_norm_eps if layer_norm else c.rms_norm_eps if hasattr(c, "rms_norm_eps") else 1e-5,
         "act_fn": ACTIVATIONS[_activation(c)],
-        "gated_mlp": True,
+        "gated_mlp": c.model_type not in UNGATED,
         "normalization_type": "LN" if layer_norm else "RMS",
         "final_rms": not layer_norm,
         "positional_embedding_type": "rotary",
@@ -77,6 +82,27 @@ def gemma(c: Any) -> dict[str, Any]:
     }
 
 
+def pairs_of_neighbours(c: Any) -> dict[str, Any]:
+    """ERNIE 4.5 and Helium: the rotary embedding turns neighbouring dimensions."""
+    return {"rotary_adjacent_pairs": True}
+
+
+def layer_norms(c: Any) -> dict[str, Any]:
+    """StarCoder 2 and Nemotron."""
+    eps = c.norm_epsilon if c.model_type == "starcoder2" else c.norm_eps
+    return {"normalization_type": "LN", "final_rms": False, "eps": eps}
+
+
+def olmoe(c: Any) -> dict[str, Any]:
+    """OLMoE: small experts whose weights may sum to less than one."""
+    return {
+        "num_experts": c.num_experts,
+        "experts_per_token": c.num_experts_per_tok,
+        "norm_topk_prob": c.norm_topk_prob,
+        "clip_qkv": c.clip_qkv,
+    }
+
+
 def mixtral(c: Any) -> dict[str, Any]:
     """Mixtral: experts whose weights sum to one."""
     return {"num_experts": c.num_local_experts, "experts_per_token": c.num_experts_per_tok, "norm_topk_prob": True}
@@ -98,12 +124,17 @@ def _activation(c: Any) -> str:
     return c.hidden_activation if c.model_type in ("gemma2", "gemma3_text") else c.hidden_act
 
 
+def _biases(c: Any) -> tuple[str, ...]:
+    """The fields that would give a gated MLP biases."""
+    return () if c.model_type in UNGATED else ("use_bias",) if c.model_type == "ernie4_5" else ("mlp_bias",)
+
+
 def refuses(c: Any) -> Refusals:
     """The features of Llama's relatives that the hooked modules have no place for."""
     activation = _activation(c)
     kinds = set(getattr(c, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     return [
-        must_be(c, "mlp_bias", False, "the hooked gated MLP has no gate bias"),
+        *(must_be(c, name, False, "the hooked gated MLP has no gate bias") for name in _biases(c)),
         must_be(c, "qk_layernorm", False, "the hooked attention has RMS norms of queries and keys only"),
         ("hidden_act", activation not in ACTIVATIONS and activation, f"must be one of {', '.join(ACTIVATIONS)}"),
         ("layer_types", ", ".join(sorted(kinds)), "must be full_attention or sliding_attention"),
@@ -133,7 +164,7 @@ def refuses_dense(c: Any) -> Refusals:
 def state(hf: Any, cfg: Any) -> StateDict:
     """The weights of a Llama or a relative. Copies: Gemma's embedding and norms, and what Granite multiplies."""
     c, base = hf.config, hf.base_model
-    plus_one = "gemma" in c.model_type
+    plus_one = c.model_type.startswith(("gemma", "nemotron"))
     made = {"embed.W_E": _embedding(base.embed_tokens, c)} | weights.head(hf.get_output_embeddings())
     made["unembed.W_U"] = weights.scaled(made["unembed.W_U"], 1 / getattr(c, "logits_scaling", 1))
     made |= _norm(base.norm, "ln_final", base.embed_tokens.weight, plus_one)
@@ -169,6 +200,10 @@ def _attention(attention: Any, cfg: Any, plus_one: bool) -> StateDict:
 def _mlp(mlp: Any) -> StateDict:
     if hasattr(mlp, "experts"):  # Mixtral, Qwen 3 MoE
         return _experts(mlp)
+    if hasattr(mlp, "c_fc"):  # StarCoder 2
+        return weights.mlp(mlp.c_fc, mlp.c_proj)
+    if hasattr(mlp, "up_proj") and not hasattr(mlp, "gate_proj"):  # Arcee, Nemotron
+        return weights.mlp(mlp.up_proj, mlp.down_proj)
     if hasattr(mlp, "gate_up_proj"):  # Phi-3 fuses the two
         gate, up = mlp.gate_up_proj.weight.chunk(2, dim=0)
     else:
