@@ -54,7 +54,6 @@ SMALLER = {
         "range(0, 101, 25)": "(0, 100)",
     },
     "06_directer": {
-        "instructions(n": f"instructions({FEW_KINDS}, n",
         "n=4": "n=2",
         "(1, 2, 4, 6)": "(1, 6)",
         "(0.9, 0.7, 0.5, 0.3, 0.1)": "(0.9, 0.1)",
