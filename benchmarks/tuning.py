@@ -32,7 +32,7 @@ from mechsteer.tasks import instructions
 from mechsteer.tuning.grids import Grid
 from mechsteer.tuning.halves import blocks, halves
 from mechsteer.tuning.ladders import DEFAULT, Candidate, Way, families_of, layers_tried
-from mechsteer.tuning.search import Search, Tried
+from mechsteer.tuning.search import BEGINNINGS, Search, Tried
 from mechsteer.tuning.trying import FIRST_TOKENS, Runs, kept_number
 from mechsteer.tuning.tune_run import BUDGET, FLOOR
 
@@ -111,7 +111,7 @@ def searched(every: Runs, half: Any, grids: Mapping[str, Grid], budget: float) -
     """The searches of all methods on one half, and the unsteered model there."""
     runs, stretches = Remembered(every, half), blocks(len(half.samples))
     unsteered = Tried(Candidate("unsteered", 0.0), [runs.rows(Way(), stretch) for stretch in stretches])
-    beginnings = float(runs.rows(Way(), stretches[0], FIRST_TOKENS)["collapsed"].mean())
+    beginnings = float(runs.rows(Way(), BEGINNINGS, FIRST_TOKENS)["collapsed"].mean())
     size = sum(grid.size for grid in grids.values())
     each = round(budget * size / len(grids) * sum(unsteered.values("n_tokens")))
     found = []
@@ -127,14 +127,14 @@ def seed_row(every: Runs, grids: Mapping[str, Grid], seed: int, budget: float) -
     choosing, reporting = halves(every.task, None, seed)
     searches, unsteered = searched(every, choosing, grids, budget)
     pairs = [(search, best) for search in searches if (best := search.best()) is not None]
-    search, found = max(pairs, key=lambda pair: pair[0].rank(pair[1], len(pair[0].blocks)))
+    search, found = max(pairs, key=lambda pair: pair[0].rank(pair[1]))
     whole = [
         (one, Tried(point, [rows.rows(grid.way(point), stretch) for stretch in one.blocks]))
         for one, (name, grid) in zip(searches, grids.items(), strict=True)
         for rows in [one.runs]
         for point in grid.points()
     ]
-    owner, winner = max(whole, key=lambda pair: pair[0].rank(pair[1], len(pair[0].blocks)))
+    owner, winner = max(whole, key=lambda pair: pair[0].rank(pair[1]))
     test = Remembered(every, reporting)
 
     def there(one: Search, tried: Tried) -> float:

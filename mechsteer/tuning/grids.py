@@ -75,7 +75,7 @@ class Grid:
         middle one.
         """
         points = self.points()
-        places = self._places(points)
+        places = self.places(points)
         if not points:
             return []
         centre = [sum(axis) / len(places) for axis in zip(*places, strict=True)]
@@ -85,8 +85,8 @@ class Grid:
             chosen.append(max(left, key=lambda i: min(_distance(places[i], places[j]) for j in chosen)))
         return [points[i] for i in sorted(chosen)]
 
-    def _places(self, points: Sequence[Candidate]) -> list[tuple[float, float]]:
-        """Depth and strength of each point, from 0 to 1."""
+    def places(self, points: Sequence[Candidate]) -> list[tuple[float, float]]:
+        """Depth of each point, and rank of its divergence (of gates, of its strength), from 0 to 1."""
         gate = FAMILIES[self.method].kind == "gate"
         by = [float(self.ladder.index(p.strength)) if gate else self.moved(p) for p in points]
         ranks = {value: rank for rank, value in enumerate(sorted(set(by)))}
@@ -94,33 +94,11 @@ class Grid:
         deep, strong = max(1, len(layers) - 1), max(1, len(ranks) - 1)
         return [(layers[p.layer] / deep, ranks[value] / strong) for p, value in zip(points, by, strict=True)]
 
-    def beside(self, candidate: Candidate, tried: Sequence[Candidate] = ()) -> list[Candidate]:
-        """Its neighbours: a stronger one, for which the ladder may grow, a weaker one, the layers around.
-
-        The stronger and the weaker one are half-way to the next that was tried in its layer; where there is none, or
-        nothing between, the next on the ladder.
-        """
-        place, found = self.ladder.index(candidate.strength), []
-        if place + 1 == len(self.ladder):
-            beyond = FAMILIES[self.method].stronger(candidate.strength)
-            self.ladder += [] if beyond is None else [beyond]
-        known = [self.ladder.index(c.strength) for c in tried if c.layer == candidate.layer]
-        above = min((other for other in known if other > place), default=place + 1)
-        below = max((other for other in known if other < place), default=place - 1)
-        for other in (place + max(1, (above - place) // 2), place - max(1, (place - below) // 2)):
-            if 0 <= other < len(self.ladder):
-                found.append(self.at(other, candidate.layer))
-        deep = self.layers.index(candidate.layer)
-        found += [self.at(place, self.layers[d]) for d in (deep - 1, deep + 1) if 0 <= d < len(self.layers)]
-        return [point for point in found if self._moves(point)]
-
-    def between(self, candidate: Candidate, sound: Sequence[Candidate]) -> list[Candidate]:
-        """The point half-way from a candidate down to the strongest weaker one of its layer that is sound, or to 0."""
-        place = self.ladder.index(candidate.strength)
-        weaker = [self.ladder.index(c.strength) for c in sound if c.layer == candidate.layer]
-        low = max((other for other in weaker if other < place), default=-1)
-        middle = (low + place) // 2
-        return [self.at(middle, candidate.layer)] if low < middle < place else []
+    def grow(self, candidate: Candidate) -> bool:
+        """Make the ladder longer if a candidate is at its strong end and its method has a stronger one."""
+        beyond = FAMILIES[self.method].stronger(candidate.strength) if candidate.strength == self.ladder[-1] else None
+        self.ladder += [] if beyond is None else [beyond]
+        return beyond is not None
 
     def is_edge(self, candidate: Candidate, tried: Sequence[Candidate]) -> bool:
         """Whether nothing stronger was tried in its layer; at the weak end is the unsteered model."""

@@ -16,8 +16,8 @@ from mechsteer.files import digest
 LEAST = 3
 """The fewest prompts that a half must have."""
 
-FIRST, SECOND = 8, 4
-"""The first rung is an eighth of the prompts, the second a quarter; the last is what is left."""
+STRETCHES = 8
+"""Prompts are looked at an eighth at a time."""
 
 
 def halves(task: Any, validation: Any = None, seed: int = 0) -> tuple[Any, Any]:
@@ -59,10 +59,9 @@ def halves(task: Any, validation: Any = None, seed: int = 0) -> tuple[Any, Any]:
 
 def blocks(count: int) -> list[tuple[int, int]]:
     """The stretches of prompts that are looked at one after another: first and end of each."""
-    first = max(LEAST, -(-count // FIRST))
-    second = first + max(LEAST, -(-count // SECOND))
-    ends = [end for end in (first, second) if end < count] + [count]
-    return list(zip([0, *ends[:-1]], ends, strict=True))
+    size = max(LEAST, -(-count // STRETCHES))
+    starts = [start for start in range(0, count, size) if start == 0 or count - start >= LEAST]
+    return list(zip(starts, [*starts[1:], count], strict=True))
 
 
 def asked(sample: Any) -> str:

@@ -1,29 +1,28 @@
 """Successive halving of one method's points, with a budget of generated tokens.
 
-1. Points that are as different as can be (:meth:`mechsteer.tuning.grids.Grid.first`) write their first tokens. Those
-   that go wrong there are dropped.
-2. The others answer an eighth of the prompts, the better half of them the next quarter. A prompt is answered once by
-   each.
-3. Neighbours of the best in depth and on the ladder (half-way to the next that was tried) answer the same prompts, and
-   so does what was given up but cannot be told from the best, until it can: until it is more than a standard error of
-   the paired difference behind, or of the floor of quality below that. Where the best is at the strong end, the ladder
-   grows; where its quality is below the floor, what is half-way down to what is not is tried.
-4. The best answers the rest of the prompts, for which a part of the budget was kept. While more is left, the same goes
-   on there. A candidate that a few prompts spoke against by chance is so looked at again, for as long as there are
-   tokens.
+1. Points that are as different as can be (:meth:`mechsteer.tuning.grids.Grid.first`) write the first tokens of three
+   answers. Those that go wrong there are dropped.
+2. The others answer an eighth of the prompts, the better half of them another eighth.
+3. Then, an eighth at a time, that point answers on, tried or not, of which to know more is expected to gain most: by
+   draws of what each would score on all prompts, given what was seen (:mod:`mechsteer.tuning.belief`). Where the strong
+   end is most likely the best, the ladder grows. It ends when nothing is to be gained, or when no more of the budget is
+   left than the one that is expected to be the best needs for the rest of the prompts.
 
-There is no bisection: adherence rises and falls with strength. Better means: not below the floor of quality (by no more
-than a standard error, before all prompts are answered), then higher adherence, then quality, then less divergence. The
-floor is a part of the unsteered model's quality on the same prompts.
+There is no bisection: adherence rises and falls with strength. Better means: not below the floor of quality, then
+higher adherence, then quality, then less divergence. The floor is a part of the unsteered model's quality on the same
+prompts.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from mechsteer.stats import Interval, mean_interval
+from mechsteer.tuning.belief import draws, gained, kernel, posterior
 from mechsteer.tuning.grids import Grid
 from mechsteer.tuning.halves import blocks
 from mechsteer.tuning.ladders import Candidate, Way
@@ -32,17 +31,26 @@ from mechsteer.tuning.trying import FIRST_TOKENS, Runs
 LEAST, MOST = 3, 8
 """The fewest and the most points that a method begins with."""
 
+BEGINNINGS = (0, 3)
+"""The prompts whose answers are begun."""
+
 WRONG = 0.5
 """A point is dropped if so much more of its beginnings have collapsed than of the unsteered model's."""
 
-CLOSE = 1.0
-"""Standard errors by which a candidate may be behind on some prompts and still race on the next."""
-
 FIRST_SHARE = 0.6
-"""The part of the budget that the first points may take; the rest is for neighbours."""
+"""The part of the budget that the first points may take, and the best of them to the end."""
+
+GAIN = 1e-3
+"""A point of which to know more is expected to gain less, in parts of the largest score, answers no more."""
+
+LIKELY = 0.5
+"""Where the strong end leads and has this chance to be the best, or has answered all prompts, the ladder grows."""
+
+LIFT = 2.0
+"""What it counts to be above the floor: more than any adherence, in parts of the largest score."""
 
 
-@dataclass
+@dataclass(eq=False)
 class Tried:
     """One candidate and what it has answered.
 
@@ -51,14 +59,17 @@ class Tried:
         parts: The rows of its answers, stretch by stretch.
         tokens: How many tokens it has written, its beginnings included.
         dropped: Why it was given up before it had answered all prompts; empty where it was not.
-        over: Whether that was for want of budget.
     """
 
     candidate: Candidate
     parts: list[pd.DataFrame] = field(default_factory=list)
     tokens: int = 0
     dropped: str = ""
-    over: bool = False
+
+    @property
+    def wrong(self) -> bool:
+        """Whether it went wrong in its first tokens."""
+        return bool(self.dropped) and not self.parts
 
     def values(self, name: str, rungs: int | None = None) -> list[float]:
         """A column over the prompts of the first stretches. Default: of all that were answered."""
@@ -106,51 +117,39 @@ class Search:
 
     def run(self) -> list[Tried]:
         """All that were tried, in the order in which they were begun."""
-        alive = [one for one in self._begun(self.grid.first(self._count())) if not one.dropped]
-        last = len(self.blocks) - 1
-        for rung in range(last):
-            self._answer(alive, rung)
-            alive = self._halved(alive, rung)
-        if last:
-            self._explore(last, reserved=self._cost(last))
-        found = self.best(last) if last else None
-        self._answer(alive if found is None else [found], last)
-        self._explore(last + 1)
+        alive = self._begun([Tried(point) for point in self.grid.first(self._count())])
+        if not self.tried:
+            return []
+        self._answer(alive)
+        if len(self.blocks) > 1:
+            worth = self._worth().mean(0)
+            self._answer(sorted(alive, key=lambda one: -worth[self._place(one)])[: len(alive) // 2])
+        while some := self._next():
+            self._answer(some)
         for one in self.tried:
-            if len(one.parts) <= last and not one.dropped:
+            if len(one.parts) < len(self.blocks) and not one.dropped:
                 one.dropped = f"behind after {len(one.values('adherence'))} prompts"
         return self.tried
 
-    def best(self, rungs: int | None = None) -> Tried | None:
-        """The best of those that have answered so many stretches. Default: all of them."""
-        least = len(self.blocks) if rungs is None else rungs
-        whole = [one for one in self.tried if len(one.parts) >= least]
-        return max(whole, key=lambda one: self.rank(one, least), default=None)
+    def best(self) -> Tried | None:
+        """The best of those that have answered all prompts."""
+        return max(filter(self._whole, self.tried), key=self.rank, default=None)
 
-    def rank(self, one: Tried, rungs: int, slack: float | None = None) -> tuple[float, ...]:
-        """What candidates are ordered by, the larger the better.
+    def rank(self, one: Tried) -> tuple[float, ...]:
+        """What candidates are ordered by, the larger the better: above the floor, adherence, quality, divergence."""
+        least = self.floor * self.unsteered.mean("quality", len(one.parts))
+        quality = one.mean("quality")
+        return (quality >= least - 1e-9, one.mean("adherence"), quality, -self.grid.moved(one.candidate))
 
-        Args:
-            one: A candidate.
-            rungs: How many of its stretches count.
-            slack: By how many prompts it may be below the floor. Default: by a standard error, of all prompts by none.
-        """
-        adherence, quality = one.mean("adherence", rungs), one.mean("quality", rungs)
-        allowed = slack if slack is not None else self._error(rungs) if rungs < len(self.blocks) else 0.0
-        least = self.floor * self.unsteered.mean("quality", rungs) - allowed / self.blocks[rungs - 1][1]
-        moved = self.grid.moved(one.candidate)
-        return (quality >= least - 1e-9, adherence, quality, -moved)
+    def _whole(self, one: Tried) -> bool:
+        return len(one.parts) == len(self.blocks)
 
     def _count(self) -> int:
-        """How many points there are to begin with, so that halving them takes most of the budget."""
+        """How many points there are to begin with."""
         costs = [self._cost(rung) for rung in range(len(self.blocks))]
-        start = min(1.0, FIRST_TOKENS / self.runs.task.max_new_tokens) * costs[0]
+        start = self._start + costs[0]
         for count in range(MOST, LEAST, -1):
-            left, total = count, count * start
-            for cost in costs:
-                total += left * cost
-                left = max(1, left // 2)
-            if total <= FIRST_SHARE * self.budget:
+            if count * start + count // 2 * sum(costs[1:2]) + sum(costs[2:]) <= FIRST_SHARE * self.budget:
                 return count
         return LEAST
 
@@ -158,95 +157,92 @@ class Search:
         """The tokens that a stretch takes: as many as the unsteered model wrote."""
         return int(self.unsteered.parts[rung]["n_tokens"].sum())
 
-    def _begun(self, candidates: Sequence[Candidate]) -> list[Tried]:
-        """Candidates with their first tokens written, and dropped if they have gone wrong."""
-        begun = [Tried(candidate) for candidate in candidates]
+    @property
+    def _start(self) -> int:
+        """The tokens that beginnings take; none where answers are so short that they are not worth it."""
+        return BEGINNINGS[1] * FIRST_TOKENS if self.runs.task.max_new_tokens > 2 * FIRST_TOKENS else 0
+
+    def _begun(self, begun: Sequence[Tried]) -> list[Tried]:
+        """Let candidates write their first tokens; those that have not gone wrong there."""
         self.tried += begun
-        if begun and self.runs.task.max_new_tokens > 2 * FIRST_TOKENS:
-            for one, rows in zip(begun, self.runs.many(self._ways(begun), self.blocks[0], FIRST_TOKENS), strict=True):
+        if begun and self._start:
+            for one, rows in zip(begun, self.runs.many(self._ways(begun), BEGINNINGS, FIRST_TOKENS), strict=True):
                 one.tokens += int(rows["n_tokens"].sum())
                 if float(rows["collapsed"].mean()) >= self.beginnings + WRONG:
                     one.dropped = "wrong in its first tokens"
-        return begun
+        return [one for one in begun if not one.dropped]
 
     def _ways(self, some: Sequence[Tried]) -> list[Way]:
         return [self.grid.way(one.candidate) for one in some]
 
-    def _answer(self, some: Sequence[Tried], rung: int) -> None:
-        """Let candidates answer a stretch."""
-        tables = self.runs.many(self._ways(some), self.blocks[rung]) if some else []
+    def _answer(self, some: Sequence[Tried]) -> None:
+        """Let candidates that have answered equally many prompts answer the next stretch."""
+        tables = self.runs.many(self._ways(some), self.blocks[len(some[0].parts)]) if some else []
         for one, rows in zip(some, tables, strict=True):
             one.parts.append(rows)
             one.tokens += int(rows["n_tokens"].sum())
 
-    def _halved(self, alive: list[Tried], rung: int) -> list[Tried]:
-        order = sorted(alive, key=lambda one: self.rank(one, rung + 1), reverse=True)
-        kept = order[: max(1, len(order) // 2)]
-        for one in order[len(kept) :]:
-            one.dropped = f"behind after {self.blocks[rung][1]} prompts"
-        return [one for one in alive if one in kept]
-
-    def _explore(self, rungs: int, reserved: int = 0) -> None:
-        """Let others race the best on so many stretches, until none is left or the budget, but for a reserve, spent."""
-        while (best := self.best(rungs)) is not None and self._affordable(0, reserved):
-            one = self._neighbour(best, rungs) or self._contender(best, rungs)
+    def _next(self) -> list[Tried]:
+        """Who answers next, as the budget allows; nobody at the end."""
+        while (leader := self._leader(worth := self._worth())) is not None:
+            points, known = self.grid.points(), {one.candidate: one for one in self.tried}
+            place = self._place(leader)
+            likely = self._whole(leader) or (worth.argmax(1) == place).mean() >= LIKELY
+            if likely and self.grid.grow(leader.candidate):
+                continue
+            gains = gained(worth, place)
+            order = [point for point in np.argsort(-gains, kind="stable").tolist() if gains[point] >= GAIN]
+            some = [known.get(points[point]) or Tried(points[point]) for point in order]
+            one = next((one for one in some if not self._whole(one) and self._affordable(one, leader)), None)
             if one is None:
-                return
-            self._race(one, best, rungs, reserved)
+                return [] if self._whole(leader) else [leader]
+            if one.parts or self._begun([one]):
+                return [one]
+        return []
 
-    def _neighbour(self, best: Tried, rungs: int) -> Tried | None:
-        """A neighbour that was not tried; where the best is below the floor, one that is half-way to what is not.
+    def _leader(self, worth: Float[np.ndarray, "draws points"]) -> Tried | None:
+        """Who is expected to be the best, of those that can answer the rest with what is left of the budget."""
+        begun = [one for one in self.tried if one.parts]
+        enough = max(self.budget - self.spent, min(map(self._rest, begun), default=0))
+        allowed = [one for one in begun if self._rest(one) <= enough]
+        return max(allowed, key=lambda one: worth[:, self._place(one)].mean(), default=None)
 
-        Quality, unlike adherence, falls with strength, so that its floor may be bisected.
+    def _affordable(self, one: Tried, leader: Tried) -> bool:
+        """Whether it can answer one stretch more, and the leader then the rest."""
+        cost = self._cost(len(one.parts)) + (0 if one.parts else self._start)
+        rest = self._rest(leader) - (self._cost(len(one.parts)) if one is leader else 0)
+        return self.spent + cost + rest <= self.budget
+
+    def _rest(self, one: Tried) -> int:
+        """The tokens that the prompts take which it has not answered."""
+        return sum(map(self._cost, range(len(one.parts), len(self.blocks))))
+
+    def _place(self, one: Tried) -> int:
+        return self.grid.points().index(one.candidate)
+
+    def _worth(self) -> Float[np.ndarray, "draws points"]:
+        """Draws of what every point is worth on all prompts: its adherence, and more if it is above the floor."""
+        points, unsteered = self.grid.points(), self.unsteered
+        top = max(abs(value) for one in [unsteered, *self.tried] for value in one.values("adherence")) or 1.0
+        least = self.floor * unsteered.mean("quality")
+        worth = self._drawn(points, "adherence", top)
+        worth += LIFT * (self._drawn(points, "quality", 1.0).clip(0) >= least)
+        for one in self.tried:
+            if one.wrong:
+                worth[:, points.index(one.candidate)] = -LIFT
+            elif self._whole(one):
+                above, adherence, *_ = self.rank(one)
+                worth[:, points.index(one.candidate)] = adherence / top + LIFT * above
+        return worth
+
+    def _drawn(self, points: Sequence[Candidate], name: str, top: float) -> Float[np.ndarray, "draws points"]:
+        """Draws of the mean that each point would have over all prompts, in parts of the largest score.
+
+        The unsteered model is a point too, before the weakest.
         """
-        known = {one.candidate: one for one in self.tried}
-        beside = self.grid.beside(best.candidate, list(known))
-        if not self.rank(best, rungs)[0]:
-            sound = [c for c, one in known.items() if one.parts and self.rank(one, len(one.parts))[0]]
-            beside = self.grid.between(best.candidate, sound)
-        left = next((point for point in beside if point not in known), None)
-        return None if left is None else self._begun([left])[0]
-
-    def _contender(self, best: Tried, rungs: int) -> Tried | None:
-        """The best of those that were given up but cannot be told from the best, now that it is known."""
-        waiting = [one for one in self.tried if 0 < len(one.parts) < rungs and not one.over and self._near(one, best)]
-        return max(waiting, key=lambda one: self._hope(one, best), default=None)
-
-    def _near(self, one: Tried, best: Tried) -> bool:
-        """Whether a candidate may still be the best, as far as the prompts tell that both have answered."""
-        rungs = len(one.parts)
-        above = self.rank(one, rungs, slack=self._error(rungs))[0]
-        return above >= self.rank(best, rungs)[0] and self._hope(one, best) > 0
-
-    def _error(self, rungs: int) -> float:
-        """The standard error of quality at the floor on some stretches, in prompts; at least one."""
-        return max(1.0, math.sqrt(self.floor * (1 - self.floor) * self.blocks[rungs - 1][1]))
-
-    def _hope(self, one: Tried, best: Tried) -> float:
-        """By how much it may be ahead of the best: the mean difference on the prompts of both, and its standard error.
-
-        One prompt that changed is counted beside those that were seen, or few prompts would have no error.
-        """
-        pairs = zip(one.values("adherence"), best.values("adherence", len(one.parts)), strict=True)
-        difference = [a - b for a, b in pairs]
-        n, mean = len(difference), math.fsum(difference) / len(difference)
-        squares = math.fsum((d - mean) ** 2 for d in difference)
-        return mean + CLOSE * math.sqrt((squares + 1) / (n + 1) / n)
-
-    def _affordable(self, rung: int, reserved: int = 0) -> bool:
-        return self.spent + self._cost(rung) + reserved <= self.budget
-
-    def _race(self, one: Tried, best: Tried, rungs: int, reserved: int) -> None:
-        """Let a candidate answer on until it is behind the best."""
-        if one.dropped.startswith("wrong"):
-            return
-        one.dropped = ""
-        for rung in range(len(one.parts), rungs):
-            answered = len(one.values("adherence"))
-            if not self._affordable(rung, reserved):
-                one.dropped, one.over = f"the budget ended after {answered} prompts", True
-                return
-            self._answer([one], rung)
-            if rung + 1 < rungs and not self._near(one, best):
-                one.dropped = f"behind after {self.blocks[rung][1]} prompts"
-                return
+        places = [*self.grid.places(points), (0.5, -1 / max(1, len(points) - 1))]
+        answered = [*((points.index(one.candidate), one) for one in self.tried), (len(points), self.unsteered)]
+        seen = {(p, rung): float(rows[name].mean()) / top for p, one in answered for rung, rows in enumerate(one.parts)}
+        sizes = [end - first for first, end in self.blocks]
+        mean, covariance = posterior(kernel(places), sizes, seen, self.unsteered.mean(name) / top)
+        return draws(mean[:-1], covariance[:-1, :-1], seed=len(name))

@@ -30,7 +30,7 @@ def curve_table(searches: Mapping[str, Search], unsteered: Tried) -> pd.DataFram
 
 
 def _row_of(search: Search, one: Tried) -> dict[str, Any]:
-    above = bool(one.parts) and bool(search.rank(one, len(one.parts), slack=0)[0])
+    above = bool(one.parts) and bool(search.rank(one)[0])
     return _row(one, search.grid.moved(one.candidate), above=above)
 
 
@@ -66,7 +66,7 @@ def best_table(searches: Mapping[str, Search], unsteered: Tried, side: Side) -> 
         model, and leaves unrelated answers as they are. None if there is none.
     """
     found = [(search, best) for search in searches.values() if (best := search.best()) is not None]
-    found.sort(key=lambda pair: pair[0].rank(pair[1], len(pair[0].blocks)), reverse=True)
+    found.sort(key=lambda pair: pair[0].rank(pair[1]), reverse=True)
     table = pd.DataFrame([_row_of(search, one) for search, one in found], columns=COLUMNS)
     edges = [search.grid.is_edge(one.candidate, [other.candidate for other in search.tried]) for search, one in found]
     edges = [edge and bool(above) for edge, above in zip(edges, table["above_floor"], strict=True)]

@@ -24,7 +24,7 @@ from mechsteer.tuning.halves import blocks, halves
 from mechsteer.tuning.held_out import held_out, worked_examples
 from mechsteer.tuning.ladders import DEFAULT, Candidate, Family, Way, families_of, layers_tried
 from mechsteer.tuning.result import Tuning
-from mechsteer.tuning.search import Search, Tried
+from mechsteer.tuning.search import BEGINNINGS, Search, Tried
 from mechsteer.tuning.side_effects import Side, side_task
 from mechsteer.tuning.tables import best_table, curve_table
 from mechsteer.tuning.trying import FIRST_TOKENS, Runs, kept_number
@@ -121,7 +121,7 @@ class _Study:
         self.runs = runs
         stretches = blocks(len(runs.task.samples))
         self.unsteered = Tried(Candidate("unsteered", 0.0), [runs.rows(Way(), stretch) for stretch in stretches])
-        self.beginnings = float(runs.rows(Way(), stretches[0], FIRST_TOKENS)["collapsed"].mean())
+        self.beginnings = float(runs.rows(Way(), BEGINNINGS, FIRST_TOKENS)["collapsed"].mean())
         self.tokens = int(sum(self.unsteered.values("n_tokens")))
         self.floor = floor
         self.budget = round(answers * self.tokens)

@@ -8,7 +8,7 @@ import torch
 
 from mechsteer.directions import Direction
 from mechsteer.tuning.grids import Grid
-from mechsteer.tuning.ladders import FAMILIES, Candidate, Way, layers_tried
+from mechsteer.tuning.ladders import FAMILIES, Way, layers_tried
 
 
 def strength(way: Way) -> float:
@@ -60,31 +60,20 @@ def test_vectors_are_in_shares_of_the_norm() -> None:
     assert math.isclose(moved.strength, d.mean_projection - d.norm + 0.1 * d.activation_norm)
 
 
-def test_the_ladder_grows_beyond_its_end() -> None:
+def test_the_ladder_grows_at_its_strong_end_alone() -> None:
     grid = guide()
-    last = Candidate("guide", grid.ladder[-1])
-    beyond = grid.beside(last)[0]
-    assert beyond.strength == 1.5 * last.strength and grid.ladder[-1] == beyond.strength
+    length, last = len(grid.ladder), grid.at(-1, -1)
+    assert not grid.grow(grid.at(length - 2, -1)) and len(grid.ladder) == length
+    assert grid.grow(last) and grid.ladder[-1] == 1.5 * last.strength
+    assert not grid.grow(last), "it is the end no more"
     assert grid.size == len(FAMILIES["guide"].ladder)  # what is compared with stays the grid as it was
 
 
-def test_neighbours_in_strength_and_depth() -> None:
-    grid = vectors()
-    point = Candidate("vector", grid.ladder[3], 1)
-    assert {(c.strength, c.layer) for c in grid.beside(point)} == {
-        (grid.ladder[4], 1),
-        (grid.ladder[2], 1),
-        (grid.ladder[3], 0),
-        (grid.ladder[3], 2),
-    }
-
-
-def test_half_way_down_to_what_is_sound() -> None:
-    grid = guide()
-    strong, sound = grid.at(8, -1), grid.at(2, -1)
-    assert grid.between(strong, [sound]) == [grid.at(5, -1)]
-    assert grid.between(strong, []) == [grid.at(3, -1)]
-    assert grid.between(grid.at(3, -1), [sound]) == []
+def test_a_ladder_that_has_no_stronger_one_stays() -> None:
+    grid = Grid("spotlight", {}, strength)
+    while grid.grow(grid.at(-1, -1)):
+        pass
+    assert 0.99 <= grid.ladder[-1] < 1
 
 
 def test_the_edge_is_the_strongest_that_was_tried() -> None:
@@ -110,12 +99,3 @@ def test_every_ladder_goes_from_weak_to_strong_and_on() -> None:
 def test_few_layers_are_all_tried_and_of_many_six() -> None:
     assert layers_tried(4) == [0, 1, 2, 3]
     assert len(layers_tried(30)) == 6 and set(layers_tried(30)) <= set(range(30))
-
-
-def test_neighbours_are_half_way_to_what_was_tried() -> None:
-    grid = guide()
-    best, tried = grid.at(4, -1), [grid.at(place, -1) for place in (0, 4, 10)]
-    assert [grid.ladder.index(c.strength) for c in grid.beside(best, tried)] == [7, 2]
-    close = [grid.at(place, -1) for place in (3, 4, 5)]
-    assert [grid.ladder.index(c.strength) for c in grid.beside(best, close)] == [5, 3], "nothing lies between"
-    assert [grid.ladder.index(c.strength) for c in grid.beside(best)] == [5, 3]
