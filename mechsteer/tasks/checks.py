@@ -117,7 +117,7 @@ def spec(text: str) -> Spec:
 
 def _count(name: str, value: Any) -> int:
     try:
-        number = int(str(value).strip())
+        number = int(value) if isinstance(value, float) and value.is_integer() else int(str(value).strip())
     except ValueError:
         number = 0
     if number < 1 or isinstance(value, bool):

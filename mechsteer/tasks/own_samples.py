@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +14,7 @@ from mechsteer.errors import MechsteerError, shown
 from mechsteer.files import json_value, read_text
 from mechsteer.prompts import Prompt
 from mechsteer.prompts import prompt as make_prompt
+from mechsteer.prompts.tags import parse_tags
 from mechsteer.tasks.checks import Spec
 from mechsteer.tasks.spans import added, is_tagged, mark, tagged, tagged_texts, untagged, without_tagged
 
@@ -114,8 +116,9 @@ def read_sample(value: Any, where: str) -> OwnSample:
         return MechsteerError(f"{where}: {why}")
 
     row = dict(value) if isinstance(value, Mapping) else {"prompt": value}
+    row = {name: cell for name, cell in row.items() if not _absent(cell)}
     if "prompt" not in row:
-        close = [name for name in map(str, row) if difflib.get_close_matches(name, KNOWN, 1, 0.75)]
+        close = [name for name in map(str, row) if name not in TEXTS and difflib.get_close_matches(name, KNOWN, 1, 0.7)]
         hint = f" Is {shown(close[0])} misspelt?" if close else f" It has {', '.join(map(shown, row)) or 'nothing'}."
         raise wrong(f"a sample needs 'prompt'.{hint}")
     for name in row:
@@ -141,6 +144,11 @@ def read_sample(value: Any, where: str) -> OwnSample:
     return replace(made, given=MappingProxyType(row))
 
 
+def _absent(value: Any) -> bool:
+    """Whether a value is how a table says that there is none: NaN, or pandas' own."""
+    return (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in ("NAType", "NaTType")
+
+
 def _turns(value: Any) -> bool:
     """Whether a value is a list of messages."""
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
@@ -153,6 +161,8 @@ def _with_spans(where: str, asked: Any, texts: Mapping[str, Any], base: Any) -> 
     """The sample with its instruction marked where it stands, and its form without."""
     instruction, context, kind = texts["instruction"].strip(), texts["context"], texts["kind"]
     base = tuple(base) if base is not None and not isinstance(base, str) else base
+    for text in [asked] if isinstance(asked, str) else [turn["content"] for turn in asked]:
+        parse_tags(text, None)  # refuses tags that are not closed
     if not isinstance(asked, str):
         return _of_messages(where, asked, instruction, context, base, kind)
     outside, marked = instruction if instruction and instruction not in asked else "", False
@@ -251,6 +261,8 @@ def _csv(source: Path, text: str) -> list[tuple[int, Any]]:
         for fields in reader:
             if fields and not header:
                 header = [name.strip() for name in fields]
+                if twice := next((name for name in header if header.count(name) > 1), None):
+                    raise MechsteerError(f"{source} has the column {twice!r} twice.")
             elif fields:
                 if len(fields) != len(header):
                     raise MechsteerError(

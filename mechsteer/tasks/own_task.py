@@ -38,6 +38,12 @@ if TYPE_CHECKING:
 
 MAX_NEW_TOKENS = 128
 
+RESERVED = {"sample", "kind", "prompt", "output", "name", "task", "method", "site", "scope", "strength", "strategy"}
+RESERVED |= {"seed", "data_hash", "generation_config", "n_tokens", "truncated", "empty", "repetition", "copied"}
+RESERVED |= {"compressibility", "changed", "surprise", "surprise_p95", "surprise_excess", "collapsed"}
+RESERVED |= {"collapse_reason"}
+"""Columns of result tables that no score may be called by."""
+
 Check = Callable[[str, dict[str, Any]], Any]
 
 
@@ -134,7 +140,8 @@ def task(
     """A task of one's own; it goes wherever a bundled one goes.
 
     Args:
-        samples: A JSONL or CSV file, or prompts, texts, messages or dicts; see the top of this module.
+        samples: A JSONL or CSV file, a pandas table with the column ``prompt``, or prompts, texts, messages or dicts;
+            see the top of this module. A value that is NaN is absent.
         check: ``check(text, sample)`` gives a truth value, a number or a dict of them (``sample`` is the dict that was
             given, or one with its ``prompt``); or the name of a check, see :mod:`mechsteer.tasks.checks`. None: each
             sample names its own.
@@ -153,6 +160,8 @@ def task(
     if isinstance(samples, str | os.PathLike):
         read, default = read_samples(samples), os.path.basename(os.fspath(samples))  # noqa: PTH119
     else:
+        if hasattr(samples, "to_dict") and hasattr(samples, "columns"):
+            samples = samples.to_dict("records")  # type: ignore[union-attr]  # a table of pandas, by row
         if isinstance(samples, Prompt | Mapping | bytes) or not isinstance(samples, Iterable):
             raise MechsteerError(f"samples must be a list of prompts or a file's name, got {type(samples).__name__}.")
         read = [read_sample(one, f"Sample {number}") for number, one in enumerate(samples)]
@@ -209,14 +218,25 @@ def _scores(sample: OwnSample, found: Scores | Any) -> dict[str, bool | float]:
     made: dict[str, bool | float] = {}
     for name, value in named.items():
         plain: Any = value.item() if getattr(value, "ndim", None) == 0 else value  # numpy's and torch's numbers
-        if not isinstance(name, str) or not isinstance(plain, bool | int | float) or math.isinf(plain):
+        if not isinstance(name, str) or not isinstance(plain, bool | int | float) or _too_large(plain):
             raise MechsteerError(
                 f"{sample.where}: a check gives True or False, a number, or a dict of them by name, got {found!r}."
             )
         made[name] = plain if isinstance(plain, bool) else float(plain)
-    if not made or set(made) & {"sample", "kind", "prompt", "output"}:
-        raise MechsteerError(f"{sample.where}: the check's scores need names of their own, got {sorted(made)}.")
+    taken = sorted(set(made) & RESERVED)
+    if not made or taken:
+        why = (
+            f"{', '.join(taken)} {'is a column' if len(taken) == 1 else 'are columns'} of every result" if taken else ""
+        )
+        raise MechsteerError(f"{sample.where}: the check's scores need names of their own: {why or 'there are none'}.")
     return made
+
+
+def _too_large(number: float) -> bool:
+    try:
+        return math.isinf(float(number))
+    except OverflowError:
+        return True
 
 
 def _identity(check: Any) -> Any:

@@ -1,10 +1,13 @@
 """``ms.task``: every form of sample, both files, what is refused before anything is generated, and use as a task."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -227,3 +230,67 @@ def test_the_hash_is_of_prompts_arguments_and_check() -> None:
     others = [made(prompt="b"), made(max_words=4), made(instruction="c"), made(kind="k"), made("max_words:3")]
     others += [made(lambda text, sample: True), made(lambda text, sample: False)]
     assert made() == made() and len({made(), *others}) == 1 + len(others)
+
+
+def test_a_table_of_pandas_is_read_by_row_and_nan_is_absent() -> None:
+    table = pd.DataFrame(
+        {
+            "prompt": ["Why?", "Who?"],
+            "instruction": ["Be brief.", None],
+            "kind": ["a", np.nan],
+            "max_words": [3, np.nan],
+        }
+    )
+    with pytest.raises(MechsteerError, match="Sample 1: The check 'max_words' needs an argument"):
+        ms.task(table, "max_words")
+    first, second = ms.task(table, "lowercase").samples
+    assert (first.text, first.kind, second.text, second.kind, second.instruction) == (
+        "Be brief.\n\nWhy?",
+        "a",
+        "Who?",
+        "",
+        "",
+    )
+    assert ms.task(table[:1], "max_words").scores(first, "one two three four") == {"adherence": False}
+    rows = table.assign(kind=pd.array(["a", None], dtype="string")).to_dict("records")
+    assert [s.kind for s in ms.task(rows, "lowercase").samples] == ["a", ""]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"n_tokens": 1.0}, "n_tokens is a column of every result"),
+        ({"collapsed": True, "fine": 1.0}, "collapsed is a column"),
+        ({"method": 1, "task": 0}, "method, task are columns"),
+        ({}, "there are none"),
+        (10**400, "gives True or False, a number"),
+        ({"a": -(10**400)}, "gives True or False, a number"),
+    ],
+)
+def test_scores_that_tables_cannot_hold_are_refused_with_the_sample(given: Any, said: str) -> None:
+    task = ms.task(["a", "b"], lambda text, sample: given)
+    with pytest.raises(MechsteerError, match=f"Sample 1: .*{said}"):
+        task.scores(task.samples[1], "hello")
+
+
+@pytest.mark.parametrize(
+    ("sample", "said"),
+    [
+        ("<!!-> Be brief. Why?", "Sample 0: Tag '<!!->' needs <-!!> to close it"),
+        ("Be brief. <-!!> Why?", "Sample 0: Closing tag '<-!!>' has no opening tag"),
+        ([{"role": "user", "content": "<!-> Be brief. <-!!> Why?"}], "Sample 0: Tag '<!->' needs"),
+        ({"instruction": "Be brief."}, "Sample 0: a sample needs 'prompt'. It has 'instruction'."),
+        ({"Prompt": "Why?"}, "Sample 0: a sample needs 'prompt'. Is 'Prompt' misspelt"),
+        ({"prompt": float("nan")}, "Sample 0: a sample needs 'prompt'."),
+    ],
+)
+def test_what_is_wrong_with_a_sample_is_said_when_it_is_read(sample: Any, said: str) -> None:
+    with pytest.raises(MechsteerError, match=re.escape(said)):
+        ms.task([sample], "lowercase")
+
+
+def test_a_column_that_is_there_twice_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "twice.csv"
+    file.write_text("prompt,kind,prompt\na,b,c\n", encoding="utf-8")
+    with pytest.raises(MechsteerError, match=r"twice\.csv has the column 'prompt' twice"):
+        ms.task(file, "lowercase")
