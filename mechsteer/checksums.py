@@ -14,6 +14,7 @@ from mechsteer.errors import MechsteerError
 NAME = "checksum"
 BLANK = "mechsteer-sha256:" + 64 * "0"
 _STATED = re.compile(rb"mechsteer-sha256:([0-9a-f]{64})")
+_REMAINS = re.compile(rb"mechsteer-sha|eer-sha256")
 
 
 def sealed(content: bytes) -> bytes:
@@ -25,8 +26,8 @@ def sealed(content: bytes) -> bytes:
 
 
 def has_checksum(content: bytes) -> bool:
-    """Whether the content states a checksum. Files of the first versions of mechsteer do not."""
-    return _STATED.search(content) is not None
+    """Whether the content states a checksum, if only in part. Files of the first versions of mechsteer do not."""
+    return _REMAINS.search(content) is not None
 
 
 def check(content: bytes, path: str | os.PathLike[str], what: str) -> None:

@@ -3,10 +3,12 @@
 Nothing heavy is imported until a command runs, so ``--help`` is instant. Bad input ends with one line and exit code 2.
 """
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from contextlib import suppress
+from typing import Annotated, Any, NoReturn
 
 import tyro
 
@@ -18,7 +20,7 @@ from mechsteer.command.models import Inspect, ListOrganisms, OrganismsCommand, T
 from mechsteer.command.prompts import Compare, Diagnose, Score, Tune
 from mechsteer.command.reproduce import Figures, Report, Reproduce
 from mechsteer.command.sweep import Sweep
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, one_line
 from mechsteer.running_command import running
 
 Command = (
@@ -56,12 +58,24 @@ def main(args: Sequence[str] | None = None) -> None:
     try:
         with running(shlex.join(["mechsteer", *given])):
             _run(command)
+            sys.stdout.flush()
     except MechsteerError as error:
         print(f"mechsteer: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        _stop(error)
     except KeyboardInterrupt:
         print("mechsteer: stopped; what was finished is kept, the same command continues.", file=sys.stderr)
         sys.exit(130)
+
+
+def _stop(error: OSError) -> NoReturn:
+    """End where the system refuses something that no file of ours is to blame for, as a line on a full disk."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what Python still wants to print
+    if not isinstance(error, BrokenPipeError):  # whoever reads has seen enough: `mechsteer ... | head`
+        print(f"mechsteer: {one_line(str(error))}", file=sys.stderr)
+    sys.exit(2)
 
 
 def _run(command: Any) -> None:

@@ -10,13 +10,17 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+LONGEST = 1000
+"""Characters of the longest message."""
+
 
 class MechsteerError(ValueError):
     """Bad input or a state that cannot be worked with.
 
     The message carries the value that was given, what was expected, and the nearest valid choice. It is one line that
-    any terminal and any file can hold: what is not printable in it (of a damaged file, say) stands there as an escape.
-    The command line prints it without a traceback and exits with code 2.
+    any terminal and any file can hold: what is not printable in it (of a damaged file, say) stands there as an escape,
+    and of more than :data:`LONGEST` characters the middle is left out. The command line prints it without a traceback
+    and exits with code 2.
 
     Example:
         >>> try:
@@ -26,7 +30,9 @@ class MechsteerError(ValueError):
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(one_line(message))
+        line = one_line(message)
+        half = LONGEST // 2
+        super().__init__(line if len(line) <= LONGEST else f"{line[:half]} … {line[3 - half :]}")
 
 
 class ParityError(MechsteerError):

@@ -7,9 +7,10 @@ import io
 import json
 import os
 import re
+import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -179,13 +180,17 @@ def record_bytes(record: dict[str, Any]) -> bytes:
     return sealed(_json_bytes({**record, NAME: BLANK}))
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
+def read_json(path: str | os.PathLike[str], *, once: bool = False) -> Any:
     """Read a JSON file.
+
+    Args:
+        path: The file.
+        once: See :func:`json_value`.
 
     Raises:
         MechsteerError: if it is missing, cannot be read or is not JSON.
     """
-    return from_json(path, read_bytes(path))
+    return from_json(path, read_bytes(path), once=once)
 
 
 def read_record(path: str | os.PathLike[str], what: str) -> Any:
@@ -221,30 +226,31 @@ def _json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def from_json(path: str | os.PathLike[str], content: bytes) -> Any:
+def from_json(path: str | os.PathLike[str], content: bytes, *, once: bool = False) -> Any:
     """What JSON text says; ``path`` is where it came from.
 
     Raises:
         MechsteerError: if it is not JSON, or has half a character (a lone surrogate) in a text.
     """
     try:
-        return json_value(content.decode("utf-8-sig"))  # with or without a byte order mark
+        return json_value(content.decode("utf-8-sig"), once=once)  # with or without a byte order mark
     except ValueError as error:  # also a number of thousands of digits
         raise MechsteerError(f"{path} is not a JSON file: {error}.") from None
 
 
-def json_value(text: str, pairs: "Callable[[list[tuple[str, Any]]], Any] | None" = None) -> Any:
+def json_value(text: str, *, once: bool = False) -> Any:
     """What JSON text says.
 
     Args:
         text: The text.
-        pairs: Makes an object of its names and values; default: a dict.
+        once: Refuse an object with a name that is there twice, of which JSON would keep the last value: for what people
+            write.
 
     Raises:
         ValueError: if it is not JSON, is too deep, or has a text that no file and no tokenizer takes.
     """
     try:
-        found = json.loads(text, object_pairs_hook=pairs)
+        found = json.loads(text, object_pairs_hook=_each_once if once else None)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     if _HALF.search(text):
@@ -252,22 +258,66 @@ def json_value(text: str, pairs: "Callable[[list[tuple[str, Any]]], Any] | None"
     return found
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if again := repeated(name for name, _ in pairs):
+        raise ValueError(f"{shown(again)} is there twice")
+    return dict(pairs)
+
+
+def repeated(names: Iterable[str]) -> str:
+    """The first name that is there twice; empty where none is."""
+    seen: set[str] = set()
+    return next((name for name in names if name and (name in seen or seen.add(name))), "")
+
+
 def file_at(path: str | os.PathLike[str], what: str = "file") -> Path:
-    """The path, if a file may be there.
+    """The path, if a file may be there that has an end.
 
     Args:
         path: The path.
         what: What is expected, for errors.
 
     Raises:
-        MechsteerError: for a folder, or where nothing is.
+        MechsteerError: for a folder, a pipe or a device, where nothing is, and for a path that no file can have.
     """
-    found = Path(path)
-    if found.is_dir():
+    try:
+        kind = Path(path).stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise MechsteerError(f"No such {'file' if what.endswith('file') else what}: {path}.") from None
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise MechsteerError(f"Cannot read {shown(os.fspath(path))}: {getattr(error, 'strerror', error)}.") from None
+    if stat.S_ISDIR(kind):
         raise MechsteerError(f"{path} is a folder; expected a {what}.")
-    if not found.exists():
-        raise MechsteerError(f"No such {'file' if what.endswith('file') else what}: {path}.")
-    return found
+    if not stat.S_ISREG(kind):  # where reading may never end
+        raise MechsteerError(f"{path} is a pipe or a device; expected a {what}, into which what it gives is written.")
+    return Path(path)
+
+
+def is_there(path: str | os.PathLike[str]) -> bool:
+    """Whether something is at a path; not where no file can be (a name that is too long, or has a NUL in it)."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
+
+
+def remove(path: Path) -> None:
+    """Remove a file, if it is there.
+
+    Raises:
+        MechsteerError: if it cannot be removed: it is a folder, say, or in one that may not be written to.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise MechsteerError(f"Cannot remove {path}: {error.strerror or error}.") from None
+
+
+def home(path: str | os.PathLike[str]) -> Path:
+    """The path with ``~`` as the user's folder; as it is for a user that this machine does not have."""
+    with contextlib.suppress(RuntimeError):
+        return Path(path).expanduser()
+    return Path(path)
 
 
 def read_bytes(path: str | os.PathLike[str], what: str = "file") -> bytes:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechsteer.errors import MechsteerError
-from mechsteer.files import read_table, write_table
+from mechsteer.files import read_table, remove, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -51,7 +51,7 @@ class Parts:
             try:
                 parts.append((first, end, read_table(path)))
             except MechsteerError:  # damaged: computed again
-                path.unlink()
+                remove(path)
                 continue
             covered = end
         return parts

@@ -176,7 +176,7 @@ def _lines(source: Path) -> list[tuple[str, str]]:
         if not line.strip():
             continue
         try:
-            row = json_value(line)
+            row = json_value(line, once=True)
         except ValueError as error:
             raise MechsteerError(f"{source}, line {number}: not JSON ({error}).") from None
         if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("prompt", "response")):

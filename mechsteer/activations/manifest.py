@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from mechsteer.errors import MechsteerError
-from mechsteer.files import LEFT, atomic_path, check_record, from_json, read_bytes, read_text, record_bytes
+from mechsteer.files import LEFT, atomic_path, check_record, from_json, is_there, read_bytes, read_text, record_bytes
 
 FORMAT = "mechsteer.activations/2"
 _EARLIER = "mechsteer.activations/1"  # without groups and prompts
 NAME = "manifest.json"
 WRITING = ".writing"
+_DTYPES = ("float64", "float32", "float16", "bfloat16")
 _TEMPORARY = re.compile(rf"\.(.+)\.[a-z0-9_]{{8}}{re.escape(LEFT)}\.[a-z]+")
 _SHARD = re.compile(r"shard-(\d{6,})\.(?:safetensors|parquet)")
 
@@ -98,7 +99,7 @@ class Manifest:
             MechsteerError: if there is none, it is not one, or it is not bit for bit what was written.
         """
         path = folder / NAME
-        if not path.exists():
+        if not is_there(path):
             raise MechsteerError(f"{folder} is not an activation store: it has no {NAME}.")
         content = read_bytes(path)
         value = from_json(path, content)
@@ -130,6 +131,11 @@ class Manifest:
             texts += ids
         if not all(isinstance(text, str) for text in texts) or not isinstance(self.about, dict):
             raise TypeError("a name is no text")
+        stacks = set(self.stacks.values())
+        if self.widths.keys() != self.stacks.keys() or any(shard.rows.keys() != stacks for shard in self.shards):
+            raise TypeError("the sites are not those of the rows")
+        if self.widths and self.key.get("dtype") not in _DTYPES:
+            raise TypeError("the dtype is none")
 
 
 def write_file(path: Path, parts: Iterable[bytes | memoryview]) -> FileRecord:

@@ -22,7 +22,7 @@ from mechsteer.activations.reading import SiteRows
 from mechsteer.activations.shards import FIX, PROMPT, map_shard, problem, read_index
 from mechsteer.display import folded, rows_of, titled
 from mechsteer.errors import MechsteerError, finite, listed, one_of
-from mechsteer.files import writable_dir
+from mechsteer.files import is_there, writable_dir
 from mechsteer.prompts import Prompt
 from mechsteer.sources import Recorded, prompt_id
 
@@ -34,7 +34,7 @@ SHARD_MB = 64
 
 def is_store(path: str | os.PathLike[str]) -> bool:
     """Whether there is a store at the path."""
-    return (folder_of(path) / NAME).exists()
+    return is_there(folder_of(path) / NAME)
 
 
 def folder_of(path: str | os.PathLike[str]) -> Path:

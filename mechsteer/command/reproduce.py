@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from mechsteer.command.options import Device, Positional, explained, shown_as, threads
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, foreign
+from mechsteer.files import is_there
 from mechsteer.studies.core.study import Study
 from mechsteer.studies.registry import OPTIONS, STUDIES, names_with
 
@@ -188,11 +189,11 @@ def figures(c: Figures) -> None:
     from mechsteer.studies.core.result import recorded, redraw
 
     parts = [c.folder, *(path.parent for path in sorted(c.folder.glob("*/study.json")))]
-    for folder in parts if (c.folder / "study.json").exists() else [c.folder]:
+    for folder in parts if is_there(c.folder / "study.json") else [c.folder]:
         study, _ = recorded(folder)
-        with paper(c.width, formats=c.format, style=c.style):
-            for path in redraw(study, folder, c.out and c.out / folder.relative_to(c.folder)):
-                print(path)
+        with paper(c.width, formats=c.format, style=c.style), foreign(f"The tables in {folder} cannot be drawn"):
+            drawn = redraw(study, folder, c.out and c.out / folder.relative_to(c.folder))
+        print(*drawn, sep="\n")
 
 
 def report(c: Report) -> None:
@@ -214,4 +215,6 @@ def report(c: Report) -> None:
             "`compare`, `tune` and `diagnose` write into --out."
         )
     for folder, module in sorted(found):
-        print(import_module(f"mechsteer.{module}").repage(folder))
+        with foreign(f"No page can be made of what lies in {folder}"):
+            page = import_module(f"mechsteer.{module}").repage(folder)
+        print(page)

@@ -18,7 +18,7 @@ from mechsteer.diagnosis.supporting import supporting_of
 from mechsteer.diagnosis.supporting_findings import supporting_findings
 from mechsteer.diagnosis.verdict import cause_of
 from mechsteer.errors import positive_int
-from mechsteer.files import read_record, read_table, writable_dir, write_record, write_table
+from mechsteer.files import plain_name, read_record, read_table, writable_dir, write_record, write_table
 from mechsteer.html_report import write
 from mechsteer.html_report.page import NAME as PAGE
 from mechsteer.models import model_info
@@ -136,7 +136,7 @@ def repage(folder: Path) -> Path:
         MechsteerError: if something of it is missing or damaged.
     """
     record = read_record(folder / RECORD, "record of a diagnosis")
-    tables = {name: read_table(folder / f"{name}.parquet") for name in record["tables"]}
+    tables = {name: read_table(folder / f"{name}.parquet") for name in record["tables"] if plain_name(name, "table")}
     found = tuple(Finding(*row) for row in tables["findings"].itertuples(index=False))
     with running(record["command"]):
         return Diagnosis(record["cause"], found, tables, record["title"]).to_html(folder / PAGE)

@@ -33,7 +33,7 @@ from mechsteer.checksums import BLANK, check, has_checksum, sealed
 from mechsteer.directions.direction import Direction, from_header, to_header
 from mechsteer.directions.foreign import adopt, check_family
 from mechsteer.errors import MechsteerError, finite, foreign, shown
-from mechsteer.files import atomic_path, json_value
+from mechsteer.files import atomic_path, json_value, read_bytes
 from mechsteer.models import parse
 from mechsteer.models.gguf_header import tensor_shapes
 
@@ -110,7 +110,8 @@ def from_gguf(path: str | os.PathLike[str], model: Any = None) -> dict[int, Dire
     Warns:
         UserWarning: if the file names another architecture than the model's.
     """
-    content = Path(path).read_bytes() if Path(path).is_file() else b""
+    _package()
+    content = b"" if Path(path).is_dir() else read_bytes(path)
     if sealed_by_us := has_checksum(content):
         check(content, path, "control vector")
     keys, vectors = _read(Path(path))
@@ -186,8 +187,6 @@ def _block(direction: Direction) -> int:
 def _read(path: Path) -> tuple[dict[str, Any], dict[int, Float[Tensor, "width"]]]:
     """The keys and the direction tensors of a control vector file."""
     gguf = _package()
-    if not path.exists():
-        raise MechsteerError(f"No such file: {path}.")
     tensor_shapes(path)  # refuses what it claims and does not hold
     with foreign(f"{path} is not a readable GGUF file (truncated or foreign?)"):
         reader = gguf.GGUFReader(path)

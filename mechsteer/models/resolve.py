@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mechsteer.errors import MechsteerError, foreign, nearest, shown, unknown
-from mechsteer.files import data_path, digest, read_json
+from mechsteer.files import data_path, digest, file_at, home, is_there, read_json
 from mechsteer.models.digest import file_digest
 from mechsteer.models.gguf_header import tensor_shapes
 
@@ -31,7 +31,7 @@ def locate(name_or_path: str, *, revision: str | None = None) -> tuple[Path, str
     if name_or_path.startswith(ORGANISM):
         directory, commit = _organism(name_or_path.removeprefix(ORGANISM)), ""
     elif _looks_local(name_or_path):
-        directory, commit = _local(Path(name_or_path).expanduser()), ""
+        directory, commit = _local(home(name_or_path)), ""
     else:
         directory, commit = _hub(name_or_path, revision)
     if not commit and revision is not None:
@@ -53,13 +53,12 @@ def _organism(name: str) -> Path:
 
 
 def _looks_local(name: str) -> bool:
-    path = Path(name).expanduser()
-    return path.exists() or name.startswith((".", "/", "~", "\\")) or name.count("/") > 1 or not name
+    return is_there(home(name)) or name.startswith((".", "/", "~", "\\")) or name.count("/") > 1 or not name
 
 
 def _local(path: Path) -> Path:
-    if not path.exists():
-        raise MechsteerError(f"No such model directory: {str(path)!r}.{_near(path)}")
+    if not is_there(path):
+        raise MechsteerError(f"No such model directory: {shown(str(path))}.{_near(path)}")
     if not path.is_dir() and path.suffix != ".gguf":
         raise MechsteerError(
             f"{str(path)!r} is a file; expected a directory with config.json and *.safetensors, or a .gguf file."
@@ -69,7 +68,7 @@ def _local(path: Path) -> Path:
 
 def _near(path: Path) -> str:
     """A hint for a path that is not there: a folder of nearly its name, or the checkpoints beside it."""
-    beside = sorted(path.parent.iterdir()) if path.parent.is_dir() else []
+    beside = sorted(path.parent.iterdir()) if is_there(path.parent) and path.parent.is_dir() else []
     if path.suffix == ".gguf":
         return nearest(path.name, [p.name for p in beside if p.suffix == ".gguf"])
     folders = [p for p in beside if p.is_dir() and not p.name.startswith(".")]
@@ -101,6 +100,10 @@ def _hub(name: str, revision: str | None) -> tuple[Path, str]:
 def _check_files(directory: Path) -> None:
     if is_gguf(directory):
         return
+    for pattern in _HUB_FILES if directory.is_dir() else []:
+        for path in directory.glob(pattern):
+            if path.exists() and not path.is_dir():  # a link to nothing, or a folder, is left to who needs it
+                file_at(path)
     if (directory / "adapter_config.json").is_file():
         raise MechsteerError(_adapter(directory))
     if not (directory / "config.json").is_file():

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import torch
 import transformers
 from jaxtyping import Float
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -113,7 +114,7 @@ def written_whole(out: Path) -> Iterator[Path]:
     What a killed run left is removed by the next one for the same `out` (not on Windows, see :mod:`mechsteer.files`).
 
     Raises:
-        MechsteerError: if `out` exists.
+        MechsteerError: if `out` exists, or cannot be written.
     """
     if out.exists():
         raise MechsteerError(f"{out} exists: choose another directory, or remove it first.")
@@ -128,6 +129,7 @@ def written_whole(out: Path) -> Iterator[Path]:
             yield folder
         folder.chmod(0o755)
         folder.rename(out)
-    except BaseException:
+    except (OSError, SafetensorError) as error:
+        raise MechsteerError(f"Cannot write {out}: {getattr(error, 'strerror', None) or error}.") from error
+    finally:
         shutil.rmtree(folder, ignore_errors=True)
-        raise

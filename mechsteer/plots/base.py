@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.errors import MechsteerError, shown
+from mechsteer.errors import MechsteerError, foreign, shown
 from mechsteer.files import atomic_path
 from mechsteer.plots.fitting import IN_CELL, fit
 from mechsteer.plots.labels import need
@@ -131,7 +131,10 @@ def thumbnail(path: Path) -> bytes:
     """A saved PNG at half its size in 128 colours, for a page: some tens of kilobytes."""
     from PIL import Image
 
-    with Image.open(path) as image:
+    with (
+        foreign(f"{path} is no readable picture", "Draw it again: mechsteer figures FOLDER."),
+        Image.open(path) as image,
+    ):
         half = (max(1, image.width // 2), max(1, image.height // 2))
         small = image.convert("RGB").resize(half, Image.Resampling.LANCZOS).quantize(128)
     buffer = io.BytesIO()

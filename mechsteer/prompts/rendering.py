@@ -4,21 +4,23 @@ transformers renders them in Jinja's sandbox, which keeps them from files, modul
 not keep them from running for days or from filling the memory. So here the time, the text and the numbers that a
 template makes are watched while it runs: line by line in the template, and at every call that it makes. A step that
 would make something very large is refused before it does: an operator (``'x' * 10 ** 10``), a method or a filter
-(``replace``, ``join``, ``indent``). What no rule here foresees ends where :data:`MEMORY` does, on Linux.
+(``replace``, ``join``, ``indent``), a list of two lists of two lists and so on, which is small and whose text has no
+end. What no rule here foresees ends where :data:`MEMORY` does, on Linux.
 """
 
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from mechsteer.errors import MechsteerError, one_line, shown
-from mechsteer.prompts.steps import ALL_CHARACTERS, CHARACTERS, OPERATORS, TooMuchError, check_call
+from mechsteer.prompts.steps import ALL_CHARACTERS, CHARACTERS, OPERATORS, TooMuchError, check_call, check_extent
 
 SECONDS = 3.0
 """The most processor time of one rendering. That of a conversation of thousands of turns takes less than one."""
@@ -27,6 +29,7 @@ MEMORY = 2_000_000_000
 """By how many bytes the memory of the process may grow in a rendering."""
 
 _NO_MEMORY = f"it needs more than {MEMORY:,} bytes of memory"
+_MAKERS = ("filters.py", "sandbox.py")  # where lists come from that no brackets in a template make
 _EVENTS = 64  # how often the clock is read
 _TEMPLATE = "<template>"  # what Jinja calls the code of a template that comes from a text
 
@@ -86,8 +89,10 @@ class _Watch:
         own = frame.f_code.co_filename == _TEMPLATE
         if (own or self.events % _EVENTS == 0) and time.thread_time() > self.end:
             raise TooMuchError(f"it runs longer than {SECONDS:g} s")
-        if event == "return" and isinstance(argument, str | list | tuple):
+        if event == "return" and isinstance(argument, str | list | tuple | dict):
             size = len(argument)
+            if frame.f_code.co_filename.endswith(_MAKERS) and not isinstance(argument, str):
+                check_extent(argument)
             self.characters += size if own else 0
             self.all += size * (1 if isinstance(argument, str) else 8)
             if max(self.characters, size) > CHARACTERS or self.all > ALL_CHARACTERS:
@@ -126,13 +131,38 @@ def _memory() -> int | None:
 
 @contextmanager
 def _bounded_operators() -> Iterator[None]:
-    """Templates that are compiled in the block use :data:`OPERATORS`."""
+    """Templates that are compiled in the block use :data:`OPERATORS`, and their lists and dicts are checked."""
     from jinja2.sandbox import ImmutableSandboxedEnvironment as Sandbox
 
-    table = Sandbox.default_binop_table | OPERATORS
-    before = Sandbox.intercepted_binops, Sandbox.default_binop_table
-    Sandbox.intercepted_binops, Sandbox.default_binop_table = frozenset(OPERATORS), table
+    ours = {
+        "intercepted_binops": frozenset(OPERATORS),
+        "default_binop_table": Sandbox.default_binop_table | OPERATORS,
+        "code_generator_class": _generator(),
+    }
+    before = {name: getattr(Sandbox, name) for name in ours}
+    Sandbox.check_extent = staticmethod(check_extent)  # type: ignore[attr-defined]  # stays: compiled templates are kept
+    for name, value in ours.items():
+        setattr(Sandbox, name, value)
     try:
         yield
     finally:
-        Sandbox.intercepted_binops, Sandbox.default_binop_table = before
+        for name, value in before.items():
+            setattr(Sandbox, name, value)
+
+
+@cache
+def _generator() -> type:
+    """Jinja's compiler, that writes a check around what makes a list, a tuple or a dict."""
+    from jinja2.compiler import CodeGenerator
+
+    def checked(visit: Callable[..., None]) -> Callable[..., None]:
+        def visited(self: Any, node: Any, frame: Any) -> None:
+            made = getattr(node, "ctx", "load") == "load"  # not names that values are given to
+            self.write("environment.check_extent(" if made else "")
+            visit(self, node, frame)
+            self.write(")" if made else "")
+
+        return visited
+
+    kinds = ("visit_List", "visit_Tuple", "visit_Dict")
+    return type("Checked", (CodeGenerator,), {name: checked(getattr(CodeGenerator, name)) for name in kinds})

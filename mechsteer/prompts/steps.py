@@ -83,6 +83,17 @@ def extent(value: Any) -> int:
     return total
 
 
+def check_extent(value: Any) -> Any:
+    """Return a list or a dict, unless it has too many characters as a text.
+
+    Raises:
+        TooMuchError: otherwise.
+    """
+    if extent(value) > CHARACTERS:
+        raise TooMuchError(f"it makes more than {CHARACTERS:,} characters in a {type(value).__name__}")
+    return value
+
+
 def _width(value: Any) -> int:
     """Of an indentation: a number of blanks, or a text."""
     return abs(value) if isinstance(value, int) else extent(value) if isinstance(value, str) else 0

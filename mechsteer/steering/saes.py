@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.errors import MechsteerError, foreign, nearest, unknown
-from mechsteer.files import data_path, read_json
+from mechsteer.files import data_path, home, is_there, read_json
 from mechsteer.models import check_sizes, model_info, official_name, shape_of, shapes_in
 from mechsteer.steering.sae_conventions import check_processing
 
@@ -88,13 +88,13 @@ def load_sae(
         >>> sae = ms.load_sae("organism:instruct-llama")  # or a folder, or a release and id of the hub
     """
     name = os.fspath(name_or_path)
-    local = Path(name).expanduser()
+    local = home(name)
     if name.startswith(ORGANISM):
         wanted = name.removeprefix(ORGANISM)
         if wanted not in bundled_saes():
             raise unknown("organism with a bundled SAE", wanted, bundled_saes())
         return _from_disk(data_path("saes", wanted), device, dtype)
-    if local.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if is_there(local) or name.startswith((".", "/", "~")) or name.count("/") > 1:
         if sae_id is not None:
             raise MechsteerError(f"sae_id={sae_id!r} is for releases on the hub; {name!r} is a local path.")
         return _from_disk(local, device, dtype)
@@ -104,8 +104,8 @@ def load_sae(
 def _from_disk(path: Path, device: str, dtype: str | None) -> Any:
     from sae_lens import SAE
 
-    if not path.is_dir():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+    if not (is_there(path) and path.is_dir()):
+        siblings = [p.name for p in path.parent.iterdir()] if is_there(path.parent) and path.parent.is_dir() else []
         raise MechsteerError(f"No such SAE directory: {str(path)!r}.{nearest(path.name, siblings)}")
     absent = [name for name in (_CONFIG, _WEIGHTS) if not (path / name).is_file()]
     if absent:

@@ -134,7 +134,7 @@ def _phrase(name: str, value: Any) -> str:
 def _pattern(name: str, value: Any) -> str:
     try:
         re.compile(_phrase(name, value))
-    except re.error as error:
+    except (re.error, RecursionError, OverflowError) as error:
         raise MechsteerError(f"{name} needs a regular expression of Python, got {shown(value)}: {error}.") from None
     return value
 

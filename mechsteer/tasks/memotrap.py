@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mechsteer.decoding import score
 from mechsteer.errors import MechsteerError, nearest, one_of, shown
-from mechsteer.files import data_path, digest, file_at
+from mechsteer.files import data_path, digest, file_at, repeated
 from mechsteer.models import spaced
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.steering import Intervention
@@ -244,11 +244,14 @@ def _check_columns(path: Path, names: Sequence[str]) -> None:
     missing = [c for c in COLUMNS if c not in names]
     if missing:
         raise MechsteerError(f"{path} lacks the column {missing[0]!r}.{nearest(missing[0], names)}")
+    if again := repeated(names):
+        raise MechsteerError(f"{path} has the column {shown(again)} twice.")
 
 
 def _trap(row: dict[str, str], split: str) -> Trap:
     try:
         classes = ast.literal_eval(row["classes"].strip())
+        "".join(classes).encode()  # of half a character, which an escape can write, no token can be made
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):  # all that literal_eval is documented for
         classes = None
     if (

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mechsteer.errors import MechsteerError, unknown
-from mechsteer.files import json_value
+from mechsteer.files import file_at, json_value
 from mechsteer.tasks.answers import copying, recall
 from mechsteer.tasks.ifeval import MAX_NEW_TOKENS as LONGEST
 from mechsteer.tasks.ifeval.file import ifeval
@@ -49,7 +49,7 @@ def named_task(name: str, *, check: str | None = None, max_new_tokens: int | Non
 
 def _kind(path: Path) -> str:
     """``ifeval`` or ``memotrap`` for a file of theirs, else empty; a broken file is its reader's matter."""
-    with suppress(OSError, UnicodeDecodeError, ValueError), path.open(encoding="utf-8-sig") as file:
+    with suppress(OSError, UnicodeDecodeError, ValueError), file_at(path).open(encoding="utf-8-sig") as file:
         first = next((line for line in file if line.strip()), "")
         if path.suffix == ".csv":
             return "memotrap" if "answer_index" in first and "classes" in first else ""

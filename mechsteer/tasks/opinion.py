@@ -24,7 +24,7 @@ import torch
 
 from mechsteer.decoding import Strategy, score
 from mechsteer.errors import MechsteerError, one_of, positive_int, shown
-from mechsteer.files import data_path, digest, file_at
+from mechsteer.files import data_path, digest, file_at, repeated
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.steering import Intervention
 
@@ -199,6 +199,8 @@ def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
         raise MechsteerError(
             f"{path} has {len(rows)} rows and the columns {shown(names)}; needed: {', '.join(COLUMNS)}."
         )
+    if again := repeated(names):
+        raise MechsteerError(f"{path} has the column {shown(again)} twice.")
     for line, row in rows:
         if None in row or any(not row.get(name) for name in COLUMNS):
             raise MechsteerError(f"{path}, line {line}: a field is missing or too many, got {shown(row)}.")

@@ -2,6 +2,7 @@
 
 import csv
 import difflib
+import io
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mechsteer.errors import MechsteerError, shown
-from mechsteer.files import json_value, read_text
+from mechsteer.files import json_value, read_text, repeated
 from mechsteer.prompts import Prompt
 from mechsteer.prompts import prompt as make_prompt
 from mechsteer.prompts.tags import parse_tags
@@ -247,14 +248,14 @@ def _jsonl(source: Path, text: str) -> list[tuple[int, Any]]:
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
-                rows.append((number, json_value(line)))
+                rows.append((number, json_value(line, once=True)))
             except ValueError as error:
                 raise MechsteerError(f"{source}, line {number}: not JSON ({error}).") from None
     return rows
 
 
 def _csv(source: Path, text: str) -> list[tuple[int, Any]]:
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)  # which breaks lines where an editor does
     header: list[str] = []
     rows, line = [], 1
     try:
@@ -273,6 +274,8 @@ def _csv(source: Path, text: str) -> list[tuple[int, Any]]:
             line = reader.line_num + 1
     except csv.Error as error:
         raise MechsteerError(f"{source}, line {line}: not readable as CSV ({error}).") from None
+    if again := repeated(header):
+        raise MechsteerError(f"{source} has the column {shown(again)} twice.")
     if "prompt" not in header:
         raise MechsteerError(f"{source} lacks the column 'prompt'; it has {', '.join(header) or 'nothing'}.")
     return rows

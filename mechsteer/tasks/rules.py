@@ -197,7 +197,7 @@ def _named(name_or_path: str | os.PathLike[str]) -> tuple[str, dict[str, tuple[s
 
 def _read(path: Path) -> dict[str, tuple[str, ...]]:
     """Right answers by question; a question that occurs again has another right answer."""
-    rows = read_json(path)
+    rows = read_json(path, once=True)
     if not isinstance(rows, list) or not rows:
         raise MechsteerError(f'{path} is not a list of {{"input": ..., "output": ...}}.')
     pairs: dict[str, tuple[str, ...]] = {}

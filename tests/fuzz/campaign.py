@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import mechsteer as ms
+from mechsteer.errors import LONGEST
 from tests.fuzz.kinds import Kind
 from tests.fuzz.mutate import mutated
 
@@ -21,9 +22,6 @@ LIMIT = 10.0
 
 WAITING = 12
 """How many times as long it may take on a busy machine."""
-
-LONGEST = 1000
-"""Characters of the longest message that still counts as a line for people."""
 
 GOOD = ("loaded", "refused", "unchanged")
 

@@ -11,12 +11,16 @@ DIGITS = "9" * 5000
 ODD: tuple[str, ...] = (
     "null", "true", "false", "0", "-1", "1", "3", "1e999", "NaN", "-Infinity", "0.5", "1000000000", "9" * 30, DIGITS,
     '""', '"x"', '"\\u0000"', '"\\ud800"', '"../../etc/passwd"', '"' + "a" * 3000 + '"', '"\u202e\ufffd"', "[]", "{}",
-    "[null]", "[0]", '["a", 1]', '{"a": {}}', "[[[[[]]]]]", "[" * 3000 + "]" * 3000, '{"a":' * 3000 + "1" + "}" * 3000,
+    "[null]", "[0]",
+    "[[1]]", "[true]", "[-5]", '["a"]', '["a", 1]', '{"a": {}}', "[[[[[]]]]]", "[" * 3000 + "]" * 3000,
+    '{"a":' * 3000 + "1" + "}" * 3000,
 )  # fmt: skip
 """JSON texts of values that do not belong where they are put."""
 
 TOKENS: tuple[bytes, ...] = (
-    b"\x00", b"\xff\xfe", b"\xed\xa0\x80", b"\n", b"\r", b'"', b"'", b"{", b"}}", b"[" * 2000, b",", b"=", b"%}", b"{{",
+    b"\x00", b"\xff\xfe", b"\xed\xa0\x80", b"\n", b"\r",
+    b"\r\n", b"\xe2\x80\xa8", b"\xc2\x85", b"\x0c", b"\x1a",
+    b'"', b"'", b"{", b"}}", b"[" * 2000, b",", b"=", b"%}", b"{{",
     b"-1", DIGITS.encode(), b"nan", b"\\", b"\\u0000", b"\xef\xbb\xbf", b"\x1b[31m", b"#", b":", b"__class__",
 )  # fmt: skip
 
@@ -104,7 +108,27 @@ def json_top(rng: random.Random, content: bytes) -> bytes:
     return _dumped(value).replace('"mechsteer-fuzz-mark"', rng.choice(ODD), 1).encode("utf-8", "surrogatepass")
 
 
-JSON: tuple[Change, ...] = (json_value, json_value, json_top, *BYTES)
+MORE = """
+added_tokens_decoder architectures attn_implementation auto_map bad_words_ids base begin_suppress_tokens check context
+dtype extra_special_tokens exponential_decay_length_penalty features forced_bos_token_id forced_eos_token_id head_dim
+hidden_act instruction is_encoder_decoder kind layer_types max_length min_length model_max_length no_repeat_ngram_size
+padding_side partial_rotary_factor pruned_heads quantization_config remove_invalid_values repetition_penalty
+rope_parameters rope_scaling sequence_bias sliding_window stop_strings suppress_tokens tables task_specific_params
+text_config tie_word_embeddings tokenizer_class torch_dtype vision_config watermarking_config
+""".split()
+"""Names that some files of these kinds have."""
+
+
+def json_more(rng: random.Random, content: bytes) -> bytes:
+    """A JSON object has one name more, or one of its own twice."""
+    value = json.loads(content)
+    if not isinstance(value, dict):
+        return json_value(rng, content)
+    name = rng.choice(MORE) if rng.random() < 0.8 or not value else rng.choice(list(value))
+    return f"{{{json.dumps(name)}: {rng.choice(ODD)}, {_dumped(value)[1:]}".encode("utf-8", "surrogatepass")
+
+
+JSON: tuple[Change, ...] = (json_value, json_value, json_top, json_more, *BYTES)
 
 
 def header_of_safetensors(rng: random.Random, content: bytes) -> bytes:
@@ -159,6 +183,10 @@ STATEMENTS = (
     "{% import 'os' as os %}",
     "{% set n = namespace(l=[0]) %}{% for i in range(99) %}{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l }}",
     "{% set n = namespace(l=[]) %}{% for i in range(9999) %}{% set n.l = n.l + ['x' * 3000000] %}{% endfor %}",
+    "{% set n = namespace(l={}) %}{% for i in range(99) %}{% set n.l = {'a': n.l, 'b': n.l} %}{% endfor %}{{ n.l }}",
+    "{% set n = namespace(l=()) %}{% for i in range(99) %}{% set n.l = (n.l, n.l) %}{% endfor %}{{ {n.l: 1} }}",
+    "{% set n = namespace(a=[0], b=[0]) %}{% for i in range(60) %}{% set n.a = [n.a, n.a] %}{% set n.b = [n.b, n.b] %}"
+    "{% endfor %}{{ n.a == n.b }}",
 )  # fmt: skip
 
 

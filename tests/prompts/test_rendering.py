@@ -28,6 +28,12 @@ def made() -> Callable[[str], Any]:
     return with_template
 
 
+def _doubled(of: str, use: str) -> str:
+    """Two values, each of which holds the one before it twice, sixty times over; and what is done with them."""
+    again = "".join(f"{{% set n.{name} = {of.replace('n.a', f'n.{name}')} %}}" for name in "ab")
+    return f"{{% set n = namespace(a=[0], b=[0]) %}}{{% for i in range(60) %}}{again}{{% endfor %}}{use}"
+
+
 TOO_MUCH = {
     "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
     "calls": "{% for a in range(9999) %}{% for b in range(9999) %}{% set c = b|abs %}{% endfor %}{% endfor %}",
@@ -67,6 +73,12 @@ TOO_MUCH = {
     "a doubled list": "{% set n = namespace(l=[0]) %}{% for i in range(64) %}{% set n.l = n.l + n.l %}{% endfor %}",
     "kept texts": "{% set n = namespace(l=[]) %}{% for i in range(9999) %}"
     "{% set n.l = n.l + ['x' * 3000000] %}{% endfor %}",
+    "a list as a text": _doubled("[n.a, n.a]", "{{ n.a }}"),
+    "a dict as a text": _doubled("{'a': n.a, 'b': n.a}", "{{ n.a }}"),
+    "a tuple as a key": _doubled("(n.a, n.a)", "{{ {n.a: 1} }}"),
+    "a comparison": _doubled("[n.a, n.a]", "{{ n.a == n.b }}"),
+    "a list of batches": _doubled("(n.a * 2) | batch(2) | list", "{{ n.a == n.b }}"),
+    "a dict by its name": _doubled("dict(a=n.a, b=n.a)", "{{ n.a }}"),
     "depth of expressions": "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
 }
 
@@ -85,9 +97,7 @@ def test_what_does_not_end_is_stopped(
     )
 
 
-NO_RULE = (
-    "{% set n = namespace(l=['x' * 99999]) %}{% for i in range(99) %}{% set n.l = [n.l, n.l] %}{% endfor %}{{ n.l }}"
-)
+NO_RULE = "".join(f"{{% set text{i} = 'x' * 999999 %}}" for i in range(160))
 
 
 @pytest.mark.skipif(rendering._memory() is None, reason="Linux")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError
 from mechsteer.evaluation import evaluate as evaluate  # what a bench computes cells with
-from mechsteer.files import digest, plain_name, read_table, write_table
+from mechsteer.files import digest, plain_name, read_table, remove, write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ def cell(folder: Path, key: Any, compute: "Callable[[], pd.DataFrame]") -> "pd.D
         try:
             return read_table(path)
         except MechsteerError:
-            path.unlink()
+            remove(path)
     write(folder, key, compute())
     return read_table(path)
 

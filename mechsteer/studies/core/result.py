@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer import plots
 from mechsteer.display import STRIP, folded, rows_of, titled
 from mechsteer.errors import MechsteerError, one_of, shown
-from mechsteer.files import plain_name, read_record, read_table, write_record, write_table
+from mechsteer.files import is_there, plain_name, read_record, read_table, remove, write_record, write_table
 from mechsteer.html_report import write
 from mechsteer.html_report.page import NAME as PAGE
 from mechsteer.models import provenance
@@ -126,7 +126,7 @@ def recorded(folder: Path) -> tuple[Study, list[str]]:
     Raises:
         MechsteerError: if the folder has no record of a study that there is.
     """
-    if not (folder / RECORD).is_file():
+    if not is_there(folder / RECORD):
         raise MechsteerError(_no_study(folder))
     record = read_record(folder / RECORD, "record of a study")
     record = record if isinstance(record, dict) else {"study": record}
@@ -143,12 +143,12 @@ def _tables_of(record: Mapping[str, Any], folder: Path) -> list[str]:
 
 def _no_study(folder: Path) -> str:
     """What is wrong with a folder that is not a study's, and which ones near it are."""
-    if folder.is_dir():
+    if is_dir := is_there(folder) and folder.is_dir():
         found = f"{str(folder)!r} is not the folder of a finished study: it has no {RECORD}."
     else:
         found = f"No such folder: {str(folder)!r}; a study's folder with its {RECORD} was expected."
-    place = folder if folder.is_dir() else folder.parent
-    near = sorted(str(path.parent) for path in place.glob(f"*/{RECORD}"))
+    place = folder if is_dir else folder.parent
+    near = sorted(str(path.parent) for path in place.glob(f"*/{RECORD}")) if is_there(place) else []
     if near:
         return f"{found} Studies near it: {', '.join(near[:8])}."
     return f"{found} `mechsteer reproduce STUDY --out FOLDER` makes one."
@@ -194,10 +194,10 @@ def finish(folder: Path, about: Mapping[str, Any], tables: "Mapping[str, pd.Data
     with suppress(MechsteerError):
         found = read_record(record, "record of a study")
         earlier = _tables_of(found, folder) if isinstance(found, dict) else []
-    record.unlink(missing_ok=True)
+    remove(record)
     for name in set(earlier) - set(tables):
         for suffix in ("parquet", "csv"):
-            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+            remove(folder / f"{name}.{suffix}")
     for name, table in tables.items():
         write_table(table, folder / name)
     write_record(record, {**about, "tables": list(tables)})

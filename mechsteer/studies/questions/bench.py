@@ -135,7 +135,9 @@ class Setup:
         path = self.bench.folder / "states" / f"{key}.safetensors"
         if path.exists():
             with suppress(MechsteerError):  # a damaged one is made again
-                return read_tensors(path).tensors
+                kept = read_tensors(path)
+                kept.verify("file of states")
+                return kept.tensors
         prompts = Instructions("states", samples).prompts(self.model, with_instruction=instructed)
         found = last_states(self.model, prompts, sites, batch_size=self.bench.batch_size)
         save_tensors(path, found, {})

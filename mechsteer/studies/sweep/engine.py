@@ -35,8 +35,10 @@ from mechsteer.files import (
     atomic_path,
     digest,
     parquet_bytes,
+    read_bytes,
     read_record,
     read_table,
+    remove,
     versions,
     writable_dir,
     write_record,
@@ -243,7 +245,7 @@ class _Folder:
         """Find the finished cells, of whatever grid."""
         for path in sorted((self.path / "cells").glob("[!.]*.parquet")):
             with suppress(MechsteerError):  # a damaged one is computed again
-                check(path.read_bytes(), path, "cell")
+                check(read_bytes(path), path, "cell")
                 self.found[path.stem] = path
 
     def error_of(self, job: Job) -> Path:
@@ -263,7 +265,7 @@ class _Folder:
         finished = sum(job.id in self.found for job in self.jobs)
         if finished < len(self.jobs):
             for name in ("results.parquet", "summary.parquet", "summary.csv"):
-                (self.path / name).unlink(missing_ok=True)
+                remove(self.path / name)
         self._report(finished, 0, complete=False)
 
     def write(self, job: Job, result: "pd.DataFrame | Failure") -> None:
@@ -277,7 +279,7 @@ class _Folder:
                 path = self.path / "cells" / f"{job.id}.parquet"
                 _write(content, path)
                 self.found[job.id] = path
-                self.error_of(job).unlink(missing_ok=True)
+                remove(self.error_of(job))
                 return
         record = {"cell": dict(job.cell), "error": result.error, "traceback": result.traceback}
         write_record(self.error_of(job), record)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mechsteer.errors import MechsteerError, shown, unknown
-from mechsteer.files import digest, read_json
+from mechsteer.files import digest, file_at, read_json
 
 FILE_KEYS = ("run", "modules", "grid")
 MOST_CELLS = 100_000
@@ -143,12 +143,10 @@ def read_modules(path: str | os.PathLike[str]) -> list[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     if path.suffix == ".json":
-        content = read_json(path)
+        content = read_json(path, once=True)
     elif path.suffix == ".toml":
         try:
-            content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-        except FileNotFoundError:
-            raise MechsteerError(f"No such file: {path}.") from None
+            content = tomllib.loads(file_at(path).read_text(encoding="utf-8-sig"))
         except OSError as error:
             raise MechsteerError(f"Cannot read {path}: {error}.") from None
         except RecursionError:

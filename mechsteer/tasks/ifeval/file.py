@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mechsteer.errors import MechsteerError, one_of, positive_int, shown
-from mechsteer.files import json_value, read_text
+from mechsteer.files import is_there, json_value, read_text
 from mechsteer.tasks.ifeval import MAX_NEW_TOKENS, IFEval, IFEvalPrompt
 from mechsteer.tasks.ifeval.arguments import problem
 from mechsteer.tasks.own_samples import OwnSample, read_sample
@@ -57,7 +57,7 @@ def ifeval(
             there twice; if no prompt is of these kinds; or if the hub cannot be reached.
     """
     positive_int("max_new_tokens", max_new_tokens)
-    source = _downloaded() if os.fspath(path) == HUB and not Path(path).exists() else Path(path)
+    source = _downloaded() if os.fspath(path) == HUB and not is_there(path) else Path(path)
     lines = read_text(source, "JSONL").split("\n")
     samples = tuple(_sample(source, number, line) for number, line in enumerate(lines, 1) if line.strip())
     if not samples:
@@ -107,7 +107,7 @@ def _sample(path: Path, number: int, line: str) -> IFEvalPrompt:
         return MechsteerError(f"{path}, line {number}: {why}")
 
     try:
-        row = json_value(line, _object)
+        row = json_value(line, once=True)
     except ValueError as error:
         raise broken(f"not JSON ({error}).") from None
     if not isinstance(row, dict):
@@ -140,13 +140,4 @@ def _asked(where: str, row: dict[str, Any]) -> OwnSample | None:
     made = read_sample({"prompt": row["prompt"], **{k: v for k, v in given.items() if v is not None}}, where)
     if not made.instruction and isinstance(made.asked, str) and not is_tagged(made.asked):
         return replace(made, asked=mark(made.asked, [(0, len(made.asked))]), marked=True)
-    return made
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of a name that is there twice, JSON would keep the last value."""
-    made = dict(pairs)
-    if len(made) != len(pairs):
-        names = [name for name, _ in pairs]
-        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} is there twice")
     return made
