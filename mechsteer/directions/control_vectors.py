@@ -33,7 +33,7 @@ from mechsteer.checksums import BLANK, check, has_checksum, sealed
 from mechsteer.directions.direction import Direction, from_header, to_header
 from mechsteer.directions.foreign import adopt, check_family
 from mechsteer.errors import MechsteerError, finite, foreign, shown
-from mechsteer.files import atomic_path, json_value, read_bytes
+from mechsteer.files import atomic_path, is_there, json_value, read_bytes
 from mechsteer.models import parse
 from mechsteer.models.gguf_header import tensor_shapes
 
@@ -111,7 +111,7 @@ def from_gguf(path: str | os.PathLike[str], model: Any = None) -> dict[int, Dire
         UserWarning: if the file names another architecture than the model's.
     """
     _package()
-    content = b"" if Path(path).is_dir() else read_bytes(path)
+    content = b"" if is_there(path) and Path(path).is_dir() else read_bytes(path)
     if sealed_by_us := has_checksum(content):
         check(content, path, "control vector")
     keys, vectors = _read(Path(path))
