@@ -114,7 +114,7 @@ def test_what_no_rule_foresees_ends_with_the_memory(
 
 
 def test_what_a_value_has_as_a_text(unchecked: None) -> None:
-    shared = ["ab"] * 3
+    shared: list[Any] = ["ab"] * 3
     assert extent(["ab", {"c": 1}]) == 4 + 2 + 2 + 1 + 8
     assert extent([shared, shared]) == 4 + 2 * extent(shared) and extent(7) == 8
     shared.append(shared)
