@@ -18,11 +18,10 @@ POST_NORM = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 """Where torch keeps a module's hooks of each kind."""
 
-FEW, VERY_FEW, SEVERAL = range(1, 9), range(1, 5), range(1, 33)
+FEW, VERY_FEW, SEVERAL = range(1, 9), range(1, 5), range(1, 129)
 """How many rows PyTorch's linear function is slow for on CPUs, and what to do about it: up to eight rows are multiplied
-transposed (up to four, where the output is narrower than the input), up to 32 by oneDNN, which takes half to two thirds
-of the time and sums in another order, with some three times the rounding error. So more rows, prompts above all, are
-left to PyTorch."""
+transposed (up to four, where the output is narrower than the input), up to 128 by oneDNN, which takes half to two thirds
+of the time and sums in another order, with some three times the rounding error."""
 
 
 Heads = Float[Tensor, "batch pos n_heads d_head"]

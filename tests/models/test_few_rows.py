@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from mechsteer.models.heads import SEVERAL, linear
 
 
-@pytest.mark.parametrize("rows", [*SEVERAL, SEVERAL[-1] + 1])
+@pytest.mark.parametrize("rows", [1, 2, 4, 5, 8, 9, 12, 31, SEVERAL[-1], SEVERAL[-1] + 1])
 @pytest.mark.parametrize(("outer", "inner"), [(5, 3), (3, 5), (4, 4)])
 @pytest.mark.parametrize("with_bias", [True, False])
 def test_every_number_of_rows_and_shape_of_weight(rows: int, outer: int, inner: int, with_bias: bool) -> None:
