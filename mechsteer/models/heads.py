@@ -20,8 +20,8 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 FEW, VERY_FEW, SEVERAL = range(1, 9), range(1, 5), range(1, 129)
 """How many rows PyTorch's linear function is slow for on CPUs, and what to do about it: up to eight rows are multiplied
-transposed (up to four, where the output is narrower than the input), up to 128 by oneDNN, which takes half to two thirds
-of the time and sums in another order, with some three times the rounding error."""
+transposed (up to four, where the output is narrower than the input), up to 128 by oneDNN, which takes half to four
+fifths of the time and sums in another order, with some three times the rounding error."""
 
 
 Heads = Float[Tensor, "batch pos n_heads d_head"]
