@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from mechsteer.models.hf import load_hf, load_tokenizer
-from mechsteer.models.resolve import locate
+from mechsteer.models.checkpoint.hf import load_hf, load_tokenizer
+from mechsteer.models.checkpoint.resolve import locate
 
 LOW_PERPLEXITY = 2.5
 """The paper's threshold."""

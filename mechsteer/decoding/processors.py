@@ -1,7 +1,7 @@
 """What a checkpoint's ``generation_config.json`` does to scores, row by row.
 
-:mod:`mechsteer.models.generation_config` has transformers make the processors; here each row's own are applied to its
-own text, in which there is no padding, so that a row's result does not depend on its batch mates.
+:mod:`mechsteer.models.checkpoint.generation_config` has transformers make the processors; here each row's own are
+applied to its own text, in which there is no padding, so that a row's result does not depend on its batch mates.
 """
 
 from collections.abc import Sequence

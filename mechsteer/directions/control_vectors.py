@@ -35,7 +35,7 @@ from mechsteer.directions.foreign import adopt, check_family
 from mechsteer.errors import MechsteerError, finite, foreign, shown
 from mechsteer.files import atomic_path, is_there, json_value, read_bytes
 from mechsteer.models import parse
-from mechsteer.models.gguf_header import tensor_shapes
+from mechsteer.models.checkpoint.gguf_header import tensor_shapes
 
 ARCHITECTURE = "controlvector"
 _OURS = "mechsteer.directions"

@@ -2,11 +2,18 @@
 
 from mechsteer.models.attention import Fused
 from mechsteer.models.batching import as_prompts, at_last, first_tokens, pad
+from mechsteer.models.checkpoint.generation_config import (
+    applying,
+    check_settings,
+    logits_processors,
+    stopping_criterion,
+)
+from mechsteer.models.checkpoint.resolve import organism_names
+from mechsteer.models.checkpoint.sizes import check_sizes, shapes_in
 from mechsteer.models.digest import file_digest, taken_once, tensor_digest, weights_digest
 from mechsteer.models.folding import refuse_folded
 from mechsteer.models.following import continuation_ids, spaced, word_id, word_ids
 from mechsteer.models.forward import advance, advance_together, model_device, residual, start, unembed
-from mechsteer.models.generation_config import applying, check_settings, logits_processors, stopping_criterion
 from mechsteer.models.halving import Room, TooLargeError, fits
 from mechsteer.models.heads import post_norm
 from mechsteer.models.hooking import hooked, hooks_on
@@ -24,9 +31,7 @@ from mechsteer.models.info import (
 from mechsteer.models.load import load
 from mechsteer.models.parity import verify
 from mechsteer.models.planning import plan
-from mechsteer.models.resolve import organism_names
 from mechsteer.models.sites import fires, parse, position_stack, predicting_stack, shape_of, site, sites, stacks, width
-from mechsteer.models.sizes import check_sizes, shapes_in
 from mechsteer.models.state import (
     State,
     adopt,

@@ -7,17 +7,18 @@ from typing import Any
 import torch
 
 from mechsteer.errors import MechsteerError, foreign, shown, unknown
-from mechsteer.models import parity, resolve
-from mechsteer.models.decoder_only import hooked_transformer
+from mechsteer.models import parity
+from mechsteer.models.checkpoint import resolve
+from mechsteer.models.checkpoint.generation_config import check_tokens, read_settings
+from mechsteer.models.checkpoint.hf import load_hf, load_tokenizer
+from mechsteer.models.checkpoint.sizes import check_config
 from mechsteer.models.digest import weights_digest
-from mechsteer.models.encoder_decoder import hooked_encoder_decoder
 from mechsteer.models.families import check_supported, context_note
 from mechsteer.models.folding import check_foldable
 from mechsteer.models.folding import fold as fold_weights
-from mechsteer.models.generation_config import check_tokens, read_settings
-from mechsteer.models.hf import load_hf, load_tokenizer
 from mechsteer.models.info import ModelInfo, is_encoder_decoder, set_info
-from mechsteer.models.sizes import check_config
+from mechsteer.models.weights.decoder_only import hooked_transformer
+from mechsteer.models.weights.encoder_decoder import hooked_encoder_decoder
 from mechsteer.prompts.offsets import encode
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -162,7 +162,7 @@ def verify(model: Any, hf_model: Any = None) -> "pd.DataFrame":
 def _reload(model: Any) -> Any:
     from pathlib import Path
 
-    from mechsteer.models.hf import load_hf
+    from mechsteer.models.checkpoint.hf import load_hf
 
     info = model_info(model)
     if not info.path:

@@ -15,7 +15,7 @@ FAMILIES = ["gpt2", "llama-gqa", "gemma2", "t5", "t5-gated", "t5-uneven"]
 
 
 def hugging_face(path: Path) -> Any:
-    from mechsteer.models.hf import load_hf
+    from mechsteer.models.checkpoint.hf import load_hf
 
     return load_hf(path, dtype=torch.float32, device=torch.device("cpu"))
 

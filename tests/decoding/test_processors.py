@@ -14,7 +14,7 @@ from transformers import GenerationConfig
 
 import mechsteer as ms
 from mechsteer.models import is_encoder_decoder
-from mechsteer.models.generation_config import read_settings
+from mechsteer.models.checkpoint.generation_config import read_settings
 from mechsteer.models.info import set_info
 from tests.decoding.reference import prompts_of, rows
 from tests.models.test_parity import hugging_face

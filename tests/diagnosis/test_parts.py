@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 import mechsteer as ms
 from mechsteer.analysis.mcnemar import exact_p
+from mechsteer.diagnosis.decision import Decision, decision, margins
 from mechsteer.diagnosis.editing import with_last, with_words_shuffled, without_span
 from mechsteer.diagnosis.evidence import ABOVE, BELOW, NONE, Compared, compared
 from mechsteer.diagnosis.facts import Better, Facts
 from mechsteer.diagnosis.findings import findings_of
 from mechsteer.diagnosis.formats import formats_for
-from mechsteer.diagnosis.measures.decision import Decision, decision, margins
 from mechsteer.diagnosis.measures.windows import CONTROLS, FIRST_TOKEN, windowed
 from mechsteer.diagnosis.verdict import CAUSES, cause_of
 from mechsteer.stats import Interval, share_interval

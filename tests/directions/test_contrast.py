@@ -9,7 +9,7 @@ import torch
 
 import mechsteer as ms
 from mechsteer.directions import differences_in_means
-from mechsteer.models.hf import load_hf
+from mechsteer.models.checkpoint.hf import load_hf
 
 TASKS = ["write a quote that ends red", "the cat", "a dog sat on the mat", "one two"]
 

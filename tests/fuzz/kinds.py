@@ -63,7 +63,7 @@ def _load(folder: Path) -> Any:
 def _template(folder: Path) -> Any:
     from types import SimpleNamespace
 
-    from mechsteer.models.hf import load_tokenizer
+    from mechsteer.models.checkpoint.hf import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
     return ms.prompt(SimpleNamespace(tokenizer=tokenizer), QUESTION).text

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 import mechsteer as ms
 from mechsteer.models import is_encoder_decoder, parity, unseen
-from mechsteer.models.hf import load_hf
+from mechsteer.models.checkpoint.hf import load_hf
 from tests.hub import CONFIGS, write
 
 SUBJECTS = {

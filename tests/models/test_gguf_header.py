@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import mechsteer as ms
-from mechsteer.models.gguf_header import tensor_shapes
+from mechsteer.models.checkpoint.gguf_header import tensor_shapes
 from tests.fuzz.gguf_model import write
 
 pytest.importorskip("gguf")

@@ -11,8 +11,8 @@ from torch import Tensor
 
 import mechsteer as ms
 from mechsteer.models import advance, is_encoder_decoder, model_info, start
-from mechsteer.models.decoder_only import hooked_transformer
-from mechsteer.models.encoder_decoder import hooked_encoder_decoder
+from mechsteer.models.weights.decoder_only import hooked_transformer
+from mechsteer.models.weights.encoder_decoder import hooked_encoder_decoder
 from tests.tiny import ENCODER_DECODERS, FAMILIES, VARIANTS, VOCAB, hf_model
 
 LENGTHS = (13, 5, 9)

@@ -6,7 +6,7 @@ are 0 wherever there is another key. It is done in all layers, and in each quart
 - ``answer``: the log-probability of the model's own first answer tokens, nats a token;
 - ``state``: the last layer's state where the first answer token is predicted, |h' - h| / |h|;
 - ``margin``: the log-probability of the token that decides for following, minus that of the one that decides against,
-  nats, where both are known (:mod:`mechsteer.diagnosis.measures.decision`).
+  nats, where both are known (:mod:`mechsteer.diagnosis.decision`).
 """
 
 import math
@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.decoding.score import score_ids
-from mechsteer.diagnosis.measures.decision import Decision, margins
+from mechsteer.diagnosis.decision import Decision, margins
 from mechsteer.diagnosis.measures.windows import SPANS
 from mechsteer.models import predicting_stack, site
 from mechsteer.prompts import Prompt

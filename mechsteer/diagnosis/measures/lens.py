@@ -1,6 +1,6 @@
 """The logit lens on the tokens that decide: from which layer on is the one that follows, or the other, ahead?
 
-Each prompt is continued by what both answers share (:mod:`mechsteer.diagnosis.measures.decision`), and the residual
+Each prompt is continued by what both answers share (:mod:`mechsteer.diagnosis.decision`), and the residual
 stream that predicts the next token is read out after every block (:func:`mechsteer.logit_lens`). A lens that shows
 nothing is not evidence of absence: early streams need not be in the read-out's terms.
 """
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.analysis.lens import logit_lens
-from mechsteer.diagnosis.measures.decision import Decision
+from mechsteer.diagnosis.decision import Decision
 from mechsteer.errors import MechsteerError
 from mechsteer.models import continuation_ids
 from mechsteer.prompts import Prompt

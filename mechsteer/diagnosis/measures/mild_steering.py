@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.diagnosis.cases import SPAN
-from mechsteer.diagnosis.measures.decision import Decision, margins
+from mechsteer.diagnosis.decision import Decision, margins
 from mechsteer.directions import difference_in_means
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, add, attention_bias, scale_keys, spotlight

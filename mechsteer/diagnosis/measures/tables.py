@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.analysis.sinks import sinks
 from mechsteer.diagnosis.arms import IN_PLACE, WITHOUT, Arm, asked_arms, other_arms, run_arm
 from mechsteer.diagnosis.cases import SPAN, Case, Cases
+from mechsteer.diagnosis.decision import FIRST, Decision, answer_ids, decision, margins
 from mechsteer.diagnosis.facts import Facts
 from mechsteer.diagnosis.forms import LAST, NEARER, forms_of
 from mechsteer.diagnosis.measures.attended import attention_mass, influence_at_answer
 from mechsteer.diagnosis.measures.cutting import cut, cut_effects
-from mechsteer.diagnosis.measures.decision import FIRST, Decision, answer_ids, decision, margins
 from mechsteer.diagnosis.measures.decodable import best_layer, decodability
 from mechsteer.diagnosis.measures.lens import deciding_lens
 from mechsteer.diagnosis.measures.mild_steering import mild_methods

@@ -3,7 +3,7 @@
 Of some only the MLP is another (Arcee), or the norms are with biases (StarCoder 2, Nemotron).
 
 Sources: the modelling code of transformers. Rotary tables are not made here but taken from the Hugging Face model
-(:mod:`mechsteer.models.rotary`), so that every type of scaling is Hugging Face's own.
+(:mod:`mechsteer.models.weights.rotary`), so that every type of scaling is Hugging Face's own.
 """
 
 from typing import Any

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mechsteer.models.families.family import StateDict
-from mechsteer.models.views import heads_in, heads_out
+from mechsteer.models.weights.views import heads_in, heads_out
 
 
 def norm(module: Any, name: str, *, plus_one: bool = False) -> StateDict:

@@ -12,7 +12,7 @@ from mechsteer.decoding import score
 from mechsteer.directions import Direction, differences_in_means
 from mechsteer.errors import MechsteerError
 from mechsteer.identity import cell_key
-from mechsteer.models.resolve import checkpoint_digest
+from mechsteer.models.checkpoint.resolve import checkpoint_digest
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention
 from mechsteer.studies.core import bench as bench_of_studies

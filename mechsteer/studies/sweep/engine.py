@@ -216,7 +216,7 @@ def _data_hash(cell: Cell) -> str:
 
 
 def _checkpoint(name: Any) -> str:
-    from mechsteer.models.resolve import checkpoint_digest
+    from mechsteer.models.checkpoint.resolve import checkpoint_digest
 
     if not isinstance(name, str):
         raise MechsteerError(f"model must be a name for mechsteer.load, got {name!r}.")

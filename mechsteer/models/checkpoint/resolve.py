@@ -6,8 +6,8 @@ from typing import Any
 
 from mechsteer.errors import MechsteerError, foreign, nearest, shown, unknown
 from mechsteer.files import data_path, digest, file_at, home, is_there, read_json
+from mechsteer.models.checkpoint.gguf_header import tensor_shapes
 from mechsteer.models.digest import file_digest
-from mechsteer.models.gguf_header import tensor_shapes
 
 ORGANISM = "organism:"
 _NOT_THE_MODEL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mechsteer.errors import MechsteerError, foreign, shown
-from mechsteer.models.gguf_header import tensor_shapes
+from mechsteer.models.checkpoint.gguf_header import tensor_shapes
 
 LAYERS = ("num_hidden_layers", "num_layers", "num_decoder_layers")
 WIDTHS = (

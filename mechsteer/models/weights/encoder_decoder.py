@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechsteer.models.norms import multiply_by_inverse
-from mechsteer.models.views import build, heads_in, heads_out
+from mechsteer.models.weights.norms import multiply_by_inverse
+from mechsteer.models.weights.views import build, heads_in, heads_out
 
 
 def hooked_encoder_decoder(hf_model: Any) -> Any:

@@ -21,7 +21,7 @@ def load_hf(directory: Path, *, dtype: torch.dtype, device: torch.device) -> Any
         MechsteerError: if a weight file is damaged, or weights are missing from it (transformers would start those at
             random and go on).
     """
-    from mechsteer.models.resolve import read_config, source
+    from mechsteer.models.checkpoint.resolve import read_config, source
 
     config = read_config(directory)
     if (getattr(config, "pad_token_id", None) or 0) >= getattr(config, "vocab_size", math.inf):
@@ -97,7 +97,7 @@ def _progress_bar(directory: Path) -> Iterator[None]:
     """Show transformers' bar for models that take a while, and not for small ones."""
     from transformers.utils import logging
 
-    from mechsteer.models.resolve import weight_files
+    from mechsteer.models.checkpoint.resolve import weight_files
 
     small = sum(file.stat().st_size for file in weight_files(directory)) < _SHOW_PROGRESS_BYTES
     hide = small and logging.is_progress_bar_enabled()
@@ -118,7 +118,7 @@ def load_tokenizer(directory: Path) -> Any:
     """
     from transformers import AutoTokenizer
 
-    from mechsteer.models.resolve import source
+    from mechsteer.models.checkpoint.resolve import source
 
     folder, arguments = source(directory)
     with foreign(f"{str(directory)!r} has no readable tokenizer"):

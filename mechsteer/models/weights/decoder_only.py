@@ -1,7 +1,7 @@
 """Decoder-only models: Hugging Face weights as views in a HookedTransformer.
 
-Every tensor is a view in Hugging Face's memory layout (:mod:`mechsteer.models.views`), so nothing is copied at load,
-and the library's per-forward ``.contiguous()`` calls do no work. What a family has to copy is named in its file
+Every tensor is a view in Hugging Face's memory layout (:mod:`mechsteer.models.weights.views`), so nothing is copied at
+load, and the library's per-forward ``.contiguous()`` calls do no work. What a family has to copy is named in its file
 (:mod:`mechsteer.models.families`).
 """
 
@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from mechsteer.models import norms, rotary
 from mechsteer.models.families import DECODERS
 from mechsteer.models.families.llama import settings as _llama_settings
-from mechsteer.models.views import build
+from mechsteer.models.weights import norms, rotary
+from mechsteer.models.weights.views import build
 
 
 def hooked_transformer(hf_model: Any) -> Any:
