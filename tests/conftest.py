@@ -14,7 +14,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads of several workers would only wait for each other
 
 
-gc.disable()  # until all is imported
+def pytest_collection() -> None:
+    """Imports make no garbage that is worth looking for."""
+    gc.disable()
 
 
 def pytest_collection_finish() -> None:
