@@ -184,16 +184,22 @@ def _workers(c: Reproduce) -> Any:
 
 
 def figures(c: Figures) -> None:
-    """Draw the figures again, and print their paths."""
+    """Draw the figures again, and print their paths; what is refused is said when all others are drawn."""
     from mechsteer.plots import paper
     from mechsteer.studies.core.result import recorded, redraw
 
     parts = [c.folder, *(path.parent for path in sorted(c.folder.glob("*/study.json")))]
+    refused = []
     for folder in parts if is_there(c.folder / "study.json") else [c.folder]:
         study, _ = recorded(folder)
-        with paper(c.width, formats=c.format, style=c.style), foreign(f"The tables in {folder} cannot be drawn"):
-            drawn = redraw(study, folder, c.out and c.out / folder.relative_to(c.folder))
-        print(*drawn, sep="\n")
+        try:
+            with paper(c.width, formats=c.format, style=c.style), foreign(f"The tables in {folder} cannot be drawn"):
+                drawn = redraw(study, folder, c.out and c.out / folder.relative_to(c.folder))
+            print(*drawn, sep="\n")
+        except MechsteerError as error:
+            refused.append(str(error))
+    if refused:
+        raise MechsteerError(" ".join(refused))
 
 
 def report(c: Report) -> None:

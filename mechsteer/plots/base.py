@@ -128,7 +128,11 @@ def png(figure: "Figure", dpi: int = 150) -> bytes:
 
 
 def thumbnail(path: Path) -> bytes:
-    """A saved PNG at half its size in 128 colours, for a page: some tens of kilobytes."""
+    """A saved PNG at half its size in 128 colours, for a page: some tens of kilobytes.
+
+    The colours of lines stay what they are, which median cut does not see to: of a line with few pixels it takes
+    another's.
+    """
     from PIL import Image
 
     with (
@@ -136,7 +140,8 @@ def thumbnail(path: Path) -> bytes:
         Image.open(path) as image,
     ):
         half = (max(1, image.width // 2), max(1, image.height // 2))
-        small = image.convert("RGB").resize(half, Image.Resampling.LANCZOS).quantize(128)
+        small = image.convert("RGB").resize(half, Image.Resampling.LANCZOS)
+        small = small.quantize(128, method=Image.Quantize.FASTOCTREE)
     buffer = io.BytesIO()
     small.save(buffer, format="PNG")
     return buffer.getvalue()
@@ -168,14 +173,18 @@ def grid_lines(axes: "Axes", which: Any = "y") -> None:
     axes.set_axisbelow(True)
 
 
-def legend_above(figure: "Figure", axes: "Axes | Sequence[Axes]", columns: int) -> None:
-    """One legend above all panels, with what one of them has, or with all that several have."""
+def legend_above(
+    figure: "Figure", axes: "Axes | Sequence[Axes]", columns: int, order: Callable[[str], Any] | None = None
+) -> None:
+    """One legend above all panels, with what one of them has, or with all that several have, in an order of labels."""
     found: dict[str, Any] = {}
     for one in axes if isinstance(axes, Sequence) else [axes]:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    labels = list(found)
-    figure.legend(list(found.values()), labels, loc="outside upper center", ncols=legend_columns(columns, labels))
+    labels = list(found) if order is None else sorted(found, key=order)
+    figure.legend(
+        [found[label] for label in labels], labels, loc="outside upper center", ncols=legend_columns(columns, labels)
+    )
 
 
 def heatmap(

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError
-from mechsteer.plots.paper import current
+from mechsteer.plots.paper import TALLEST, current
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,7 +40,22 @@ def fit(figure: "Figure") -> None:
 
     canvas = FigureCanvasAgg(figure)
     first = figure.get_figheight()
-    least = {axes: KEPT * first / _rows(axes) for axes in figure.axes if axes.get_subplotspec()}
+    _settled(figure, canvas, first)
+    if figure.get_figheight() > TALLEST and current().width is not None:
+        if _said_once(figure):
+            figure.set_figheight(first)
+            _settled(figure, canvas, first)
+        _lowered(figure, _least(figure, canvas.get_renderer(), first))
+    if figure.get_figheight() > MOST * first or not _laid_out(canvas):
+        width, size = figure.get_figwidth(), figure.axes[0].xaxis.label.get_fontsize()
+        raise MechsteerError(
+            f"A figure {width:g} inches wide has no room for its panels beside letters of {size:g} points: "
+            "give a larger width, or a smaller font.size in the style."
+        )
+
+
+def _settled(figure: "Figure", canvas: Any, first: float) -> None:
+    """Fit words and panels to each other until nothing moves any more."""
     for _ in range(ROUNDS):
         laid = _laid_out(canvas)
         renderer = canvas.get_renderer()
@@ -49,14 +64,54 @@ def fit(figure: "Figure") -> None:
         changed += [act(axes, renderer) for axes in figure.axes for act in acts]
         if not laid:
             figure.set_figheight(1.25 * figure.get_figheight())
-        elif not any(changed) and not _grown(figure, least):
+        elif not any(changed) and not _grown(figure, _least(figure, renderer, first)):
             break
-    if figure.get_figheight() > MOST * first or not _laid_out(canvas):
-        width, size = figure.get_figwidth(), figure.axes[0].xaxis.label.get_fontsize()
-        raise MechsteerError(
-            f"A figure {width:g} inches wide has no room for its panels beside letters of {size:g} points: "
-            "give a larger width, or a smaller font.size in the style."
-        )
+
+
+def _least(figure: "Figure", renderer: Any, first: float) -> "dict[Any, float]":
+    """The height in inches that each panel should have: a part of its first one, and room for the names at its side."""
+    from matplotlib.ticker import FixedLocator
+
+    found = {}
+    for axes in figure.axes:
+        if axes.get_subplotspec():
+            names = axes.get_yticklabels() if isinstance(axes.yaxis.get_major_locator(), FixedLocator) else []
+            named = sum(one.get_window_extent(renderer).height for one in names if one.get_text()) / figure.dpi
+            found[axes] = max(KEPT * first / _rows(axes), named)
+    return found
+
+
+def _said_once(figure: "Figure") -> bool:
+    """Take away the labels below a panel that the panel under it has as well; whether there were some."""
+    done = False
+    panels = {axes: spec for axes in figure.axes if (spec := axes.get_subplotspec())}
+    for axes, spec in panels.items():
+        below = [
+            other
+            for other, its in panels.items()
+            if its.rowspan.start == spec.rowspan.stop and its.colspan == spec.colspan
+        ]
+        if not below or axes.get_legend() is not None or axes.get_xlabel() != below[0].get_xlabel():
+            continue
+        same = _ticks(axes) == _ticks(below[0])
+        axes.set_xlabel("")
+        axes.tick_params(labelbottom=not same)
+        done = True
+    return done
+
+
+def _ticks(axes: Any) -> list[tuple[float, str]]:
+    """Where the labels below a panel are, as shares of its width, and what they say."""
+    low, high = axes.get_xlim()
+    marks = zip(axes.get_xticks(), axes.get_xticklabels(), strict=False)
+    return [(round((place - low) / (high - low), 3), label.get_text()) for place, label in marks]
+
+
+def _lowered(figure: "Figure", least: "dict[Any, float]") -> None:
+    """Make a figure as low as a page, where its panels have the height to spare."""
+    inches = figure.get_figheight()
+    spare = [(axes.get_position().height * inches - height) * _rows(axes) for axes, height in least.items()]
+    figure.set_figheight(max(TALLEST, inches - max(0.0, min(spare, default=0.0))))
 
 
 def _laid_out(canvas: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.comparison.html_report import STYLE, answers
 from mechsteer.html_report import Heat, Report, provenance_of, samples_of
 from mechsteer.html_report.samples import verdict_of
+from mechsteer.tuning.shown import examples_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +34,8 @@ def report_of(tables: "Mapping[str, pd.DataFrame]", findings: Sequence[str], fig
     """What the page says.
 
     Args:
-        tables: ``curve``, ``best``, ``test`` and ``rows``: see :class:`mechsteer.tuning.Tuning`.
+        tables: ``curve``, ``best``, ``test``, ``rows`` and ``examples``: see :class:`mechsteer.tuning.Tuning`; a tuning
+            of the first versions has no examples.
         findings: What was found.
         figure: Adherence against quality, and by divergence.
         command: What made it.
@@ -48,7 +50,7 @@ def report_of(tables: "Mapping[str, pd.DataFrame]", findings: Sequence[str], fig
         asked=[asked],
         found={"": findings},
         figures={"Adherence against quality, and by divergence": figure},
-        heats=_heats(tables["curve"]),
+        heats=_heats(tables["curve"], tables.get("examples")),
         tables={
             "Held-out prompts": tables["test"],
             "Best of each method, validation prompts": tables["best"],
@@ -60,8 +62,8 @@ def report_of(tables: "Mapping[str, pd.DataFrame]", findings: Sequence[str], fig
     )
 
 
-def _heats(curve: "pd.DataFrame") -> list[Heat]:
-    """Adherence by layer and strength, of the methods that have layers."""
+def _heats(curve: "pd.DataFrame", examples: "pd.DataFrame | None") -> list[Heat]:
+    """Adherence by layer and strength, of the methods that have layers, with answers of each cell."""
     known = curve[curve["layer"] >= 0].assign(adherence_percent=lambda table: 100 * table["adherence"])
     return [
         Heat(
@@ -70,6 +72,7 @@ def _heats(curve: "pd.DataFrame") -> list[Heat]:
             "strength",
             "layer",
             "adherence_percent",
+            examples=examples_of(examples, str(name)),
         )
         for name, part in known.groupby("method", sort=False)
         if len(last := part.drop_duplicates(["layer", "strength"], keep="last")) > 1

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FILE = "intervention.safetensors"
 RECORD = "tuning.json"
 TABLES = ("curve", "best", "test", "rows")
+EXAMPLES = "examples"
 BEST = ["method", "strength", "layer", "divergence", "adherence", "adherence_low", "adherence_high", "quality", "edge"]
 BEST += ["side_kept", "chosen"]
 TEST = ["name", "n", "adherence", "adherence_low", "adherence_high", "quality", "repaired", "broken", "p_value"]
@@ -45,6 +46,8 @@ class Tuning:
         side_right: The share of unrelated questions that the unsteered model answers well.
         grid_tokens: How many all points of all ladders would take on all validation prompts.
         left_out: Methods and ways to ask that were left out, and why.
+        examples: Some validation answers of every candidate that has a layer, for the page; see
+            :func:`mechsteer.tuning.shown.examples_table`.
 
     Example:
         >>> found = ms.tune(model, task)  # doctest: +SKIP
@@ -60,6 +63,7 @@ class Tuning:
     side_right: float
     grid_tokens: int
     left_out: Mapping[str, str] = field(default_factory=dict)
+    examples: "pd.DataFrame | None" = None
 
     @property
     def intervention(self) -> Intervention | Strategy:
@@ -101,7 +105,8 @@ class Tuning:
         return write(report_of(self._tables(), self.findings, self.plot(), self._command()), path)
 
     def _tables(self) -> "dict[str, pd.DataFrame]":
-        return {name: getattr(self, name) for name in TABLES}
+        more = {} if self.examples is None or self.examples.empty else {EXAMPLES: self.examples}
+        return {name: getattr(self, name) for name in TABLES} | more
 
     def _command(self) -> str:
         first, methods = self.rows.iloc[0], tuple(self.tokens)
@@ -140,6 +145,7 @@ def repage(folder: Path) -> Path:
         MechsteerError: if something of it is missing or damaged.
     """
     record = read_record(folder / RECORD, "record of a tuning")
-    tables = {name: read_table(folder / f"{name}.parquet") for name in TABLES}
+    more = [EXAMPLES] if (folder / f"{EXAMPLES}.parquet").exists() else []
+    tables = {name: read_table(folder / f"{name}.parquet") for name in (*TABLES, *more)}
     figure = tuning_figure(tables["curve"], tables["best"])
     return write(report_of(tables, record["findings"], figure, record.get("command", "")), folder / PAGE)

@@ -25,6 +25,7 @@ from mechsteer.tuning.held_out import held_out, worked_examples
 from mechsteer.tuning.ladders import DEFAULT, Candidate, Family, Way, families_of, layers_tried
 from mechsteer.tuning.result import Tuning
 from mechsteer.tuning.search import BEGINNINGS, Search, Tried
+from mechsteer.tuning.shown import examples_table
 from mechsteer.tuning.side_effects import Side, side_task
 from mechsteer.tuning.tables import best_table, curve_table
 from mechsteer.tuning.trying import FIRST_TOKENS, Runs, kept_number
@@ -182,6 +183,7 @@ class _Study:
             way=way,
             tokens={name: search.spent for name, search in self.searches.items()},
             left_out={**self.left_out, **found.left_out},
+            examples=examples_table(self.searches, self.unsteered),
             side_right=side.right,
             grid_tokens=self.tokens * sum(search.grid.size for search in self.searches.values()),
         )

@@ -207,6 +207,25 @@ def test_stacked_panels_share_the_height_of_a_page() -> None:
     assert plots.figure(2, rows=4, width=3.3, height=3.0)[0].get_size_inches().tolist() == [6.6, 12.0]
 
 
+def test_what_is_higher_than_a_page_says_shared_labels_once(tmp_path: Path) -> None:
+    sheet = tmp_path / "large.mplstyle"
+    sheet.write_text("font.size: 12\n", encoding="utf-8")
+    with plots.paper(3.3, formats=["svg"], style=sheet), plots.style():
+        made, axes = plots.figure(3, rows=2, width=3.3, height=2.7)
+        for place, axis in enumerate(axes):
+            axis.plot([0, 1] if place < 4 else [0, 5], [0, 1])
+            axis.set(
+                title="A title of two lines\nin every panel", ylabel="Score", xlabel="Tokens" if place else "Notes"
+            )
+        plots.save(made, tmp_path / "f")
+    assert made.get_size_inches()[1] < 9.1
+    assert [axis.get_xlabel() for axis in axes] == ["Notes", "", "", "", "", "Tokens"]
+    shown = [any(label.get_visible() for label in axis.get_xticklabels()) for axis in axes]
+    assert shown == [True, False, False, True, False, True]  # where the panel below has other numbers, they stay
+    heights = [axis.get_position().height * made.get_size_inches()[1] for axis in axes]
+    assert min(heights) > 0.6
+
+
 def test_panels_keep_their_order_when_they_go_below() -> None:
     with plots.paper(5.0):
         made, axes = plots.figure(3, rows=2, width=3.0, height=2.0)

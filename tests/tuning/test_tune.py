@@ -136,6 +136,22 @@ def test_the_page_is_made_again_from_what_was_saved(found: Any, tmp_path: Path) 
     assert repage(tmp_path).read_text("utf-8") == text and "ms.tune(ms.load(" in text
 
 
+def test_cells_of_the_map_have_answers(found: Any, tmp_path: Path) -> None:
+    table = found.examples
+    layered = found.curve[(found.curve["layer"] >= 0) & (found.curve["n"] > 0)]
+    cells = ["method", "strength", "layer"]
+    assert len(layered) and set(table[cells].itertuples(index=False)) == set(layered[cells].itertuples(index=False))
+    assert table.groupby(cells).size().max() <= 4
+    assert any(len(text) for text in table["steered"]) and all("answer in capitals" in text for text in table["prompt"])
+    for _, part in table.groupby(cells):  # those first that differ
+        same = (part["steered"] == part["unsteered"]).tolist()
+        assert same == sorted(same)
+    made = found.to_html(tmp_path / "page.html").read_text("utf-8")
+    assert made.count('tabindex=0 data-cell="') == len(layered.drop_duplicates(cells))
+    old = replace(found, examples=None).to_html(tmp_path / "old.html").read_text("utf-8")
+    assert "data-heat" in old and 'tabindex=0 data-cell="' not in old
+
+
 def test_instruct_llama_follows_again(instruct_llama: Any) -> None:
     model = instruct_llama
     parts = [instructions("upper", notes=24, n=n, split=split) for n, split in ((8, "evaluation"), (8, "validation"))]

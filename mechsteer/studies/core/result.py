@@ -207,13 +207,24 @@ def redraw(study: Study, folder: Path, out: Path | None = None) -> list[Path]:
     """Draw a study's figures from the parquet tables in ``folder`` into ``out``; default ``folder/figures``.
 
     Raises:
-        MechsteerError: if a table is missing or damaged.
+        MechsteerError: if a table is missing or damaged; for a figure that cannot be drawn for the page, with its name,
+            when all others are drawn.
     """
     module = study.module("figures")
     optional = [name for name in getattr(module, "OPTIONAL", ()) if (folder / f"{name}.parquet").exists()]
     made = study.draw({name: read_table(folder / f"{name}.parquet") for name in (*module.TABLES, *optional)})
     out = folder / "figures" if out is None else out
-    return [path for name, figure in made.items() for path in plots.save(figure, out / name)]
+    paths, refused = [], []
+    for name, figure in made.items():
+        try:
+            paths += plots.save(figure, out / name)
+        except MechsteerError as error:
+            refused.append(f"{name}: {error}")
+    if refused:
+        raise MechsteerError(
+            f"{len(refused)} of {len(made)} figures could not be drawn; the others are in {out}. {' '.join(refused)}"
+        )
+    return paths
 
 
 def pictures(study: Study, folder: Path) -> dict[str, bytes]:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
 from mechsteer.plots.bars import interval_rows
-from mechsteer.plots.base import grid_lines, leftmost, look, points
+from mechsteer.plots.base import grid_lines, leftmost, legend_above, look, points, written_map
+from mechsteer.plots.maps import SEQUENTIAL
 from mechsteer.plots.own import line_width
 from mechsteer.plots.paper import current
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TABLES = ("summary", "ablation", "strengths", "sweeps", "gate", "trace", "rankings", "cost")
+OPTIONAL = ("heads", "profiled")
 
 _MEASURES = {"adherence_percent": "adherence", "fidelity_percent": "fidelity"}
 _NAMES = {
@@ -32,7 +34,7 @@ _SETTINGS = {"chosen on validation": ", chosen", "released code": ", released co
 def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
     """Every figure of the study, by name, from its tables."""
     with plots.style():
-        return {
+        made = {
             "methods": methods(tables["summary"]),
             "over_steering": over_steering(tables["strengths"]),
             "ablation": ablation(tables["ablation"], tables["rankings"]),
@@ -41,6 +43,9 @@ def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
             "tokens": tokens(tables["trace"]),
             "cost": cost(tables["cost"]),
         }
+        if "heads" in tables and "profiled" in tables:
+            made["heads"] = heads(tables["heads"], tables["profiled"])
+        return made
 
 
 def methods(summary: "pd.DataFrame") -> "Figure":
@@ -53,7 +58,7 @@ def methods(summary: "pd.DataFrame") -> "Figure":
         labels = [_label(row["method"], row["setting"], row["strength"]) for row in part.to_dict("records")]
         _dots(ax, part, labels if leftmost(ax) else [""] * len(labels))
         ax.set_title(f"{notes} notes, {int(part['n'].iloc[0])} prompts")
-    axes[-1].legend(loc="lower right", bbox_to_anchor=(1.0, 1.06), ncols=2)
+    legend_above(made, axes[0], 2)
     return made
 
 
@@ -145,6 +150,32 @@ def sweeps(table: "pd.DataFrame", strengths: "pd.DataFrame") -> "Figure":
     return made
 
 
+def heads(ranking: "pd.DataFrame", profiled: "pd.DataFrame") -> "Figure":
+    """PASTA on one head at a time, on validation prompts; and on the best ones together, on test prompts."""
+    made, axes = plots.figure(2, width=3.4, height=2.8)
+    grid = ranking.pivot(index="layer", columns="head", values="average_percent").sort_index()
+    low, high = float(grid.min().min()), float(grid.max().max())
+    written_map(
+        axes[0], grid, SEQUENTIAL, (low, high), "{:.0f}".format, white=lambda one: one < (low + high) / 2, fontsize=7
+    )
+    axes[0].set(xlabel="Head", ylabel="Layer", title="PASTA on one head: average (%)")
+    steered = profiled[profiled["heads"] > 0].sort_values("heads")
+    start = profiled[profiled["method"] == "zero-shot"].iloc[0]
+    for place, (column, name) in enumerate(_MEASURES.items()):
+        _band(axes[1], steered, "heads", column)
+        axes[1].plot(steered["heads"], steered[column], label=name, **look(place))
+        axes[1].axhline(start[column], color=_colour(column), linestyle=":", linewidth=1)
+    for count in steered.loc[steered["chosen"], "heads"]:
+        axes[1].axvline(count, color="0.4", linestyle="--", linewidth=0.8, label="chosen on validation")
+    axes[1].set_xscale("log", base=2)
+    axes[1].set_xticks(list(steered["heads"]), [f"{count:g}" for count in steered["heads"]], minor=False)
+    axes[1].set(ylim=(-3, 103), xlabel="Best heads steered together (log scale)", ylabel="PASTA (%)")
+    axes[1].set_title("Dotted: zero-shot")
+    grid_lines(axes[1])
+    axes[1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=points(7))
+    return made
+
+
 def gate(table: "pd.DataFrame", strengths: "pd.DataFrame") -> "Figure":
     """Adherence against fidelity: each method's strengths without the gate (open), and all under it (filled)."""
     groups = list(table.groupby("method", sort=False))
@@ -227,7 +258,8 @@ def _fates(ax: "Axes", part: "pd.DataFrame", column: str) -> None:
     ax.set_yticks(range(len(runs)), [_run_label(run) for run in runs])
     ax.invert_yaxis()
     ax.set(xlim=(0, 100), xlabel="New tokens (%); hatched: other than unsteered")
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2, fontsize=points(7))
+    columns = 2 if current().width is None else 1  # two, wider than a narrow panel, would squeeze it
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=columns, fontsize=points(7))
 
 
 _SHARES = ("share_percent", "changed_percent")

@@ -1,5 +1,6 @@
 """The figures of the study :mod:`mechsteer.studies.guide`, from its tables alone."""
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,7 @@ def by_length(strength: "pd.DataFrame", paper: "pd.DataFrame") -> "Figure":
     for ax in axes:
         ax.set(ylim=(-4, 104), ylabel="Score (%)")
         grid_lines(ax)
-    legend_above(made, axes, 7)
+    legend_above(made, axes, 8, order=lambda label: float(label.removeprefix("Δ = ")) if "Δ" in label else math.inf)
     return made
 
 
@@ -118,12 +119,17 @@ def _published(ax: "Axes", paper: "pd.DataFrame") -> None:
     part = part.assign(tokens=(part["tokens_from"] + part["tokens_to"]) / 2).dropna(subset="percent")
     for (method, delta), line in part.groupby(["method", "delta"], sort=False):
         _line(ax, line, "tokens", "percent", None if method == "uppercase" else _number(delta))
-    model = str(part["model"].iloc[0]).split("/")[-1]
+    model = _short(str(part["model"].iloc[0]))
     ax.set_title(
         f"Published: {_TITLES[str(part['task'].iloc[0])]}\n{model} ({'this' if this else 'another'} model)",
         fontsize=points(8),
     )
     ax.set_xlabel("Tokens of text")
+
+
+def _short(model: str) -> str:
+    """A model's name without who made it and which version it is."""
+    return model.split("/")[-1].split("-Instruct")[0]
 
 
 def by_delta(summary: "pd.DataFrame") -> "Figure":
@@ -139,7 +145,7 @@ def by_delta(summary: "pd.DataFrame") -> "Figure":
                 lines.append((f"fidelity, {form}", part, "fidelity_percent", dashes))
         first = summary[(summary["task"] == task) & (summary["form"] == "every step")]
         if first["published_percent"].notna().any():
-            name = next(m for m in first["published_model"] if m).split("/")[-1].split("-Instruct")[0]
+            name = _short(next(m for m in first["published_model"] if m))
             lines.append((f"published, {name}", first.dropna(subset="published_percent"), "published_percent", "--"))
         for label, part, column, dashes in lines:
             kind = ("score", "fidelity", "published").index(label.split(",")[0])

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mechsteer import plots
-from mechsteer.plots.bars import grouped_bars
-from mechsteer.plots.base import legend_above, legend_columns, look, points
+from mechsteer.plots.bars import errors, grouped_bars
+from mechsteer.plots.base import grid_lines, legend_above, legend_columns, look, points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,10 +14,17 @@ if TYPE_CHECKING:
     from matplotlib.patches import Rectangle
 
 TABLES = ("by_kind", "layers")
-OPTIONAL = ("weights", "length", "exactly", "words", "composition", "transfer", "cosine", "published")
+OPTIONAL = ("weights", "length", "lengths", "exactly", "words", "composition", "transfer", "cosine", "published")
 GREY = "0.7"
 STATES = {"unsteered": "white", "steered": "black"}
 """And the colours of their diamonds."""
+ENDS = ("", "_low", "_high")
+VECTORS = {
+    "none": ("unsteered", GREY, "o"),
+    "conciseness": ("the vector of conciseness", plots.COLOURS[1], "s"),
+    "own length": ("a vector of this length", plots.COLOURS[2], "^"),
+}
+"""What stands for each vector of the table of lengths: name, colour and marker."""
 
 
 def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
@@ -25,6 +32,7 @@ def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
     made = {"by_kind": by_kind, "layers": layers} | {
         "weights": weights,
         "length": length,
+        "lengths": lengths,
         "exactly": exactly,
         "words": words,
         "composition": composition,
@@ -165,11 +173,29 @@ def length(table: "pd.DataFrame") -> "Figure":
     )
     names = table["setting"] + ", layer " + table["layer"].astype(str)
     for ax, (column, label) in zip(axes, panels, strict=True):
-        plots.lines(
-            ax, table.assign(name=names), x="step", y=column, by="name", xlabel="Coefficient (norms of the vector)",
-            ylabel=label, title="",
-        )  # fmt: skip
+        words = {"xlabel": "Coefficient (norms of the vector)", "ylabel": label}
+        plots.curves(ax, table.assign(name=names), x="step", y=column, by="name", **words, legend=False)
         ax.set_ylim(*((-4, 104) if column.endswith("percent") else (0, 1.05 * float(table[column].max()))))
+    legend_above(made, axes[0], 3)
+    return made
+
+
+def lengths(table: "pd.DataFrame") -> "Figure":
+    """Answers as long as was wanted, by how long that is: unsteered, under one vector for all, and one a length."""
+    settings = list(dict.fromkeys(table["setting"]))
+    limits = list(dict.fromkeys(zip(table["constraint"], table["unit"], strict=True)))
+    made, axes = plots.figure(len(limits), rows=len(settings), width=2.7, height=2.4)
+    places = [(setting, *limit) for setting in settings for limit in limits]
+    for ax, (setting, constraint, unit) in zip(axes, places, strict=True):
+        part = table[(table["setting"] == setting) & (table["constraint"] == constraint) & (table["unit"] == unit)]
+        for vector, (label, colour, marker) in VECTORS.items():
+            line = part[part["vector"] == vector].sort_values("count")
+            ends = errors(line, "adherence_percent")
+            seen = look(0, color=colour, marker=marker, elinewidth=0.8, label=label)
+            ax.errorbar(line["count"], line["adherence_percent"], yerr=ends, **seen)
+        ax.set_xticks(sorted(set(part["count"])))
+        ax.set(xlabel=f"{unit.capitalize()}, {constraint}", ylabel="As wanted (%)", title=setting, ylim=(-4, 104))
+        grid_lines(ax)
     legend_above(made, axes[0], 3)
     return made
 
@@ -194,7 +220,12 @@ def words(table: "pd.DataFrame") -> "Figure":
     made, (ax,) = plots.figure(1, width=1.3 + 1.15 * len(groups), height=2.8)
     rows = table.set_index(["task", "setting"])
     wide = [rows[rows["row"] == name].loc[groups].add_prefix(f"{name}_").reset_index() for name in STATES]
-    columns = {f"{a}_{b}_percent": f"{b}_{a}_percent" for a in STATES for b in ("adherence", "fidelity")}
+    columns = {
+        f"{a}_{b}_percent{end}": f"{b}_{a}_percent{end}"
+        for a in STATES
+        for b in ("adherence", "fidelity")
+        for end in ENDS
+    }
     bars(ax, wide[0].join(wide[1].drop(columns=["task", "setting"])).rename(columns=columns), "adherence")
     ax.set_xticks(range(len(groups)), [f"{task},\n{_broken(setting)}" for task, setting in groups])
     ax.set(ylabel="Word there, or left out (%)", ylim=(0, 104))
@@ -293,10 +324,15 @@ def published(ours: "pd.DataFrame", paper: "pd.DataFrame") -> "Figure":
 
 
 def bars(ax: "Axes", part: "pd.DataFrame", measure: str, prefix: str = "") -> None:
-    """Two bars a row, unsteered and steered, and diamonds for their fidelity."""
-    table = part.assign(place=range(len(part)))
-    columns = {f"{measure}_{state}_percent": f"{prefix}{state}" for state in STATES}
-    long = table[["place", *columns]].rename(columns=columns).melt("place", None, "row", "percent")
+    """Two bars a row, unsteered and steered, with their intervals, and diamonds for their fidelity."""
+    import pandas as pd
+
+    each = []
+    for state in STATES:
+        taken = {f"{measure}_{state}_percent{end}": f"percent{end}" for end in ENDS}
+        found = part[[column for column in taken if column in part]].rename(columns=taken)
+        each.append(found.assign(place=range(len(part)), row=f"{prefix}{state}"))
+    long = pd.concat(each)
     drawn = grouped_bars(ax, long, x="place", y="percent", by="row", colours=(GREY, plots.COLOURS[1]))
     for (state, face), heights in zip(STATES.items(), drawn.values(), strict=True):
         ax.scatter(

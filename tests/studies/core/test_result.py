@@ -3,15 +3,20 @@
 import html
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
+from mechsteer.command import reproduce
 from mechsteer.errors import MechsteerError
 from mechsteer.files import read_record, read_table
 from mechsteer.studies.core import result
 from mechsteer.studies.core.result import finish
+from mechsteer.studies.core.study import Study
+from mechsteer.studies.registry import STUDIES
 
 
 def table(value: float) -> pd.DataFrame:
@@ -107,3 +112,33 @@ def test_figures_of_two_widths_side_by_side(study: Any, tmp_path: Path, mechstee
     paths = [Path(line) for line in printed.splitlines()]
     assert sorted(paths) == sorted(out.rglob("*.svg")) and {path.parent for path in paths} == {out, out / "part"}
     assert not list(folder.rglob("figures"))
+
+
+def test_a_refused_figure_is_named_and_the_others_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def save(figure: Any, stem: Path) -> list[Path]:
+        if stem.name == "wide":
+            raise MechsteerError("A figure 1 inches wide has no room.")
+        return [stem]
+
+    monkeypatch.setattr(result.plots, "save", save)
+    made = SimpleNamespace(TABLES=(), draw=lambda tables: {"one": Figure(), "wide": Figure(), "last": Figure()})
+    monkeypatch.setattr(Study, "module", lambda self, job: made)
+    with pytest.raises(MechsteerError, match=r"1 of 3 figures could not be drawn.*wide: A figure 1 inches wide"):
+        result.redraw(STUDIES["guide"], tmp_path)
+    drawn = []
+
+    def redraw(study: Study, folder: Path, out: Path | None = None) -> list[Path]:
+        drawn.append(folder)
+        if folder == tmp_path:
+            raise MechsteerError("1 of 3 figures could not be drawn: wide.")
+        return [folder / "figures" / "one.pdf"]
+
+    monkeypatch.setattr(result, "redraw", redraw)
+    for folder in (tmp_path, tmp_path / "part"):
+        folder.mkdir(exist_ok=True)
+        finish(folder, {"study": "guide"}, {})
+    with pytest.raises(MechsteerError, match="wide"):  # the command ends with 2
+        reproduce.figures(reproduce.Figures(tmp_path))
+    assert drawn == [tmp_path, tmp_path / "part"] and "one.pdf" in capsys.readouterr().out

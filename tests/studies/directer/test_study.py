@@ -370,13 +370,18 @@ def test_peak_is_what_is_held_at_once() -> None:
 def test_the_figures_come_from_the_tables(study: directer.Result, tmp_path: Path) -> None:
     shutil.copytree(study.folder, tmp_path / "copy", ignore=shutil.ignore_patterns("cells"))
     drawn = directer_figures.draw({name: read_table(tmp_path / "copy" / f"{name}.parquet") for name in study.tables})
-    names = {"methods", "over_steering", "ablation", "sweeps", "gate", "tokens", "cost"}
+    names = {"methods", "over_steering", "ablation", "sweeps", "gate", "tokens", "cost", "heads"}
     assert set(drawn) == names == set(study.figures())
     bars = drawn["tokens"].axes[0].containers[0]  # settled without a trial
     expected = study.tables["trace"].query("outcome == 'skipped' and run.str.startswith('beta')")["share_percent"]
     assert [bar.get_width() for bar in bars][: len(expected)] == pytest.approx(expected.tolist())
     line = drawn["over_steering"].axes[1].lines[0]
     assert list(line.get_ydata()) == study.tables["strengths"]["fidelity_percent"].tolist()[:-1]
+    ranking, profiled = study.tables["heads"], study.tables["profiled"].query("heads > 0")
+    cells = ranking.sort_values(["layer", "head"])["average_percent"]
+    assert drawn["heads"].axes[0].images[0].get_array().ravel().tolist() == cells.tolist()
+    line = drawn["heads"].axes[1].lines[0]
+    assert dict(zip(*line.get_data(), strict=True)) == profiled.set_index("heads")["adherence_percent"].to_dict()
     (tmp_path / "copy" / "gate.parquet").unlink()
     with pytest.raises(ERROR, match="gate"):
         redraw(STUDIES["directer"], tmp_path / "copy")

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.container import ErrorbarContainer
 from pandas.testing import assert_frame_equal
 from tqdm import tqdm
 
@@ -447,9 +449,26 @@ def test_figures_are_drawn_from_the_tables_alone(
 
     monkeypatch.setattr(steer_instruct_figures.plots, "save", save)
     made = redraw(STUDIES["steer-instruct"], tmp_path)
-    wanted = {"by_kind", "layers", "weights", "length", "exactly", "composition", "transfer", "cosine"}
+    wanted = {"by_kind", "layers", "weights", "length", "lengths", "exactly", "composition", "transfer", "cosine"}
     assert {path.name for path in made} == wanted == set(study.figures())
     assert {path.parent for path in made} == {tmp_path / "figures"}
+
+
+def test_bars_and_points_have_their_intervals(study: steer_instruct.Result) -> None:
+    figures = study.figures()
+    table = study.tables["by_kind"]
+    first = table[table["setting"] == table["setting"].iloc[0]]
+    bars, ends = [], first[["adherence_unsteered_percent_low", "adherence_unsteered_percent_high"]].to_numpy().tolist()
+    for container in figures["by_kind"].axes[0].containers:
+        if isinstance(container, ErrorbarContainer):
+            (drawn,) = container.lines[2]
+            bars.append([line[:, 1].tolist() for line in drawn.get_segments()])
+    assert len(bars) == 2 and np.allclose(bars[0], ends)
+    table = study.tables["lengths"]
+    part = table[(table["setting"] == table["setting"].iloc[0]) & (table["constraint"] == table["constraint"].iloc[0])]
+    part = part[(part["unit"] == table["unit"].iloc[0]) & (part["vector"] == "own length")].sort_values("count")
+    container = figures["lengths"].axes[0].containers[2]
+    assert container.lines[0].get_ydata().tolist() == part["adherence_percent"].tolist()  # type: ignore[union-attr]
 
 
 def test_the_papers_numbers_stand_beside_ours_for_its_models(study: steer_instruct.Result) -> None:
