@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 import mechsteer as ms
 from mechsteer.errors import LONGEST
@@ -215,3 +217,44 @@ def test_what_cannot_be_printed_is_one_line_and_a_reader_that_stops_none() -> No
 def test_a_pattern_that_python_refuses_is_named(pattern: str) -> None:
     with pytest.raises(ms.MechsteerError, match="regex needs a regular expression of Python"):
         ms.task([{"prompt": "a"}], check=f"regex:{pattern}")
+
+
+FORGED: list[tuple[str, Any]] = [
+    *(("options", value) for value in (None, [], 3, {})),
+    *(("spans", value) for value in ("", "instruction", [], [""], [3])),
+    *(("strength", value) for value in (-1, 0, 7, None)),
+    ("options", {"compat": "papr"}),
+    *(
+        ("options", {"compat": "paper", "heads": value})
+        for value in (None, 3, "x", [0], [[0, None]], [[0, 1.5]], [[0, -1]])
+    ),
+    *(("site", {"kinds": value, "layers": None}) for value in ([[[], "x"]], [["blocks"]], 3)),
+    *(("site", {"kinds": [["blocks", "attn_scores"]], "layers": value}) for value in ("x", [], [-1], [None], 3)),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), FORGED)
+def test_an_edit_that_no_method_makes_is_refused_before_it_is_used(
+    name: str, value: Any, tiny: Callable, tmp_path: Path
+) -> None:
+    model = tiny("llama")
+    path = ms.pasta(heads=[(0, 0)]).save(tmp_path / "i.safetensors")
+    header = dict(read_tensors(path).header)
+    (edit,) = json.loads(header["edits"])
+    forged = json.dumps([edit | {name: value}])
+    save_file({}, path, metadata={"format": header["format"], "edits": forged})  # as the first versions, unverified
+    made = ms.prompt(model, "the cat sat", instruction="a dog")
+    with warnings.catch_warnings(), pytest.raises(ms.MechsteerError):
+        warnings.simplefilter("ignore")
+        ms.generate(model, [made], steer=ms.Intervention.load(path), max_new_tokens=1)
+
+
+@pytest.mark.parametrize("change", [{"stacks": {}}, {"widths": {}}, {"key": {}}, {"key": {"dtype": "int3"}}])
+def test_a_manifest_of_other_sites_than_its_shards_is_damaged(change: Any, tiny: Callable, tmp_path: Path) -> None:
+    ms.capture(tiny("llama"), ["the cat"], sites="resid_post", store=tmp_path / "store")
+    path = tmp_path / "store" / "manifest.json"
+    value = json.loads(path.read_text()) | change
+    value.pop("checksum")  # as the first versions wrote
+    path.write_text(json.dumps(value))
+    with pytest.raises(ms.MechsteerError, match="is damaged"):
+        ms.ActivationStore.open(tmp_path / "store")

@@ -105,15 +105,26 @@ def pasta(
     Example:
         >>> ms.pasta("instruction", 0.01, heads=[(2, 0), (3, 1)]).explain(model, prompt)
     """
-    one_of("compat", compat, ("paper", "released"))
-    if not 0 < finite("alpha", alpha) <= 1:
-        raise MechsteerError(f"alpha must be above 0 and at most 1, got {alpha}.")
+    _check_values("pasta", alpha, compat)
     options: dict[str, Any] = {"compat": compat}
     layers = None
     if heads is not None:
         options["heads"] = [[layer, head] for layer, head in _pairs(heads)]
         layers = sorted({layer for layer, _ in options["heads"]})
     return _edit("pasta", span, float(alpha), layers, at, scope, rows, options)
+
+
+def _check_values(method: str, strength: float, compat: Any) -> None:
+    """Raise for a strength of PASTA or SpotLight, or a form of them, that there is not.
+
+    Raises:
+        MechsteerError: with the value.
+    """
+    if method == "pasta" and not 0 < finite("alpha", strength) <= 1:
+        raise MechsteerError(f"alpha must be above 0 and at most 1, got {strength}.")
+    if method == "spotlight" and not 0 <= finite("target", strength) <= 1:
+        raise MechsteerError(f"target must be between 0 and 1, got {strength}.")
+    one_of("compat", str(compat), ("paper", "released"))
 
 
 def _pairs(heads: Any) -> list[tuple[int, int]]:
@@ -158,9 +169,7 @@ def spotlight(
     Example:
         >>> ms.generate(model, prompt, steer=ms.spotlight("instruction", target=0.1))
     """
-    one_of("compat", compat, ("paper", "released"))
-    if not 0 <= finite("target", target) <= 1:
-        raise MechsteerError(f"target must be between 0 and 1, got {target}.")
+    _check_values("spotlight", target, compat)
     return _edit("spotlight", span, float(target), layers, at, scope, rows, {"compat": compat})
 
 
@@ -181,12 +190,14 @@ def _edit(
 
 
 def check_attention(edit: Edit, model: Any) -> None:
-    """Raise if a head is out of range.
+    """Raise if a head is out of range, or a value that came from a file is none that the methods take.
 
     Raises:
-        MechsteerError: with the head and the number of heads.
+        MechsteerError: with the head and the number of heads, or the value.
     """
-    for layer, head in edit.options.get("heads", []):
+    if edit.method in ("pasta", "spotlight"):
+        _check_values(edit.method, edit.strength, edit.options.get("compat"))
+    for layer, head in _pairs(edit.options["heads"]) if "heads" in edit.options else ():
         if head >= model.cfg.n_heads:
             raise MechsteerError(
                 f"{edit.method}: head {head} of layer {layer} is out of range: heads are 0 to {model.cfg.n_heads - 1}."

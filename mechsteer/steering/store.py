@@ -19,7 +19,7 @@ from mechsteer.steering.intervention import Edit, Intervention
 from mechsteer.steering.registry import METHODS, find, is_own, made_of
 from mechsteer.steering.saes import FeatureEdit, as_sae, build_sae, sae_digest
 from mechsteer.steering.scope import make_scope
-from mechsteer.steering.sites import Sites
+from mechsteer.steering.sites import Sites, checked_layers
 from mechsteer.tensors import TensorFile, read_tensors, save_tensors
 
 FORMAT = "mechsteer.intervention/1"
@@ -156,12 +156,28 @@ def _features(described: dict[str, Any], saes: dict[int, Any]) -> FeatureEdit:
     return FeatureEdit(sae, index, operations, values)
 
 
+def _check_types(described: dict[str, Any], *, spans: bool) -> None:
+    """Raise a TypeError for values that no edit has; ``spans`` says whether it needs some."""
+    texts = [*described["spans"]]
+    if not isinstance(described["spans"], list) or not isinstance(described["options"], dict):
+        raise TypeError("spans or options are none")
+    if (spans and not texts) or "" in texts:
+        raise TypeError("a span has no name")
+    if not isinstance(described["site"], str):
+        texts += [name for kind in described["site"]["kinds"] for name in kind]
+    if "direction" in described:
+        about = described["direction"]
+        texts += [about["site"], about["method"], *about["meta"], *about["meta"].values()]
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("a name is no text")
+
+
 def _edit(described: dict[str, Any], vector: Tensor | None, saes: dict[int, Any], tensors: dict[str, Tensor]) -> Edit:
     method = find(described["method"])
+    _check_types(described, spans=method.takes == "span")
     site = described["site"]
     if not isinstance(site, str):
-        layers = site["layers"]
-        site = Sites(tuple((s, k) for s, k in site["kinds"]), None if layers is None else tuple(layers))
+        site = Sites(tuple((s, k) for s, k in site["kinds"]), checked_layers(site["layers"]))
     direction = None
     if "direction" in described:
         if vector is None:
