@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.analysis.mcnemar import exact_p
-from mechsteer.errors import MechsteerError, nearest
+from mechsteer.errors import MechsteerError, nearest, shown
 from mechsteer.stats import holm, mean_interval
 
 if TYPE_CHECKING:
@@ -33,6 +33,22 @@ def score_column(rows: "pd.DataFrame", score: str | None) -> str:
     if not chosen:
         raise MechsteerError("This task has no score that says how well its prompts were followed; give score=...")
     return chosen[0]
+
+
+def shares(rows: "pd.DataFrame", score: str) -> "pd.Series":
+    """A score as numbers from 0 (not followed) to 1 (followed).
+
+    Raises:
+        MechsteerError: for other numbers, or NaN.
+    """
+    values = rows[score].astype(float)
+    wrong = values[~values.between(0, 1)]
+    if len(wrong):
+        raise MechsteerError(
+            f"The score {score!r} must be from 0 (not followed) to 1 (followed), but is {wrong.iloc[0]:g} for the "
+            f"output {shown(rows['output'][wrong.index[0]])} ({len(wrong)} of {len(rows)} are not)."
+        )
+    return values
 
 
 def summarise(rows: "pd.DataFrame", score: str, seconds: Mapping[str, float]) -> "pd.DataFrame":

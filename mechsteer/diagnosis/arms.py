@@ -6,7 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.comparison.summary import score_column
+from mechsteer.comparison.summary import score_column, shares
 from mechsteer.diagnosis.cases import SPAN, Case, Cases
 from mechsteer.diagnosis.forms import forms_of
 from mechsteer.evaluation import evaluate
@@ -96,8 +96,7 @@ def run_arm(
         out=folder,
         progress=progress,
     )
-    column = score_column(rows, score)
-    passed = rows[column].astype(float) >= FOLLOWED
+    passed = shares(rows, score_column(rows, score)) >= FOLLOWED
     rows.insert(0, "arm", arm.name)
     rows.insert(1, "group", arm.group)
     rows.insert(2, "case", [readable[place].number for place in kept])

@@ -105,7 +105,8 @@ def diagnose(
         progress: Say first what it will take, and show bars.
 
     Raises:
-        MechsteerError: for a task without instructions or prompts, or a score that is not there.
+        MechsteerError: for a task without instructions or prompts, a score that is not there, or one that is
+            not from 0 to 1.
 
     Example:
         >>> ms.diagnose(model, ms.task("own.jsonl", check="sentences:1")).to_html("why.html")  # doctest: +SKIP

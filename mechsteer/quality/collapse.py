@@ -18,15 +18,18 @@ other; see :mod:`mechsteer.quality.labelled`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mechsteer.analysis.quality import repeated_share
-from mechsteer.quality.texts import SHORT, is_empty, repetition, words
+from mechsteer.quality.texts import is_empty, repetition, words
 
 MEAN_TOKENS, P95_TOKENS = 5, 20
 """The mean says nothing about fewer tokens, the percentile nothing about fewer."""
+
+FEW_WORDS = 24
+"""Of more words, runs of four tell a loop from what only has few different words."""
 
 COPIED, COPIED_WORDS = 0.9, 6
 """A copy is nine tenths; an answer of fewer words may well stand in the prompt."""
@@ -39,7 +42,7 @@ class Limits:
     Attributes:
         repetition: Of :func:`mechsteer.quality.texts.repetition`.
         repeated_share: Of :func:`mechsteer.analysis.quality.repeated_share`.
-        words_per_word: Words for each different word, of 3 to 60 words.
+        words_per_word: Words for each different word, of 3 to 24 words that are not mostly numbers.
         surprise: Nats, mean.
         surprise_p95: Nats, 95th percentile.
         surprise_excess: Nats over the entropy, mean.
@@ -47,7 +50,7 @@ class Limits:
 
     repetition: float = 0.352
     repeated_share: float = 0.423
-    words_per_word: float = 2.574
+    words_per_word: float = 2.386
     surprise: float = 3.593
     surprise_p95: float = 10.631
     surprise_excess: float = 1.171
@@ -69,11 +72,17 @@ def measures(text: str, *, n_tokens: int | None = None, **surprise: float) -> di
     return {
         "repetition": repetition(text),
         "repeated_share": repeated_share(text),
-        "words_per_word": len(found) / len(set(found)) if 3 <= len(found) <= SHORT else 0.0,
+        "words_per_word": _words_per_word(found),
         "surprise": or_zero(surprise, "surprise", tokens >= MEAN_TOKENS),
         "surprise_p95": or_zero(surprise, "surprise_p95", tokens >= P95_TOKENS),
         "surprise_excess": or_zero(surprise, "surprise_excess", tokens >= MEAN_TOKENS),
     }
+
+
+def _words_per_word(found: Sequence[str]) -> float:
+    """0 where it says nothing: of many words (code, a timetable) few are different, and so are digits."""
+    digits = sum(word.isdigit() for word in found)
+    return len(found) / len(set(found)) if 3 <= len(found) <= FEW_WORDS and 2 * digits < len(found) else 0.0
 
 
 def or_zero(surprise: Mapping[str, float], name: str, enough: bool) -> float:

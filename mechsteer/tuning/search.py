@@ -43,6 +43,9 @@ FIRST_SHARE = 0.6
 GAIN = 1e-3
 """A point of which to know more is expected to gain less, in parts of the largest score, answers no more."""
 
+BATCH = 6
+"""Points answer together until so many answers are written at once: of fewer, each takes a model nearly as long."""
+
 LIKELY = 0.5
 """Where the strong end leads and has this chance to be the best, or has answered all prompts, the ladder grows."""
 
@@ -193,12 +196,24 @@ class Search:
             gains = gained(worth, place)
             order = [point for point in np.argsort(-gains, kind="stable").tolist() if gains[point] >= GAIN]
             some = [known.get(points[point]) or Tried(points[point]) for point in order]
-            one = next((one for one in some if not self._whole(one) and self._affordable(one, leader)), None)
-            if one is None:
+            found = self._together([one for one in some if not self._whole(one)], leader)
+            if not found:
                 return [] if self._whole(leader) else [leader]
-            if one.parts or self._begun([one]):
-                return [one]
+            if left := found if found[0].parts else self._begun(found):
+                return left
         return []
+
+    def _together(self, some: Sequence[Tried], leader: Tried) -> list[Tried]:
+        """The first that the budget allows; of those after it that are as far, so many that a batch is worth it."""
+        found: list[Tried] = []
+        for one in some:
+            alike = not found or len(one.parts) == len(found[0].parts)
+            if alike and self._affordable([*found, one], leader):
+                found.append(one)
+                first, end = self.blocks[len(one.parts)]
+                if len(found) * (end - first) >= BATCH:
+                    break
+        return found
 
     def _leader(self, worth: Float[np.ndarray, "draws points"]) -> Tried | None:
         """Who is expected to be the best, of those that can answer the rest with what is left of the budget."""
@@ -207,11 +222,10 @@ class Search:
         allowed = [one for one in begun if self._rest(one) <= enough]
         return max(allowed, key=lambda one: worth[:, self._place(one)].mean(), default=None)
 
-    def _affordable(self, one: Tried, leader: Tried) -> bool:
-        """Whether it can answer one stretch more, and the leader then the rest."""
-        cost = self._cost(len(one.parts)) + (0 if one.parts else self._start)
-        rest = self._rest(leader) - (self._cost(len(one.parts)) if one is leader else 0)
-        return self.spent + cost + rest <= self.budget
+    def _affordable(self, some: Sequence[Tried], leader: Tried) -> bool:
+        """Whether they can answer one stretch more, and the leader then the rest."""
+        cost = sum(self._cost(len(one.parts)) + (0 if one.parts else self._start) for one in some if one is not leader)
+        return self.spent + cost + self._rest(leader) <= self.budget
 
     def _rest(self, one: Tried) -> int:
         """The tokens that the prompts take which it has not answered."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mechsteer.comparison.summary import score_column
+from mechsteer.comparison.summary import score_column, shares
 from mechsteer.errors import MechsteerError
 from mechsteer.evaluation import evaluate
 from mechsteer.identity import cell_key
@@ -55,7 +55,8 @@ class Runs:
             where the answer has collapsed) and ``quality`` (0 where it has collapsed, else 1, or its ``fidelity``).
 
         Raises:
-            MechsteerError: for a task that has more or less than one answer a prompt, or another score.
+            MechsteerError: for a task that has more or less than one answer a prompt, another score, or one that is not
+                from 0 to 1.
         """
         return self.many([way], stretch, limit)[0]
 
@@ -86,7 +87,7 @@ class Runs:
         if self.bar is not None:
             self.bar.update(int(table["n_tokens"].sum()))
         sound = ~table["collapsed"].astype(bool)
-        followed = table[score_column(table, self.score)].astype(float)
+        followed = shares(table, score_column(table, self.score))
         true = table["fidelity"].fillna(1.0).astype(float) if "fidelity" in table else 1.0
         return table.assign(followed=followed, adherence=followed * sound, quality=true * sound)
 

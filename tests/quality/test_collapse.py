@@ -71,3 +71,47 @@ def test_the_measured_surprise_is_what_the_model_gives(instruct_llama: Any) -> N
 )
 def test_reasons(text: str, measured: dict[str, Any], reason: str) -> None:
     assert reason_of(excesses(text, **measured)) == reason
+
+
+SPREAD = {
+    "class": "class Stack:\n    def __init__(self):\n        self.items = []\n\n    def push(self, item):\n        "
+    "self.items.append(item)\n\n    def pop(self):\n        return self.items.pop()\n\n    def peek(self):\n        "
+    "return self.items[-1]\n\n    def size(self):\n        return len(self.items)",
+    "timetable": "\n".join(f"{day}: 9 am to 5 pm" for day in ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")),
+    "matrix": "[[1, 0, 0], [0, 1, 0], [0, 0, 1]]",
+    "times table": "\n".join(f"7 x {i} = {7 * i}" for i in range(1, 11)),
+    "refrain": "Row, row, row your boat,\nGently down the stream.\nMerrily, merrily, merrily,\nLife is but a dream.",
+    "records": ", ".join(f'{{"id": {i}, "name": "{n}", "active": true}}' for i, n in enumerate(("Ann", "Bob", "Cid"))),
+    "headings": "\n\n".join(
+        f"## {d}\n\n**Lunch:** {a}\n\n**Dinner:** {b}"
+        for d, a, b in zip(
+            ("Monday", "Tuesday", "Friday"),
+            ("lentil soup", "tuna salad", "toast"),
+            ("fish", "curry", "pasta"),
+            strict=True,
+        )
+    ),
+    "chinese": "天空是蓝色的,因为空气分子散射蓝光的程度比红光更强。傍晚时,天空看起来是红色的。",
+}
+"""Good answers in which few words are different, or many stand again and again."""
+
+LOOPS = {
+    "sentence": "The sky is blue because of the air. " * 8,
+    "word": "blue blue blue blue blue blue",
+    "characters": "The sky is " + "o" * 120,
+    "counter": "\n".join(f"{i}. Sit down on the chair and wait until it is time." for i in range(1, 10)),
+    "slot": " ".join(f"My name is {n} and I am from the city of kings." for n in ("Al", "Bo", "Cy", "Di", "Ed", "Fi")),
+    "late": "The sky is blue because air scatters light. At dusk it is red. " + "It is a matter of light. " * 12,
+    "japanese": "空が青い。" * 12,
+    "digits": "42 " * 20,
+}
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_structure_is_no_loop(name: str) -> None:
+    assert reason_of(excesses(SPREAD[name])) == ""
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_loops_of_every_kind_are_found(name: str) -> None:
+    assert reason_of(excesses(LOOPS[name])) == "loop"

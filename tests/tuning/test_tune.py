@@ -196,6 +196,15 @@ def test_what_makes_no_sense_is_refused(options: dict[str, Any], said: str, mode
         ms.tune(model, task, **options)
 
 
+@pytest.mark.parametrize(("value", "said"), [(float("nan"), "is nan"), (27.0, "is 27"), (-1, "is -1")])
+@pytest.mark.parametrize("command", [ms.tune, ms.diagnose])
+def test_scores_that_are_no_shares_are_refused(command: Any, value: float, said: str, model: Any) -> None:
+    samples = [{"prompt": text, "instruction": "answer in capitals"} for text in PROMPTS]
+    task = ms.task(samples, lambda text, sample: value, name="no share", max_new_tokens=2)
+    with pytest.raises(ms.MechsteerError, match=rf"must be from 0 \(not followed\) to 1 .* {said} .*4 of 4|8 of 8"):
+        command(model, task)
+
+
 def test_methods_that_prompts_do_not_allow_are_left_out_with_the_reason(model: Any) -> None:
     plain = ms.task(PROMPTS, lambda text, sample: len(text) % 3 == 0, name="no instruction", max_new_tokens=5)
     with pytest.raises(ms.MechsteerError, match=r"None of the methods can be used\. guide: .*instruction"):
