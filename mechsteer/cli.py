@@ -3,6 +3,7 @@
 Nothing heavy is imported until a command runs, so ``--help`` is instant. Bad input ends with one line and exit code 2.
 """
 
+import io
 import os
 import shlex
 import sys
@@ -42,6 +43,9 @@ Command = (
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line; exits with 2 on bad input and 130 on Ctrl-C."""
     given = list(sys.argv[1:] if args is None else args)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows its escape
+            stream.reconfigure(errors="backslashreplace")
     if given == ["--version"]:
         print(f"mechsteer {__version__}")
         return
@@ -56,7 +60,7 @@ def main(args: Sequence[str] | None = None) -> None:
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
     )
     try:
-        with running(shlex.join(["mechsteer", *given])):
+        with running(shlex.join(["mechsteer", *given]).encode(errors="backslashreplace").decode()):
             _run(command)
             sys.stdout.flush()
     except MechsteerError as error:

@@ -258,3 +258,13 @@ def test_a_manifest_of_other_sites_than_its_shards_is_damaged(change: Any, tiny:
     path.write_text(json.dumps(value))
     with pytest.raises(ms.MechsteerError, match="is damaged"):
         ms.ActivationStore.open(tmp_path / "store")
+
+
+def test_a_terminal_without_some_characters_and_names_that_are_no_text(tmp_path: Path) -> None:
+    given = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", "from mechsteer.cli import main; main()"]
+    made = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False, env=given)
+    assert made.returncode == 0 and "reproduce" in made.stdout and made.stderr == ""
+    name = os.fsdecode(b"no\xff.jsonl")
+    made = subprocess.run([*command, "score", name, name], capture_output=True, text=True, check=False, env=given)
+    assert made.returncode == 2 and made.stderr == "mechsteer: No such file: no\\udcff.jsonl.\n"
