@@ -277,7 +277,9 @@ def _csv(source: Path, text: str) -> list[tuple[int, Any]]:
     if again := repeated(header):
         raise MechsteerError(f"{source} has the column {shown(again)} twice.")
     if "prompt" not in header:
-        raise MechsteerError(f"{source} lacks the column 'prompt'; it has {', '.join(header) or 'nothing'}.")
+        other = next((name for name in (";", "\t") if len(header) == 1 and name in header[0]), None)
+        hint = f" Its fields must be separated by commas, not by {other!r}." if other else ""
+        raise MechsteerError(f"{source} lacks the column 'prompt'; it has {', '.join(header) or 'nothing'}.{hint}")
     return rows
 
 

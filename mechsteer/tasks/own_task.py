@@ -160,8 +160,8 @@ def task(
     if isinstance(samples, str | os.PathLike):
         read, default = read_samples(samples), os.path.basename(os.fspath(samples))  # noqa: PTH119
     else:
-        if hasattr(samples, "to_dict") and hasattr(samples, "columns"):
-            samples = samples.to_dict("records")  # type: ignore[union-attr]  # a table of pandas, by row
+        if type(samples).__module__.startswith("pandas") and hasattr(samples, "columns"):
+            samples = samples.to_dict("records")  # type: ignore[union-attr]  # a table, by row
         if isinstance(samples, Prompt | Mapping | bytes) or not isinstance(samples, Iterable):
             raise MechsteerError(f"samples must be a list of prompts or a file's name, got {type(samples).__name__}.")
         read = [read_sample(one, f"Sample {number}") for number, one in enumerate(samples)]

@@ -294,3 +294,11 @@ def test_a_column_that_is_there_twice_is_named(tmp_path: Path) -> None:
     file.write_text("prompt,kind,prompt\na,b,c\n", encoding="utf-8")
     with pytest.raises(MechsteerError, match=r"twice\.csv has the column 'prompt' twice"):
         ms.task(file, "lowercase")
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_a_file_separated_otherwise_is_told_so(separator: str, tmp_path: Path) -> None:
+    file = tmp_path / "other.csv"
+    file.write_text(f"prompt{separator}instruction\na{separator}b\n", encoding="utf-8")
+    with pytest.raises(MechsteerError, match=re.escape(f"separated by commas, not by {separator!r}")):
+        ms.task(file, "lowercase")
