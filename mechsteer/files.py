@@ -287,7 +287,7 @@ def file_at(path: str | os.PathLike[str], what: str = "file") -> Path:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise MechsteerError(f"Cannot read {shown(os.fspath(path))}: {getattr(error, 'strerror', error)}.") from None
     if stat.S_ISDIR(kind):
-        raise MechsteerError(f"{path} is a folder; expected a {what}.")
+        raise MechsteerError(f"Cannot read {path}: a folder is not a readable {what}.")
     if not stat.S_ISREG(kind):  # where reading may never end
         raise MechsteerError(f"{path} is a pipe or a device; expected a {what}, into which what it gives is written.")
     return Path(path)

@@ -9,6 +9,10 @@ import pytest
 import torch
 
 import mechsteer as ms
+from mechsteer.command import reproduce
+from mechsteer.studies.core.result import Result
+from mechsteer.studies.sweep.grids import read_grid
+from mechsteer.tasks.named import named_task
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -127,7 +131,7 @@ def test_a_task_where_prompts_are_wanted_and_the_other_way(model: Any) -> None:
     [ms.Intervention.load, ms.Direction.load, ms.tasks.memotrap, ms.tasks.opinion, ms.tasks.ifeval],
 )  # fmt: skip
 def test_a_folder_in_the_place_of_a_file(read: Callable[[Any], Any], tmp_path: Path) -> None:
-    assert "is a folder; expected a" in said(lambda: read(tmp_path))
+    assert "a folder is not a readable" in said(lambda: read(tmp_path))
     assert "No such" in said(lambda: read(tmp_path / "nothere.csv"))
 
 
@@ -152,3 +156,16 @@ def test_figures_are_drawn_from_tables(model: Any) -> None:
     assert "ms.analysis.attention" in said(lambda: ms.plots.attention_view(model, prompt))
     assert "query_tokens" in said(lambda: ms.plots.attention_view(np.ones((3, 3)), prompt))
     assert "of matplotlib" in said(lambda: ms.plots.save(prompt, "x"))
+
+
+def test_folders_of_another_kind(tmp_path: Path) -> None:
+    (tmp_path / "tuning.json").touch()
+    assert "It is a tuning's; `mechsteer report`" in said(lambda: Result.load(tmp_path))
+    (tmp_path / "a.txt").touch()
+    assert "is a file" in said(lambda: Result.load(tmp_path / "a.txt"))
+    assert "is a file, not a folder" in said(lambda: reproduce.report(reproduce.Report(tmp_path / "a.txt")))
+    assert "A folder is none" in said(lambda: named_task(str(tmp_path)))
+    (tmp_path / "config.json").touch()
+    for model in (str(tmp_path), "organism:instruct-llama"):
+        assert "are the arguments swapped?" in said(lambda model=model: named_task(model))
+    assert said(lambda: read_grid(tmp_path / "no.toml")) == f"No such file: {tmp_path / 'no.toml'}."

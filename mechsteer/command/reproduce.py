@@ -216,8 +216,9 @@ def report(c: Report) -> None:
         for path in sorted({*c.folder.glob(name), *c.folder.glob(f"*/{name}")})
     ]
     if not found:
+        wrong = "is a file, not" if c.folder.is_file() else "is not"
         raise MechsteerError(
-            f"{c.folder} is not a folder of results: it has none of {', '.join(kinds)}, which `mechsteer reproduce`, "
+            f"{c.folder} {wrong} a folder of results: it has none of {', '.join(kinds)}, which `mechsteer reproduce`, "
             "`compare`, `tune` and `diagnose` write into --out."
         )
     for folder, module in sorted(found):

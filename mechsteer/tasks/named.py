@@ -39,12 +39,19 @@ def named_task(name: str, *, check: str | None = None, max_new_tokens: int | Non
     if path.suffix and not known:
         return task(path, check=check, max_new_tokens=MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens)
     if not path.suffix and name not in BUNDLED:
-        raise unknown("task", name, [*BUNDLED, "FILE.jsonl", "FILE.csv"])
+        raise MechsteerError(f"{unknown('task', name, [*BUNDLED, 'FILE.jsonl', 'FILE.csv'])}{_instead(name, path)}")
     if check is not None or (max_new_tokens is not None and known != "ifeval"):
         raise MechsteerError(f"The task {name!r} has a check and a length of its own.")
     if known == "ifeval":
         return ifeval(path, max_new_tokens=LONGEST if max_new_tokens is None else max_new_tokens)
     return memotrap(path) if known else BUNDLED[name]()
+
+
+def _instead(name: str, path: Path) -> str:
+    """What a name is that stands in the place of a task."""
+    if name.startswith("organism:") or (path / "config.json").is_file():
+        return " That is a model: are the arguments swapped?"
+    return " A folder is none." if path.is_dir() else ""
 
 
 def _kind(path: Path) -> str:

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 RECORD = "study.json"
 
+OTHERS = ("comparison", "tuning", "diagnosis")
+"""What else has a folder of its own, with a record of that name."""
+
 ROWS = 12
 """Rows of a table in a notebook and in a terminal."""
 
@@ -145,6 +148,11 @@ def _no_study(folder: Path) -> str:
     """What is wrong with a folder that is not a study's, and which ones near it are."""
     if is_dir := is_there(folder) and folder.is_dir():
         found = f"{str(folder)!r} is not the folder of a finished study: it has no {RECORD}."
+        other = next((kind for kind in OTHERS if (folder / f"{kind}.json").is_file()), None)
+        if other is not None:
+            return f"{found} It is a {other}'s; `mechsteer report` makes its page and pictures again."
+    elif is_there(folder):
+        found = f"{str(folder)!r} is a file; a study's folder with its {RECORD} was expected."
     else:
         found = f"No such folder: {str(folder)!r}; a study's folder with its {RECORD} was expected."
     place = folder if is_dir else folder.parent

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mechsteer.errors import MechsteerError, shown, unknown
-from mechsteer.files import digest, file_at, read_json
+from mechsteer.files import digest, read_json, read_text
 
 FILE_KEYS = ("run", "modules", "grid")
 MOST_CELLS = 100_000
@@ -145,10 +145,9 @@ def _read(path: Path) -> dict[str, Any]:
     if path.suffix == ".json":
         content = read_json(path, once=True)
     elif path.suffix == ".toml":
+        text = read_text(path, "TOML")
         try:
-            content = tomllib.loads(file_at(path).read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise MechsteerError(f"Cannot read {path}: {error}.") from None
+            content = tomllib.loads(text)
         except RecursionError:
             raise MechsteerError(f"{path} is not a TOML file: it is nested too deeply.") from None
         except ValueError as error:  # also a number of thousands of digits
