@@ -83,7 +83,7 @@ def test_a_damaged_header_is_refused(damage: dict[str, str | None], tmp_path: Pa
 def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ms.MechsteerError, match="No such file"):
         ms.Direction.load(tmp_path / "d.safetensors")
-    with pytest.raises(ms.MechsteerError, match="is a folder; expected a safetensors file"):
+    with pytest.raises(ms.MechsteerError, match="a folder is not a readable safetensors file"):
         ms.Direction.load(tmp_path)
 
 

@@ -97,7 +97,7 @@ def test_what_does_not_end_is_stopped(
     )
 
 
-NO_RULE = "".join(f"{{% set text{i} = 'x' * 999999 %}}" for i in range(160))
+NO_RULE = "".join(f"{{% set text{i} = 'x' * 999999 %}}" for i in range(600))
 
 
 @pytest.mark.skipif(rendering._memory() is None, reason="Linux")

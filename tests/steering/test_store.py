@@ -130,7 +130,7 @@ def test_a_truncated_file_is_refused(kept: int, saved: Path) -> None:
 
 
 def test_a_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ms.MechsteerError, match="is a folder; expected a safetensors file"):
+    with pytest.raises(ms.MechsteerError, match="a folder is not a readable safetensors file"):
         Intervention.load(tmp_path)
 
 

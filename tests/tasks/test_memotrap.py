@@ -154,7 +154,7 @@ def test_files_that_are_missing_or_no_text_are_refused(tmp_path: Path) -> None:
     refused(tmp_path / "nosuch.csv", "No such file")
     (tmp_path / "binary.csv").write_bytes(bytes(range(256)) * 8)
     refused(tmp_path / "binary.csv", "is not a readable CSV file")
-    refused(tmp_path, "is a folder; expected a CSV file")
+    refused(tmp_path, "a folder is not a readable CSV file")
 
 
 # ------------------------------------------------------------------------------------------------ splits

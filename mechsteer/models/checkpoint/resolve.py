@@ -58,7 +58,7 @@ def _looks_local(name: str) -> bool:
 
 def _local(path: Path) -> Path:
     if not is_there(path):
-        raise MechsteerError(f"No such model directory: {shown(str(path))}.{_near(path)}")
+        raise MechsteerError(f"No such model directory: {shown(str(path), 400)}.{_near(path)}")
     if not path.is_dir() and path.suffix != ".gguf":
         raise MechsteerError(
             f"{str(path)!r} is a file; expected a directory with config.json and *.safetensors, or a .gguf file."
