@@ -128,7 +128,8 @@ def test_a_killed_training_leaves_what_the_next_one_removes_and_nothing_else_doe
         with written_whole(tmp_path / "another") as other, written_whole(tmp_path / "model 2"):
             assert folder.exists() and [path.name for path in tmp_path.glob(".model.unf*")] == [folder.name]
             (other / "x").write_text("x")
-        with pytest.raises(ms.MechsteerError), written_whole(tmp_path / "model"):  # a second one beside it; the first to end wins
+        # A second one beside it: the first to end wins.
+        with pytest.raises(ms.MechsteerError, match="Cannot write"), written_whole(tmp_path / "model"):
             (tmp_path / "model").mkdir()
             (tmp_path / "model" / "y").write_text("y")
             assert folder.exists()
