@@ -93,14 +93,18 @@ def layer_norms(c: Any) -> dict[str, Any]:
     return {"normalization_type": "LN", "final_rms": False, "eps": eps}
 
 
-def olmoe(c: Any) -> dict[str, Any]:
-    """OLMoE: small experts whose weights may sum to less than one."""
+def experts(c: Any) -> dict[str, Any]:
+    """Mixtures whose experts' weights may sum to less than one."""
     return {
         "num_experts": c.num_experts,
         "experts_per_token": c.num_experts_per_tok,
         "norm_topk_prob": c.norm_topk_prob,
-        "clip_qkv": c.clip_qkv,
     }
+
+
+def olmoe(c: Any) -> dict[str, Any]:
+    """OLMoE: experts, and clipped queries, keys and values."""
+    return experts(c) | {"clip_qkv": c.clip_qkv}
 
 
 def mixtral(c: Any) -> dict[str, Any]:
@@ -110,13 +114,7 @@ def mixtral(c: Any) -> dict[str, Any]:
 
 def qwen3_moe(c: Any) -> dict[str, Any]:
     """Qwen 3 MoE: small experts, and norms of queries and keys."""
-    return {
-        "d_mlp": c.moe_intermediate_size,
-        "num_experts": c.num_experts,
-        "experts_per_token": c.num_experts_per_tok,
-        "norm_topk_prob": c.norm_topk_prob,
-        "use_qk_norm": True,
-    }
+    return experts(c) | {"d_mlp": c.moe_intermediate_size, "use_qk_norm": True}
 
 
 def _activation(c: Any) -> str:

@@ -17,8 +17,6 @@ from mechsteer.models.digest import FIRST_ROWS
 from mechsteer.models.families.rope import by_kind
 
 NO_ROTATION = "none"
-NEIGHBOURS = ("ernie4_5", "helium")
-"""The families whose tables are of halves, as Llama's, but whose attention turns neighbouring dimensions."""
 
 Tables = dict[str, tuple[Float[Tensor, "pos rotary"], Float[Tensor, "pos rotary"]]]
 
@@ -54,7 +52,8 @@ def set_tables(model: Any, hf_model: Any) -> None:
         model: The hooked model.
         hf_model: The model it was made from.
     """
-    rotary = Rotary(_tables(hf_model), _kinds(hf_model.config), [block.attn for block in model.blocks])
+    tables = _tables(hf_model, neighbours=model.cfg.rotary_adjacent_pairs)
+    rotary = Rotary(tables, _kinds(hf_model.config), [block.attn for block in model.blocks])
     for attention in rotary.attentions:
         attention._extend_rotary_embeddings = rotary.extend
     rotary.extend(min(model.cfg.n_ctx, FIRST_ROWS))
@@ -73,30 +72,26 @@ def _kinds(config: Any) -> list[str]:
     return [kind if used else NO_ROTATION for kind, used in zip(kinds, rotated, strict=True)]
 
 
-def _tables(hf_model: Any) -> Callable[[Int[Tensor, "1 pos"]], Tables]:
+def _tables(hf_model: Any, *, neighbours: bool = False) -> Callable[[Int[Tensor, "1 pos"]], Tables]:
     if hf_model.config.model_type == "gptj":
         return _gptj_tables(hf_model.transformer.h[0].attn.embed_positions, hf_model.dtype)
     rotary, like = hf_model.base_model.rotary_emb, torch.empty(1, dtype=hf_model.dtype)
-    ordered = _neighbours if hf_model.config.model_type in NEIGHBOURS else _halves
     kinds = sorted(set(_kinds(hf_model.config)) - {NO_ROTATION}) or list(by_kind(hf_model.config))
 
     @torch.no_grad()
     def make(positions: Int[Tensor, "1 pos"]) -> Tables:
         x = like.to(positions.device)
         found = {kind: rotary(x, positions, *([kind] if kind else [])) for kind in kinds}
-        return {kind: (ordered(cos[0]), ordered(sin[0])) for kind, (cos, sin) in found.items()}
+        if neighbours:
+            found = {kind: (_of_pairs(cos), _of_pairs(sin)) for kind, (cos, sin) in found.items()}
+        return {kind: (cos[0], sin[0]) for kind, (cos, sin) in found.items()}
 
     return make
 
 
-def _halves(table: Float[Tensor, "pos rotary"]) -> Float[Tensor, "pos rotary"]:
-    """Dimensions turn with those of the other half, as the tables are."""
-    return table
-
-
-def _neighbours(table: Float[Tensor, "pos rotary"]) -> Float[Tensor, "pos rotary"]:
-    """Dimensions turn with their neighbours: both of a pair have its number."""
-    return table[:, : table.shape[1] // 2].repeat_interleave(2, dim=1)
+def _of_pairs(table: Float[Tensor, "1 pos rotary"]) -> Float[Tensor, "1 pos rotary"]:
+    """From a table whose second half repeats the first to one for attention that turns neighbouring dimensions."""
+    return table[..., : table.shape[-1] // 2].repeat_interleave(2, dim=-1)
 
 
 def _gptj_tables(
