@@ -34,6 +34,15 @@ FAMILIES = {
     "SmolLM 3": "smollm3",
     "Granite 3": "granite",
     "StableLM 2": "stablelm",
+    "Ministral 3 (YaRN, scaled queries)": "ministral3",
+    "OLMo 3": "olmo3",
+    "OLMoE": "olmoe",
+    "Arcee": "arcee",
+    "ERNIE 4.5": "ernie4_5",
+    "Helium": "helium",
+    "Nemotron, biases": "nemotron",
+    "Seed-OSS": "seed_oss",
+    "StarCoder 2": "starcoder2",
     "T5 1.1": "t5",
 }
 """Configurations of ``tests/hub.py``, one for each set of hook points, and their families."""

@@ -3,6 +3,7 @@
 import html
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,20 @@ def test_direction_and_intervention() -> None:
     assert "strength=4 = 0.50 norms" in repr(steer)
     unknown = ms.Direction(vector, "blocks.1.hook_resid_post", "by hand")
     assert "norms" not in repr(ms.add(unknown, scale=4.0)) and "mean projection" not in unknown._repr_html_()
+
+
+def test_captured_activations_and_a_model(tiny: Callable[..., Any]) -> None:
+    model = tiny("llama")
+    made = ms.capture(model, {"with": [SCRIPT, "the cat"], "without": ["the dog sat"]}, sites="resid_post")
+    page = made._repr_html_()
+    assert "script" not in Balanced(page).seen
+    said = text_in(page)
+    assert "Activations of 3 prompts" in said and all(site in said for site in made) and "without1" in said
+    assert made.about["fingerprint"] in said and "positionslast" in said and "provenance" not in said
+    info = replace(ms.model_info(model), name=SCRIPT)
+    page = info._repr_html_()
+    assert "script" not in Balanced(page).seen and info.fingerprint in page and SCRIPT in text_in(page)
+    assert "revision" not in page, "what is not known is left out"
 
 
 def test_store(tiny: Callable[..., Any], tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from mechsteer.activations.store import ActivationStore
 from mechsteer.activations.streaming import BatchRows, Plan, make_plan, stream
 from mechsteer.activations.writing import about, fill
 from mechsteer.decoding.strategies import Strategy
+from mechsteer.display import counted, folded, rows_of, titled
 from mechsteer.errors import MechsteerError, one_of
 from mechsteer.models import as_prompts
 from mechsteer.prompts import Prompt, Prompts
@@ -78,6 +79,16 @@ class Activations(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         return f"Activations({', '.join(f'{name} {list(x.shape)}' for name, x in self.tensors.items())})"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, len(x), list(x.shape[1:]), str(x.dtype)) for name, x in self.tensors.items()]
+        groups = [(name, len(places)) for name, places in self.groups.items()] if len(self.groups) > 1 else []
+        parts = [rows_of(rows, ("site", "rows", "shape of each", "dtype"))]
+        parts += [rows_of(groups, ("group", "prompts"))] if groups else []
+        known = {**self.about, **self.about.get("provenance", {})}
+        facts = [(name, value) for name, value in sorted(known.items()) if name != "provenance"]
+        where = folded("where they came from", rows_of(facts, ("", "")))
+        return titled(f"Activations of {counted(len(self.prompts), 'prompt')}", *parts, where)
 
     def index(self, site: str) -> "pd.DataFrame":
         """What the rows at a site stand for: columns row, prompt, position, token, text, generated."""

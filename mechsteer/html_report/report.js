@@ -172,6 +172,13 @@
     root.dataset.ready = "yes";
   };
 
+  const closed = () => document.querySelectorAll("details:not([open])");
+  addEventListener("beforeprint", () => closed().forEach((part) => { part.dataset.folded = "yes"; part.open = true; }));
+  addEventListener("afterprint", () => document.querySelectorAll("[data-folded]").forEach((part) => {
+    part.open = false;
+    delete part.dataset.folded;
+  }));
+
   document.querySelectorAll("[data-table]").forEach(table);
   document.querySelectorAll("[data-answers]").forEach(answers);
   document.querySelectorAll("[data-heat]").forEach(heat);

@@ -3,6 +3,7 @@
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from mechsteer.display import rows_of, titled
 from mechsteer.errors import not_a_model
 from mechsteer.files import versions
 from mechsteer.models.digest import weights_digest
@@ -44,6 +45,10 @@ class ModelInfo:
     context_note: str = ""
     generation_config: dict[str, Any] = field(default_factory=dict, hash=False)
     digest: str = ""
+
+    def _repr_html_(self) -> str:
+        facts = [(name.replace("_", " "), value) for name, value in asdict(self).items() if value not in ("", (), {})]
+        return titled(f"Model: {self.name}", rows_of(facts, ("", "")))
 
 
 def set_info(model: Any, info: ModelInfo) -> None:

@@ -3,13 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.plots.base import COLOURS
+from mechsteer.plots.base import looks
 from mechsteer.plots.labels import interval
 from mechsteer.plots.own import line_width, marker_size
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+
+ERRORS: dict[str, Any] = {"elinewidth": 0.8, "ecolor": "0.2"}
+"""The look of a bar's interval."""
 
 
 def errors(table: "pd.DataFrame", y: str, low: str | None = None, high: str | None = None) -> list[Any] | None:
@@ -33,7 +36,7 @@ def grouped_bars(
     groups: Sequence[Any] | None = None,
     low: str | None = None,
     high: str | None = None,
-    colours: Sequence[str] = COLOURS,
+    colours: Sequence[str] | None = None,
     labels: Mapping[Any, str] | None = None,
     bottom: float = 0.0,
 ) -> dict[Any, Any]:
@@ -48,7 +51,7 @@ def grouped_bars(
         groups: Another order of the groups.
         low: Column of the interval's lower end; default by name.
         high: Column of its upper end.
-        colours: One for each value of ``by``.
+        colours: One for each value of ``by``; default: grey for what is not steered, and the house's in order.
         labels: What the legend calls them; default: their names.
         bottom: Where the bars begin.
 
@@ -56,6 +59,7 @@ def grouped_bars(
         matplotlib's bars, by the value of ``by``.
     """
     groups, names = list(dict.fromkeys(table[x])) if groups is None else groups, list(dict.fromkeys(table[by]))
+    colours = [one["color"] for one in looks(names)] if colours is None else colours
     width, made = 0.8 / len(names), {}
     for place, name in enumerate(names):
         part = table[table[by] == name].set_index(x).reindex(groups)
@@ -66,7 +70,7 @@ def grouped_bars(
             bottom=bottom,
             yerr=errors(part, y, low, high),
             color=colours[place % len(colours)],
-            error_kw={"elinewidth": 0.8, "ecolor": "0.2"},
+            error_kw=ERRORS,
             edgecolor="white",
             linewidth=0.4,
             label=str((labels or {}).get(name, name)),

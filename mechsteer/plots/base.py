@@ -1,6 +1,7 @@
 """The house style, saving, and the charts that every study uses."""
 
 import io
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,12 @@ COLOURS = Cycle("color", ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00",
 """Okabe and Ito's colours, distinguishable with every kind of colour vision; the user's ``axes.prop_cycle`` wins."""
 
 MARKERS = Cycle("marker", ("o", "s", "^", "D", "v", "P", "X"))
+
+PLAIN = "0.6"
+"""The grey of what is not steered, in every figure."""
+
+UNSTEERED = frozenset({"unsteered", "zero-shot", "baseline"})
+"""What it is called."""
 
 _STYLE: dict[str, Any] = {
     "figure.dpi": 150,
@@ -78,6 +85,13 @@ def look(place: int, *, width: float = 1.4, **other: Any) -> dict[str, Any]:
     }
 
 
+def looks(names: Sequence[Any]) -> list[dict[str, Any]]:
+    """The look of each line or bar by its name: grey for what is not steered; colours and markers in order else."""
+    places = itertools.count()
+    grey = look(0, color=PLAIN, marker=".")
+    return [grey if str(name) in UNSTEERED else look(next(places)) for name in names]
+
+
 def points(size: float) -> float:
     """A size of letters that goes along with the user's ``font.size``; the house's is 9."""
     import matplotlib as mpl
@@ -86,9 +100,11 @@ def points(size: float) -> float:
 
 
 def figure(
-    columns: int = 1, *, rows: int = 1, width: float = 3.4, height: float = 2.8
+    columns: int = 1, *, rows: int = 1, panels: int | None = None, width: float = 3.4, height: float = 2.8
 ) -> "tuple[Figure, Sequence[Axes]]":
     """A figure with ``rows`` x ``columns`` panels of that size in inches, row by row; not registered with pyplot.
+
+    With ``panels``, so many, at most ``columns`` beside each other, in as many rows as that takes.
 
     Inside :func:`mechsteer.plots.paper` it is as wide as the paper, and panels that do not fit go below the others of
     their row, squeezed where a page would be too short. It shows itself in a notebook, also where pyplot is not loaded.
@@ -96,14 +112,18 @@ def figure(
     from matplotlib.figure import Figure
 
     whole = current().width
+    columns = columns if panels is None else min(columns, panels)
     beside = columns if whole is None else columns_in(whole, columns, width)
+    if panels is not None:  # one after the other, whatever the row
+        columns = beside
+        rows = math.ceil(panels / beside)
     lines = math.ceil(columns / beside)
     size = (width * columns, height * rows) if whole is None else (whole, height_on_page(height, rows * lines))
     made = Figure(figsize=size, layout="constrained")
     made.__dict__["_repr_png_"] = partial(png, made)
     grid = made.add_gridspec(rows * lines, beside)
     places = ((row * lines + place // beside, place % beside) for row in range(rows) for place in range(columns))
-    return made, [made.add_subplot(grid[line, column]) for line, column in places]
+    return made, [made.add_subplot(grid[line, column]) for line, column in itertools.islice(places, panels)]
 
 
 def legend_columns(count: int, labels: Sequence[str] = ("a label of usual length",)) -> int:
@@ -176,15 +196,20 @@ def grid_lines(axes: "Axes", which: Any = "y") -> None:
 def legend_above(
     figure: "Figure", axes: "Axes | Sequence[Axes]", columns: int, order: Callable[[str], Any] | None = None
 ) -> None:
-    """One legend above all panels, with what one of them has, or with all that several have, in an order of labels."""
+    """One legend above all panels, with what one of them has, or with all that several have.
+
+    In an order of labels; by default bars first. Its rows are as even as can be.
+    """
+    from matplotlib.container import BarContainer
+
     found: dict[str, Any] = {}
     for one in axes if isinstance(axes, Sequence) else [axes]:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    labels = list(found) if order is None else sorted(found, key=order)
-    figure.legend(
-        [found[label] for label in labels], labels, loc="outside upper center", ncols=legend_columns(columns, labels)
-    )
+    labels = sorted(found, key=order or (lambda label: not isinstance(found[label], BarContainer)))
+    most = legend_columns(columns, labels)
+    even = math.ceil(len(labels) / math.ceil(len(labels) / most)) if labels else 1
+    figure.legend([found[label] for label in labels], labels, loc="outside upper center", ncols=even)
 
 
 def heatmap(
@@ -275,8 +300,9 @@ def lines(
         MechsteerError: for a missing column or an empty table.
     """
     need(table, x, y, by)
-    for place, (name, part) in enumerate(table.groupby(by, sort=False)):
+    groups = list(table.groupby(by, sort=False))
+    for line, (name, part) in zip(looks([name for name, _ in groups]), groups, strict=True):
         ordered = part.sort_values(x)
-        axes.plot(ordered[x], ordered[y], **look(place), label=str(name))
+        axes.plot(ordered[x], ordered[y], **line, label=str(name))
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     grid_lines(axes)

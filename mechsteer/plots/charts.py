@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError
 from mechsteer.plots.bars import grouped_bars
-from mechsteer.plots.base import COLOURS, grid_lines, legend_columns, look, points
+from mechsteer.plots.base import COLOURS, grid_lines, legend_columns, look, looks, points
 from mechsteer.plots.labels import SUBLAYERS, interval, need, numeric, one_each, quantity, token_label
 
 if TYPE_CHECKING:
@@ -51,9 +51,9 @@ def curves(
     numeric(table, x, y)
     ends = interval(table, y, low, high)
     one_each(table, [by, x] if by else [x], "point")
-    groups = table.groupby(by, sort=False) if by else [(None, table)]
-    for place, (name, part) in enumerate(groups):
-        ordered, line = part.sort_values(x), look(place)
+    groups = list(table.groupby(by, sort=False)) if by else [(None, table)]
+    for line, (name, part) in zip(looks([name for name, _ in groups]), groups, strict=True):
+        ordered = part.sort_values(x)
         if ends is not None:
             below, above = (ordered[end] for end in ends)
             axes.fill_between(ordered[x], below, above, color=line["color"], alpha=0.2, linewidth=0)

@@ -1,9 +1,12 @@
 """The figure of a comparison of methods: adherence with intervals, and how much collapsed."""
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
+from mechsteer.plots.bars import ERRORS
 from mechsteer.plots.base import COLOURS, figure, grid_lines, leftmost, style
 from mechsteer.plots.labels import need, one_each
+from mechsteer.stats import share_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,7 +18,8 @@ def comparison_figure(summary: "pd.DataFrame") -> "Figure":
 
     Args:
         summary: One row a method: name, n, adherence, adherence_low, adherence_high, adherence_uncollapsed and
-            collapsed (NaN where it was not measured), as shares.
+            collapsed (NaN where it was not measured), as shares. Rows whose ``reference`` is true are black; without
+            that column, the first.
 
     Raises:
         MechsteerError: for a missing column, an empty table, or a method that is there twice.
@@ -28,7 +32,7 @@ def comparison_figure(summary: "pd.DataFrame") -> "Figure":
         places = range(len(summary))
         left, names = panels[0], [str(name) for name in summary["name"]]
         for place, row in zip(places, summary.to_dict("records"), strict=True):
-            colour = COLOURS[0] if place else COLOURS[6]
+            colour = COLOURS[6] if row.get("reference", not place) else COLOURS[0]
             mean, ends = row["adherence"], (row["adherence_low"], row["adherence_high"])
             errors = [[100 * abs(mean - ends[0])], [100 * abs(ends[1] - mean)]]
             left.errorbar(100 * mean, place, xerr=errors, fmt="o", color=colour, markersize=5, capsize=2.5)
@@ -39,14 +43,26 @@ def comparison_figure(summary: "pd.DataFrame") -> "Figure":
         left.set_yticks(list(places), names, parse_math=False)
         grid_lines(left, "x")
         if measured:
-            left.plot([], [], "D", mfc="none", color=COLOURS[1], markersize=7, label="without collapsed answers")
-            made.legend(loc="outside lower left")
+            if summary["adherence_uncollapsed"].notna().any():
+                left.plot([], [], "D", mfc="none", color=COLOURS[1], markersize=7, label="without collapsed answers")
+                made.legend(loc="outside lower left")
             right = panels[1]
-            right.barh(list(places), 100 * summary["collapsed"].astype(float), height=0.5, color=COLOURS[1])
+            shares = summary["collapsed"].astype(float)
+            ends = [_ends(share, int(n)) for share, n in zip(shares, summary["n"], strict=True)]
+            look: dict[str, Any] = {"height": 0.5, "color": COLOURS[1], "error_kw": ERRORS}
+            right.barh(list(places), 100 * shares, xerr=[list(side) for side in zip(*ends, strict=True)], **look)
             right.set(xlim=(0, 103), xlabel="Collapsed answers (%)", ylim=(len(summary) - 0.5, -0.5))
             right.set_yticks(list(places), names if leftmost(right) else [""] * len(summary))
             grid_lines(right, "x")
     return made
+
+
+def _ends(share: float, n: int) -> tuple[float, float]:
+    """How far the interval of a share reaches below and above, in percentage points."""
+    if math.isnan(share):
+        return 0.0, 0.0
+    low, high = share_interval(round(share * n), n)
+    return 100 * max(0.0, share - low), 100 * max(0.0, high - share)
 
 
 def _counts(summary: "pd.DataFrame") -> str:

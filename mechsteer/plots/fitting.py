@@ -1,5 +1,6 @@
 """Words of a figure that are too wide for it: they are broken, turned, shrunk or left out, and panels keep a height."""
 
+import math
 import textwrap
 import warnings
 from itertools import pairwise
@@ -25,6 +26,12 @@ MOST = 3
 
 IN_CELL = "in a cell"
 """The label of numbers that must stay inside their cell of a map."""
+
+BESIDE = 0.4
+"""The part of a figure's width that names at the side of its panels may take."""
+
+FEW = 8
+"""More names than this in a panel are not broken: they would need too much of its height."""
 
 READABLE = 4.5
 """Points below which such numbers are left out."""
@@ -59,6 +66,8 @@ def _settled(figure: "Figure", canvas: Any, first: float) -> None:
     for _ in range(ROUNDS):
         laid = _laid_out(canvas)
         renderer = canvas.get_renderer()
+        if any([_beside(axes, renderer) for axes in figure.axes]):
+            continue  # the panels become wider, and what is above and below them may stay
         changed = [_of_whole(figure, renderer)]
         acts = (_wrapped, _turned, _apart, _numbers)
         changed += [act(axes, renderer) for axes in figure.axes for act in acts]
@@ -76,7 +85,8 @@ def _least(figure: "Figure", renderer: Any, first: float) -> "dict[Any, float]":
     for axes in figure.axes:
         if axes.get_subplotspec():
             names = axes.get_yticklabels() if isinstance(axes.yaxis.get_major_locator(), FixedLocator) else []
-            named = sum(one.get_window_extent(renderer).height for one in names if one.get_text()) / figure.dpi
+            tall = [one.get_window_extent(renderer).height for one in names if one.get_text()]
+            named = len(tall) * max(tall, default=0.0) / figure.dpi
             found[axes] = max(KEPT * first / _rows(axes), named)
     return found
 
@@ -166,6 +176,24 @@ def _wrapped(axes: Any, renderer: Any) -> bool:
     return any([_broken(text, room, renderer, up=text is axes.yaxis.label) for text, room in rooms])
 
 
+def _beside(axes: Any, renderer: Any) -> bool:
+    """Names at the side of a panel that take much of its width are broken, where they are few."""
+    from matplotlib.ticker import FixedLocator
+
+    if not isinstance(axes.yaxis.get_major_locator(), FixedLocator):
+        return False
+    room, labels = BESIDE * axes.get_figure().bbox.width, axes.get_yticklabels()
+    names = [label.get_text() for label in labels]
+    if len(names) > FEW:
+        return False
+    wide = [label.get_window_extent(renderer).width for label in labels]
+    broken = [_in_lines(name, room, long) for name, long in zip(names, wide, strict=True)]
+    if broken == names:
+        return False
+    axes.set_yticks(axes.get_yticks(), broken, parse_math=labels[0].get_parse_math())
+    return True
+
+
 def _of_whole(figure: "Figure", renderer: Any) -> bool:
     """What is written across a whole figure is broken too."""
     texts = [getattr(figure, name, None) for name in ("_suptitle", "_supxlabel")]
@@ -176,17 +204,24 @@ def _broken(text: Any, room: float, renderer: Any, *, up: bool = False) -> bool:
     """Break a text that is longer than its room; whether it was."""
     said, size = text.get_text(), text.get_window_extent(renderer)
     long = size.height if up else size.width
-    if not said or long <= room or room <= 0 or " " not in said:
+    made = _in_lines(said, room, long)
+    if made == said:
         return False
-    width = max(8, int(max(map(len, said.split("\n"))) * room / long))
-    made = textwrap.fill(" ".join(said.split()), width, break_long_words=False, break_on_hyphens=False)
     lines = made.count("\n") - said.count("\n")
     if not up and lines > 0:  # the figure grows by what its panels would lose
         beside = text.axes.get_gridspec().ncols if text.axes is not None and text.axes.get_subplotspec() else 1
         figure = text.get_figure()
         figure.set_figheight(figure.get_figheight() + lines * text.get_fontsize() * 1.2 / 72 / beside)
     text.set_text(made)
-    return made != said
+    return True
+
+
+def _in_lines(said: str, room: float, long: float) -> str:
+    """A text in lines that fit into a room, by how long it is drawn now."""
+    if not said or long <= room or room <= 0 or " " not in said:
+        return said
+    width = max(8, int(max(map(len, said.split("\n"))) * room / long))
+    return textwrap.fill(" ".join(said.split()), width, break_long_words=False, break_on_hyphens=False)
 
 
 def _apart(axes: Any, renderer: Any) -> bool:
@@ -212,9 +247,17 @@ def _turned(axes: Any, renderer: Any) -> bool:
     """Labels below the horizontal axis that run into each other are turned; of numbers, every other one is left out."""
     labels = [label for label in axes.get_xticklabels() if label.get_text() and label.get_visible()]
     boxes = [label.get_window_extent(renderer) for label in labels]
-    if not any(a.x1 + 1 > b.x0 for a, b in pairwise(boxes)) or axes.get_xscale() != "linear":
+    if len(labels) < 2 or axes.get_xscale() != "linear":
         return False
     turn = labels[0].get_rotation()
+    if turn == 40:  # a box around slanted letters is wider than what they take
+        lines = max(label.get_text().count("\n") for label in labels) + 1
+        tall = 1.25 * lines * labels[0].get_fontsize() * axes.get_figure().dpi / 72
+        near = any(b.x1 - a.x1 < tall / math.sin(math.radians(turn)) for a, b in pairwise(boxes))
+    else:
+        near = any(a.x1 + 1 > b.x0 for a, b in pairwise(boxes))
+    if not near:
+        return False
     if turn == 0:
         for label in labels:
             label.set(rotation=40, ha="right", rotation_mode="anchor")

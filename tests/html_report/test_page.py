@@ -172,6 +172,9 @@ ACTS = """
   found.wide = document.documentElement.scrollWidth; found.room = innerWidth;
   found.images = all("img").length; found.scripts = all("article script, td script, .examples script").length;
   found.paper = getComputedStyle(document.body).backgroundColor;
+  const closed = () => all("details:not([open])").length;
+  found.closed = [closed()];
+  for (const when of ["beforeprint", "afterprint"]) { dispatchEvent(new Event(when)); found.closed.push(closed()); }
 """
 
 
@@ -190,6 +193,7 @@ def test_in_a_browser(width: int, tmp_path: Path) -> None:
     broken = int((rows["unsteered"] & ~rows.drop(columns="unsteered").all(axis=1)).sum())
     assert found["worse"] == f"{broken} prompts"
     assert found["wide"] <= found["room"], "nothing makes the page wider than the window"
+    assert found["closed"] == [1, 0, 1], "on paper everything is unfolded"
 
 
 def test_ten_thousand_answers_in_a_browser(ten_thousand: Path) -> None:

@@ -16,7 +16,7 @@ from matplotlib.text import Text
 from mechsteer import plots
 from mechsteer.errors import MechsteerError
 from mechsteer.plots.bars import grouped_bars, interval_rows
-from mechsteer.plots.base import leftmost, points
+from mechsteer.plots.base import PLAIN, leftmost, legend_above, points
 
 OKABE_ITO = {"#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442"}
 LABELS = {"xlabel": "x", "ylabel": "y", "title": "t"}
@@ -224,6 +224,57 @@ def test_what_is_higher_than_a_page_says_shared_labels_once(tmp_path: Path) -> N
     assert shown == [True, False, False, True, False, True]  # where the panel below has other numbers, they stay
     heights = [axis.get_position().height * made.get_size_inches()[1] for axis in axes]
     assert min(heights) > 0.6
+
+
+def test_panels_of_any_number_leave_no_gaps_when_they_go_below() -> None:
+    made, axes = plots.figure(3, panels=5, width=2.0, height=1.5)
+    assert len(axes) == len(made.axes) == 5 and made.get_size_inches().tolist() == [6.0, 3.0]
+    assert plots.figure(4, panels=2, width=2.0, height=1.5)[0].get_size_inches().tolist() == [4.0, 1.5]
+    with plots.paper(3.3):
+        made, axes = plots.figure(3, panels=5, width=2.0, height=1.5)
+    places = [(axis.get_subplotspec().rowspan.start, axis.get_subplotspec().colspan.start) for axis in axes]
+    assert places == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0)] and made.get_size_inches().tolist() == [3.3, 4.5]
+
+
+def test_slanted_labels_are_not_put_upright_where_they_have_room(tmp_path: Path) -> None:
+    turned = {}
+    for count in (7, 24):
+        with plots.paper(3.3, formats=["svg"]), plots.style():
+            figure, (axes,) = plots.figure(width=3.3, height=2.0)
+            axes.bar(range(count), range(count))
+            axes.set_xticks(range(count), [f"keyword {place}" for place in range(count)])
+            plots.save(figure, tmp_path / "f")
+        turned[count] = {label.get_rotation() for label in axes.get_xticklabels()}
+    assert turned == {7: {40.0}, 24: {90.0}}
+
+
+def test_names_at_the_side_leave_room_for_the_panel(tmp_path: Path) -> None:
+    widths = {}
+    for count in (3, 12):
+        with plots.paper(3.3, formats=["svg"]), plots.style():
+            figure, (axes,) = plots.figure(width=3.3, height=2.0)
+            axes.barh(range(count), range(count))
+            axes.set_yticks(range(count), [f"several of them, with instructions, steered {n}" for n in range(count)])
+            plots.save(figure, tmp_path / "f")
+        widths[count] = axes.get_position().width
+    assert widths[3] > 0.5 > widths[12], "of many names none is broken"
+
+
+def test_what_is_not_steered_is_grey_and_bars_come_first_in_even_rows() -> None:
+    table = pd.DataFrame({"x": [0, 1] * 3, "y": range(6), "way": ["unsteered"] * 2 + ["a"] * 2 + ["b"] * 2})
+    with plots.style():
+        made, (left, right) = plots.figure(2)
+        plots.lines(left, table, x="x", y="y", by="way", **LABELS)
+        left.plot([0], [0], "D", label="fidelity")
+        bars = grouped_bars(right, table, x="x", y="y", by="way")
+        legend_above(made, right, 5)
+        legend_above(made, [right, left], 3)
+    colours = [PLAIN, *plots.COLOURS[:2]]
+    assert [line.get_color() for line in left.lines[:3]] == colours
+    assert [to_rgba(bar[0].get_facecolor()) for bar in bars.values()] == [to_rgba(colour) for colour in colours]
+    first, second = made.legends
+    assert first._ncols == 3 and second._ncols == 2  # four labels, at most three beside each other
+    assert [text.get_text() for text in second.texts] == ["unsteered", "a", "b", "fidelity"]
 
 
 def test_panels_keep_their_order_when_they_go_below() -> None:

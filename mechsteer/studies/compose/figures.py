@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from mechsteer import plots
 from mechsteer.plots.bars import interval_rows
-from mechsteer.plots.base import grid_lines, leftmost, points, written_map
+from mechsteer.plots.base import grid_lines, leftmost, legend_above, points, written_map
 from mechsteer.plots.maps import SEQUENTIAL
 from mechsteer.studies.compose.tables import matrix
 
@@ -39,9 +39,12 @@ def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
 
 
 def pairs(summary: "pd.DataFrame", interference: "pd.DataFrame") -> "Figure":
-    """Adherence, fidelity and interference of every pair; on the diagonal, framed, one way alone."""
+    """Adherence, fidelity and interference of every pair; on the diagonal, framed, one way alone.
+
+    Interference is how far the pair's change of the first token's logits is from the sum of the two: 0, they add up.
+    """
     start = summary[summary["first"] == ""].iloc[0]
-    made, axes = plots.figure(3, rows=len(SETTINGS), width=3.3, height=3.2)
+    made, axes = plots.figure(3, rows=len(SETTINGS), width=3.3, height=3.4)
     most = max(1.0, float(interference["interference"].max()))
     for row, (setting, label) in enumerate(SETTINGS.items()):
         there, apart = (table[table["setting"] == setting] for table in (summary, interference))
@@ -53,7 +56,7 @@ def pairs(summary: "pd.DataFrame", interference: "pd.DataFrame") -> "Figure":
             )
         ):
             ax = axes[3 * row + column]
-            unsteered = f"; unsteered {start[measure]:.0f}" if measure in start else ""
+            unsteered = f"\n(unsteered: {start[measure]:.0f})" if measure in start else ""
             _map(ax, matrix(table, measure), "{:.0f}" if unsteered else "{:.2f}", 100.0 if unsteered else most)
             ax.set_title(f"{name}, {label}{unsteered}", fontsize=points(9))
             if not leftmost(ax):
@@ -68,7 +71,6 @@ def _map(ax: "Axes", table: "pd.DataFrame", form: str, top: float) -> None:
 
     colours = mpl.colormaps[SEQUENTIAL].with_extremes(bad="0.95")
     written_map(ax, table, colours, (0.0, top), form.format, white=lambda value: value <= 0.6 * top)
-    ax.set_aspect("equal")
     labels = [NAMES[str(name)] for name in table.columns]
     ax.set_xticks(range(len(labels)), labels, rotation=40, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(labels)), labels)
@@ -93,5 +95,5 @@ def gains(table: "pd.DataFrame") -> "Figure":
         ax.invert_yaxis()
         ax.set(xlabel="Pair − better single (pp)", title=measure.capitalize())
         grid_lines(ax, "x")
-    axes[-1].legend(loc="lower right", bbox_to_anchor=(1.0, 1.04), ncols=2)
+    legend_above(made, axes[0], 2)
     return made

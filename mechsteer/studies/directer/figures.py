@@ -110,7 +110,7 @@ def _band(ax: "Axes", part: "pd.DataFrame", x: str, y: str) -> None:
 
 
 def ablation(table: "pd.DataFrame", rankings: "pd.DataFrame") -> "Figure":
-    """The variants, and each layer's mean rank by the two averages."""
+    """Adherence and fidelity of DIRECTER's variants, and each layer's mean rank by the two averages."""
     made, axes = plots.figure(2, width=3.8, height=2.9)
     gap = " " if current().width is None else "\n"
     labels = [

@@ -59,7 +59,7 @@ def bars(summary: "pd.DataFrame") -> "Figure":
     made, axes = plots.figure(1, rows=len(panels), width=max(4.2, 1.2 + 0.8 * widest), height=2.5)
     for ax, (task, part) in zip(axes, panels, strict=True):
         _bars(ax, part, task)
-    legend_above(made, axes[0], 2)
+    legend_above(made, axes, 2)
     return made
 
 
@@ -93,8 +93,16 @@ def _bars(ax: "Axes", part: "pd.DataFrame", title: str) -> None:
     one = len({scoring for _, scoring in groups}) == 1
     ax.set_xticks(range(len(groups)), [_tick(group, "" if one else scoring) for group, scoring in groups])
     label = _SCORING.get(groups[0][1], groups[0][1]) if one else "Outputs (%)"
-    ax.set(ylabel=label, ylim=(0, 103), xlim=(-0.6, len(groups) - 0.4), title=title)
+    ax.set(ylabel=label, ylim=(0, 103), xlim=(-0.6, len(groups) - 0.4), title=_titled(title))
     grid_lines(ax)
+
+
+def _titled(task: str) -> str:
+    """A task's name without the file that it is from, and what was set in words."""
+    name, _, settings = task.removesuffix("]").partition("[")
+    name = {"ifeval": "IFEval"}.get(name.partition(":")[0], name)
+    said = " ".join(reversed(settings.split("="))) if settings.startswith("notes=") else settings
+    return f"{name}, {said}" if said else name
 
 
 def _tick(group: str, scoring: str) -> str:
@@ -130,7 +138,7 @@ def _tracking(ax: "Axes", table: "pd.DataFrame", title: str) -> None:
     divergences = exits.drop_duplicates("layer").set_index("layer")["jsd"]
     chosen = set(exits.loc[exits["chosen"], "layer"])
     labels = [
-        f"{layer}{'*' if layer in chosen else ''}\n{divergences[layer]:.3g}" if kind == "exit" else
+        f"{layer}{'*' if layer in chosen else ''}\n{divergences[layer]:.2g}" if kind == "exit" else
         (f"{layer}\nfinal" if kind == "final" else "DoLa")
         for kind, layer in order
     ]  # fmt: skip

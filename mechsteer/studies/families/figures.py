@@ -4,20 +4,22 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mechsteer import plots
-from mechsteer.plots.base import legend_above, look
+from mechsteer.plots.bars import errors
+from mechsteer.plots.base import grid_lines, legend_above, look
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
 _LABELS = {
-    "attention_bias": "GUIDE: bias Δ",
-    "pasta": "PASTA: α",
-    "spotlight": "SpotLight: target share",
-    "scale_keys": "Key scaling: α",
-    "add": "Vector add: steps",
-    "project": "Projection: steps",
+    "attention_bias": ("GUIDE", "Bias Δ (nats)", "linear"),
+    "pasta": ("PASTA", "α of other tokens (log scale)", "log"),
+    "spotlight": ("SpotLight", "Target share of attention", "linear"),
+    "scale_keys": ("Key scaling", "Factor α of the keys (log scale)", "log"),
+    "add": ("Vector, added", "Norms of the vector (log scale)", "log"),
+    "project": ("Vector, projected", "Norms of the vector (log scale)", "log"),
 }
+"""What stands for each method: its name, its strength, and the scale of that."""
 _MEASURES = {"adherence_percent": "adherence", "fidelity_percent": "fidelity"}
 
 TABLES = ("summary",)
@@ -30,17 +32,23 @@ def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
 
 
 def by_strength(summary: "pd.DataFrame") -> "Figure":
-    """Adherence and fidelity by strength, one panel a method; dashed: adherence of the unsteered model there."""
-    made, axes = plots.figure(3, width=2.4, height=2.3, rows=2)
+    """Adherence and fidelity by strength with intervals, one panel a method; dashed: adherence unsteered."""
+    made, axes = plots.figure(3, width=2.6, height=2.5, rows=2)
     unsteered = summary[summary["method"] == "unsteered"].set_index("setting")["adherence_percent"]
-    for ax, (method, label) in zip(axes, _LABELS.items(), strict=True):
+    for ax, (method, (name, label, scale)) in zip(axes, _LABELS.items(), strict=True):
         part = summary[summary["method"] == method]
         setting = str(part["setting"].iloc[0])
-        places = range(len(part))
-        for place, (measure, name) in enumerate(_MEASURES.items()):
-            ax.plot(places, part[measure], **look(place), label=name)
-        ax.axhline(float(unsteered[setting]), color="0.4", linewidth=1, linestyle="--")
-        ax.set_xticks(list(places), [f"{s:g}" for s in part["strength"]])
-        ax.set(xlabel=label, title=setting, ylim=(-4, 104), ylabel="Mean over kinds (%)")
-    legend_above(made, axes[0], 2)
+        for place, (measure, measured) in enumerate(_MEASURES.items()):
+            line = look(place, elinewidth=0.8, label=measured)
+            ax.errorbar(part["strength"], part[measure], yerr=errors(part, measure), **line)
+        ax.axhline(float(unsteered[setting]), color="0.4", linewidth=1, linestyle="--", label="adherence, unsteered")
+        ax.set_xscale(scale)
+        ticks = [s for s in sorted(part["strength"]) if s != 1.5]  # no room for that on the log scale
+        ax.set_xticks(ticks, [f"{s:g}" for s in ticks])
+        ax.minorticks_off()
+        if method == "pasta":  # 1 does nothing
+            ax.invert_xaxis()
+        ax.set(xlabel=label, title=f"{name}: {setting}", ylim=(-4, 104), ylabel="Mean over kinds (%)")
+        grid_lines(ax)
+    legend_above(made, axes[0], 3)
     return made

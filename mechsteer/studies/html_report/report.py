@@ -44,7 +44,7 @@ def report_of(
         title=f"{study.title[:1].upper()}{study.title[1:]}{where}",
         asked=_asked(study),
         found={"": findings(summary) if summary is not None else []},
-        figures=figures,
+        figures={caption(study, name): figure for name, figure in figures.items()},
         heats=_heats(study, folder, tables),
         tables=shown,
         samples=_samples(folder, tables),
@@ -55,10 +55,24 @@ def report_of(
 
 def _asked(study: Study) -> list[str]:
     """The first paragraphs of what the study's module says of itself."""
-    text = inspect.cleandoc(study.module("study").__doc__ or study.title)
-    plain = re.sub(r":\w+:`[~.]*([^`]*)`", r"\1", text).replace("``", "")
-    paragraphs = [" ".join(part.split()) for part in plain.split("\n\n") if not part.startswith((" ", "-", "*"))]
-    return paragraphs[:2]
+    return _paragraphs(study.module("study").__doc__ or study.title)[:2]
+
+
+def _paragraphs(doc: str) -> list[str]:
+    """The running text of a docstring, as people read it."""
+    plain = re.sub(r":\w+:`[~.]*([^`]*)`", r"\1", inspect.cleandoc(doc)).replace("``", "")
+    return [" ".join(part.split()) for part in plain.split("\n\n") if not part.startswith((" ", "-", "*"))]
+
+
+def caption(study: Study, name: str) -> str:
+    """What a figure shows: what the function that draws it says, and what the figure's name says beyond that."""
+    module = study.module("figures")
+    functions = dict(inspect.getmembers(module, inspect.isfunction)) | getattr(module, "DRAWN", {})
+    which = max((one for one in functions if name.startswith(one)), key=len, default="")
+    doc = functions[which].__doc__ if which else None
+    more = name.removeprefix(which).strip("_").replace("_", " ")
+    said = name.replace("_", " ") if doc is None else _paragraphs(doc)[0]
+    return f"{said.removesuffix('.')} ({more})." if more and doc else said
 
 
 def _heats(study: Study, folder: Path, tables: "Mapping[str, pd.DataFrame]") -> Sequence[Heat]:

@@ -13,7 +13,7 @@ TABLES = ("summary",)
 
 
 def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
-    """``prompts``: the loose prompt level of each method with its interval."""
+    """Prompts whose instructions were all followed (loosely checked), with intervals; and answers that collapsed."""
     summary = tables["summary"]
     shares = summary.assign(
         adherence=summary["prompt_loose_percent"] / 100,
@@ -23,3 +23,7 @@ def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
         collapsed=summary["collapsed"] / 100,
     )
     return {"prompts": comparison_figure(shares)}
+
+
+DRAWN = {"prompts": draw}
+"""The functions of the figures that are called otherwise."""

@@ -13,13 +13,14 @@ TABLES = ("summary",)
 
 
 def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
-    """``prompts``: the loose prompt level of each setting with its interval."""
+    """Prompts whose instructions were all followed (loosely checked), with intervals; and answers that collapsed."""
     table = tables["summary"]
     names = [
         f"{s}{', steered' if steered else ''}" for s, steered in zip(table["setting"], table["steered"], strict=True)
     ]
     shares = table.assign(
         name=names,
+        reference=~table["steered"],
         adherence=table["loose_percent"] / 100,
         adherence_low=table["loose_low"] / 100,
         adherence_high=table["loose_high"] / 100,
@@ -27,3 +28,7 @@ def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
         collapsed=table["collapsed_percent"] / 100,
     )
     return {"prompts": comparison_figure(shares)}
+
+
+DRAWN = {"prompts": draw}
+"""The functions of the figures that are called otherwise."""

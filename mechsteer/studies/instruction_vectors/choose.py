@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.analysis.bootstrap import interval_columns
-from mechsteer.stats import cluster_interval, holm
+from mechsteer.stats import cluster_interval, holm, paired_interval
 from mechsteer.steering import Intervention
 from mechsteer.studies.core.choose import at_edge
 from mechsteer.studies.instruction_vectors.bench import Bench
@@ -158,6 +158,14 @@ def percent_of(table: "pd.DataFrame", values: Sequence[float], name: str) -> dic
     """The mean of scores of sample rows in percent, and the ends of its 95 % interval by topic."""
     clusters = table["topic"] if "topic" in table else table.index
     return interval_columns([name], cluster_interval(values, clusters.tolist())[:3], factor=100)
+
+
+def difference_of(table: "pd.DataFrame", before: Any, after: Any, name: str) -> dict[str, float]:
+    """After minus before of the scores of sample rows in percentage points, with its 95 % interval by topic."""
+    clusters = table["topic"] if "topic" in table else table.index
+    changes = [float(b) - float(a) for a, b in zip(before, after, strict=True)]
+    mean, low, high, _ = paired_interval(changes, clusters.tolist())
+    return {f"{name}_pp": 100 * mean, f"{name}_low_pp": 100 * low, f"{name}_high_pp": 100 * high}
 
 
 def adjusted(table: "pd.DataFrame") -> list[float]:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 from mechsteer import plots
 from mechsteer.plots.bars import errors, grouped_bars
-from mechsteer.plots.base import grid_lines, legend_above, legend_columns, look, points
+from mechsteer.plots.base import PLAIN, grid_lines, leftmost, legend_above, look, points
+from mechsteer.plots.own import marker_size
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,12 +16,11 @@ if TYPE_CHECKING:
 
 TABLES = ("by_kind", "layers")
 OPTIONAL = ("weights", "length", "lengths", "exactly", "words", "composition", "transfer", "cosine", "published")
-GREY = "0.7"
 STATES = {"unsteered": "white", "steered": "black"}
 """And the colours of their diamonds."""
 ENDS = ("", "_low", "_high")
 VECTORS = {
-    "none": ("unsteered", GREY, "o"),
+    "none": ("unsteered", PLAIN, "o"),
     "conciseness": ("the vector of conciseness", plots.COLOURS[1], "s"),
     "own length": ("a vector of this length", plots.COLOURS[2], "^"),
 }
@@ -101,10 +101,9 @@ def _frame(x: int, y: int) -> "Rectangle":
 def weights(table: "pd.DataFrame") -> "Figure":
     """Adherence against fidelity: constant coefficients from weak to strong, a line a layer, and the dynamic one."""
     kinds = list(dict.fromkeys(table["kind"]))
-    columns = min(3, len(kinds))
-    made, axes = plots.figure(columns, rows=-(-len(kinds) // columns), width=2.9, height=2.6)
+    made, axes = plots.figure(3, panels=len(kinds), width=2.9, height=2.6)
     colours = (plots.COLOURS[0], plots.COLOURS[2])
-    for ax, kind in zip(axes, kinds, strict=False):
+    for ax, kind in zip(axes, kinds, strict=True):
         part = table[table["kind"] == kind]
         layers = list(dict.fromkeys(part["layer"]))
         for place, layer in enumerate(layers):
@@ -118,20 +117,16 @@ def weights(table: "pd.DataFrame") -> "Figure":
             there = part[part["weight"] == weight]
             if there.empty:
                 continue
-            ax.plot(
-                there["adherence_percent"], there["fidelity_percent"], linestyle="", marker=marker, markersize=size,
+            ax.errorbar(
+                there["adherence_percent"], there["fidelity_percent"], xerr=errors(there, "adherence_percent"),
+                yerr=errors(there, "fidelity_percent"), linestyle="", marker=marker, markersize=size, elinewidth=0.8,
                 color=plots.COLOURS[1], markerfacecolor="none" if marker == "D" else None, label=name, zorder=4,
                 clip_on=False,
             )  # fmt: skip
         title = "mean of the formats" if layers[0] < 0 else f"{kind}, dynamic at layer {layers[0]}"
         ax.set(title=title, xlim=(-6, 108), ylim=(-6, 112), xlabel="Adherence (%)")
-    for ax in axes[::columns]:
-        ax.set_ylabel("Fidelity (%)")
-    for ax in axes[len(kinds) :]:
-        ax.set_axis_off()
-    named = {text: handle for ax in axes for handle, text in zip(*ax.get_legend_handles_labels(), strict=True)}
-    labels = sorted(named)  # the constants stand together
-    made.legend([named[label] for label in labels], labels, loc="outside upper center", ncols=legend_columns(4))
+        ax.set_ylabel("Fidelity (%)" if leftmost(ax) else "")
+    legend_above(made, axes, 4, order=str)  # the constants stand together
     return made
 
 
@@ -244,12 +239,13 @@ def composition(table: "pd.DataFrame") -> "Figure":
         part = table[table["setting"] == setting]
         pairs = list(dict.fromkeys(part["pair"]))
         shown = part.set_index("row").loc[[*names]].reset_index()
-        colours = (GREY, plots.COLOURS[0], plots.COLOURS[5], plots.COLOURS[1])
+        colours = (PLAIN, plots.COLOURS[0], plots.COLOURS[5], plots.COLOURS[1])
         grouped_bars(ax, shown, x="pair", y="both_percent", by="row", colours=colours, labels=labels)
-        true = part[part["row"] == "both"].set_index("pair").loc[pairs, "both_and_true_percent"]
-        ax.scatter(
-            [x + 0.3 for x in range(len(pairs))], true, s=16, marker="D", color="black", zorder=3,
-            label="both steered: followed and true", clip_on=False,
+        true = part[part["row"] == "both"].set_index("pair").loc[pairs]
+        ax.errorbar(
+            [x + 0.36 for x in range(len(pairs))], true["both_and_true_percent"],
+            yerr=errors(true, "both_and_true_percent"), linestyle="", marker="D", markersize=marker_size(4),
+            color="black", elinewidth=0.8, zorder=3, label="both steered: followed and true", clip_on=False,
         )  # fmt: skip
         ax.set_xticks(range(len(pairs)), pairs, rotation=45, ha="right")
         ax.set(title=setting, ylim=(0, 104))
@@ -259,22 +255,21 @@ def composition(table: "pd.DataFrame") -> "Figure":
 
 
 def transfer(table: "pd.DataFrame") -> "Figure":
-    """Adherence and fidelity, mean over formats, by how much of the tuning is in the model."""
+    """Adherence and fidelity, over all formats, by how much of the tuning is in the model, with intervals."""
     settings = list(dict.fromkeys(table["setting"]))
     made, axes = plots.figure(2 * len(settings), width=2.5, height=2.6)
     names = {"none": "unsteered", "own": "the model's own vectors", "tuned": "the tuned model's vectors"}
-    means = table.groupby(["setting", "vector", "share"], sort=False)[["adherence_percent", "fidelity_percent"]].mean()
-    means = means.reset_index().replace({"vector": names})
+    every = table[table["kind"] == "all"].replace({"vector": names})
     for place, setting in enumerate(settings):
         for offset, (column, label) in enumerate(
             (("adherence_percent", "Adherence (%)"), ("fidelity_percent", "Fidelity (%)"))
         ):
             ax = axes[2 * place + offset]
-            plots.lines(
-                ax, means[means["setting"] == setting], x="share", y=column, by="vector",
-                xlabel="Share of the tuning (0: base)", ylabel=label, title=setting,
-            )  # fmt: skip
-            ax.set(ylim=(-4, 104), xticks=sorted(means["share"].unique()))
+            words = {"xlabel": "Share of the tuning (0: base)", "ylabel": label, "title": setting}
+            plots.curves(
+                ax, every[every["setting"] == setting], x="share", y=column, by="vector", **words, legend=False
+            )
+            ax.set(ylim=(-4, 104), xticks=sorted(every["share"].unique()))
     legend_above(made, axes[0], 3)
     return made
 
@@ -282,15 +277,13 @@ def transfer(table: "pd.DataFrame") -> "Figure":
 def cosine(table: "pd.DataFrame") -> "Figure":
     """Cosine similarity of last-token states by layer, one panel a kind, with its interval."""
     kinds = list(dict.fromkeys(table["kind"]))
-    columns, floor = min(4, len(kinds)), min(0.0, float(table["low"].min()) - 0.03)
-    made, axes = plots.figure(columns, rows=-(-len(kinds) // columns), width=2.4, height=2.2)
-    for ax, kind in zip(axes, kinds, strict=False):
+    floor = min(0.0, float(table["low"].min()) - 0.03)
+    made, axes = plots.figure(4, panels=len(kinds), width=2.4, height=2.2)
+    for ax, kind in zip(axes, kinds, strict=True):
         part = table[table["kind"] == kind]
         labels = {"xlabel": "Layer", "ylabel": "Cosine", "title": kind}
         plots.curves(ax, part, y="cosine", by="relation", **labels, legend=False)
         ax.set(xticks=sorted(part["layer"].unique())[:: 1 + len(part["layer"].unique()) // 9], ylim=(floor, 1.03))
-    for ax in axes[len(kinds) :]:
-        ax.set_axis_off()
     legend_above(made, axes[0], 3)
     return made
 
@@ -333,7 +326,7 @@ def bars(ax: "Axes", part: "pd.DataFrame", measure: str, prefix: str = "") -> No
         found = part[[column for column in taken if column in part]].rename(columns=taken)
         each.append(found.assign(place=range(len(part)), row=f"{prefix}{state}"))
     long = pd.concat(each)
-    drawn = grouped_bars(ax, long, x="place", y="percent", by="row", colours=(GREY, plots.COLOURS[1]))
+    drawn = grouped_bars(ax, long, x="place", y="percent", by="row", colours=(PLAIN, plots.COLOURS[1]))
     for (state, face), heights in zip(STATES.items(), drawn.values(), strict=True):
         ax.scatter(
             [bar.get_x() + bar.get_width() / 2 for bar in heights], part[f"fidelity_{state}_percent"], s=16, marker="D",

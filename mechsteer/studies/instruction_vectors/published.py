@@ -174,7 +174,7 @@ def _transfer(tables: "Mapping[str, pd.DataFrame]") -> list[dict]:
     rows = []
     for line in _lines("steer_instruct_cross_model"):
         setting, vector = _SETTINGS[line["setting"]], vectors[line["method"]]
-        ours = _one(tables, "transfer", "adherence_percent", share=0.0, setting=setting, vector=vector)
+        ours = _one(tables, "transfer", "adherence_percent", share=0.0, setting=setting, kind="all", vector=vector)
         variant = f"base model, {setting}, {line['method']}"
         rows.append(
             _row("transfer", line, variant, "accuracy, loose (%)", line["accuracy_percent"], ("adherence (%)", ours))

@@ -25,15 +25,17 @@ def report(result: Result) -> str:
         parts.append(titled(title, wide.reset_index()))
     both = tables["composition"].query("row == 'both'")
     if not both.empty:
-        columns = ["pair", "setting", "first_percent", "second_percent", "both_percent", "both_and_true_percent"]
-        title = "Two vectors in one pass: test prompts that follow the first, the second, both (percent)"
+        columns = ["pair", "setting", *(f"{name}_percent" for name in ("first", "second", "both", "both_and_true"))]
+        columns += ["beyond_single_pp", "beyond_single_low_pp", "beyond_single_high_pp"]
+        title = "Two vectors in one pass: prompts that follow the first, the second, both (percent), beyond the better"
         parts.append(titled(title, both[columns].rename(columns=worded)))
-    if "transfer" in tables:
-        means = tables["transfer"].pivot_table(
-            index=["setting", "share"], columns="vector", values="adherence_percent", sort=False
-        )
-        title = "Vectors in the base model (share 0) and between: adherence (percent, mean over formats)"
-        parts.append(titled(title, means.reset_index(), decimals=2))
+    moved = tables.get("transfer")
+    if moved is not None and len(moved):
+        shown = moved[(moved["kind"] == "all") & (moved["vector"] != "none")]
+        columns = ["share", "setting", "vector", "adherence_percent", "change_pp", "change_low_pp", "change_high_pp"]
+        columns += ["fidelity_percent"]
+        title = "Vectors in the base model (share 0) and between: adherence, and its change (all formats)"
+        parts.append(titled(title, shown[columns].rename(columns=worded), decimals=2))
     if "published" in tables:
         paper = tables["published"]
         paper = paper.loc[paper["instruction"] == "all", ["setting", "method", "layer_choice", "accuracy_percent", "n"]]

@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.steering import Intervention
 from mechsteer.studies.instruction_vectors.bench import FORMATS, WITHOUT, Bench, Prompts, Setting
-from mechsteer.studies.instruction_vectors.choose import Choice, adjusted, choose, percent_of, percentages, strongest
+from mechsteer.studies.instruction_vectors.choose import (
+    Choice,
+    adjusted,
+    choose,
+    difference_of,
+    percent_of,
+    percentages,
+    strongest,
+)
 from mechsteer.studies.instruction_vectors.tables import Choices, Rows, changes
 from mechsteer.studies.instruction_vectors.vectors import Steering, excluded, to_exclude
 from mechsteer.tasks import Instructions
@@ -119,6 +127,8 @@ def composition(
 
     A pair has rows only where validation steers both of its parts. One row a pair, setting and what is steered: the
     share that follows the first, the second and both instructions, fidelity, and the mean of both times fidelity.
+    ``beyond_single_pp``, where both are steered, is the change of "both" from the better of the two alone, on the same
+    prompts and with its 95 % interval by topic; the better one is taken on these prompts, which favours it.
     """
     import pandas as pd
 
@@ -147,6 +157,7 @@ _COLUMNS = [
     *("pair", "setting", "row"),
     *(f"{name}_percent{end}" for name in _MEASURES for end in ("", "_low", "_high")),
     *("bad_percent", "n"),
+    *(f"beyond_single{end}_pp" for end in ("", "_low", "_high")),
 ]
 
 
@@ -185,6 +196,7 @@ def _combined(
     """The rows of one pair: unsteered, each part alone, and both."""
     names = ("unsteered", "first", "second", "both")
     rows: Rows = []
+    alone: list[list[bool]] = []
     for name, steer in zip(names, (None, edits[0], edits[1], edits[0] + edits[1]), strict=True):
         table = bench.measure(task, steer)
         one, two = first(table), second(table)
@@ -194,5 +206,10 @@ def _combined(
         row: dict[str, Any] = {"pair": pair, "setting": setting.name, "row": name}
         for measure, scores in zip(_MEASURES, values, strict=True):
             row |= percent_of(table, scores, f"{measure}_percent")
-        rows.append(row | {"bad_percent": 100 * float(table["bad"].mean()), "n": len(table)})
+        row |= {"bad_percent": 100 * float(table["bad"].mean()), "n": len(table)}
+        if name == "both":
+            row |= difference_of(table, max(alone, key=sum), both, "beyond_single")
+        elif steer:
+            alone.append(both)
+        rows.append(row)
     return rows

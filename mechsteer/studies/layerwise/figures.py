@@ -1,11 +1,11 @@
 """The figures of the study :mod:`mechsteer.studies.layerwise`, from its tables alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mechsteer import plots
 from mechsteer.plots.bars import errors, grouped_bars
-from mechsteer.plots.base import grid_lines, legend_above, look, points
+from mechsteer.plots.base import grid_lines, leftmost, legend_above, look, points
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 TABLES = ("layers", "examples", "tradeoff", "sparse", "values")
 OPTIONAL = ("calculus", "opinions")
-EXACT = "Exact match on test words (%)"
+EXACT = "Exact match (%)"
+"""On test words."""
 
 
 def draw(tables: "Mapping[str, pd.DataFrame]") -> "dict[str, Figure]":
@@ -37,42 +38,36 @@ def _names(table: "pd.DataFrame", column: str = "rule") -> list[str]:
     return list(dict.fromkeys(table[column]))
 
 
+def _once(ax: "Axes") -> str:
+    """The label of a line of panels, at the first of them."""
+    return EXACT if leftmost(ax) else ""
+
+
 def layers(table: "pd.DataFrame") -> "Figure":
     """Exact match by layer with unregularised vectors: the paper's Figure 1. Dashed: without a vector."""
     names = _names(table)
-    columns = min(3, len(names))
-    made, axes = plots.figure(columns, rows=-(-len(names) // columns), width=2.7, height=2.3)
-    for ax, rule in zip(axes, names, strict=False):
+    made, axes = plots.figure(3, panels=len(names), width=2.7, height=2.3)
+    for ax, rule in zip(axes, names, strict=True):
         part = table[table["rule"] == rule]
-        plots.curves(ax, part, y="exact_match_percent", xlabel="Layer", ylabel="", title=rule)
+        plots.curves(ax, part, y="exact_match_percent", xlabel="Layer", ylabel=_once(ax), title=rule)
         ax.axhline(part["zero_shot_percent"].iloc[0], color="0.4", linewidth=0.9, linestyle="--")
         ax.set_ylim(-3, 103)
-    _hide(axes[len(names) :])
-    made.supylabel(EXACT, fontsize=points(9))
     return made
-
-
-def _hide(axes: "Sequence[Axes]") -> None:
-    for ax in axes:
-        ax.set_visible(False)
 
 
 def examples(table: "pd.DataFrame") -> "Figure":
     """Exact match by the number of training words, a line a method."""
     names = _names(table)
-    columns = min(3, len(names))
-    made, axes = plots.figure(columns, rows=-(-len(names) // columns), width=2.8, height=2.3)
-    for ax, rule in zip(axes, names, strict=False):
+    made, axes = plots.figure(3, panels=len(names), width=2.8, height=2.3)
+    for ax, rule in zip(axes, names, strict=True):
         part = table[table["rule"] == rule]
-        labels = {"xlabel": "Training words", "ylabel": "", "title": rule}
+        labels = {"xlabel": "Training words", "ylabel": _once(ax), "title": rule}
         plots.curves(ax, part, x="examples", y="exact_match_percent", by="method", **labels, legend=False)
         ax.set_xscale("log", base=2)
         ticks = sorted(part["examples"].unique())
         ax.set_xticks(ticks, [str(tick) for tick in ticks])
         ax.minorticks_off()
         ax.set_ylim(-3, 103)
-    _hide(axes[len(names) :])
-    made.supylabel(EXACT, fontsize=points(9))
     legend_above(made, axes[0], min(len(_names(table, "method")), 5))
     return made
 
@@ -80,10 +75,9 @@ def examples(table: "pd.DataFrame") -> "Figure":
 def tradeoff(table: "pd.DataFrame", sparse: "pd.DataFrame") -> "Figure":
     """Exact match against heads that are not zero, a line a share of the l1 weight; a star: a quarter of the heads."""
     names = _names(table)
-    columns = min(4, len(names))
-    made, axes = plots.figure(columns, rows=-(-len(names) // columns), width=2.6, height=2.5)
+    made, axes = plots.figure(4, panels=len(names), width=2.6, height=2.5)
     labels = {0.0: "groups only", 0.5: "half and half", 1.0: "entries only (l1)"}
-    for ax, rule in zip(axes, names, strict=False):
+    for ax, rule in zip(axes, names, strict=True):
         part = table[table["rule"] == rule]
         for place, (share, line) in enumerate(part.dropna(subset="l1_share").groupby("l1_share")):
             ordered = line.sort_values("weight", ascending=False)
@@ -98,12 +92,11 @@ def tradeoff(table: "pd.DataFrame", sparse: "pd.DataFrame") -> "Figure":
             yerr=errors(few, "exact_match_percent"),
             fmt="*", markersize=10, color=plots.COLOURS[3], elinewidth=1, label="chosen, at most a quarter", zorder=5,
         )  # fmt: skip
-        ax.axvline(few["heads_allowed"].iloc[0], color="0.6", linewidth=0.8, linestyle=":")
-        ax.set(title=rule, xlabel="Heads that are not zero (mean)", ylim=(-3, 103))
+        allowed = few["heads_allowed"].iloc[0]
+        ax.axvline(allowed, color="0.6", linewidth=0.8, linestyle=":", label="a quarter of the heads")
+        ax.set(ylabel=_once(ax), title=rule, xlabel="Heads that are not zero (mean)", ylim=(-3, 103))
         ax.set_xlim(-0.2, few["heads_of_the_layer"].iloc[0] + 0.2)
         grid_lines(ax)
-    _hide(axes[len(names) :])
-    made.supylabel(EXACT, fontsize=points(9))
     legend_above(made, axes[0], 5)
     return made
 
@@ -121,10 +114,10 @@ def heads(table: "pd.DataFrame") -> "Figure":
             limit = abs(grid).max() or 1.0
             image = ax.imshow(grid, cmap="RdBu", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
             bar = made.colorbar(image, ax=ax, fraction=0.06, pad=0.03)
-            bar.ax.tick_params(labelsize=6)
+            bar.ax.tick_params(labelsize=points(6))
             ax.set_title(f"{rule}\n{vector}" if row == 0 else vector, fontsize=points(8))
             ax.set_yticks(range(0, count, max(1, count // 8)))
-            ax.tick_params(length=0, labelsize=7)
+            ax.tick_params(length=0, labelsize=points(7))
             if column == 0:
                 ax.set_ylabel("Head", fontsize=points(8))
             if row == len(which) - 1:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from mechsteer import plots
-from mechsteer.plots.base import leftmost, legend_above
+from mechsteer.plots.bars import ERRORS
+from mechsteer.plots.base import PLAIN, leftmost, legend_above
 from mechsteer.plots.own import line_width, marker_size
 from mechsteer.studies.questions import linear, numbers, pools
 
@@ -63,9 +64,10 @@ def pairs_needed(cosine: "pd.DataFrame", fit: "pd.DataFrame", steering: "pd.Data
         n = np.geomspace(1, part["pairs"].max(), 60)
         curve = fits.loc[pool, "ceiling"] * n / (n + fits.loc[pool, "k"])
         axes[0].plot(n, curve, color=plots.COLOURS[place], linewidth=line_width(1))
+        axes[0].set_title("Lines: fitted c · n / (n + k)")
         _steered(axes[2], steering[steering["pool"] == pool], place)
     plain = steering[steering["pool"] == "unsteered"].iloc[0]
-    axes[2].axhline(plain["value_percent"], color="0.4", linestyle="--", linewidth=1)
+    axes[2].axhline(plain["value_percent"], color="0.4", linestyle="--", linewidth=1, label="unsteered")
     for ax, label in zip(axes, ("Cosine of two sides' vectors", "Cosine with other topics' vector", GOOD), strict=True):
         ax.set_xscale("log", base=2)
         ticks = sorted(set(cosine["pairs"]))
@@ -74,7 +76,7 @@ def pairs_needed(cosine: "pd.DataFrame", fit: "pd.DataFrame", steering: "pd.Data
     axes[2].set_ylim(-4, 104)
     for ax in axes[:2]:
         ax.set_ylim(min(-0.1, ax.get_ylim()[0]), 1.04)
-    legend_above(made, axes[0], 4)
+    legend_above(made, axes, 5)
     return made
 
 
@@ -133,8 +135,9 @@ def _short(name: Any) -> str:
 def _bar(ax: "Axes", names: Sequence[str], part: "pd.DataFrame") -> None:
     """Horizontal bars of what was followed and good."""
     places = range(len(names))
-    colours = [plots.COLOURS[0] if name not in _CONTROLS else "0.65" for name in names]
-    ax.barh(places, part["value_percent"], xerr=_bars(part, "value_percent", "value"), color=colours, height=0.65)
+    colours = [plots.COLOURS[0] if name not in _CONTROLS else PLAIN for name in names]
+    ends = _bars(part, "value_percent", "value")
+    ax.barh(places, part["value_percent"], xerr=ends, color=colours, height=0.65, error_kw=ERRORS)
     ax.set_yticks(places, names)
     ax.invert_yaxis()
     ax.set(xlabel=GOOD, xlim=(0, 104))
@@ -161,9 +164,9 @@ def shift_or_map(predicted: "pd.DataFrame", steered: "pd.DataFrame") -> "Figure"
     made, axes = plots.figure(2, width=4.4, height=3.4)
     every = predicted[(predicted["kind"] == "all") & (predicted["way"] != linear.SHIFT)]
     places = range(len(every))
-    colours = ["0.65" if "shuffled" in way or way == "one state" else plots.COLOURS[0] for way in every["way"]]
+    colours = [PLAIN if "shuffled" in way or way == "one state" else plots.COLOURS[0] for way in every["way"]]
     bars = [[100 * value for value in some] for some in _bars(every, "beyond_shift", "beyond_shift")]
-    axes[0].barh(places, 100 * every["beyond_shift"], xerr=bars, color=colours)
+    axes[0].barh(places, 100 * every["beyond_shift"], xerr=bars, color=colours, error_kw=ERRORS)
     axes[0].set_yticks(places, every["way"])
     axes[0].invert_yaxis()
     axes[0].axvline(0, color="0.4", linewidth=0.8)
@@ -178,7 +181,7 @@ def shift_or_map(predicted: "pd.DataFrame", steered: "pd.DataFrame") -> "Figure"
             part["value_percent"],
             yerr=_bars(part, "value_percent", "value"),
             fmt=plots.MARKERS[place % len(plots.MARKERS)],
-            color=plots.COLOURS[coloured.index(way) % len(plots.COLOURS)] if way in coloured else "0.6",
+            color=plots.COLOURS[coloured.index(way) % len(plots.COLOURS)] if way in coloured else PLAIN,
             markersize=marker_size(4),
             linewidth=line_width(1),
             label=str(way),
@@ -187,3 +190,7 @@ def shift_or_map(predicted: "pd.DataFrame", steered: "pd.DataFrame") -> "Figure"
     axes[1].set(xlabel="Divergence from the unsteered model (nats)", ylabel=GOOD, ylim=(-4, 104))
     legend_above(made, axes[1], 4)
     return made
+
+
+DRAWN = {"numbers": pairs_needed, "architectures": crossings, "compound": both, "linear": shift_or_map}
+"""The functions of the figures that are called otherwise."""

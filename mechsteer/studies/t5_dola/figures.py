@@ -1,5 +1,6 @@
 """The figures of the study :mod:`mechsteer.studies.t5_dola`, from its tables alone."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -100,8 +101,12 @@ def control_strip(controls: "pd.DataFrame") -> "Figure":
         unsteered = float(controls.loc[controls["control"] == "unsteered", score].iloc[0])
         ax.axhline(unsteered, color="0.4", linewidth=1, linestyle="--", label="unsteered")
         for place, name in enumerate(order):
-            values = controls.loc[controls["control"] == name, score].to_numpy()
+            rows = controls[controls["control"] == name]
+            values = rows[score].to_numpy()
             spread = [place + 0.25 * ((7 * i) % 11 / 5 - 1) if len(values) > 1 else place for i in range(len(values))]
+            if len(values) == 1:
+                ends = rows[[f"{score}_low", f"{score}_high"]].iloc[0].tolist()
+                ax.plot([place, place], ends, color=plots.COLOURS[place], linewidth=1)
             ax.scatter(
                 spread, values, s=18, color=plots.COLOURS[place], marker=plots.MARKERS[place], alpha=0.8, zorder=3
             )
@@ -125,15 +130,16 @@ def side_effects(side: "pd.DataFrame", grid: "pd.DataFrame") -> "Figure":
         {
             "strength": [0.0, *cells["strength"]],
             "percent": [unsteered, *cells["correct_percent"]],
+            "percent_low": [math.nan, *cells["correct_percent_low"]],
+            "percent_high": [math.nan, *cells["correct_percent_high"]],
             "task": "traps: target more likely",
         }
     )
     table = pd.concat([traps, side.assign(task=side["task"].replace(_SIDE_LABELS))], ignore_index=True)
     made, (ax,) = plots.figure(1, width=4.2, height=3.2)
-    plots.lines(
-        ax, table, x="strength", y="percent", by="task", xlabel="Strength (mean residual norms)", ylabel="Accuracy (%)",
-        title=f"Steering decoder layer {layer}",
-    )  # fmt: skip
+    words = {"xlabel": "Strength (mean residual norms)", "ylabel": "Accuracy (%)"}
+    title = f"Steering decoder layer {layer}"
+    plots.curves(ax, table, x="strength", y="percent", by="task", **words, title=title, legend=False)
     ax.set(ylim=(-3, 103), xticks=sorted(table["strength"].unique()))
     legend_above(made, ax, 2)
     return made
@@ -164,3 +170,7 @@ def _colorbar(made: "Figure", image: Any, axes: Any) -> None:
     bar = made.colorbar(image, ax=axes, shrink=0.9, pad=0.02)
     bar.set_label("Change from unsteered (percentage points)")
     bar.outline.set_visible(False)
+
+
+DRAWN = {"controls": control_strip}
+"""The functions of the figures that are called otherwise."""

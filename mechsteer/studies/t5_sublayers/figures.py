@@ -37,7 +37,7 @@ def cross_attention(summary: "pd.DataFrame", frozen: "pd.DataFrame") -> "Figure"
     margin = 0.05 * (high - low)
     for ax, group in zip(axes, groups, strict=False):
         part = summary[summary["group"] == group]
-        title = f"Who writes the answer: {group} ({int(part['n'].iloc[0])})"
+        title = f"Who writes it: {group} (n = {int(part['n'].iloc[0])})"
         label = "Change of target − trap logit"
         plots.sublayer_bars(
             ax, part, y="logit_difference", xlabel="Decoder block", ylabel=label, title=title, legend=False
@@ -52,12 +52,12 @@ def _frozen(ax: "Axes", frozen: "pd.DataFrame") -> None:
     part = frozen[frozen["frozen"] != "none"]
     columns = ["accuracy", "accuracy_low", "accuracy_high"]
     part = part.assign(frozen=part["frozen"].map(_WHICH), **{name: 100 * part[name] for name in columns})
-    label = f"Target likelier than trap (% of {int(part['n'].iloc[0])})"
+    label = f"Target likelier (% of {int(part['n'].iloc[0])})"
     title = "Cross-attention frozen at …"
     plots.curves(ax, part, y="accuracy", by="frozen", xlabel="Decoder block", ylabel=label, title=title, legend=False)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
     whole = 100 * frozen[frozen["frozen"] == "none"]["accuracy"].to_numpy()[0]
-    ax.axhline(whole, color="0.4", linewidth=0.8, linestyle="--")
+    ax.axhline(whole, color="0.4", linewidth=0.8, linestyle="--", label="nowhere")
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2))
     ax.set_ylim(0, 103)
     ax.set_yticks(range(0, 101, 20))
 

@@ -82,6 +82,15 @@ def test_a_finished_run_computes_nothing_again_and_files_hold_the_tables(
 def test_the_figure_has_one_panel_a_family_and_is_written_twice(study: steering.Result) -> None:
     figure = study.figures()["by_strength"]
     assert len(figure.axes) == len(steering.ATTENTION) + len(steering.VECTOR)
+    guide, pasta = figure.axes[:2]
+    assert [guide.get_xscale(), pasta.get_xscale(), pasta.xaxis_inverted()] == ["linear", "log", True]
+    rows = study.summary[study.summary["method"] == "attention_bias"]
+    line, _, (bars,) = guide.containers[0].lines
+    assert line.get_xdata().tolist() == rows["strength"].tolist(), "a true axis"
+    ends = rows[["adherence_percent_low", "adherence_percent_high"]].to_numpy()
+    assert [segment[:, 1].tolist() for segment in bars.get_segments()] == [
+        pytest.approx(pair) for pair in ends.tolist()
+    ]
     assert {p.suffix for p in (study.folder / "figures").iterdir()} == {".pdf", ".png"}
 
 

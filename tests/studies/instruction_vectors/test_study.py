@@ -19,7 +19,7 @@ from mechsteer.directions import differences_in_means
 from mechsteer.files import read_json, read_table
 from mechsteer.models import model_info
 from mechsteer.models.averaging import average
-from mechsteer.stats import cluster_interval, holm, share_interval
+from mechsteer.stats import cluster_interval, holm, paired_interval, share_interval
 from mechsteer.studies.core import cells
 from mechsteer.studies.core.result import redraw
 from mechsteer.studies.instruction_vectors import bench as steer_instruct_cells
@@ -339,6 +339,14 @@ def test_two_vectors_act_in_one_pass(study: steer_instruct.Result, model: Any) -
     assert row["both_and_true_percent"] == pytest.approx(100 * (followed * there["fidelity"]).mean())
 
 
+def test_two_vectors_are_compared_with_the_better_one_on_the_same_prompts(study: steer_instruct.Result) -> None:
+    table = study.tables["composition"].query("setting == 'without instruction'").set_index("row")
+    best = table.loc[["first", "second"], "both_percent"].max()
+    gain, low, high = table.loc["both", [f"beyond_single{end}_pp" for end in ("", "_low", "_high")]]
+    assert gain == pytest.approx(table.loc["both", "both_percent"] - best) and low <= gain <= high and low < high
+    assert table.loc[["unsteered", "first", "second"], "beyond_single_pp"].isna().all()
+
+
 def test_vectors_of_the_tuned_model_in_its_base(
     study: steer_instruct.Result, model: Any, organism: Callable[[str], Any]
 ) -> None:
@@ -356,6 +364,30 @@ def test_vectors_of_the_tuned_model_in_its_base(
     assert half["model_fingerprint"] == model_info(between).fingerprint and half["model_name"].startswith(
         "0.5 organism"
     )
+    change = (
+        half["adherence_percent"] - row_of(table, kind="upper", setting="without instruction", vector="none")[BOTH[0]]
+    )
+    assert half["change_pp"] == pytest.approx(change) and half["change_low_pp"] < change <= half["change_high_pp"]
+    assert half["beyond_own_pp"] == pytest.approx(half["adherence_percent"])
+    assert table[table["vector"] != "tuned"]["beyond_own_pp"].isna().all()
+
+
+def test_prompts_of_all_formats_are_pooled_and_a_topic_is_one_cluster() -> None:
+    def cell(*scores: int) -> pd.DataFrame:
+        rows = {"adherence": scores, "fidelity": 1.0, "bad": False, "topic": ["cat", "dog", "sun"]}
+        return pd.DataFrame(rows)
+
+    own, tuned = {"up": cell(0, 0, 1), "list": cell(1, 0, 0)}, {"up": cell(1, 1, 1), "list": cell(1, 0, 1)}
+    each = [{"none": (-1, cell(0, 0, 0)), "own": (1, own[k]), "tuned": (3, tuned[k])} for k in own]
+    none, mine, theirs = steer_instruct_transfer._rows(steer_instruct_transfer._pooled(each))
+    assert (none["n"], none["change_pp"], none["layer"]) == (6, 0, -1)
+    scores, topics = [1, 1, 1, 1, 0, 1], ["cat", "dog", "sun"] * 2
+    ends = 100 * np.array(cluster_interval(scores, topics)[1:3])
+    assert np.allclose([theirs["adherence_percent_low"], theirs["adherence_percent_high"]], ends)
+    changes = [1, 1, 0, 0, 0, 1]
+    ends = 100 * np.array(paired_interval(changes, topics)[:3])
+    assert np.allclose([theirs[f"beyond_own{end}_pp"] for end in ("", "_low", "_high")], ends)
+    assert "beyond_own_pp" not in mine and mine["gained"] == 2
 
 
 def test_each_prompt_gets_the_vector_of_its_own_word(model: Any, tmp_path: Path) -> None:
@@ -469,6 +501,11 @@ def test_bars_and_points_have_their_intervals(study: steer_instruct.Result) -> N
     part = part[(part["unit"] == table["unit"].iloc[0]) & (part["vector"] == "own length")].sort_values("count")
     container = figures["lengths"].axes[0].containers[2]
     assert container.lines[0].get_ydata().tolist() == part["adherence_percent"].tolist()  # type: ignore[union-attr]
+    assert all(len(axes.collections) == 3 for axes in figures["transfer"].axes)  # a band for each vector
+    (diamonds,) = (c for c in figures["composition"].axes[0].containers if "true" in str(c.get_label()))
+    row = row_of(study.tables["composition"], setting="without instruction", row="both")
+    ends = [row["both_and_true_percent_low"], row["both_and_true_percent_high"]]
+    assert np.allclose(diamonds.lines[2][0].get_segments()[0][:, 1], ends)
 
 
 def test_the_papers_numbers_stand_beside_ours_for_its_models(study: steer_instruct.Result) -> None:

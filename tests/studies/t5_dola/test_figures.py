@@ -67,6 +67,10 @@ def test_controls_show_every_random_direction(study: Result) -> None:
     of = controls.groupby("control")["correct_percent"].apply(list)
     assert (mined, random, flipped) == (of["mined"], of["random"], of["mined, flipped"])
     assert axes.lines[0].get_ydata()[0] == of["unsteered"][0]
+    ends = controls.set_index("control")[["correct_percent_low", "correct_percent_high"]]
+    assert [list(line.get_ydata()) for line in axes.lines[1:]] == ends.loc[
+        ["mined", "mined, flipped"]
+    ].to_numpy().tolist()
 
 
 def test_side_effects_start_at_strength_zero_in_safe_colours(study: Result) -> None:
@@ -78,6 +82,7 @@ def test_side_effects_start_at_strength_zero_in_safe_colours(study: Result) -> N
     assert axes.lines[0].get_ydata()[0] == pytest.approx(unsteered)
     assert [line.get_color() for line in axes.lines] == list(COLOURS[:3])
     assert len({line.get_marker() for line in axes.lines}) == 3
+    assert len(axes.collections) == 3, "a band of its interval for each"
 
 
 def test_published_and_own_cells_share_one_scale(study: Result) -> None:
