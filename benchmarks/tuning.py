@@ -4,7 +4,8 @@ Run: ``.venv/bin/python -m benchmarks.tuning --out FOLDER``. Every point of ever
 takes more than an hour on one core (``--n`` and ``--methods`` for a part) and is kept in the folder. Then, for each
 seed, the prompts are halved, the search is run on one half with its answers read from the folder, and what it found is
 compared on the other half with the setting that does best of the full grid on the first half. Vectors are made of all
-prompts, for all seeds the same.
+prompts, for all seeds the same. Beside it stands the best setting that was chosen by hand: of the strengths of
+``mechsteer reproduce steering`` the one that does best on the other half itself, at no less quality than the floor.
 
 Exit code 1 if the mean difference on the other half is more than 2 points.
 """
@@ -28,16 +29,22 @@ from mechsteer.directions.contrast import differences_in_means
 from mechsteer.identity import cell_key
 from mechsteer.models import predicting_stack, taken_once
 from mechsteer.report import show
+from mechsteer.stats import mean_interval
+from mechsteer.studies.families.study import ATTENTION
 from mechsteer.tasks import instructions
 from mechsteer.tuning.grids import Grid
 from mechsteer.tuning.halves import blocks, halves
-from mechsteer.tuning.ladders import DEFAULT, Candidate, Way, families_of, layers_tried
+from mechsteer.tuning.in_step import in_step
+from mechsteer.tuning.ladders import DEFAULT, FAMILIES, Candidate, Way, families_of, layers_tried
 from mechsteer.tuning.search import BEGINNINGS, Search, Tried
-from mechsteer.tuning.trying import FIRST_TOKENS, Runs, kept_number
+from mechsteer.tuning.trying import FIRST_TOKENS, Asked, Runs, kept_number
 from mechsteer.tuning.tune_run import BUDGET, FLOOR
 
 NEAR = 2.0
 """Points."""
+
+HAND = {"attention_bias": "guide", "pasta": "pasta", "spotlight": "spotlight", "scale_keys": "scale_keys"}
+"""Methods of the study whose settings were chosen by hand, by their names there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +75,11 @@ class Remembered(Runs):
         places = {id(sample): place for place, sample in enumerate(every.task.samples)}
         self.every, self.order = every, [places[id(sample)] for sample in task.samples]
 
-    def many(
-        self, ways: Sequence[Way], stretch: tuple[int, int] | None = None, limit: int | None = None
-    ) -> list[pd.DataFrame]:
+    def many(self, asked: Sequence[Asked]) -> list[pd.DataFrame]:
         """The rows of each way, read from those of all prompts."""
-        first, end = stretch or (0, len(self.order))
-        return [answered(self.every, way, limit).iloc[self.order[first:end]] for way in ways]
+        return [
+            answered(self.every, one.way, one.limit).iloc[self.order[slice(*one.stretch or (0, None))]] for one in asked
+        ]
 
 
 _READ: dict[str, pd.DataFrame] = {}
@@ -84,7 +90,7 @@ def answered(every: Runs, way: Way, limit: int | None = None) -> pd.DataFrame:
     key = cell_key(every.model, "way", way.steer, way.strategy, {"limit": limit, "task": every.task.data_hash})
     if key not in _READ:
         columns = ["n_tokens", "collapsed", "followed", "adherence", "quality"]
-        _READ[key] = Runs.many(every, [way], None, limit)[0][columns]
+        _READ[key] = Runs.many(every, [Asked(way, None, limit)])[0][columns]
     return _READ[key]
 
 
@@ -118,7 +124,7 @@ def searched(every: Runs, half: Any, grids: Mapping[str, Grid], budget: float) -
     for name, grid in grids.items():
         fresh = Grid(name, grid.directions, grid.measure)
         found.append(Search(fresh, runs, unsteered, beginnings, FLOOR, each))
-        found[-1].run()
+    in_step(runs, dict(zip(grids, found, strict=True)))
     return found, unsteered
 
 
@@ -145,6 +151,7 @@ def seed_row(every: Runs, grids: Mapping[str, Grid], seed: int, budget: float) -
     for name, (one, tried) in ways.items():
         row |= {name: tried.candidate.name, f"{name}_validation": 100 * tried.mean("adherence")}
         row |= {f"{name}_test": there(one, tried)}
+    row |= by_hand(test, grids, found_there(test, search, found))
     row["most_test"] = max(there(one, tried) for one, tried in whole)
     spent = sum(one.spent for one in searches)
     written = sum(sum(tried.values("n_tokens")) for _, tried in whole)
@@ -152,6 +159,26 @@ def seed_row(every: Runs, grids: Mapping[str, Grid], seed: int, budget: float) -
     row["tokens_of_grid"] = 100 * spent / written
     row |= {f"behind_{part}": row[f"winner_{part}"] - row[f"tuned_{part}"] for part in ("validation", "test")}
     return row
+
+
+def found_there(test: Runs, search: Search, found: Tried) -> pd.DataFrame:
+    """The rows of what was found, on the other half."""
+    return test.rows(search.grid.way(found.candidate))
+
+
+def by_hand(test: Runs, grids: Mapping[str, Grid], tuned: pd.DataFrame) -> dict[str, Any]:
+    """The best hand-chosen setting there, and whether what was tuned is as good, within its interval."""
+    least = FLOOR * test.rows(Way())["quality"].mean()
+    settings = [(HAND[name], s) for name, (_, strengths) in ATTENTION.items() for s in strengths[1:]]
+    tried = {
+        Candidate(name, s): test.rows(Candidate(name, s).way({}))
+        for name, s in settings
+        if name in grids and s in FAMILIES[name].ladder
+    }
+    best = max(tried, key=lambda one: (tried[one]["quality"].mean() >= least, tried[one]["adherence"].mean()))
+    reached, own = 100 * tried[best]["adherence"].mean(), mean_interval(tuned["adherence"])
+    quality = {"hand_quality": tried[best]["quality"].mean(), "tuned_quality": tuned["quality"].mean()}
+    return {"hand": best.name, "hand_test": reached, "as_good": 100 * own.high >= reached, **quality}
 
 
 def main(options: Options) -> None:
@@ -177,7 +204,10 @@ def main(options: Options) -> None:
     print(
         f"\nOn the other half the tuned setting is {behind.mean():.1f} points behind the winner of the full grid "
         f"(median {behind.median():.1f}), at most {NEAR:g} in {(behind <= NEAR).sum()} of {len(table)} seeds; it took "
-        f"{table['tokens'].mean():.0f} % of its tokens."
+        f"{table['tokens'].mean():.0f} % of its tokens. It is as good as the best setting chosen by hand, on that "
+        f"half itself, within its 95 % interval in {table['as_good'].sum()} of {len(table)} seeds: "
+        f"{table['tuned_test'].mean():.1f} % against {table['hand_test'].mean():.1f} %, at a quality of "
+        f"{table['tuned_quality'].mean():.2f} and {table['hand_quality'].mean():.2f}."
     )
     sys.exit(int(behind.mean() > NEAR))
 

@@ -68,11 +68,12 @@ class Run:
         """Whether a part of the samples gives the rows that it has among all of them.
 
         Not where the length of answers depends on all samples, nor where an edit means rows by number or DIRECTER
-        shuffles layers by it; a sampler draws by it too, and is told where the part begins.
+        shuffles layers or has a threshold by it; a sampler draws by it too, and is told where the part begins.
         """
         rows = self.steer is not None and any(edit.scope.rows is not None for edit in self.steer.edits)
-        shuffled = isinstance(self.strategy, Directer) and self.strategy.order == "random"
-        return is_dataclass(self.task) and hasattr(self.task, "max_new_tokens") and not (rows or shuffled)
+        gate = self.strategy
+        numbered = isinstance(gate, Directer) and (gate.order == "random" or not isinstance(gate.beta, float | int))
+        return is_dataclass(self.task) and hasattr(self.task, "max_new_tokens") and not (rows or numbered)
 
     def rows(self, first: int, end: int, *, progress: bool = False) -> "pd.DataFrame":
         """The rows of some samples: the task's columns, then those of quality."""

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mechsteer.decoding.gate import beta_of
 from mechsteer.decoding.strategies import Pass
 from mechsteer.models import (
     State,
@@ -70,12 +71,12 @@ class Ahead:
     """What was read ahead during one run.
 
     Attributes:
-        beta: The gate's threshold; None where any token may be taken, and nothing is read.
+        beta: The gate's threshold, one or one for each prompt; None where any token may be taken, and nothing is read.
         read: By the place of a prompt and the token after what was written there.
         calls: How many tokens were asked for.
     """
 
-    beta: float | None
+    beta: float | Sequence[float] | None
     read: dict[tuple[int, int], _Read] = field(default_factory=dict)
     calls: int = 0
 
@@ -111,10 +112,11 @@ class Ahead:
         room = is_encoder_decoder(model) or current.state.length < model.cfg.n_ctx
         if beta is None or not room or hooks_on(model):
             return torch.zeros(len(p), dtype=torch.bool, device=p.device)
-        return self._plausible(p) <= MOST
+        return self._plausible(current, p) <= MOST
 
-    def _plausible(self, p: Float[Tensor, "rows d_vocab"]) -> Int[Tensor, "rows"]:
-        return (p >= (self.beta or 0) * p.max(-1, keepdim=True).values).sum(-1)
+    def _plausible(self, current: Pass, p: Float[Tensor, "rows d_vocab"]) -> Int[Tensor, "rows"]:
+        beta = 0.0 if self.beta is None else beta_of(self.beta, current.places, p.device)
+        return (p >= beta * p.max(-1, keepdim=True).values).sum(-1)
 
     def group(
         self, current: Pass, p: Float[Tensor, "rows d_vocab"], tried: Sequence[int], state: State
@@ -127,7 +129,7 @@ class Ahead:
             tried: The rows that have trials.
             state: The state of these.
         """
-        able, plausible = self.readable(current, p).tolist(), self._plausible(p).tolist()
+        able, plausible = self.readable(current, p).tolist(), self._plausible(current, p).tolist()
         counts = {row: plausible[row] for row in tried if able[row]}
         if not counts:
             return None

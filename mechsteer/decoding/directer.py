@@ -31,7 +31,7 @@ from torch import Tensor
 
 from mechsteer.analysis.key_scaling import check_key_scaling, key_scaling_distances, scaled_sites
 from mechsteer.analysis.sensitivity import cached_columns, layer_scores, ranking, span_columns
-from mechsteer.decoding.gate import checked_beta
+from mechsteer.decoding.gate import checked_betas
 from mechsteer.decoding.strategies import Pass
 from mechsteer.decoding.trial_copies import Copies, Hooks
 from mechsteer.decoding.trials import GatedChooser
@@ -55,7 +55,8 @@ class Directer:
 
     Attributes:
         alpha: What keys are multiplied by; above 0.
-        beta: A token must be at least this share of the most likely one's probability, in (0, 1].
+        beta: A token must be at least this share of the most likely one's probability, in (0, 1]; one number, or one
+            for each prompt of the list.
         span: The prompt's span or spans whose keys are scaled.
         compat: ``"paper"`` or ``"released"``.
         order: Which layers are let go last: the most sensitive (the paper's), ``"reversed"`` the least, or
@@ -68,7 +69,7 @@ class Directer:
     """
 
     alpha: float = 100.0
-    beta: float = 0.5
+    beta: float | Sequence[float] = 0.5
     span: str | Sequence[str] = "instruction"
     compat: str = "paper"
     order: str = "sensitivity"
@@ -77,7 +78,7 @@ class Directer:
 
     def __post_init__(self) -> None:
         check_key_scaling(self.alpha, "cosine")
-        checked_beta(self.beta)
+        checked_betas(self.beta)
         one_of("compat", self.compat, ("paper", "released"))
         one_of("order", self.order, ORDERS)
         if not self.span or not isinstance(self.span, str | Sequence):

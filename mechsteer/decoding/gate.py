@@ -11,12 +11,46 @@ exact.
 The released code asks for ``p[j] > beta p[i*]``, and needs no steered pass where ``p[i**] < beta p[i*] - 1e-9``.
 """
 
+from collections.abc import Sequence
+
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, finite
+from mechsteer.errors import MechsteerError, finite, shown
 
 _RELEASED_MARGIN = 1e-9
+
+Beta = float | Float[Tensor, "rows 1"]
+"""One threshold for all rows, or one for each."""
+
+
+def beta_of(beta: float | Sequence[float], places: Sequence[int], device: torch.device) -> Beta:
+    """The thresholds of some prompts, by their places in the list.
+
+    Raises:
+        MechsteerError: if there are fewer than prompts.
+    """
+    if isinstance(beta, float | int):
+        return float(beta)
+    if max(places) >= len(beta):
+        raise MechsteerError(f"beta is {len(beta)} numbers, one a prompt, but there are more prompts than that.")
+    return torch.tensor([beta[place] for place in places], device=device)[:, None]
+
+
+def checked_betas(beta: float | Sequence[float]) -> None:
+    """Check one threshold, or one a prompt.
+
+    Raises:
+        MechsteerError: for one that is not above 0 and at most 1, or none.
+    """
+    if not isinstance(beta, list | tuple):
+        checked_beta(beta)  # type: ignore[arg-type]
+        return
+    if not beta:
+        raise MechsteerError(f"beta must be a number above 0 and at most 1, or one for each prompt, got {shown(beta)}.")
+    for one in beta:
+        checked_beta(one)
 
 
 def checked_beta(beta: float) -> float:
@@ -30,14 +64,14 @@ def checked_beta(beta: float) -> float:
     return float(beta)
 
 
-def settled(p: Float[Tensor, "rows d_vocab"], beta: float, *, released: bool = False) -> Bool[Tensor, "rows"]:
+def settled(p: Float[Tensor, "rows d_vocab"], beta: Beta, *, released: bool = False) -> Bool[Tensor, "rows"]:
     """Whether no other token than the most likely one could be accepted."""
-    first, second = p.topk(2, dim=-1).values.unbind(-1)
-    return second < beta * first - (_RELEASED_MARGIN if released else 0.0)
+    first, second = p.topk(2, dim=-1).values.split(1, dim=-1)
+    return (second < beta * first - (_RELEASED_MARGIN if released else 0.0))[:, 0]
 
 
 def plausible(
-    p: Float[Tensor, "rows d_vocab"], tokens: Int[Tensor, "rows trials"], beta: float, *, released: bool = False
+    p: Float[Tensor, "rows d_vocab"], tokens: Int[Tensor, "rows trials"], beta: Beta, *, released: bool = False
 ) -> Bool[Tensor, "rows trials"]:
     """Whether the tokens are likely enough in the unsteered distribution."""
     least = beta * p.max(dim=-1, keepdim=True).values

@@ -22,6 +22,7 @@ On a CPU each row of a pass costs time. There the strongest trials come first, w
 if all of these are rejected.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,7 +32,7 @@ from torch import Tensor
 
 from mechsteer.decoding.ahead import Ahead, Group
 from mechsteer.decoding.finite import check_finite
-from mechsteer.decoding.gate import plausible, settled
+from mechsteer.decoding.gate import beta_of, plausible, settled
 from mechsteer.decoding.strategies import Choice, Pass
 from mechsteer.decoding.trial_copies import Copies, Trials
 from mechsteer.models import (
@@ -70,13 +71,13 @@ class GatedChooser:
 
     Attributes:
         trials: What is tried.
-        beta: The gate's threshold; None for no gate: the first trial's token is taken.
+        beta: The gate's threshold, one or one for each prompt; None for no gate: the first trial's token is taken.
         released: The released code's comparisons.
         needed: Which share of the rows needed trials lately, and were not read ahead.
     """
 
     trials: Trials
-    beta: float | None
+    beta: float | Sequence[float] | None
     released: bool = False
     needed: float = 0.3
 
@@ -98,7 +99,7 @@ class GatedChooser:
         _, p, _, skipped = looked
         needed = ~skipped if skipped.all() else ~skipped & ~self._ahead.readable(current, p)
         self.needed += _LATELY * (float(needed.float().mean()) - self.needed)
-        return self._chosen(*looked)
+        return self._chosen(current, *looked)
 
     @torch.no_grad()
     def first_logits(self, current: Pass) -> Float[Tensor, "rows d_vocab"]:
@@ -108,7 +109,7 @@ class GatedChooser:
         found, _ = self._run(current, before_last(current.state), Copies(tuple(range(rows)), 0, count))
         steered = found.unflatten(0, (-1, count))
         p = logits.softmax(-1)
-        choice = self._chosen(logits, p, steered.argmax(-1), self._settled(p))
+        choice = self._chosen(current, logits, p, steered.argmax(-1), self._settled(current, p))
         accepted = torch.tensor([line["accepted"] for line in choice.trace], device=logits.device)
         taken = steered[torch.arange(rows, device=logits.device), (accepted - 1).clamp(min=0)]
         return torch.where(accepted[:, None] > 0, taken, logits)
@@ -131,13 +132,13 @@ class GatedChooser:
         current.state.seen = adopted.seen
         scores = current.processed(logits, rows=copies.each).unflatten(0, (-1, copies.times))
         p = scores[:, 0].softmax(-1)
-        return logits[:: copies.times], p, scores[:, 1:].argmax(-1), self._settled(p)
+        return logits[:: copies.times], p, scores[:, 1:].argmax(-1), self._settled(current, p)
 
     def _raw_first(self, current: Pass) -> _Looked:
         logits = self._raw(current)
         p = current.processed(logits).softmax(-1)
         steered = p.argmax(-1, keepdim=True).repeat(1, self.trials.count())
-        skipped = self._settled(p)
+        skipped = self._settled(current, p)
         waiting = ~skipped if current.running is None else ~skipped & current.running.to(p.device)
         rows = waiting.nonzero()[:, 0]
         if len(rows):
@@ -156,7 +157,8 @@ class GatedChooser:
 
         steered = self._steered(current, before, Copies(rows, 0, first), self._ahead.group(current, p, rows, kept))
         if first < count:
-            rejected = (~self._passed(p[list(rows)], steered).any(-1)).nonzero()[:, 0]
+            places = [current.places[row] for row in rows]
+            rejected = (~self._passed(places, p[list(rows)], steered).any(-1)).nonzero()[:, 0]
             steered = torch.cat([steered, steered[:, -1:].repeat(1, count - first)], dim=-1)
             if len(rejected):
                 rest = Copies(tuple(rows[row] for row in rejected.tolist()), 0, count - first, first)
@@ -172,16 +174,16 @@ class GatedChooser:
         return current.processed(found, rows=copies.each).unflatten(0, (-1, copies.trials)).argmax(-1)
 
     def _passed(
-        self, p: Float[Tensor, "rows d_vocab"], steered: Int[Tensor, "rows trials"]
+        self, places: Sequence[int], p: Float[Tensor, "rows d_vocab"], steered: Int[Tensor, "rows trials"]
     ) -> Bool[Tensor, "rows trials"]:
         if self.beta is None:
             return torch.ones_like(steered, dtype=torch.bool)
-        return plausible(p, steered, self.beta, released=self.released)
+        return plausible(p, steered, beta_of(self.beta, places, p.device), released=self.released)
 
-    def _settled(self, p: Float[Tensor, "rows d_vocab"]) -> Bool[Tensor, "rows"]:
+    def _settled(self, current: Pass, p: Float[Tensor, "rows d_vocab"]) -> Bool[Tensor, "rows"]:
         if self.beta is None:
             return torch.zeros(len(p), dtype=torch.bool, device=p.device)
-        return settled(p, self.beta, released=self.released)
+        return settled(p, beta_of(self.beta, current.places, p.device), released=self.released)
 
     def _run(
         self, current: Pass, state: State, copies: Copies, ahead: Group | None = None
@@ -211,13 +213,14 @@ class GatedChooser:
 
     def _chosen(
         self,
+        current: Pass,
         logits: _Rows,
         p: _Rows,
         steered: Int[Tensor, "rows trials"],
         skipped: Bool[Tensor, "rows"],
     ) -> Choice:
         raw = p.argmax(-1)
-        passed = self._passed(p, steered) & ~skipped[:, None]
+        passed = self._passed(current.places, p, steered) & ~skipped[:, None]
         number = torch.where(passed.any(-1), passed.int().argmax(-1) + 1, 0)
         tokens = torch.where(number > 0, steered.gather(1, (number - 1).clamp(min=0)[:, None])[:, 0], raw)
         needed = torch.where(skipped, 0, torch.where(number > 0, number, steered.shape[1]))

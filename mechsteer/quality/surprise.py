@@ -4,9 +4,10 @@ For the tokens y_1 .. y_n of an answer to a prompt x, the negative log-likelihoo
 
     s_t = -log p(y_t | x, y_<t)    (nats, natural logarithm, no intervention)
 
-in one pass. Their mean is high for word salad and low for what anybody could go on with, such as a loop, so neither end
-is better: a good answer lies in a band. Where the band lies depends on the model and on how tokens were chosen: a
-sample at temperature 1 has the model's own entropy. Hence also the ``excess`` over it,
+in one pass; a prompt that has several answers is read once. Their mean is high for word salad and low for what anybody
+could go on with, such as a loop, so neither end is better: a good answer lies in a band. Where the band lies depends on
+the model and on how tokens were chosen: a sample at temperature 1 has the model's own entropy. Hence also the
+``excess`` over it,
 
     e_t = s_t - H(p(. | x, y_<t)),
 
@@ -24,7 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechsteer.errors import MechsteerError
-from mechsteer.models import advance, is_encoder_decoder
+from mechsteer.models import State, advance, is_encoder_decoder, select_rows
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, begin, run_batches
 
@@ -57,7 +58,7 @@ def surprises(
         model: A loaded model.
         prompts: What was asked.
         answers: The token ids of each answer, without the token that ends it.
-        batch_size: Prompts computed together; fewer where answers are long. Does not change the result.
+        batch_size: Answers computed together; fewer where they are long. Does not change the result.
 
     Raises:
         MechsteerError: if there is not one answer a prompt.
@@ -68,32 +69,50 @@ def surprises(
     places = [place for place, ids in enumerate(answers) if len(ids)]
     if not places:
         return found
+    asked: dict[tuple[int, ...], list[int]] = {}
+    for place in places:
+        asked.setdefault(tuple(prompts[place].tokens.tolist()), []).append(place)
+    groups = list(asked.values())
     longest = max(len(answers[place]) for place in places)
-    rows = max(1, min(batch_size, LOGITS // (longest * model.cfg.d_vocab)))
     if not is_encoder_decoder(model) and max(map(len, prompts)) + longest > model.cfg.n_ctx:
-        rows = 1  # together, a long prompt and another's long answer would not fit the context
+        batch_size = 1  # together, a long prompt and another's long answer would not fit the context
 
     def run(step: Step) -> None:
-        mine = [places[i] for i in (step.index or range(len(step.batch)))]
-        for place, (losses, over) in zip(mine, _losses(model, step, [answers[p] for p in mine]), strict=True):
-            found[place] = Surprise(float(losses.mean()), float(losses.quantile(0.95)), float(over.mean()))
+        state, tokens, mask = begin(model, step)
+        first = advance(model, state, tokens, mask)
+        index = step.index or range(len(step.batch))
+        waiting = [(place, row) for row, group in enumerate(index) for place in groups[group]]
+        waiting.sort(key=lambda one: -len(answers[one[0]]))
+        while waiting:
+            size = max(1, min(batch_size, LOGITS // (len(answers[waiting[0][0]]) * model.cfg.d_vocab)))
+            some, waiting = waiting[:size], waiting[size:]
+            rows = torch.tensor([row for _, row in some], device=first.device)
+            losses = _losses(model, select_rows(state, rows), first[rows], [answers[place] for place, _ in some])
+            for (place, _), (loss, over) in zip(some, losses, strict=True):
+                found[place] = Surprise(float(loss.mean()), float(loss.quantile(0.95)), float(over.mean()))
 
-    run_batches(model, [prompts[place] for place in places], run, steer=Intervention(), batch_size=rows)
+    alone = [prompts[group[0]] for group in groups]
+    run_batches(model, alone, run, steer=Intervention(), batch_size=batch_size)
     return found
 
 
 def _losses(
-    model: Any, step: Step, answers: Sequence[Sequence[int]]
+    model: Any, state: State, logits: Float[Tensor, "rows 1 d_vocab"], answers: Sequence[Sequence[int]]
 ) -> list[tuple[Float[Tensor, "tokens"], Float[Tensor, "tokens"]]]:
-    """The negative log-likelihood of each token of each answer of a batch, and its excess over the entropy."""
+    """The negative log-likelihood of each token of each answer, and its excess over the entropy.
+
+    Args:
+        model: A loaded model.
+        state: After the prompt of each.
+        logits: Of the first token of each.
+        answers: Their tokens.
+    """
     longest = max(map(len, answers))
     target = torch.zeros((len(answers), longest), dtype=torch.long)
     real = torch.zeros_like(target, dtype=torch.bool)
     for row, ids in enumerate(answers):
         target[row, : len(ids)] = torch.tensor(list(ids))
         real[row, : len(ids)] = True
-    state, tokens, mask = begin(model, step)
-    logits = advance(model, state, tokens, mask)
     if longest > 1:
         more = advance(model, state, target[:, :-1], real[:, :-1], logits_at="all")
         logits = torch.cat([logits, more], dim=1)

@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -447,21 +448,21 @@ def as_intervention(steer: Any) -> Intervention:
     return steer
 
 
-def side_by_side(steers: Sequence[Intervention | None], size: int) -> Intervention:
-    """Interventions for one list in which the same prompts stand once for each of them, one after another.
+def side_by_side(steers: Sequence[Intervention | None], size: int | Sequence[int]) -> Intervention:
+    """Interventions for one list in which some prompts stand for each of them, one after another.
 
     Edits of chosen rows keep them, counted from where their prompts begin.
 
     Args:
-        steers: One for each time that the prompts stand there; None for none.
-        size: How many prompts there are.
+        steers: One for each time that prompts stand there; None for none.
+        size: How many prompts each of them has, or one number for all.
     """
     edits: list[Edit] = []
-    for number, steer in enumerate(steers):
+    sizes = [size] * len(steers) if isinstance(size, int) else list(size)
+    for steer, begin, count in zip(steers, accumulate(sizes, initial=0), sizes, strict=False):
         for edit in steer.edits if steer is not None else ():
-            rows = range(size) if edit.scope.rows is None else edit.scope.rows
-            moved = tuple(number * size + row for row in rows)
-            edits.append(replace(edit, scope=replace(edit.scope, rows=moved)))
+            rows = range(count) if edit.scope.rows is None else edit.scope.rows
+            edits.append(replace(edit, scope=replace(edit.scope, rows=tuple(begin + row for row in rows))))
     return Intervention(tuple(edits))
 
 

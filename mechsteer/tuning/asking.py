@@ -7,6 +7,7 @@ before it, and not at all.
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.files import digest
@@ -113,7 +114,7 @@ class Reworded:
         task: The task that scores.
         samples: Its samples.
         asked: For each, a text or messages, the instruction before it and the context; both may be empty.
-        examples: For each, worked examples before it; none for no sample.
+        examples: For each, worked examples before it; nothing at all where no sample has any.
         max_new_tokens: The most new tokens for an answer.
     """
 
@@ -131,13 +132,13 @@ class Reworded:
 
     def prompts(self, model: Any) -> list[Prompt]:
         """The prompts, with the spans that the new wording has."""
-        if self.examples:
-            return [_shown(model, *one, shown) for one, shown in zip(self.asked, self.examples, strict=True)]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The instruction .* is in the text as well")  # what saying it twice means
             return [
-                prompt(model, _given(body), instruction=instruction or None, context=context or None)
-                for body, instruction, context in self.asked
+                _shown(model, body, instruction, context, shown)
+                if shown
+                else prompt(model, _given(body), instruction=instruction or None, context=context or None)
+                for (body, instruction, context), shown in zip(self.asked, _examples(self), strict=True)
             ]
 
     def run(self, model: Any, **how: Any) -> "pd.DataFrame":
@@ -146,6 +147,21 @@ class Reworded:
 
     def _row(self, sample: Any, made: Prompt, output: str) -> dict[str, Any]:
         return {"kind": kind_of(sample), "prompt": made.text, "output": output} | self.task.scores(sample, output)
+
+
+def _examples(one: Reworded) -> tuple[tuple[Example, ...], ...]:
+    return one.examples or ((),) * len(one.asked)
+
+
+def one_list(tasks: Sequence[Reworded]) -> Reworded:
+    """Wordings of one task as one: all prompts of the first, then all of the second, and so on."""
+    joined = [
+        tuple(chain.from_iterable(parts))
+        for parts in zip(*((t.samples, t.asked, _examples(t)) for t in tasks), strict=True)
+    ]
+    return replace(
+        tasks[0], name=", ".join(t.name for t in tasks), samples=joined[0], asked=joined[1], examples=joined[2]
+    )
 
 
 def _shown(model: Any, body: Body, instruction: str, context: str, examples: Sequence[Example]) -> Prompt:

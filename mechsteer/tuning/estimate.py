@@ -1,4 +1,4 @@
-"""What a tuning will take at most, said before it begins."""
+"""What a tuning will take, said before it begins, and once more when it is known how long answers are."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,15 +6,20 @@ from typing import Any
 
 from mechsteer.decoding.divergence import PROMPTS, TOKENS
 from mechsteer.models import plan, predicting_stack
-from mechsteer.tuning.halves import blocks
 from mechsteer.tuning.held_out import ASKED
 from mechsteer.tuning.ladders import Family, layers_tried
 
-SLOWER: Mapping[str, float] = {"directer": 2.5, "spotlight": 1.3, "pasta": 1.3}
-"""How much longer a token takes than an unsteered one, roughly."""
+SLOWER: Mapping[str, float] = {"directer": 8.0}
+"""How much longer a token takes than one of a full batch: DIRECTER's batches are small, and each has its trials."""
 
-TOGETHER = 3
-"""So many candidates of a method answer together, on average."""
+BESIDE = 1.3
+"""The same for all others, since edits cost too and not every batch is full."""
+
+BEGUN = 30
+"""About so many answers of a method are begun and not ended."""
+
+READ = 1.3
+"""A token whose likelihood is asked for, in tokens of a prompt: its logits are computed too."""
 
 ARMS = 3 + len(ASKED)
 """Runs on the held-out prompts: unsteered, tuned, without instruction, and other ways to ask."""
@@ -22,22 +27,38 @@ ARMS = 3 + len(ASKED)
 
 @dataclass(frozen=True)
 class Estimate:
-    """The most that it will take, if every answer is as long as it may be.
+    """What it will take.
 
     Attributes:
-        tokens: New tokens.
-        minutes: On this machine, as it is now.
+        answers: How many are written.
+        longest: The most new tokens of an answer.
+        fixed: Seconds, however long answers are.
+        each: Seconds for one more token of every answer.
         megabytes: The model and the largest batch.
     """
 
-    tokens: int
-    minutes: float
+    answers: int
+    longest: int
+    fixed: float
+    each: float
     megabytes: float
+
+    def minutes(self, length: float) -> float:
+        """On this machine as it is now, if answers have so many tokens."""
+        return (self.fixed + self.each * length) / 60
 
     def __str__(self) -> str:
         return (
-            f"At most {self.tokens:,} new tokens: about {self.minutes:.1f} minutes on this machine as it is now, less "
-            f"where answers end early; {self.megabytes:,.0f} MB beside Python's own 1,000."
+            f"At most {self.answers * self.longest:,} new tokens: about {self.minutes(self.longest):.1f} minutes on "
+            "this machine as it is now, less where answers end early; "
+            f"{self.megabytes:,.0f} MB beside Python's own 1,000."
+        )
+
+    def of_length(self, length: float) -> str:
+        """The same, once it is known how long answers are."""
+        return (
+            f"The unsteered model's answers have {length:.0f} tokens on average: about {self.minutes(length):.1f} "
+            "minutes from the beginning, if the others are as long."
         )
 
 
@@ -54,30 +75,23 @@ def estimate(
         answers: How often each method may answer all validation prompts.
         batch_size: Prompts computed together.
     """
-    longest = max(len(p) for task in (choosing, reporting) for p in task.prompts(model))
-    first = min(batch_size, TOGETHER * blocks(len(choosing.samples))[0][1])
-    small = _plan(model, first, longest, choosing.max_new_tokens, first)
-    whole = _plan(model, len(reporting.samples), longest, reporting.max_new_tokens, batch_size)
-    weight = sum(SLOWER.get(name, 1.0) for name in families)
-    each = answers * len(choosing.samples)
-    seconds = (weight * each + len(choosing.samples)) * small["seconds"] / first
-    seconds += (
-        ARMS * whole["seconds"] + points(model, families) * PROMPTS * small["pass"] * (longest + TOKENS) / longest
-    )
-    tokens = (len(families) * each + len(choosing.samples)) * choosing.max_new_tokens
-    tokens += ARMS * len(reporting.samples) * reporting.max_new_tokens
-    return Estimate(round(tokens), seconds / 60, max(small["megabytes"], whole["megabytes"]))
+    length = max(len(p) for task in (choosing, reporting) for p in task.prompts(model))
+    new = choosing.max_new_tokens
+    table = plan(model, prompts=batch_size, length=length, new_tokens=new, batch_size=batch_size).set_index("part")
+    read = float(table.loc["prompt pass", "seconds"]) / (batch_size * length)  # type: ignore[arg-type]
+    write = float(table.loc["new tokens", "seconds"]) / (batch_size * max(1, new - 1))  # type: ignore[arg-type]
+    searched, others = answers * len(choosing.samples), len(choosing.samples) + ARMS * len(reporting.samples)
+    weights = sum(SLOWER.get(name, BESIDE) for name in families)
+    asked = len(families) * searched + others
+    gates = sum(SLOWER.get(name, BESIDE) * len(f.ladder) for name, f in families.items() if f.kind == "gate")
+    probed = points(model, {name: f for name, f in families.items() if f.kind != "gate"})
+    fixed = read * ((asked + len(families) * BEGUN) * length + probed * PROMPTS * (length + TOKENS))
+    fixed += write * gates * PROMPTS * TOKENS
+    each = write * (weights * searched + BESIDE * others) + READ * read * asked
+    return Estimate(round(asked), new, fixed, each, float(table.loc["total", "megabytes"]))  # type: ignore[arg-type]
 
 
 def points(model: Any, families: Mapping[str, Family]) -> int:
     """How many points the full grid has."""
     layers = len(layers_tried(predicting_stack(model)[1]))
     return sum(len(f.ladder) * (layers if f.kind == "vector" else 1) for f in families.values())
-
-
-def _plan(model: Any, prompts: int, length: int, new: int, batch_size: int) -> dict[str, float]:
-    """Seconds and megabytes of all of it, and the seconds that one prompt's pass takes."""
-    table = plan(model, prompts=prompts, length=length, new_tokens=new, batch_size=batch_size)
-    rows = {row["part"]: row for row in table.to_dict("records")}
-    total, once = rows["total"], rows["prompt pass"]["seconds"] / prompts
-    return {"seconds": total["seconds"], "megabytes": total["megabytes"], "pass": once}

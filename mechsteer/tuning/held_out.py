@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.comparison.summary import summarise
 from mechsteer.errors import MechsteerError
-from mechsteer.tuning.asking import WORDINGS, Example, example_text, kind_of, reworded, uninstructed, with_examples
+from mechsteer.tuning.asking import (
+    WORDINGS,
+    Example,
+    Reworded,
+    example_text,
+    kind_of,
+    one_list,
+    reworded,
+    uninstructed,
+    with_examples,
+)
 from mechsteer.tuning.ladders import Way
 from mechsteer.tuning.trying import Runs
 
@@ -50,14 +60,13 @@ def held_out(runs: Runs, tuned: tuple[str, Way] | None, examples: Examples) -> H
     if tuned is not None:
         tables[f"{TUNED}: {tuned[0]}"] = runs.rows(tuned[1])
     left_out: dict[str, str] = {}
-    for name, task in _asked(runs.task, examples).items():
-        if isinstance(task, str):
-            left_out[name] = task
-            continue
-        try:
-            tables[name] = replace(runs, task=task).rows(Way())
-        except MechsteerError as error:
-            left_out[name] = str(error)
+    tasks = _asked(runs.task, examples)
+    for name, found in _answered(
+        runs, {name: task for name, task in tasks.items() if isinstance(task, Reworded)}
+    ).items():
+        tables |= {} if isinstance(found, str) else {name: found}
+        left_out |= {name: found} if isinstance(found, str) else {}
+    left_out |= {name: task for name, task in tasks.items() if isinstance(task, str)}
     rows = pd.concat([table.assign(name=name) for name, table in tables.items()], ignore_index=True)
     rows.insert(0, "name", rows.pop("name"))
     summary = summarise(rows, "adherence", {}).drop(columns=["tokens_per_second", "adherence_uncollapsed"])
@@ -67,6 +76,24 @@ def held_out(runs: Runs, tuned: tuple[str, Way] | None, examples: Examples) -> H
     summary.insert(place, "followed", list(followed))
     summary.insert(place + 1, "quality", list(quality))
     return HeldOut(rows, summary, left_out)
+
+
+def _answered(runs: Runs, tasks: Mapping[str, Reworded]) -> "dict[str, pd.DataFrame | str]":
+    """The rows of each wording, all answered together; where that raises, each by itself, or why it could not be."""
+    if not tasks:
+        return {}
+    try:
+        table = replace(
+            runs, task=one_list(list(tasks.values())) if len(tasks) > 1 else next(iter(tasks.values()))
+        ).rows(Way())
+    except MechsteerError as error:
+        if len(tasks) == 1:
+            return dict.fromkeys(tasks, str(error))
+        return {name: found for one in tasks for name, found in _answered(runs, {one: tasks[one]}).items()}
+    size = len(runs.task.samples)
+    parts = [table.iloc[place * size : (place + 1) * size].reset_index(drop=True) for place in range(len(tasks))]
+    about = [{"sample": range(size), "task": task.name, "data_hash": task.data_hash} for task in tasks.values()]
+    return {name: part.assign(**own) for name, part, own in zip(tasks, parts, about, strict=True)}
 
 
 def _asked(task: Any, examples: Examples) -> dict[str, Any]:

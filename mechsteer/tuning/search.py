@@ -14,8 +14,9 @@ prompts.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -25,8 +26,8 @@ from mechsteer.stats import Interval, mean_interval
 from mechsteer.tuning.belief import draws, gained, kernel, posterior
 from mechsteer.tuning.grids import Grid
 from mechsteer.tuning.halves import blocks
-from mechsteer.tuning.ladders import Candidate, Way
-from mechsteer.tuning.trying import FIRST_TOKENS, Runs
+from mechsteer.tuning.ladders import Candidate
+from mechsteer.tuning.trying import FIRST_TOKENS, Asked, Runs
 
 LEAST, MOST = 3, 8
 """The fewest and the most points that a method begins with."""
@@ -51,6 +52,11 @@ LIKELY = 0.5
 
 LIFT = 2.0
 """What it counts to be above the floor: more than any adherence, in parts of the largest score."""
+
+
+Found = TypeVar("Found")
+Steps = Generator[list[Asked], list[pd.DataFrame], Found]
+"""Asks for answers, and is sent their tables."""
 
 
 @dataclass(eq=False)
@@ -118,21 +124,20 @@ class Search:
         """How many tokens the method has generated."""
         return sum(one.tokens for one in self.tried)
 
-    def run(self) -> list[Tried]:
-        """All that were tried, in the order in which they were begun."""
-        alive = self._begun([Tried(point) for point in self.grid.first(self._count())])
+    def steps(self) -> Steps[None]:
+        """The search: yields what it asks for, is sent the tables of it, and fills :attr:`tried`."""
+        alive = yield from self._begun([Tried(point) for point in self.grid.first(self._count())])
         if not self.tried:
-            return []
-        self._answer(alive)
+            return
+        yield from self._answer(alive)
         if len(self.blocks) > 1:
             worth = self._worth().mean(0)
-            self._answer(sorted(alive, key=lambda one: -worth[self._place(one)])[: len(alive) // 2])
-        while some := self._next():
-            self._answer(some)
+            yield from self._answer(sorted(alive, key=lambda one: -worth[self._place(one)])[: len(alive) // 2])
+        while some := (yield from self._next()):
+            yield from self._answer(some)
         for one in self.tried:
             if len(one.parts) < len(self.blocks) and not one.dropped:
                 one.dropped = f"behind after {len(one.values('adherence'))} prompts"
-        return self.tried
 
     def best(self) -> Tried | None:
         """The best of those that have answered all prompts."""
@@ -165,27 +170,28 @@ class Search:
         """The tokens that beginnings take; none where answers are so short that they are not worth it."""
         return BEGINNINGS[1] * FIRST_TOKENS if self.runs.task.max_new_tokens > 2 * FIRST_TOKENS else 0
 
-    def _begun(self, begun: Sequence[Tried]) -> list[Tried]:
+    def _begun(self, begun: Sequence[Tried]) -> Steps[list[Tried]]:
         """Let candidates write their first tokens; those that have not gone wrong there."""
         self.tried += begun
         if begun and self._start:
-            for one, rows in zip(begun, self.runs.many(self._ways(begun), BEGINNINGS, FIRST_TOKENS), strict=True):
+            tables = yield self._asked(begun, BEGINNINGS, FIRST_TOKENS)
+            for one, rows in zip(begun, tables, strict=True):
                 one.tokens += int(rows["n_tokens"].sum())
                 if float(rows["collapsed"].mean()) >= self.beginnings + WRONG:
                     one.dropped = "wrong in its first tokens"
         return [one for one in begun if not one.dropped]
 
-    def _ways(self, some: Sequence[Tried]) -> list[Way]:
-        return [self.grid.way(one.candidate) for one in some]
+    def _asked(self, some: Sequence[Tried], stretch: tuple[int, int], limit: int | None = None) -> list[Asked]:
+        return [Asked(self.grid.way(one.candidate), stretch, limit) for one in some]
 
-    def _answer(self, some: Sequence[Tried]) -> None:
+    def _answer(self, some: Sequence[Tried]) -> Steps[None]:
         """Let candidates that have answered equally many prompts answer the next stretch."""
-        tables = self.runs.many(self._ways(some), self.blocks[len(some[0].parts)]) if some else []
+        tables = (yield self._asked(some, self.blocks[len(some[0].parts)])) if some else []
         for one, rows in zip(some, tables, strict=True):
             one.parts.append(rows)
             one.tokens += int(rows["n_tokens"].sum())
 
-    def _next(self) -> list[Tried]:
+    def _next(self) -> Steps[list[Tried]]:
         """Who answers next, as the budget allows; nobody at the end."""
         while (leader := self._leader(worth := self._worth())) is not None:
             points, known = self.grid.points(), {one.candidate: one for one in self.tried}
@@ -199,7 +205,7 @@ class Search:
             found = self._together([one for one in some if not self._whole(one)], leader)
             if not found:
                 return [] if self._whole(leader) else [leader]
-            if left := found if found[0].parts else self._begun(found):
+            if left := found if found[0].parts else (yield from self._begun(found)):
                 return left
         return []
 

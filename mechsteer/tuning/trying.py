@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
 from mechsteer.comparison.summary import score_column, shares
+from mechsteer.decoding import Directer
 from mechsteer.errors import MechsteerError
 from mechsteer.evaluation import evaluate
 from mechsteer.identity import cell_key
@@ -20,6 +22,23 @@ if TYPE_CHECKING:
 
 FIRST_TOKENS = 12
 """So many tokens say whether an answer goes wrong from its beginning."""
+
+PART = 2
+"""So many times ``batch_size`` answers, at most, are one part of what was computed: a killed tuning loses no more."""
+
+
+class Asked(NamedTuple):
+    """Answers that are wanted.
+
+    Attributes:
+        way: How to steer.
+        stretch: First prompt and end; None for all.
+        limit: The most new tokens, where that is less than the task's.
+    """
+
+    way: Way
+    stretch: tuple[int, int] | None = None
+    limit: int | None = None
 
 
 @dataclass
@@ -58,28 +77,44 @@ class Runs:
             MechsteerError: for a task that has more or less than one answer a prompt, another score, or one that is not
                 from 0 to 1.
         """
-        return self.many([way], stretch, limit)[0]
+        return self.many([Asked(way, stretch, limit)])[0]
 
-    def many(
-        self, ways: Sequence[Way], stretch: tuple[int, int] | None = None, limit: int | None = None
-    ) -> list[pd.DataFrame]:
-        """The same for several ways; those without a strategy are computed together, each on rows of its own."""
-        first, end = stretch or (0, len(self.task.samples))
-        longest = min(limit or self.task.max_new_tokens, self.task.max_new_tokens)
-        part = replace(self.task, samples=tuple(self.task.samples[first:end]), max_new_tokens=longest)
-        if len(ways) > 1 and all(way.strategy is None for way in ways):
-            found = self._together(part, ways)
-        else:
-            found = [self._kept(part, way) for way in ways]
-        return [self._counted(table) for table in found]
+    def many(self, asked: Sequence[Asked]) -> list[pd.DataFrame]:
+        """The same for several: as many answers as may be are computed together, each on a row of its own."""
+        found: dict[int, pd.DataFrame] = {}
+        for places in self._parts(asked):
+            found |= zip(places, self._together([asked[place] for place in places]), strict=True)
+        return [self._counted(found[place]) for place in range(len(asked))]
 
-    def _together(self, part: Any, ways: Sequence[Way]) -> list[pd.DataFrame]:
-        """One batch in which every prompt stands once for each way: small batches take a model hardly less time."""
-        size = len(part.samples)
-        steer = side_by_side([way.steer for way in ways], size)
-        table = self._kept(replace(part, samples=part.samples * len(ways)), Way(steer))
-        parts = [table.iloc[number * size : (number + 1) * size].reset_index(drop=True) for number in range(len(ways))]
-        return [one.assign(sample=range(size)) for one in parts]
+    def _parts(self, asked: Sequence[Asked]) -> list[list[int]]:
+        """What is computed together: of one limit and one strategy (of DIRECTER's, whatever beta), in equal parts."""
+        alike: dict[Any, list[int]] = {}
+        for place, one in enumerate(asked):
+            gate = one.way.strategy
+            kind = repr(replace(gate, beta=1.0) if isinstance(gate, Directer) else gate)
+            alike.setdefault((one.limit, kind), []).append(place)
+        parts: list[list[int]] = []
+        for places in alike.values():
+            sizes = [len(self._samples(asked[place])) for place in places]
+            count = -(-sum(sizes) // (PART * self.batch_size))
+            ends = [-(-end * count // sum(sizes)) for end in accumulate(sizes)]
+            parts += [[p for p, e in zip(places, ends, strict=True) if e == number + 1] for number in range(count)]
+        return [part for part in parts if part]
+
+    def _samples(self, one: Asked) -> tuple[Any, ...]:
+        first, end = one.stretch or (0, len(self.task.samples))
+        return tuple(self.task.samples[first:end])
+
+    def _together(self, asked: Sequence[Asked]) -> list[pd.DataFrame]:
+        """One run in which every prompt stands once for each way: small batches take a model hardly less time."""
+        samples = [self._samples(one) for one in asked]
+        sizes = list(map(len, samples))
+        longest = min(asked[0].limit or self.task.max_new_tokens, self.task.max_new_tokens)
+        part = replace(self.task, samples=tuple(chain.from_iterable(samples)), max_new_tokens=longest)
+        table = self._kept(part, asked[0].way if len(asked) == 1 else _joined([one.way for one in asked], sizes))
+        ends = accumulate(sizes)
+        parts = [table.iloc[end - size : end].reset_index(drop=True) for end, size in zip(ends, sizes, strict=True)]
+        return [one.assign(sample=range(len(one))) for one in parts]
 
     def _counted(self, table: pd.DataFrame) -> pd.DataFrame:
         if "n_tokens" not in table or "collapsed" not in table:
@@ -99,6 +134,15 @@ class Runs:
         if self.out is None:
             return compute()
         return cell(self.out, cell_key(self.model, part, way.steer, way.strategy, {"quality": True}), compute)
+
+
+def _joined(ways: Sequence[Way], sizes: Sequence[int]) -> Way:
+    """Ways that have one strategy, or DIRECTER's with several betas, each for so many prompts of one list."""
+    steer, gate = side_by_side([way.steer for way in ways], sizes), ways[0].strategy
+    if isinstance(gate, Directer):
+        betas = [getattr(way.strategy, "beta", 1.0) for way in ways]
+        gate = replace(gate, beta=tuple(beta for beta, size in zip(betas, sizes, strict=True) for _ in range(size)))
+    return Way(steer if steer.edits else None, gate)
 
 
 def kept_number(out: Path | None, key: Callable[[], str], compute: Callable[[], float]) -> float:

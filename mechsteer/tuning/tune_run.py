@@ -1,7 +1,7 @@
 """``tune``: from prompts with an instruction to a setting that was chosen fairly and tested honestly."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -18,17 +18,18 @@ from mechsteer.evaluation import Task
 from mechsteer.files import writable_dir
 from mechsteer.identity import cell_key
 from mechsteer.models import check_model, predicting_stack, taken_once
-from mechsteer.tuning.estimate import estimate, points
+from mechsteer.tuning.estimate import Estimate, estimate, points
 from mechsteer.tuning.grids import Grid
 from mechsteer.tuning.halves import blocks, halves
 from mechsteer.tuning.held_out import held_out, worked_examples
+from mechsteer.tuning.in_step import in_step
 from mechsteer.tuning.ladders import DEFAULT, Candidate, Family, Way, families_of, layers_tried
 from mechsteer.tuning.result import Tuning
 from mechsteer.tuning.search import BEGINNINGS, Search, Tried
 from mechsteer.tuning.shown import examples_table
 from mechsteer.tuning.side_effects import Side, side_task
 from mechsteer.tuning.tables import best_table, curve_table
-from mechsteer.tuning.trying import FIRST_TOKENS, Runs, kept_number
+from mechsteer.tuning.trying import FIRST_TOKENS, Asked, Runs, kept_number
 
 BUDGET = 0.2
 """The part of the full grid's tokens that the search may generate."""
@@ -95,12 +96,15 @@ def tune(
     aside = side_task(side)
     folder = None if out is None else writable_dir(out)
     answers = budget * points(model, families) / len(families)
-    total = _announced(model, choosing, reporting, families, answers, batch_size) if progress else None
-    with taken_once(), tqdm(desc="tuning", unit="token", total=total, disable=not progress) as bar:
+    said = estimate(model, choosing, reporting, families, answers, batch_size) if progress else None
+    if said is not None:
+        print(said)
+    with taken_once(), tqdm(desc="tuning", unit="token", disable=not progress) as bar:
         runs = Runs(model, choosing, folder, batch_size, score, bar)
         study = _Study(runs, floor, answers)
-        for name, family in families.items():
-            study.search(name, family)
+        if said is not None:
+            _expected(said, study.tokens / len(choosing.samples), bar)
+        study.search(families)
         unrelated = Side(Runs(model, aside, folder, batch_size, None, bar))
         found = study.result(Runs(model, reporting, folder, batch_size, score, bar), unrelated)
     if folder is not None:
@@ -108,11 +112,11 @@ def tune(
     return found
 
 
-def _announced(model: Any, choosing: Any, reporting: Any, *options: Any) -> int:
-    """Say what it will take; the tokens."""
-    found = estimate(model, choosing, reporting, *options)
-    print(found)
-    return found.tokens
+def _expected(said: Estimate, length: float, bar: "tqdm[Any]") -> None:
+    """Say once more what it will take, now that it is known how long answers are."""
+    bar.write(said.of_length(length))
+    bar.total = round(said.answers * length)
+    bar.refresh()
 
 
 class _Study:
@@ -120,8 +124,8 @@ class _Study:
 
     def __init__(self, runs: Runs, floor: float, answers: float) -> None:
         self.runs = runs
-        stretches = blocks(len(runs.task.samples))
-        self.unsteered = Tried(Candidate("unsteered", 0.0), [runs.rows(Way(), stretch) for stretch in stretches])
+        asked = [Asked(Way(), stretch) for stretch in blocks(len(runs.task.samples))]
+        self.unsteered = Tried(Candidate("unsteered", 0.0), runs.many(asked))
         self.beginnings = float(runs.rows(Way(), BEGINNINGS, FIRST_TOKENS)["collapsed"].mean())
         self.tokens = int(sum(self.unsteered.values("n_tokens")))
         self.floor = floor
@@ -137,17 +141,21 @@ class _Study:
         ids = [row[:length].tolist() for row, length in zip(out.tokens, out.lengths, strict=True)]
         return probe(self.runs.model, self.prompts, ids)
 
-    def search(self, name: str, family: Family) -> None:
-        """Search one method, or say why it cannot be used."""
-        try:
-            directions = self._directions() if family.kind == "vector" else {}
+    def search(self, families: Mapping[str, Family]) -> None:
+        """Search all methods, or say of each why it cannot be used."""
+        failed: dict[str, str] = {}
+        begun: dict[str, Search] = {}
+        for name, family in families.items():
+            try:
+                directions = self._directions() if family.kind == "vector" else {}
+            except MechsteerError as error:
+                failed[name] = str(error)
+                continue
             grid = Grid(name, directions, self._moved)
-            search = Search(grid, self.runs, self.unsteered, self.beginnings, self.floor, self.budget)
-            search.run()
-        except MechsteerError as error:
-            self.left_out[name] = str(error)
-            return
-        self.searches[name] = search
+            begun[name] = Search(grid, self.runs, self.unsteered, self.beginnings, self.floor, self.budget)
+        failed |= in_step(self.runs, begun)
+        self.searches = {name: search for name, search in begun.items() if name not in failed}
+        self.left_out = {name: failed[name] for name in families if name in failed}
 
     def _directions(self) -> dict[int, Direction]:
         """Differences in means of the validation prompts with and without their instruction."""

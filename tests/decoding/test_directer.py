@@ -177,6 +177,21 @@ def test_a_factor_of_one_is_greedy_decoding(family: str, tiny: Callable) -> None
     torch.testing.assert_close(found.logprobs, plain.logprobs, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_prompts_have_thresholds_of_their_own(batch_size: int, tiny: Callable) -> None:
+    model = tiny("llama-gqa")
+    prompts = prompts_of(model, 4)
+    betas = (0.99, 0.5, 0.05, 1e-4)
+    how: dict[str, Any] = {"max_new_tokens": NEW, "batch_size": batch_size}
+    made = ms.generate(model, prompts, strategy=ms.Directer(ALPHA, betas), **how)
+    for place, (prompt, beta) in enumerate(zip(prompts, betas, strict=True)):
+        alone = ms.generate(model, prompt, strategy=ms.Directer(ALPHA, beta), max_new_tokens=NEW)
+        own = made.trace[made.trace["prompt"] == place].reset_index(drop=True)
+        names = ["token", "raw_token", "accepted", "trials", "skipped"]
+        assert own[names].equals(alone.trace[names])
+    assert made.trace["skipped"].any() and made.trace["accepted"].any()
+
+
 def test_the_schedule_halves_down_to_one_layer_and_the_released_one_stops_before() -> None:
     sizes = {n: ms.Directer().schedule(n) for n in (32, 28, 6, 1)}
     assert sizes == {32: (32, 16, 8, 4, 2, 1), 28: (28, 14, 7, 3, 1), 6: (6, 3, 1), 1: (1,)}
@@ -265,6 +280,8 @@ def test_what_is_recorded_is_the_unsteered_pass(family: str, batch_size: int, ti
         ({"beta": 0.0}, r"beta must be above 0 and at most 1, got 0\.0"),
         ({"beta": 1.5}, r"beta must be above 0 and at most 1, got 1\.5"),
         ({"beta": float("nan")}, "beta must be"),
+        ({"beta": (0.5, 2.0)}, r"beta must be above 0 and at most 1, got 2\.0"),
+        ({"beta": ()}, r"or one for each prompt, got \(\)"),
         ({"alpha": 0.0}, r"alpha must be above 0, got 0\.0"),
         ({"alpha": float("inf")}, "alpha must be"),
         ({"compat": "code"}, "Unknown compat 'code'. Valid: paper, released"),
@@ -284,6 +301,8 @@ def test_what_does_not_fit_a_run_is_refused(tiny: Callable) -> None:
         ms.generate(model, "the cat", strategy=ms.Directer(strength=9))
     with pytest.raises(ms.MechsteerError, match="instruction"):
         ms.generate(model, "the cat sat", strategy=ms.Directer())
+    with pytest.raises(ms.MechsteerError, match="beta is 1 numbers, one a prompt, but there are more"):
+        ms.generate(model, prompts_of(model, 2), strategy=ms.Directer(beta=(0.5,)))
     prompt = ms.prompt(model, "<!!-> the cat <-!!> sat")
     beyond = ms.Prompt(prompt.text, prompt.tokens, {"instruction": [(0, 99)]})
     with pytest.raises(ms.MechsteerError, match=r"span|99"):

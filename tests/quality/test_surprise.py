@@ -17,8 +17,8 @@ ASKED = ["the cat sat on", "a dog", "write a word in capitals , the cat"]
 @pytest.mark.parametrize("family", ["llama-gqa", "t5"])
 def test_it_is_the_likelihood_of_the_answer(family: str, tiny: Callable[..., Any]) -> None:
     model = tiny(family)
-    prompts = [ms.prompt(model, text) for text in ASKED]
-    answers = [[7, 8, 9, 10, 11], [12], [7, 7]]
+    prompts = [ms.prompt(model, text) for text in (*ASKED, *ASKED[:2])]  # some are asked twice
+    answers = [[7, 8, 9, 10, 11], [12], [7, 7], [9, 10, 9], [13, 12, 9]]
     found = surprises(model, prompts, answers)
     for prompt, ids, one in zip(prompts, answers, found, strict=True):
         sums = [float(score_ids(model, [prompt], [[ids[: n + 1]]])[0]) for n in range(len(ids))]

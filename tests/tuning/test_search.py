@@ -10,11 +10,12 @@ import pytest
 
 from mechsteer.tuning.grids import Grid
 from mechsteer.tuning.halves import blocks
+from mechsteer.tuning.in_step import in_step
 from mechsteer.tuning.ladders import FAMILIES, Candidate, Way
 from mechsteer.tuning.search import Search, Tried
 from mechsteer.tuning.side_effects import Effect, Side
 from mechsteer.tuning.tables import best_table, curve_table
-from mechsteer.tuning.trying import Runs
+from mechsteer.tuning.trying import Asked, Runs
 
 N, LONG = 40, 60
 Curve = Callable[[float], tuple[float, float]]
@@ -45,10 +46,8 @@ class Known(Runs):
         table = pd.DataFrame(rows).assign(quality=[float(w) for w in whole], n_tokens=min(limit or LONG, LONG))
         return table.assign(adherence=table["followed"] * table["quality"])
 
-    def many(
-        self, ways: Sequence[Way], stretch: tuple[int, int] | None = None, limit: int | None = None
-    ) -> list[pd.DataFrame]:
-        return [self.rows(way, stretch, limit) for way in ways]
+    def many(self, asked: Sequence[Asked]) -> list[pd.DataFrame]:
+        return [self.rows(*one) for one in asked]
 
 
 class Harmless(Side):
@@ -84,7 +83,7 @@ def searched(curve: Curve, budget: float = 3.0, method: str = "guide") -> Search
     unsteered = Tried(Candidate("unsteered", 0.0), parts)
     grid = Grid(method, {}, lambda way: way.steer.edits[0].strength / 100 if way.steer else math.nan)
     search = Search(grid, runs, unsteered, 0.0, 0.9, round(budget * N * LONG))
-    search.run()
+    in_step(runs, {method: search})
     return search
 
 
@@ -182,7 +181,7 @@ def test_what_a_few_prompts_spoke_against_is_looked_at_again() -> None:
         grid = Grid("guide", {}, lambda way: way.steer.edits[0].strength / 100 if way.steer else math.nan)
         most = max(runs.rows(grid.way(point))["adherence"].mean() for point in grid.points())
         search = Search(grid, runs, unsteered, 0.0, 0.9, round(4.5 * N * LONG))
-        search.run()
+        in_step(runs, {"guide": search})
         found = search.best()
         assert found is not None and search.spent <= search.budget
         near += found.mean("adherence") >= most - 0.05
@@ -214,6 +213,33 @@ def test_two_searches_of_one_curve_are_the_same() -> None:
     first, second = searched(hill(0.9, 2.0, 8.0)), searched(hill(0.9, 2.0, 8.0))
     tables: list[Any] = [curve_table({"guide": one}, one.unsteered) for one in (first, second)]
     pd.testing.assert_frame_equal(*tables)
+
+
+def test_searches_in_step_are_each_alone_in_fewer_calls() -> None:
+    class Counted(Known):
+        rounds = 0
+
+        def many(self, asked: Sequence[Asked]) -> list[pd.DataFrame]:
+            self.rounds += 1
+            return super().many(asked)
+
+    def made(methods: Sequence[str]) -> tuple[dict[str, Search], int]:
+        runs = Counted(hill(0.9, 0.5, 8.0))
+        unsteered = Tried(Candidate("unsteered", 0.0), [runs.rows(Way(), stretch) for stretch in blocks(N)])
+        grids = {
+            name: Grid(name, {}, lambda way: way.steer.edits[0].strength if way.steer else math.nan) for name in methods
+        }
+        found = {name: Search(grid, runs, unsteered, 0.0, 0.9, 4 * N * LONG) for name, grid in grids.items()}
+        assert in_step(runs, found) == {}
+        return found, runs.rounds
+
+    names = ["guide", "spotlight"]
+    (both, rounds), alone = made(names), [made([name]) for name in names]
+    assert rounds == max(count for _, count in alone) < sum(count for _, count in alone)
+    for name, (one, _) in zip(names, alone, strict=True):
+        pd.testing.assert_frame_equal(
+            *(curve_table({name: found[name]}, found[name].unsteered) for found in (both, one))
+        )
 
 
 def test_what_harms_unrelated_answers_is_not_chosen() -> None:

@@ -14,9 +14,10 @@ from mechsteer.directions import random_direction
 from mechsteer.steering import Intervention
 from mechsteer.tasks import instructions, recall
 from mechsteer.tuning import tune_run
+from mechsteer.tuning.asking import WORDINGS, reworded, uninstructed
 from mechsteer.tuning.ladders import Way
 from mechsteer.tuning.result import repage
-from mechsteer.tuning.trying import Runs
+from mechsteer.tuning.trying import Asked, Runs
 from tests.typecheck import unchecked
 
 TABLES = ("curve", "best", "test", "rows")
@@ -68,7 +69,7 @@ def same(first: Any, second: Any) -> None:
 def test_a_killed_tuning_goes_on_and_ends_the_same(
     model: Any, task: Any, found: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, calls, ends = type(task).run, [], [4, 6]
+    original, calls, ends = type(task).run, [], [3, 3]
 
     def run(self: Any, *args: Any, **kwargs: Any) -> Any:
         calls.append(1)
@@ -173,6 +174,7 @@ def test_the_command_line(mechsteer: Callable[..., tuple[int, str, str]], checkp
         code, out, err = mechsteer(*arguments)
     assert code == 0, err
     assert out.startswith("At most ") and "minutes on this machine" in out and "Asked as it is" in out
+    assert "The unsteered model's answers have " in out and "minutes from the beginning" in out
     kept = {name: (tmp_path / "out" / f"{name}.csv").read_bytes() for name in TABLES}
     with unchecked():
         again = mechsteer(*arguments)
@@ -237,9 +239,53 @@ def test_together_is_each_alone(model: Any) -> None:
     direction = random_direction(model, layer=1, seed=0)
     steers = [ms.attention_bias(delta=2.0), ms.attention_bias(delta=6.0), ms.spotlight(target=0.7)]
     ways = [Way(one) for one in (*steers, ms.add(direction, 20.0, scope="content"), ms.pasta(alpha=0.01))]
+    ways += [Way(), *(Way(strategy=ms.Directer(beta=beta)) for beta in (1e-4, 0.02, 0.9))]
+    asked = (
+        [Asked(way) for way in ways] + [Asked(way, (2, 5)) for way in ways] + [Asked(way, (0, 3), 2) for way in ways]
+    )
     runs = Runs(model, task, None, 7)
-    for alone, together in zip([runs.rows(way) for way in ways], runs.many(ways), strict=True):
+    seen = set()
+    for one, together in zip(asked, runs.many(asked), strict=True):
+        alone = runs.rows(*one)
+        first, end = one.stretch or (0, len(PROMPTS))
         assert together["output"].tolist() == alone["output"].tolist()
-        assert together["sample"].tolist() == alone["sample"].tolist() == list(range(len(PROMPTS)))
+        assert together["sample"].tolist() == alone["sample"].tolist() == list(range(end - first))
         assert together["surprise"].tolist() == pytest.approx(alone["surprise"].tolist(), abs=1e-4)
-    assert len({tuple(runs.rows(way)["output"]) for way in ways}) > 2
+        seen |= {tuple(alone["output"])}
+    assert len({len(one) for one in seen}) > 1 and len(seen) > 6
+
+
+def test_what_is_computed_together_is_of_like_size_and_no_more_than_is_kept(model: Any) -> None:
+    task = ms.task([{"prompt": text, "instruction": "answer in capitals"} for text in PROMPTS], "uppercase")
+    gates = [Way(strategy=ms.Directer(beta=beta)) for beta in (0.1, 0.5)]
+    asked = [Asked(Way(ms.attention_bias(delta=float(delta))), (0, 3)) for delta in range(1, 9)]
+    asked += [Asked(gate, (0, 3)) for gate in gates] + [Asked(Way(), (0, 3), 2)]
+    parts = Runs(model, task, None, 8)._parts(asked)
+    assert parts == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9], [10]]
+
+
+def test_one_method_that_fails_takes_no_other_with_it(model: Any, task: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Runs.many
+
+    def many(self: Any, asked: Any) -> Any:
+        if any(one.way.steer is not None and one.way.steer.edits[0].method == "pasta" for one in asked):
+            raise ms.MechsteerError("the logits are NaN")
+        return original(self, asked)
+
+    monkeypatch.setattr(Runs, "many", many)
+    with unchecked():
+        found = ms.tune(model, task, ("guide", "pasta"), floor=0.0)
+        monkeypatch.undo()
+        alone = ms.tune(model, task, "guide", floor=0.0)
+    assert found.left_out["pasta"] == "the logits are NaN" and set(found.tokens) == {"guide"}
+    assert_frame_equal(found.curve, alone.curve)
+
+
+def test_wordings_together_are_each_alone(model: Any, task: Any, found: Any) -> None:
+    for name, wording in (("said twice", WORDINGS["said twice"]), ("without instruction", uninstructed)):
+        rows = found.rows[found.rows["name"] == name].reset_index(drop=True)
+        other = reworded(task, name, wording)
+        assert other is not None
+        alone = ms.evaluate(model, other).set_index("prompt")
+        assert rows["output"].tolist() == alone.loc[list(rows["prompt"]), "output"].tolist()
+        assert rows["task"].str.endswith(name).all() and rows["sample"].tolist() == list(range(4))
