@@ -4,7 +4,7 @@ import difflib
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -197,12 +197,14 @@ def positive_int(name: str, value: int) -> int:
 
 
 def listed(name: str, value: Iterable[T]) -> list[T]:
-    """Return the items of ``value`` if it is a list or something like one, but no text.
+    """Return the items of ``value`` if it is a list or something like one, but no text, mapping or table.
+
+    Of the last two an iteration gives keys and names of columns, which nobody means.
 
     Raises:
         MechsteerError: otherwise.
     """
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+    if isinstance(value, str | bytes | Mapping) or not isinstance(value, Iterable) or hasattr(value, "columns"):
         is_task = callable(getattr(value, "prompts", None)) and hasattr(value, "run")
         fix = " A task makes its list of prompts with task.prompts(model)." if is_task else ""
         raise MechsteerError(f"{name} must be a list, got {shown(value)}.{fix}")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from mechsteer.checksums import BLANK, NAME, check, has_checksum, sealed
@@ -23,7 +24,10 @@ def save_tensors(path: str | os.PathLike[str], tensors: Mapping[str, Tensor], he
     from safetensors.torch import save
 
     with atomic_path(path) as temporary:
-        content = save({name: tensor.detach().contiguous() for name, tensor in tensors.items()})
+        copies = {
+            name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+        }
+        content = save(copies)  # one tensor under two names is two here; the library refuses shared memory
         described, start = _header(content)
         texts = {"__metadata__": {**header, NAME: BLANK}}
         text = json.dumps(texts | described, separators=(",", ":"), ensure_ascii=False).encode()

@@ -2,6 +2,7 @@
 
 from inspect import unwrap
 
+import pandas as pd
 import pytest
 
 from mechsteer.errors import (
@@ -78,10 +79,17 @@ def test_listed_returns_the_items_of_what_is_no_text() -> None:
     assert listed("layers", (1, 2)) == [1, 2] and listed("layers", range(2)) == [0, 1] and listed("layers", []) == []
 
 
-@pytest.mark.parametrize("value", [3, None, "ab", b"ab"])
+@pytest.mark.parametrize("value", [3, None, "ab", b"ab", {"a": 1}])
 def test_what_is_no_list_is_refused(value: object) -> None:
     with pytest.raises(MechsteerError, match=f"layers must be a list, got {value!r}"):
         listed_untyped("layers", value)
+
+
+def test_a_table_is_no_list_and_its_column_is_one() -> None:
+    table = pd.DataFrame({"prompt": ["a", "b"]})
+    assert listed("prompts", table["prompt"]) == ["a", "b"]
+    with pytest.raises(MechsteerError, match="prompts must be a list, got a DataFrame"):
+        listed("prompts", table)
 
 
 def test_numbers_that_are_not_finite_are_named_by_site_and_prompt() -> None:

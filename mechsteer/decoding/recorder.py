@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, unknown
+from mechsteer.errors import MechsteerError, listed, unknown
 from mechsteer.models import fires, position_stack, shape_of
 from mechsteer.models.hooking import Hook, reading
 from mechsteer.steering import Scope, Step
@@ -16,6 +16,7 @@ class Recorder:
     """Collects activations at sites, prompt by prompt, in the order in which positions are computed."""
 
     def __init__(self, model: Any, sites: Sequence[str], prompts: int) -> None:
+        sites = listed("record", sites)
         for site in sites:
             _check(model, site)
         self.rows: dict[str, list[list[Tensor]]] = {site: [[] for _ in range(prompts)] for site in sites}

@@ -15,6 +15,7 @@ language:CODE      ISO 639-1, e.g. fr; see :mod:`mechsteer.tasks.checkers.langua
 contains:TEXT      as a whole word or phrase, in whatever case, outside any repetition of the instruction
 excludes:TEXT      not as a whole word or phrase, in whatever case
 starts_with:TEXT   after white space, letter by letter, and more follows
+ends_with:TEXT     before white space, letter by letter, outside any repetition of the instruction, after more
 regex:PATTERN      Python's ``re.search``
 IFEval's ids       lm-eval's checkers; arguments from the sample; ``adherence`` is strict, ``loose`` beside it
 ================== ============================================================================================
@@ -23,6 +24,7 @@ A name that takes an argument and comes without it takes it from the sample, und
 ``{"prompt": ..., "contains": "tea"}``.
 """
 
+import difflib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -103,7 +105,10 @@ def spec(text: str) -> Spec:
     name, colon, argument = text.partition(":")
     name = name.strip()
     if name not in TESTS:
-        raise MechsteerError(f"Unknown check {shown(text)}.{nearest(text, [*TESTS, *(ARGUMENTS if colon else ())])}")
+        groups = {known.partition(":")[0] for known in ARGUMENTS}
+        of_ifeval = colon and difflib.get_close_matches(name, groups, n=1, cutoff=0.8)
+        hint = nearest(text, ARGUMENTS) if of_ifeval else nearest(name, TESTS)
+        raise MechsteerError(f"Unknown check {shown(text)}.{hint}")
     read = TESTS[name][1]
     if read is None:
         if colon:
@@ -196,6 +201,11 @@ def _starts(text: str, start: str, instruction: str) -> bool:
     return text.lstrip().startswith(start) and has_content(text.lstrip()[len(start) :])
 
 
+def _ends(text: str, end: str, instruction: str) -> bool:
+    left = without_echo(text, instruction).rstrip() if instruction.strip().lower() != end.lower() else text.rstrip()
+    return left.endswith(end) and has_content(left[: -len(end)])
+
+
 TESTS: Mapping[str, tuple[Test, Callable[[str, Any], Any] | None]] = {
     "lowercase": (lambda text, _, __: text.islower(), None),
     "uppercase": (lambda text, _, __: text.isupper(), None),
@@ -206,6 +216,7 @@ TESTS: Mapping[str, tuple[Test, Callable[[str, Any], Any] | None]] = {
     "contains": (_contains, _phrase),
     "excludes": (lambda text, phrase, _: not occurs(phrase, text), _phrase),
     "starts_with": (_starts, _phrase),
+    "ends_with": (_ends, _phrase),
     "regex": (lambda text, pattern, _: re.search(pattern, text) is not None, _pattern),
 }
 """For each name, its test and how its argument is read; None when it takes none."""

@@ -335,6 +335,11 @@ def test_a_site_that_cannot_be_recorded_is_refused(family: str, site: str, messa
         ms.generate(tiny(family), TEXTS, record=[site])
 
 
+def test_one_site_to_record_is_given_in_a_list(tiny: Callable) -> None:
+    with pytest.raises(ms.MechsteerError, match=r"record must be a list, got 'blocks\.0\.hook_resid_post'"):
+        ms.generate(tiny("llama-gqa"), TEXTS, record="blocks.0.hook_resid_post")
+
+
 def test_one_text_one_prompt_and_many_are_accepted(tiny: Callable) -> None:
     model = tiny("llama-gqa")
     one = rows(ms.generate(model, "the cat", max_new_tokens=3))

@@ -32,6 +32,7 @@ def test_what_has_no_token_is_refused(word: Any, message: str, tiny: Callable, u
     [
         (3, "prompts must be a list, got 3"),
         (None, "prompts must be a list, got None"),
+        ({"role": "user", "content": "the"}, "prompts must be a list, got {'role': 'user'"),
         (["the", 3], "A prompt is a text or what mechsteer.prompt makes, got 3"),
         ([], "No prompts were given"),
     ],

@@ -75,6 +75,14 @@ def test_a_file_made_of_a_loaded_one_is_the_same(tiny: Callable, tmp_path: Path)
     assert one.keys() == two.keys() and all(one[name].equal(two[name]) for name in one)
 
 
+def test_one_direction_in_two_edits_comes_back_in_both(tiny: Callable, tmp_path: Path) -> None:
+    model = tiny("llama-gqa")
+    shared = direction(model)
+    steer = ms.add(shared, 5.0, scope="prompt") + ms.project(shared, scope="generated")
+    again = Intervention.load(steer.save(tmp_path / "steer.safetensors"))
+    assert logprobs(model, again).equal(logprobs(model, steer)) and repr(again) == repr(steer)
+
+
 def test_an_empty_intervention_comes_back_empty(tmp_path: Path) -> None:
     assert Intervention.load(Intervention().save(tmp_path / "none.safetensors")).edits == ()
 

@@ -92,6 +92,7 @@ ARGUMENTS = {
     "contains": "tea",
     "excludes": "x",
     "starts_with": "t",
+    "ends_with": "a",
 }
 ARGUMENTS["regex"] = ".*"
 ALL = [name if TESTS[name][1] is None else f"{name}:{ARGUMENTS[name]}" for name in TESTS]
@@ -169,6 +170,8 @@ def test_sentences(text: str, count: int) -> None:
         ("contains:green  tea", ["all Green\ntea here"], ["green herbal tea"]),
         ("excludes:tea", ["I like teapots"], ["I like TEA."]),
         ("starts_with:Sure", ["Sure, it is.", " Sure thing"], ["Sure", "Sure!", "sure, it is", "So sure"]),
+        ("ends_with:OK", ["It is. OK", "Use the word tea. No. OK\n"], ["OK", "...OK", "It is. ok", "OK, it is.", ""]),
+        ("ends_with:tea", ["I like tea"], ["I will. Use the word tea", "Use the word tea."]),
         (r"regex:^\d+ cats$", ["12 cats"], ["12 cats and dogs"]),
     ],
 )
@@ -194,6 +197,8 @@ def test_an_argument_may_stand_in_the_sample() -> None:
         ("contains: ", "needs a text"),
         ("json:3", "takes no argument"),
         ("regex:(", r"regular expression of Python, got '\('"),
+        ("not_contains:Jo", "Unknown check 'not_contains:Jo'. Did you mean 'contains'?"),
+        ("bullets:3", "Valid: contains, ends_with, excludes, json"),
         ("length_constraints:number_wrds", "Did you mean 'length_constraints:number_words'"),
     ],
 )
