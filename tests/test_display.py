@@ -194,6 +194,8 @@ def test_a_result_of_a_study(tmp_path: Path) -> None:
     page = result._repr_html_()
     assert said in text_in(page) and "model_name" not in page and len(page.encode()) < CELL
     assert "wide (400 rows)" in repr(result) and said in repr(result)
+    (tmp_path / "sweep.json").write_text("{}", encoding="utf-8")
+    assert f"Result in {tmp_path}: a sweep\n" in repr(result) and "Result: a sweep" in text_in(result._repr_html_())
     finish(tmp_path, {"study": "guide"}, {"summary": summary})
     assert "GUIDE and Influence" in repr(result) and "GUIDE and Influence" in text_in(result._repr_html_())
 

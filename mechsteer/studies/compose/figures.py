@@ -19,9 +19,9 @@ TABLES = ("summary", "gains", "interference")
 NAMES = {
     "means": "mean vector",
     "gradient": "gradient",
-    "sparse": "sparse Δ",
+    "sparse": "sparse vector",
     "guide": "GUIDE",
-    "directer": "gated keys",
+    "directer": "DIRECTER",
     "features": "SAE features",
 }
 """The methods as figures have them."""

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 RECORD = "study.json"
 
+SWEEP = "sweep.json"
+"""The record of a sweep, which is no study's."""
+
 OTHERS = ("comparison", "tuning", "diagnosis")
 """What else has a folder of its own, with a record of that name."""
 
@@ -111,10 +114,10 @@ class Result:
         return titled(f"Result: {self._about()}", f"<ul>{said}</ul>", *body, where)
 
     def _about(self) -> str:
-        """What the study is about; of a folder without a record, that it has none."""
+        """What the study is about; of another folder, whether it is a sweep's."""
         with suppress(MechsteerError):
             return recorded(self.folder)[0].title
-        return "tables"
+        return "a sweep" if is_there(self.folder / SWEEP) else "tables"
 
 
 def _shown(table: "pd.DataFrame") -> str:

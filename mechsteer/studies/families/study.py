@@ -1,6 +1,6 @@
-"""Every steering family on one model: adherence and fidelity by strength (the quick profile of the intervention core).
+"""Every steering family on one model: adherence and fidelity by strength.
 
-No paper's table; a map of what each family does to the bundled instruction follower, by strength:
+Ours; no paper has it. What each family does to a model that follows instructions about form:
 
 - attention families (GUIDE, PASTA, SpotLight, key scaling) on prompts that have their instruction, but so many notes
   after it that the model follows it only in part;

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 MEASURES = 3
 """Measures that are told, the first of the table."""
 
-_STARTS = ("unsteered", "zero-shot", "plain", "none", "greedy")
-_BESIDES = ("_low", "_high", "_unsteered", "published", "verdict")
+_STARTS = ("unsteered", "zero-shot", "plain", "none", "greedy", "baseline")
+_BESIDES = ("_low", "_high", "_unsteered", "published", "printed", "headline", "verdict")
 
 
 def findings(table: "pd.DataFrame") -> list[str]:
@@ -23,16 +23,42 @@ def findings(table: "pd.DataFrame") -> list[str]:
             table has ``<measure>_low`` and ``<measure>_high``. What comes before the first measure says what a row is.
 
     Returns:
-        One sentence a measure, without any where the table has none.
+        One sentence a measure, without any where the table has none. Where several rows are unsteered, such as of
+        several tasks, one for each of them and a measure.
     """
     names = [str(name) for name in table.columns]
     measures = [name for name in names if name.endswith("_percent") and not any(part in name for part in _BESIDES)]
     measures = [name for name in measures if table[name].dtype.kind in "fiu" and table[name].notna().any()]
     if not measures:
         return []
-    labels = [name for name in names[: names.index(measures[0])] if table[name].nunique(dropna=False) > 1]
+    before = names[: names.index(measures[0])]
+    labels = [name for name in before if table[name].nunique(dropna=False) > 1 and not _counts(name)]
     rows = table.to_dict("records")
-    return [_sentence(rows, name, labels) for name in measures[:MEASURES]]
+    apart = _apart([row for row in rows if _is_start(row, labels)], labels)
+    if not apart:
+        return [_sentence(rows, name, labels) for name in measures[:MEASURES]]
+    groups: dict[str, list[dict[Any, Any]]] = {}
+    for row in rows:
+        groups.setdefault(_name(row, apart), []).append(row)
+    rest = [name for name in labels if name not in apart]
+    return [
+        f"{where}: {said[:1].lower()}{said[1:]}"
+        for where, some in groups.items()
+        if len(some) > 1
+        for said in (
+            _sentence(some, name, rest) for name in measures[:MEASURES] if any(r[name] == r[name] for r in some)
+        )
+    ]
+
+
+def _counts(name: str) -> bool:
+    """Whether a column says how many there were, or is a number beside the measures."""
+    return name in ("n", "kinds") or name.startswith("n_") or "_percent" in name
+
+
+def _apart(starts: list[dict[Any, Any]], labels: list[str]) -> list[str]:
+    """The labels by which the unsteered rows differ."""
+    return [name for name in labels if len({str(row[name]) for row in starts}) > 1]
 
 
 def _sentence(rows: list[dict[Any, Any]], measure: str, labels: list[str]) -> str:
@@ -48,19 +74,26 @@ def _sentence(rows: list[dict[Any, Any]], measure: str, labels: list[str]) -> st
 
 
 def _is_start(row: Mapping[Any, Any], labels: list[str]) -> bool:
-    return any(str(row[name]).lower().startswith(_STARTS) for name in labels)
+    known = any(str(row[name]).lower().startswith(_STARTS) or (name == "delta" and row[name] == 0) for name in labels)
+    return known or (bool(labels) and not _parts(row, labels))
 
 
 def _name(row: Mapping[Any, Any], labels: list[str]) -> str:
-    """What a row is: texts as they are, numbers with the name of their column."""
+    """What a row is: texts as they are, numbers with the name of their column; unsteered where nothing is said."""
+    return ", ".join(_parts(row, labels)) or ("unsteered" if labels else "the only row")
+
+
+def _parts(row: Mapping[Any, Any], labels: list[str]) -> list[str]:
     parts = []
     for name in labels:
         value = row[name]
         if isinstance(value, str):
             parts += [value] if value else []
+        elif isinstance(value, bool):
+            parts.append(worded(name) if value else f"not {worded(name)}")
         elif value == value:
             parts.append(f"{worded(name)} {value:g}" if isinstance(value, int | float) else f"{worded(name)} {value}")
-    return ", ".join(parts) or "the only row"
+    return parts
 
 
 def _value(row: Mapping[Any, Any], measure: str) -> str:

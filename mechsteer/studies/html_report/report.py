@@ -43,7 +43,7 @@ def report_of(
     return Report(
         title=f"{study.title[:1].upper()}{study.title[1:]}{where}",
         asked=_asked(study),
-        found={"": findings(summary) if summary is not None else []},
+        found=_found(study, summary),
         figures={caption(study, name): figure for name, figure in figures.items()},
         heats=_heats(study, folder, tables),
         tables=shown,
@@ -58,10 +58,19 @@ def _asked(study: Study) -> list[str]:
     return _paragraphs(study.module("study").__doc__ or study.title)[:2]
 
 
+def _found(study: Study, summary: "pd.DataFrame | None") -> Mapping[str, Sequence[str]]:
+    """What was found: in the study's own words, where it has some, or what its summary says."""
+    own = getattr(study.module("report"), "found", None)
+    if summary is None:
+        return {}
+    return {"": findings(summary)} if own is None else own(summary)
+
+
 def _paragraphs(doc: str) -> list[str]:
-    """The running text of a docstring, as people read it."""
+    """The running text of a docstring, as people read it; what led to a list that is left out ends there."""
     plain = re.sub(r":\w+:`[~.]*([^`]*)`", r"\1", inspect.cleandoc(doc)).replace("``", "")
-    return [" ".join(part.split()) for part in plain.split("\n\n") if not part.startswith((" ", "-", "*"))]
+    parts = [" ".join(part.split()) for part in plain.split("\n\n") if not part.startswith((" ", "-", "*"))]
+    return [f"{part[:-1]}." if part.endswith(":") else part for part in parts]
 
 
 def caption(study: Study, name: str) -> str:

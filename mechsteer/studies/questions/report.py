@@ -1,10 +1,13 @@
 """What the command line prints of the study :mod:`mechsteer.studies.questions`."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mechsteer.report import titled
 from mechsteer.studies.core.result import Result
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 QUESTIONS = {
     "numbers": "How many pairs, how diverse?",
@@ -22,16 +25,14 @@ _SHOWN: dict[str, tuple[str, ...]] = {
 
 def report(result: Result) -> str:
     """What was found, claim by claim, and the tables behind it."""
-    table = result.summary
     name = result.tables["places"]["model_name"].iloc[0]
     parts = [f"\nFour questions about instruction vectors, on {name}"]
-    for question, claims in table.groupby("question", sort=False):
-        parts.append(f"\n{QUESTIONS[str(question)]}")
-        parts += [sentence(dict(row)) for _, row in claims.iterrows()]
+    for question, said in found(result.summary).items():
+        parts += [f"\n{question}", *(f"- {one}" for one in said)]
     for about, columns in _SHOWN.items():
         if about in result.tables and len(result.tables[about]):
-            found = result.tables[about][list(columns)]
-            parts.append(titled(about.replace("_", ", ", 1), found, decimals=2 if "share" in columns else 1))
+            table = result.tables[about][list(columns)]
+            parts.append(titled(about.replace("_", ", ", 1), table, decimals=2 if "share" in columns else 1))
     places = result.tables["places"]
     edge = sorted(set(places[places["edge"]]["kind"]))
     if edge:
@@ -39,6 +40,14 @@ def report(result: Result) -> str:
             f"\nChosen at an end of the ladder of strengths, beyond which nothing was tried: {', '.join(edge)}."
         )
     return "\n".join(parts)
+
+
+def found(summary: "pd.DataFrame") -> dict[str, list[str]]:
+    """What was found, by question."""
+    return {
+        QUESTIONS[str(question)]: [sentence(row).removeprefix("- ") for row in claims.to_dict("records")]
+        for question, claims in summary.groupby("question", sort=False)
+    }
 
 
 def sentence(row: Mapping[Any, Any]) -> str:

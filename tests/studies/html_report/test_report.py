@@ -1,8 +1,11 @@
 """What a study's page says of its figures."""
 
+from pathlib import Path
+
+import pandas as pd
 import pytest
 
-from mechsteer.studies.html_report.report import caption
+from mechsteer.studies.html_report.report import _asked, caption, report_of
 from mechsteer.studies.registry import STUDIES
 
 
@@ -24,3 +27,21 @@ def test_a_figure_says_what_it_shows(study: str, name: str, starts: str, ends: s
 
 def test_a_figure_that_nothing_describes_keeps_its_name() -> None:
     assert caption(STUDIES["compose"], "of_my_own") == "of my own"
+
+
+def test_a_study_with_claims_says_them_by_question(tmp_path: Path) -> None:
+    claim = {"claim": "it <gains>", "estimate": 3.25, "low": 1.0, "high": 5.0, "unit": "points", "note": ""}
+    summary = pd.DataFrame(
+        [{"question": "numbers", **claim, "shown": True}, {"question": "linear", **claim, "shown": False}]
+    )
+    found = report_of(STUDIES["questions"], tmp_path, {}, {"summary": summary}, {}).found
+    assert found == {
+        "How many pairs, how diverse?": ["Shown: it <gains>: 3.2 [1.0, 5.0] points."],
+        "Linear?": ["Not shown: it <gains>: 3.2 [1.0, 5.0] points."],
+    }
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_what_was_asked_is_whole_sentences(study: str) -> None:
+    asked = _asked(STUDIES[study])
+    assert asked and all(one.endswith((".", "?")) for one in asked)
