@@ -1,6 +1,7 @@
 """The bridge to lm-eval: spans from documents, system text, batch sizes, its command line, and tasks of one's own."""
 
 import json
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -162,8 +163,6 @@ def test_what_is_no_task_of_ones_own_is_refused(tiny: Callable, unchecked: None)
 def test_it_runs_from_lm_evals_command_line(
     checkpoint: Callable, tiny: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import runpy
-
     from lm_eval.tasks import TaskManager
 
     model = tiny("llama-gqa")
@@ -199,6 +198,30 @@ def test_it_runs_from_lm_evals_command_line(
     found = json.loads(written.read_text(encoding="utf-8").splitlines()[0])["filtered_resps"]
     wanted = ms.score(model, ["the cat sat"], [rows[0]["choices"]], steer=steer)[0]
     assert [float(one[0]) for one in found] == pytest.approx(wanted.tolist(), abs=1e-4)
+
+
+def test_the_device_that_lm_eval_takes_for_granted_is_asked_for_by_nobody(
+    checkpoint: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mechsteer.harness import SteeredLM
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    path, default = checkpoint("gpt2"), {"batch_size": 1, "device": "cuda:0"}
+    for given, rows in ((f"pretrained={path}", 1), (f"pretrained={path},device=cpu,batch_size=8", 8)):
+        lm = SteeredLM.create_from_arg_string(given, default)
+        assert (str(lm.model.cfg.device), lm.batch_size) == ("cpu", rows)
+    with pytest.raises(ms.MechsteerError, match="Device 'cuda:1' is not available here"):
+        SteeredLM.create_from_arg_string(f"pretrained={path}", {"device": "cuda:1"})
+
+
+def test_the_command_line_ends_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse() -> None:
+        raise ms.MechsteerError("No such file: steer.safetensors.")
+
+    monkeypatch.setattr("lm_eval.__main__.cli_evaluate", refuse)
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("mechsteer.harness", run_name="__main__", alter_sys=False)
+    assert ended.value.code == 2 and capsys.readouterr().err == "mechsteer: No such file: steer.safetensors.\n"
 
 
 def test_arguments_that_there_are_not_are_named(checkpoint: Callable, tmp_path: Path) -> None:

@@ -97,9 +97,14 @@ class SteeredLM(LM):
     def create_from_arg_obj(
         cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None
     ) -> "SteeredLM":
-        """Load what ``--model_args`` say; see :func:`mechsteer.harness.arguments.loaded`."""
+        """Load what ``--model_args`` say; see :func:`mechsteer.harness.arguments.loaded`.
+
+        What they say wins over ``additional_config``, in which lm-eval's command line puts defaults of its own.
+        """
         more = {name: value for name, value in (additional_config or {}).items() if value is not None}
-        return cls(**loaded(arg_dict | more))
+        if more.get("device") == "cuda:0" and not torch.cuda.is_available():  # its default, where there is none
+            del more["device"]
+        return cls(**loaded(more | arg_dict))
 
     @classmethod
     def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> "SteeredLM":
