@@ -1,6 +1,6 @@
 """Models that a session loads once: every test of a worker gets the same ones, so none may leave a change behind."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 _PLAIN = (bool, int, float, str, type(None))
@@ -41,11 +41,20 @@ class Shared:
 def condition(model: Any) -> dict[str, Any]:
     """What tests may change of a model, cheap to read: torch counts the changes of a tensor in place."""
     return {
-        "weights": [(key, p.data_ptr(), p._version, p.requires_grad) for key, p in model.named_parameters()],
+        "weights": [(p.data_ptr(), p._version, p.requires_grad) for p in _parameters(model)],
         "hooks": [name for name, point in model.hook_dict.items() if point.fwd_hooks or point.bwd_hooks],
         "settings": {key: value for key, value in vars(model.cfg).items() if isinstance(value, _PLAIN)},
         "training mode": model.training,
     }
+
+
+def _parameters(model: Any) -> Iterator[Any]:
+    """Those of all modules, without names: after every file all models are looked at, and most modules have none."""
+    waiting = [model]
+    while waiting:
+        module = waiting.pop()
+        yield from (parameter for parameter in module._parameters.values() if parameter is not None)
+        waiting += (part for part in module._modules.values() if part is not None)
 
 
 def digest(model: Any) -> str:

@@ -56,6 +56,30 @@ def test_calls_of_one_kind_are_checked_once(counted: Any) -> None:
     assert len(calls) > first
 
 
+def test_listed_values_and_long_lists_are_checked_once_each(counted: Any) -> None:
+    checked, calls = counted
+
+    def first(kind: Literal["a", "b"], values: list[int], n: int = 0) -> Literal[1, 2]:
+        return {"a": 1, "b": 2 + n}[kind]
+
+    def total(values: Sequence[int]) -> int:
+        return len(values)
+
+    first, total = checked(first), checked(total)
+    for call in (lambda: first("a", [1]), lambda: first("b", [1]), lambda: total([1] * 999), lambda: total((1,) * 999)):
+        before = len(calls)
+        call()
+        assert len(calls) > before
+        before = len(calls)
+        call()
+        assert len(calls) == before
+    total([1] * 500)
+    assert len(calls) == before
+    for wrong in (lambda: first("c", [1]), lambda: first("b", [1], 1), lambda: total(["a"] * 999)):
+        with pytest.raises(TypeCheckError):
+            wrong()
+
+
 WRONG_ARGUMENTS: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
     ((zeros(2, 3), zeros(2)), {}),  # each was right in another call
     ((zeros(3, 2), zeros(3)), {}),

@@ -6,14 +6,17 @@ sizes are equal (a generation has new sizes at every token, and names of sizes a
 another object the class; of a container the class and the kind of its items, which must be all of one kind, since
 beartype looks at one of them, by chance. A call with a value that has no such kind is checked each time. Taking kinds
 takes time as well, so a call is first looked up as it is, with all sizes: most calls are like one before to the letter.
+Where an annotation lists values (Literal), they belong to the kinds of texts and whole numbers.
 """
 
 import functools
 import inspect
+import operator
 import re
 import types
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from typing import Any
 
 import jaxtyping
@@ -74,7 +77,7 @@ def _kind(value: Any, mixed: bool, fixed: frozenset[int] | None, sizes: dict[int
         return cls
     if sort == "array":
         if fixed is None:
-            return cls, value.dtype, value.shape
+            return _with_sizes(value)
         return cls, value.dtype, *[n if n in fixed else ~sizes.setdefault(n, len(sizes)) for n in value.shape]
     if sort == "class":
         return value
@@ -88,9 +91,62 @@ def _kind(value: Any, mixed: bool, fixed: frozenset[int] | None, sizes: dict[int
 
 
 def _one_kind(items: Any, mixed: bool, fixed: frozenset[int] | None, sizes: dict[int, int]) -> Any:
+    if len(classes := set(map(type, items))) == 1 and _sorts.get(cls := classes.pop()) == "object":
+        return cls
     if len(items) > _LONG or len(kinds := {_kind(item, mixed, fixed, sizes) for item in items}) > 1:
         raise _NoKindError
     return next(iter(kinds), None)
+
+
+_with_sizes = operator.attrgetter("__class__", "dtype", "shape")
+
+
+class _Readers(dict[type, Callable[[Any], Any]]):
+    """What gives a value's kind with all sizes, by its class; in C where that can be, for all calls wait for it.
+
+    Args:
+        mixed: A tuple's items are checked one by one, not by chance.
+        values_listed: A check may depend on the values of texts and whole numbers.
+    """
+
+    def __init__(self, mixed: bool, values_listed: bool) -> None:
+        self.mixed, self.values_listed = mixed, values_listed
+
+    def __missing__(self, cls: type) -> Callable[[Any], Any]:
+        self[cls] = read = self._reader(cls, _sort(cls))
+        return read
+
+    def _reader(self, cls: type, sort: str) -> Callable[[Any], Any]:
+        if sort == "object":
+            listed = self.values_listed and issubclass(cls, str | int | bytes | Enum)
+            return (lambda value: (cls, value)) if listed else type
+        if sort == "array":
+            return _with_sizes
+        if sort == "class":
+            return lambda value: value
+        if issubclass(cls, tuple):
+            return self._tuple
+        return self._dict if cls is dict else self._items
+
+    def _tuple(self, value: tuple[Any, ...]) -> Any:
+        if self.mixed and len(value) <= _LONG:
+            return type(value), *[self[type(item)](item) for item in value]
+        return type(value), len(value), self._one_kind(value)
+
+    def _dict(self, value: dict[Any, Any]) -> Any:
+        return dict, self._one_kind(value), self._one_kind(value.values())
+
+    def _items(self, value: Any) -> Any:
+        if not isinstance(value, list | set | frozenset | range):
+            raise _NoKindError
+        return type(value), bool(value), self._one_kind(value)
+
+    def _one_kind(self, items: Any) -> Any:
+        if len(kinds := set(map(type, items))) == 1 and (read := self[next(iter(kinds))]) is not type:
+            kinds = set(map(read, items)) if len(items) <= _LONG else ()
+        if len(kinds) > 1 or (items and not kinds):
+            raise _NoKindError
+        return next(iter(kinds), None)
 
 
 class _Checks:
@@ -99,8 +155,10 @@ class _Checks:
     def __init__(self, fn: Any, typechecker: Any) -> None:
         self.fn, self.typechecker = fn, typechecker
         annotations = repr(list(fn.__annotations__.values()))
-        self.sees_values = any(word in annotations for word in ("Literal[", "Annotated[", "{"))
+        self.by_value = "Literal[" in annotations
+        self.each_time = any(word in annotations for word in ("Annotated[", "{"))
         self.mixed = ", ...]" not in annotations
+        self.readers = _Readers(self.mixed, self.by_value)
         self.fixed = _fixed(annotations)
         first = next(iter(inspect.signature(fn).parameters), "")
         self.skip = int(first in ("self", "cls") and first not in fn.__annotations__)
@@ -126,7 +184,7 @@ class _Checks:
 
     def kinds(self, args: tuple[Any, ...], kwargs: dict[str, Any], sizes: dict[int, int]) -> Any:
         """The kinds of a call's arguments; None if they have none."""
-        if self.sees_values:
+        if self.by_value:
             return None
         mixed, fixed = self.mixed, self.fixed
         try:
@@ -143,32 +201,20 @@ class _Checks:
         except _NoKindError:
             return None
 
-    def exact(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The kinds of a call's arguments with all sizes; None if they have none."""
-        if self.sees_values:
-            return None
-        mixed, given = self.mixed, []
+    def remember(self, exact: Any, result: Any) -> None:
+        """A call and its result have passed."""
         try:
-            for value in args[1:] if self.skip else args:
-                cls = type(value)
-                sort = _sorts.get(cls)
-                if sort == "object":
-                    given.append(cls)
-                elif sort == "array":
-                    given.append((cls, value.dtype, value.shape))
-                else:
-                    given.append(_kind(value, mixed, None, {}))
-            for name, value in kwargs.items():
-                given.append((name, _kind(value, mixed, None, {})))
+            self.seen.setdefault(exact, set()).add(self.readers[type(result)](result))
         except _NoKindError:
-            return None
-        return tuple(given)
+            pass
 
     def first(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], exact: Any) -> Any:
         """A call with sizes that were not seen before; checked unless one of its kinds was."""
         sizes: dict[int, int] = {}
         if (given := self.kinds(args, kwargs, sizes)) is None:
-            return self.around(fn, args, kwargs)
+            result = self.around(fn, args, kwargs)
+            self.remember(exact, result)
+            return result
         passed = self.passed.get(given)
         if passed is None:
             result = self.around(fn, args, kwargs)
@@ -181,16 +227,8 @@ class _Checks:
                 self.around(lambda *args, **kwargs: result, args, kwargs)
         if kind is not None:
             passed.add(kind)
-            self.seen.setdefault(exact, set()).add(_exact(result, self.mixed))
+            self.remember(exact, result)
         return result
-
-
-def _exact(value: Any, mixed: bool) -> Any:
-    """The kind of a result that has one, with all sizes."""
-    cls = type(value)
-    if (sort := _sorts.get(cls)) == "object":
-        return cls
-    return (cls, value.dtype, value.shape) if sort == "array" else _kind(value, mixed, None, {})
 
 
 def once_a_kind(fn: Any, *, typechecker: Any) -> Any:
@@ -200,20 +238,26 @@ def once_a_kind(fn: Any, *, typechecker: Any) -> Any:
             fn.__init__ = once_a_kind(fn.__init__, typechecker=typechecker)
         return fn
     checks = _checks(fn, typechecker)
+    readers, skip, seen = checks.readers, checks.skip, checks.seen
 
     @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
         if config.jaxtyping_disable:
             return fn(*args, **kwargs)
-        exact = checks.exact(args, kwargs)
-        if exact is None:
+        if checks.each_time:
             return checks.around(fn, args, kwargs)
-        results = checks.seen.get(exact)
+        try:
+            exact = tuple([readers[type(value)](value) for value in args[skip:]])
+            if kwargs:
+                exact += (*kwargs, *[readers[type(value)](value) for value in kwargs.values()])
+        except _NoKindError:
+            return checks.around(fn, args, kwargs)
+        results = seen.get(exact)
         if results is None:
             return checks.first(fn, args, kwargs, exact)
         result = fn(*args, **kwargs)
         try:
-            if _exact(result, checks.mixed) in results:
+            if readers[type(result)](result) in results:
                 return result
         except _NoKindError:
             pass
