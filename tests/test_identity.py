@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import xxhash
 from torch import Tensor
 
 import mechsteer as ms
@@ -314,6 +315,30 @@ def test_a_digest_is_taken_once_where_that_was_asked_for(tiny: Callable) -> None
             assert weights_digest(model) == before
         assert weights_digest(model) == before != weights_digest(tiny("gpt2"))
     assert weights_digest(model) != before
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_digest_stays_what_kept_results_know(family: str, tiny: Callable) -> None:
+    """Written out: by name, the dimensions as they lie in memory and a hash over dtype, shape and bytes."""
+    model = deepcopy(tiny(family))
+    weight = next(p for p in model.parameters() if p.ndim > 1)
+    weight.data = weight.data.transpose(0, 1).contiguous().transpose(0, 1)
+    for name, buffer in {
+        "scalar": torch.tensor(2.5),
+        "none_of_it": torch.empty(0, 3),
+        "in_half": torch.ones(3).half(),
+    }.items():
+        model.register_buffer(name, buffer, persistent=False)
+    model.register_buffer("without", None)
+    whole = xxhash.xxh3_128()
+    named = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in sorted(named, key=lambda item: item[0]):
+        kept = tensor.detach()[:256] if name.endswith(("rotary_cos", "rotary_sin")) else tensor.detach()
+        order = tuple(sorted(range(kept.ndim), key=lambda d: -kept.stride(d)))
+        there = kept.permute(order)
+        one = xxhash.xxh3_128(repr((str(there.dtype), list(there.shape))).encode() + there.numpy().tobytes())
+        whole.update(repr((name, order, one.hexdigest())).encode())
+    assert weights_digest(model) == whole.hexdigest()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechsteer.errors import finite, not_finite, positive_int
-from mechsteer.models import advance, as_prompts, is_encoder_decoder, model_info, parse, site, stacks
+from mechsteer.models import advance, as_prompts, is_encoder_decoder, loaded_info, parse, site, stacks
 from mechsteer.models.hooking import Kept
 from mechsteer.prompts import Prompts
 from mechsteer.sources import Recorded, as_recorded, check_made_by, refuse_steer
@@ -125,7 +125,7 @@ def _run(model: Any, step: Step) -> Bool[Tensor, "rows positions"]:
     state, tokens, mask = begin(model, step)
     logits = advance(model, state, tokens, mask)
     real = torch.ones((len(tokens), 1), dtype=torch.bool)
-    ends = torch.tensor(model_info(model).eos_ids)
+    ends = torch.tensor(loaded_info(model).eos_ids)
     for _ in range(WRITTEN - 1 if is_encoder_decoder(model) else 0):
         tokens = logits[:, -1:].argmax(-1).cpu()
         real = torch.cat([real, real[:, -1:] & ~torch.isin(tokens, ends)], dim=1)

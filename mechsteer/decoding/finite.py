@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechsteer.errors import MechsteerError
-from mechsteer.models import model_info
+from mechsteer.models import loaded_info
 from mechsteer.steering import BoundEdit, Intervention
 
 
@@ -49,7 +49,7 @@ def _first_bad(logits: Float[Tensor, "d_vocab"]) -> float:
 
 
 def _advice(model: Any, edits: Sequence[BoundEdit]) -> str:
-    dtype = model_info(model).dtype
+    dtype = loaded_info(model).dtype
     acted = Intervention(tuple(bound.edit for bound in edits if bound.fired))
     said = f"Edits that acted: {acted!r}; make them weaker" if acted.edits else "No edit acted"
     wider = "" if dtype == "float32" else ", or load the model with dtype='float32'"

@@ -12,7 +12,7 @@ from typing import Any
 
 from mechsteer.decoding.score import score_ids
 from mechsteer.errors import MechsteerError
-from mechsteer.models import continuation_ids, model_info
+from mechsteer.models import continuation_ids, loaded_info
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention
 
@@ -40,7 +40,7 @@ def answer_ids(model: Any, prompt: Prompt, answer: str, *, ended: bool = True) -
 
     Of a text that cannot stand behind the prompt, the end token alone.
     """
-    end = list(model_info(model).eos_ids[:1])
+    end = list(loaded_info(model).eos_ids[:1])
     try:
         ids = continuation_ids(model, answer, prompt)
     except MechsteerError:

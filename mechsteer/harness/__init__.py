@@ -36,7 +36,7 @@ from mechsteer.files import digest
 from mechsteer.harness.arguments import loaded, rows_of
 from mechsteer.harness.marked import Instruction, marked
 from mechsteer.identity import cell_key
-from mechsteer.models import context_of, is_encoder_decoder, model_info, provenance
+from mechsteer.models import context_of, is_encoder_decoder, loaded_info, model_info, provenance
 from mechsteer.prompts import Prompt, token_names
 from mechsteer.prompts import prompt as make_prompt
 from mechsteer.prompts.rendering import apply_template
@@ -115,7 +115,7 @@ class SteeredLM(LM):
     def tokenizer_name(self) -> str:
         """For lm-eval's cache of templated requests (``cache_requests``): the model's name, a hash of its template."""
         template = digest(self.model.tokenizer.chat_template or "")
-        return f"{model_info(self.model).name.replace('/', '__')}-{template}"
+        return f"{loaded_info(self.model).name.replace('/', '__')}-{template}"
 
     def get_model_info(self) -> dict[str, Any]:
         """What lm-eval's result files say of the model, the intervention and the decoding strategy."""
@@ -206,7 +206,7 @@ class SteeredLM(LM):
             MechsteerError: before anything is generated, for a generation option or value that
                 :func:`mechsteer.generate` does not have, with its name.
         """
-        settings = model_info(self.model).generation_config
+        settings = loaded_info(self.model).generation_config
         for request in requests:
             check_options(request.args[1], settings)
         groups: dict[str, list[int]] = {}

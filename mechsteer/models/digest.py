@@ -5,7 +5,7 @@ SHA-256 reaches 0.9), so that it can be taken whenever it is needed, over every 
 not for withstanding somebody who makes two that collide.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import chain
@@ -57,17 +57,26 @@ def weights_digest(model: Any) -> str:
 def _weights_digest(model: Any) -> str:
     import xxhash
 
-    named = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
     rows = min(model.cfg.n_ctx, FIRST_ROWS)
-    lasting = {name: tensor[:rows] if name.endswith(_GROWING) else tensor for name, tensor in named}
-    ordered = {name: _in_memory_order(tensor) for name, tensor in lasting.items()}
     whole, sums = xxhash.xxh3_128(), dict[Any, str]()
-    for name, (order, tensor) in sorted(ordered.items(), key=lambda item: item[0]):
-        place = _place(tensor)
+    for name, tensor in sorted(_named(model), key=lambda item: item[0]):
+        order, lasting = _in_memory_order(tensor[:rows] if name.endswith(_GROWING) else tensor)
+        place = _place(lasting)
         if place not in sums:  # tied weights are read once
-            sums[place] = tensor_digest(tensor)
+            sums[place] = tensor_digest(lasting)
         whole.update(repr((name, order, sums[place])).encode())
     return whole.hexdigest()
+
+
+def _named(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer by each of its names, in one walk: most modules are hook points and have neither."""
+    waiting = [("", model)]
+    while waiting:
+        prefix, module = waiting.pop()
+        for name, tensor in chain(module._parameters.items(), module._buffers.items()):
+            if tensor is not None:
+                yield prefix + name, tensor.detach()
+        waiting += [(f"{prefix}{name}.", part) for name, part in module._modules.items() if part is not None]
 
 
 def tensor_digest(tensor: Tensor) -> str:
@@ -76,7 +85,7 @@ def tensor_digest(tensor: Tensor) -> str:
 
     made = xxhash.xxh3_128(repr((str(tensor.dtype), list(tensor.shape))).encode())
     for part in _parts(tensor.detach()):
-        made.update(part.contiguous().cpu().flatten().view(torch.uint8).numpy().data)
+        made.update(part.reshape(-1).cpu().view(torch.uint8).numpy().data)
     return made.hexdigest()
 
 
@@ -91,18 +100,18 @@ def file_digest(path: Path) -> str:
     return made.hexdigest()
 
 
-def _parts(tensor: Tensor) -> Iterator[Tensor]:
+def _parts(tensor: Tensor) -> Iterable[Tensor]:
     """Pieces small enough to be copied, in order."""
-    if not tensor.numel():
-        return iter(())
-    rows = tensor.reshape(1) if tensor.ndim == 0 else tensor
-    return iter(rows.split(max(1, _CHUNK * len(rows) // (rows.numel() * rows.element_size()))))
+    if tensor.nbytes <= _CHUNK:
+        return (tensor,)
+    return tensor.split(max(1, _CHUNK * len(tensor) // tensor.nbytes))
 
 
 def _in_memory_order(tensor: Tensor) -> tuple[tuple[int, ...], Tensor]:
     """The tensor with its dimensions as they lie in memory, so that reading copies nothing; and their order."""
-    order = tuple(sorted(range(tensor.ndim), key=lambda d: -tensor.stride(d)))
-    return order, tensor.detach().permute(order)
+    strides = tensor.stride()
+    order = tuple(sorted(range(len(strides)), key=lambda d: -strides[d]))
+    return order, tensor.permute(order)
 
 
 def _place(tensor: Tensor) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.decoding.watched import Run
 from mechsteer.errors import MechsteerError
-from mechsteer.models import model_info
+from mechsteer.models import loaded_info
 from mechsteer.prompts import Prompt
 from mechsteer.quality.collapse import excesses, reason_of
 from mechsteer.quality.surprise import surprises
@@ -38,7 +38,7 @@ def text_columns(outputs: Sequence[str], asked: Sequence[str]) -> dict[str, list
 
 def token_columns(model: Any, run: Run, count: int, limit: int) -> dict[str, list[Any]]:
     """How much was written, of a run that wrote one answer to each of ``count`` samples."""
-    ends = set(model_info(model).eos_ids)
+    ends = set(loaded_info(model).eos_ids)
     written = [list(run.written[place]) for place in range(count)]
     ended = [bool(ids) and ids[-1] in ends for ids in written]
     return {
@@ -49,7 +49,7 @@ def token_columns(model: Any, run: Run, count: int, limit: int) -> dict[str, lis
 
 def surprise_columns(model: Any, run: Run, count: int, batch_size: int) -> dict[str, list[float]]:
     """How surprising each answer of a run is to the unsteered model."""
-    ends = set(model_info(model).eos_ids)
+    ends = set(loaded_info(model).eos_ids)
     written = [list(run.written[place]) for place in range(count)]
     answers = [ids[:-1] if ids and ids[-1] in ends else ids for ids in written]
     found = surprises(model, [run.prompts[place] for place in range(count)], answers, batch_size=batch_size)

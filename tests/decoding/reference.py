@@ -32,11 +32,12 @@ def greedy(model: Any, prompt: ms.Prompt, steer: Any, new: int) -> tuple[list[in
     """One prompt, the whole sequence again for every token."""
     tokens: list[int] = []
     logprobs: list[float] = []
+    ends = ms.model_info(model).eos_ids
     for _ in range(new):
         row = next_logprobs(model, prompt, tokens, steer)[-1]
         tokens.append(int(row.argmax()))
         logprobs.append(float(row.max()))
-        if tokens[-1] in ms.model_info(model).eos_ids:
+        if tokens[-1] in ends:
             break
     return tokens, logprobs
 
