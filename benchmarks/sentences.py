@@ -87,7 +87,8 @@ def agree(written: str, value: float, tolerance: float = 0.0) -> bool:
 def committed(source: str) -> dict[str, pd.DataFrame]:
     """The committed tables of a study, by its name, or of a folder."""
     if source in TABLES:
-        return {name: read(path_of(source, name).read_text(encoding="utf-8")) for name in TABLES[source]}
+        paths = {name: path_of(source, name) for name in TABLES[source]}
+        return {name: read(path.read_text(encoding="utf-8")) for name, path in paths.items() if path.exists()}
     return {path.stem: pd.read_csv(path) for path in sorted((ROOT / source).glob("*.csv"))}
 
 
