@@ -160,7 +160,7 @@ def exact(checkpoint: Callable[..., Path]) -> Callable[[str], Any]:
 
 
 @pytest.mark.parametrize("family", BOTH)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(run=runs())
 def test_a_batch_equals_its_rows_one_by_one(family: str, run: dict[str, Any], exact: Callable[[str], Any]) -> None:
     model = exact(family)

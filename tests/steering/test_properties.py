@@ -1,5 +1,6 @@
 """What holds for every family of steering, in both model types, at generated prompts, strengths and batch sizes."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -55,6 +56,12 @@ def logprobs_of(model: Any, prompts: list[ms.Prompt], steer: Intervention | None
     """What generating and scoring give."""
     out = ms.generate(model, prompts, steer=steer, max_new_tokens=NEW)
     return out.logprobs, ms.score(model, prompts, [FOLLOWING] * len(prompts), steer=steer)
+
+
+@functools.cache
+def unsteered(model: Any, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
+    """The same for all families."""
+    return logprobs_of(model, prompts_of(model, list(texts)), None)
 
 
 @pytest.mark.parametrize(("family", "name"), cases(MAKERS))
@@ -116,7 +123,7 @@ def test_more_padding_changes_nothing(
 def test_strength_zero_is_unsteered(family: str, name: str, texts: list[str], tiny: Callable) -> None:
     model = tiny(family)
     prompts = prompts_of(model, texts)
-    plain, zero = logprobs_of(model, prompts, None), logprobs_of(model, prompts, MAKERS[name](model, 0.0))
+    plain, zero = unsteered(model, tuple(texts)), logprobs_of(model, prompts, MAKERS[name](model, 0.0))
     for one, other in zip(plain, zero, strict=True):
         assert (one - other).abs().max() <= 1e-6
     strong = ms.score(model, prompts, [FOLLOWING] * len(prompts), steer=MAKERS[name](model, 1.0))
@@ -258,20 +265,20 @@ ROWS: dict[str, Callable[[Any, list[int]], Intervention]] = {
 }
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 4])
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("family", BOTH)
-def test_only_the_chosen_rows_are_steered(family: str, name: str, batch_size: int, tiny: Callable) -> None:
+def test_only_the_chosen_rows_are_steered(family: str, name: str, tiny: Callable) -> None:
     model = tiny(family)
     prompts = prompts_of(model, ["the cat sat on mat", "one", "write red blue house in the dog .", "quote : ends"])
     some, every = ROWS[name](model, [1, 2]), ROWS[name](model, [0, 1, 2, 3])
-    out = ms.generate(model, prompts, steer=some, max_new_tokens=NEW, batch_size=batch_size)
     plain = ms.generate(model, prompts, max_new_tokens=NEW)
     full = ms.generate(model, prompts, steer=every, max_new_tokens=NEW)
-    for place in range(4):
-        expected = full if place in (1, 2) else plain
-        assert rows(out)[place] == rows(expected)[place]
-        assert same(row_logprobs(out)[place], row_logprobs(expected)[place])
+    for batch_size in (1, 2, 4):
+        out = ms.generate(model, prompts, steer=some, max_new_tokens=NEW, batch_size=batch_size)
+        for place in range(4):
+            expected = full if place in (1, 2) else plain
+            assert rows(out)[place] == rows(expected)[place], batch_size
+            assert same(row_logprobs(out)[place], row_logprobs(expected)[place]), batch_size
     assert any(not same(row_logprobs(full)[place], row_logprobs(plain)[place]) for place in (1, 2))
 
 
