@@ -28,8 +28,9 @@ from mechsteer.analysis.similarity import similarity
 from mechsteer.errors import MechsteerError, finite, positive_int
 from mechsteer.files import writable_dir
 from mechsteer.identity import cell_key
-from mechsteer.models import is_encoder_decoder, load, model_info, provenance, stacks, taken_once
+from mechsteer.models import load, model_info, provenance, stacks, taken_once
 from mechsteer.steering.scope import make_scope
+from mechsteer.studies.core.bench import decoder_only
 from mechsteer.studies.core.cells import cell
 from mechsteer.studies.core.published import published
 from mechsteer.studies.core.result import Result, finished
@@ -127,11 +128,7 @@ def run(
     make_scope(scope)
     prompts = Prompts(validation, test, n, n_validation, notes)
     prompts.check(chosen)
-    loaded = load(model) if isinstance(model, str) else model
-    if is_encoder_decoder(loaded):
-        raise MechsteerError(
-            f"This study is for decoder-only models; {model_info(loaded).name!r} is an encoder-decoder."
-        )
+    loaded = decoder_only(model)
     base, shares = _base(loaded, base, shares)
     if perplexity_model is not None:
         perplexities(perplexity_model, ["a text"])  # refuses a model that cannot be read, before anything is measured
