@@ -138,7 +138,7 @@
         const cell = make("div", undefined, "answer"), text = make("div", undefined, "text");
         const good = data.good[place][at], answer = data.answers[place][at];
         if (at === 0) text.textContent = answer; else text.append(changes(data.answers[place][0], answer));
-        cell.append(make("h4", name), make("p", data.said[place][at], good === null ? "mark" : good ? "mark-good" : "mark-bad"), text);
+        cell.append(make("h3", name), make("p", data.said[place][at], good === null ? "mark" : good ? "mark-good" : "mark-bad"), text);
         side.append(cell);
       });
       return whole;

@@ -149,7 +149,7 @@ def _cut(text: str, limit: int) -> str:
 def _block(names: tuple[str, ...], prompt: str, row: tuple[tuple[str, str, bool | None], ...]) -> str:
     first = _cut(row[0][0], STILL)
     cells = [
-        f"<div class=answer><h4>{html.escape(name)}</h4><p class={_class(good)}>{html.escape(said)}</p>"
+        f"<div class=answer><h3>{html.escape(name)}</h3><p class={_class(good)}>{html.escape(said)}</p>"
         f"<div class=text>{changes(first, _cut(answer, STILL)) if place else html.escape(first)}</div></div>"
         for place, (name, (answer, said, good)) in enumerate(zip(names, row, strict=True))
     ]

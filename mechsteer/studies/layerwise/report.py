@@ -1,6 +1,6 @@
 """What the command line prints of the study :mod:`mechsteer.studies.layerwise`."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mechsteer.report import titled
 from mechsteer.studies.core.result import Result
@@ -34,6 +34,25 @@ def report(result: Result) -> str:
     if "calculus" in tables:
         parts += [_composed(tables["calculus"], shown), _opinions(tables["opinions"])]
     return "\n".join([*parts, "\nNo number of the paper could be obtained, so none is beside these."])
+
+
+def found(summary: "pd.DataFrame") -> dict[str, list[str]]:
+    """Exact match of each way to say the rule, by rule."""
+    beside = ("layer", "n", "sparse_heads")
+    numbers = [str(name) for name in summary.columns if summary[name].dtype.kind == "f"]
+    ways = [name for name in numbers if name not in beside and not name.endswith(("_low", "_high"))]
+    return {
+        "Exact match on test words": [
+            f"{row['rule']}: {', '.join(_way(row, way) for way in ways if row[way] == row[way])}."
+            for row in summary.to_dict("records")
+        ]
+    }
+
+
+def _way(row: "dict[Any, Any]", way: str) -> str:
+    heads = f" in {row['sparse_heads']:g} heads" if way == "sparse" else ""
+    ends = f" (95 % interval {row[f'{way}_low']:.1f} to {row[f'{way}_high']:.1f})" if f"{way}_low" in row else ""
+    return f"{way}{heads} {row[way]:.1f} %{ends}"
 
 
 def _composed(calculus: "pd.DataFrame", shown: dict[str, str]) -> str:
