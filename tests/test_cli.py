@@ -366,7 +366,9 @@ def test_bad_sweeps_are_refused(refused: Callable[..., str], tmp_path: Path) -> 
     assert "--address has no meaning with --executor processes" in refused_with(
         "--executor", "processes", "--address", "auto"
     )
-    assert "--workers has no meaning with --executor serial" in refused_with("--workers", "3")
+    assert "--workers has no meaning with --executor serial. Give --executor processes" in refused_with(
+        "--workers", "3"
+    )
     assert "workers must be an integer of at least 1, got 0" in refused_with("--executor", "ray", "--workers", "0")
     assert not out.exists()
 

@@ -8,7 +8,7 @@ from typing import Any
 from mechsteer.analysis.propagation.captured import column_sites, parse_column
 from mechsteer.errors import MechsteerError, nearest, shown, unknown
 from mechsteer.models import fires, is_encoder_decoder, predicting_stack, shape_of, site, stacks
-from mechsteer.models.sites import KINDS
+from mechsteer.models.sites import KINDS, switched_on
 from mechsteer.sources.cache import ONE_ROW
 
 Stage = tuple[int, int]
@@ -69,7 +69,7 @@ def _check(model: Any, name: str, asked: str) -> None:
         return
     by = "" if name == asked else f" (found by {asked!r})"
     if not fires(model, name):
-        raise MechsteerError(f"{name!r}{by} never fires with this model's present settings.")
+        raise MechsteerError(f"{name!r}{by} never fires with this model's present settings.{switched_on(name)}")
     shape = shape_of(model, name)
     if shape[1] not in ONE_ROW:
         raise MechsteerError(

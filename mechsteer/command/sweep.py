@@ -82,5 +82,6 @@ def _executor(c: Sweep) -> Any:
     known = {field.name for field in dataclasses.fields(kind)}
     for name in options:
         if name not in known:
-            raise MechsteerError(f"--{name.replace('_', '-')} has no meaning with --executor {c.executor}.")
+            fix = "" if name not in ("workers", "retries") else " Give --executor processes, or ray."
+            raise MechsteerError(f"--{name.replace('_', '-')} has no meaning with --executor {c.executor}.{fix}")
     return kind(**options)

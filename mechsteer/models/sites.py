@@ -135,6 +135,11 @@ def fires(model: Any, name: str) -> bool:
     return not parsed[2].endswith("result") or bool(model.cfg.use_attn_result)
 
 
+def switched_on(name: str) -> str:
+    """How a hook point that does not fire is made to, for the end of an error's message; empty where nothing does."""
+    return " model.set_use_attn_result(True) switches it on." if name.endswith(".hook_result") else ""
+
+
 def shape_of(model: Any, name: str) -> tuple[str, ...]:
     """The named dimensions at a site, sizes filled in where the model fixes them: ``("batch", "pos", "d_model=8")``."""
     parsed = parse(name)

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from mechsteer.errors import MechsteerError, positive_int
 from mechsteer.models import Room, State, at_last, fires, first_tokens, hooked, pad, parse, residual, start
 from mechsteer.models.hooking import Kept, check_finite
+from mechsteer.models.sites import switched_on
 from mechsteer.prompts import Batch, Prompt
 
 
@@ -141,7 +142,7 @@ def last_states(
     sites = list(dict.fromkeys(sites))
     for name in sites:
         if not fires(model, name):
-            raise MechsteerError(f"{name!r} never fires with this model's present settings.")
+            raise MechsteerError(f"{name!r} never fires with this model's present settings.{switched_on(name)}")
         parsed = parse(name)
         if parsed is None or parsed[2].endswith(("scores", "pattern", "cross_k", "cross_v", "rot_k")):
             raise MechsteerError(f"{name!r} does not hold one state a position.")

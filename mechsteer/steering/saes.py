@@ -105,6 +105,8 @@ def _from_disk(path: Path, device: str, dtype: str | None) -> Any:
     from sae_lens import SAE
 
     if not (is_there(path) and path.is_dir()):
+        if is_there(path):
+            raise MechsteerError(f"{str(path)!r} is a file; give the folder that SAELens wrote.")
         siblings = [p.name for p in path.parent.iterdir()] if is_there(path.parent) and path.parent.is_dir() else []
         raise MechsteerError(f"No such SAE directory: {str(path)!r}.{nearest(path.name, siblings)}")
     absent = [name for name in (_CONFIG, _WEIGHTS) if not (path / name).is_file()]

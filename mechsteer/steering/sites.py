@@ -7,6 +7,7 @@ from typing import Any
 
 from mechsteer.errors import MechsteerError, shown, unknown
 from mechsteer.models import fires, loaded_info, parse, stacks
+from mechsteer.models.sites import switched_on
 
 SCORE_KINDS = frozenset({"attn_scores", "cross_attn_scores", "pattern", "cross_pattern"})
 """Kinds whose tensors are ``[batch, heads, query_pos, key_pos]``; all others have positions in their second
@@ -60,7 +61,7 @@ def names(target: Target, model: Any, method: str) -> list[str]:
         if not fires(model, target):
             raise MechsteerError(
                 f"{target!r} is never reached in this {family} model with its present settings, so {method} would do "
-                "nothing."
+                f"nothing.{switched_on(target)}"
             )
         return [target]
     sizes = stacks(model)

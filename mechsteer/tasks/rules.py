@@ -190,7 +190,9 @@ def _named(name_or_path: str | os.PathLike[str]) -> tuple[str, dict[str, tuple[s
     if not isinstance(name_or_path, str | os.PathLike):
         raise MechsteerError(f"A rule is a name or a JSON file, got {name_or_path!r}.")
     path = Path(name_or_path)
-    if path.suffix != ".json":
+    if path.suffix not in ("", ".json"):
+        raise MechsteerError(f"A rule of one's own is a file whose name ends in .json, got {str(path)!r}.")
+    if not path.suffix:
         path = data_path("tasks", "rules", f"{one_of('rule', str(name_or_path), bundled_rules())}.json")
     return path.stem, _read(path)
 

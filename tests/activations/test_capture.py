@@ -212,7 +212,7 @@ def test_sites_by_name_pattern_and_kind_come_once_and_in_order(tiny: Callable) -
         ("gpt2", {"sites": "cross_q"}, "cross_q"),
         ("gpt2", {"sites": "pattern"}, r"'blocks.0.attn.hook_pattern' \(found by 'pattern'\).*one row a position"),
         ("gpt2", {"sites": "blocks.0.attn.hook_attn_scores"}, "query_pos key_pos.*one row a position"),
-        ("gpt2", {"sites": "blocks.0.attn.hook_result"}, "never fires"),
+        ("gpt2", {"sites": "blocks.0.attn.hook_result"}, r"never fires.*set_use_attn_result\(True\) switches it on"),
         ("gpt2", {"prompts": []}, "No prompts were given"),
         ("gpt2", {"positions": "lsat"}, "Unknown positions 'lsat'.*'last'"),
         ("gpt2", {"positions": []}, "must name integers"),

@@ -323,6 +323,7 @@ def test_saved_saes_come_back_and_nothing_else_is_read(tiny: Callable, tmp_path:
         return str(error.value)
 
     assert "'sae'" in refused(tmp_path / "sea")
+    assert "cfg.json' is a file; give the folder" in refused(tmp_path / "sae" / "cfg.json")
     assert "sae_id='x'" in refused(tmp_path / "sae", "x")
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "sae.pt").write_bytes(b"x")

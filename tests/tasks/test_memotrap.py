@@ -142,6 +142,7 @@ def test_a_bad_split_is_named_by_its_line(file: Callable[..., Path]) -> None:
 
 def test_a_missing_column_names_the_nearest(file: Callable[..., Path]) -> None:
     refused(file([GOOD], ["prompt", "class", "answer_index"]), "lacks the column 'classes'. Did you mean 'class'")
+    refused(file([GOOD], ["text", "label", "no"]), "lacks the column 'prompt'. It has: label, no, text")
 
 
 def test_files_without_rows_are_refused(tmp_path: Path, file: Callable[..., Path]) -> None:

@@ -107,6 +107,7 @@ def test_a_broken_file_is_named(text: str, message: str, tmp_path: Path) -> None
     [
         ({"name_or_path": "antonim"}, "Did you mean 'antonym'"),
         ({"name_or_path": "none.json"}, "No such file"),
+        ({"name_or_path": "mine.jsonl"}, "name ends in .json, got 'mine.jsonl'"),
         ({"name_or_path": 3}, "is a name or a JSON file"),
         ({"split": "dev"}, "Unknown split"),
         ({"n": 0}, "n must be"),
