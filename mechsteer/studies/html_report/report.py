@@ -68,7 +68,8 @@ def _found(study: Study, summary: "pd.DataFrame | None") -> Mapping[str, Sequenc
 
 def _paragraphs(doc: str) -> list[str]:
     """The running text of a docstring, as people read it; what led to a list that is left out ends there."""
-    plain = re.sub(r":\w+:`[~.]*([^`]*)`", r"\1", inspect.cleandoc(doc)).replace("``", "")
+    plain = re.sub(r":\w+:`[~.]*([^`]*)`", r"\1", inspect.cleandoc(doc))
+    plain = re.sub(r"``([^`]*)``", r"“\1”", plain)
     parts = [" ".join(part.split()) for part in plain.split("\n\n") if not part.startswith((" ", "-", "*"))]
     return [f"{part[:-1]}." if part.endswith(":") else part for part in parts]
 

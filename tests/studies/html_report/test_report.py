@@ -44,4 +44,5 @@ def test_a_study_with_claims_says_them_by_question(tmp_path: Path) -> None:
 @pytest.mark.parametrize("study", STUDIES)
 def test_what_was_asked_is_whole_sentences(study: str) -> None:
     asked = _asked(STUDIES[study])
-    assert asked and all(one.endswith((".", "?")) for one in asked)
+    assert asked and all(one.endswith((".", "?")) and "`" not in one for one in asked)
+    assert study != "questions" or "“followed” is the strict checker" in asked[1]
