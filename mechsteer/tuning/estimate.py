@@ -12,13 +12,13 @@ from mechsteer.tuning.ladders import Family, layers_tried
 SLOWER: Mapping[str, float] = {"directer": 8.0}
 """How much longer a token takes than one of a full batch: DIRECTER's batches are small, and each has its trials."""
 
-BESIDE = 1.3
+BESIDE = 1.5
 """The same for all others, since edits cost too and not every batch is full."""
 
 BEGUN = 30
 """About so many answers of a method are begun and not ended."""
 
-READ = 1.3
+READ = 1.6
 """A token whose likelihood is asked for, in tokens of a prompt: its logits are computed too."""
 
 ARMS = 3 + len(ASKED)
