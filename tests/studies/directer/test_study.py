@@ -1,7 +1,7 @@
 """The study of DIRECTER: its cells are the task's, its tables hand-worked, its figures from tables, what it refuses."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,21 @@ def model(instruct_llama: Any) -> Any:
     return instruct_llama
 
 
+def limited(*a: Any, **k: Any) -> Any:
+    """Instructions whose answers, also those that would not end, are at most this long."""
+    return replace(ms.tasks.instructions(*a, **k), max_new_tokens=32)
+
+
 def short(*a: Any, **k: Any) -> Any:
-    """Instructions whose answers end early."""
+    """Those whose answers end early."""
     return replace(ms.tasks.instructions(*a, **k), max_new_tokens=12)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limited_answers() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(directer_cells, "instructions", limited)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +73,7 @@ def study(model: Any, tmp_path_factory: pytest.TempPathFactory) -> directer.Resu
 
 def test_scores_are_those_of_the_task(study: directer.Result, model: Any) -> None:
     table = study.summary.set_index(["notes", "method", "setting", "strength"]).sort_index()
-    task = ms.tasks.instructions(KINDS, notes=24, n=1)
+    task = limited(KINDS, notes=24, n=1)
     ways: dict[Any, dict[str, Any]] = {
         ("zero-shot", "", 0.0): {},
         ("pasta", "paper", 0.01): {"steer": ms.pasta(alpha=0.01)},
@@ -95,7 +107,7 @@ def test_strengths_are_chosen_on_other_prompts(study: directer.Result) -> None:
 
 
 def test_fixed_strengths_and_sweeps_are_the_strategies(study: directer.Result, model: Any) -> None:
-    task = ms.tasks.instructions(KINDS, notes=24, n=1)
+    task = limited(KINDS, notes=24, n=1)
     table = study.tables["strengths"]
     assert table["layers"].tolist() == [0, 1, 2, 4, 6, 6] and table["method"].tolist()[-1] == "directer"
     scored = ms.evaluate(model, task, strategy=ms.Directer(strength=4))
@@ -121,7 +133,7 @@ def test_heads_are_ranked_alone_on_other_prompts_and_steered_together(study: dir
     first = ranking.iloc[0]
     alone = ms.evaluate(model, others, steer=ms.pasta(alpha=0.01, heads=[(int(first["layer"]), int(first["head"]))]))
     assert first["adherence_percent"] == pytest.approx(100 * alone["adherence"].mean())
-    task, best = ms.tasks.instructions(KINDS, notes=24, n=1), ranking.head(4)
+    task, best = limited(KINDS, notes=24, n=1), ranking.head(4)
     pairs = list(zip(best["layer"], best["head"], strict=True))
     rows = table[table["method"] == "pasta"].set_index("heads")
     there = ms.evaluate(model, task, steer=ms.pasta(alpha=0.01, heads=pairs))
@@ -141,7 +153,7 @@ def test_few_shot_prompts_have_the_models_own_followed_and_true_answers(study: d
     shown = ms.tasks.instructions(KINDS, n=8, split="validation")
     own = ms.evaluate(model, shown)
     good = (own["adherence"] & (own["fidelity"] == 1)).tolist()
-    task = ms.tasks.instructions(KINDS, notes=24, n=1)
+    task = limited(KINDS, notes=24, n=1)
     samples = []
     for sample in task.samples:
         kept = [f"{s.task}\n\n{o.strip()}" for s, o, ok in zip(shown.samples, own["output"], good, strict=True)
@@ -156,7 +168,7 @@ def test_few_shot_prompts_have_the_models_own_followed_and_true_answers(study: d
 
 def test_answers_stand_side_by_side_on_the_page(study: directer.Result, model: Any) -> None:
     samples = study.tables["samples"]
-    task = ms.tasks.instructions(KINDS, notes=24, n=1)
+    task = limited(KINDS, notes=24, n=1)
     made = {"zero-shot": ms.generate(model, task.prompts(model), max_new_tokens=task.max_new_tokens)}
     published = {"strategy": ms.Directer(), "max_new_tokens": task.max_new_tokens}
     made["directer, 0.5, as published"] = ms.generate(model, task.prompts(model), **published)
@@ -175,8 +187,9 @@ def test_fixed_strengths_of_a_model(count: int, expected: list[int]) -> None:
 
 
 def test_the_fate_of_tokens_is_the_trace(study: directer.Result, model: Any) -> None:
-    prompts = ms.tasks.instructions(KINDS, notes=24, n=1).prompts(model)
-    trace = ms.generate(model, prompts, strategy=ms.Directer(beta=0.1), max_new_tokens=72).trace
+    task = limited(KINDS, notes=24, n=1)
+    limit = {"max_new_tokens": task.max_new_tokens}
+    trace = ms.generate(model, task.prompts(model), strategy=ms.Directer(beta=0.1), **limit).trace
     found = study.tables["trace"].query("run == 'beta = 0.1'").set_index(["outcome", "layers"])
     total = len(trace)
     assert (found["tokens"] == total).all() and found["share_percent"].sum() == pytest.approx(100)
@@ -267,7 +280,7 @@ def test_ablation_pools_seeds(study: directer.Result, model: Any) -> None:
         "random layers": 2,
         "random tokens": 2,
     }
-    task = ms.tasks.instructions(KINDS, notes=24, n=1)
+    task = limited(KINDS, notes=24, n=1)
     random = [ms.evaluate(model, task, strategy=ms.Directer(order="random", seed=s))["fidelity"] for s in (0, 1)]
     expected = 50 * sum(part.mean() for part in random)
     assert table.loc["random layers", "fidelity_percent"] == pytest.approx(expected)
@@ -279,7 +292,7 @@ def test_ranks_by_both_averages(study: directer.Result, model: Any) -> None:
     table = study.tables["rankings"]
     assert table.groupby("aggregate")["mean_rank"].mean().tolist() == pytest.approx([3.5, 3.5])
     assert table.groupby("aggregate")["first_percent"].sum().tolist() == pytest.approx([100, 100])
-    prompts = ms.tasks.instructions(KINDS, notes=24, n=1).prompts(model)
+    prompts = limited(KINDS, notes=24, n=1).prompts(model)
     naive = ms.layer_sensitivity(model, prompts, aggregate="released").groupby("layer")["rank"].mean()
     assert table[table["aggregate"] == "released"]["mean_rank"].tolist() == pytest.approx(naive.tolist())
 
@@ -288,7 +301,7 @@ def test_the_gate_on_other_methods(study: directer.Result, model: Any) -> None:
     table = study.tables["gate"]
     assert {"pasta", "spotlight", "guide"} <= set(table["method"])
     assert (table[table["gate"]].groupby("method").size() == 1).all()
-    task = ms.tasks.instructions(KINDS, notes=24, n=1)
+    task = limited(KINDS, notes=24, n=1)
     gated = ms.Gated([ms.attention_bias(delta=d) for d in (5.0, 2.0, 1.0)])
     row = table[(table["method"] == "guide") & table["gate"]].iloc[0]
     assert row["fidelity_percent"] == pytest.approx(100 * ms.evaluate(model, task, strategy=gated)["fidelity"].mean())
@@ -353,7 +366,7 @@ def test_cost_is_measured_in_turns(study: directer.Result, model: Any) -> None:
         assert table[column].notna().all() and table.loc["zero-shot", f"{column}_times"] == 1
     assert (table[["first_token_ms", "tokens_per_second"]] > 0).all(axis=None)  # what two more tokens take is noise
     assert (table["peak_mb"] > 0).all() and (table["tokens"] == 3).all()
-    prompts = ms.tasks.instructions(KINDS, notes=24, n=1).prompts(model)
+    prompts = limited(KINDS, notes=24, n=1).prompts(model)
     assert (table["prompt_tokens"] == len(prompts[0])).all()
 
 

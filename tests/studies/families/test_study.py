@@ -1,5 +1,6 @@
 """The profile of all steering families: what it measures, that it continues, and its figure."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,16 @@ SMALL: dict[str, Any] = {"kinds": ["list"], "notes": 4, "n": 2, "progress": Fals
 @pytest.fixture(scope="module")
 def model(instruct_llama: Any) -> Any:
     return instruct_llama
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fewer_strengths() -> Iterator[None]:
+    """The one that changes nothing and a mild one; of the vector families two steps."""
+    fewer = {method: (make, strengths[:3:2]) for method, (make, strengths) in steering.ATTENTION.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steering, "ATTENTION", fewer)
+        patch.setattr(steering, "STEPS", (1.0, 2.0))
+        yield
 
 
 @pytest.fixture(scope="module")
