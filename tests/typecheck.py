@@ -98,6 +98,10 @@ def _one_kind(items: Any, mixed: bool, fixed: frozenset[int] | None, sizes: dict
     return next(iter(kinds), None)
 
 
+def _no_kind(value: Any) -> Any:
+    raise _NoKindError
+
+
 _with_sizes = operator.attrgetter("__class__", "dtype", "shape")
 
 
@@ -126,7 +130,9 @@ class _Readers(dict[type, Callable[[Any], Any]]):
             return lambda value: value
         if issubclass(cls, tuple):
             return self._tuple
-        return self._dict if cls is dict else self._items
+        if cls is dict:
+            return self._dict
+        return self._items if issubclass(cls, list | set | frozenset | range) else _no_kind
 
     def _tuple(self, value: tuple[Any, ...]) -> Any:
         if self.mixed and len(value) <= _LONG:
@@ -137,16 +143,19 @@ class _Readers(dict[type, Callable[[Any], Any]]):
         return dict, self._one_kind(value), self._one_kind(value.values())
 
     def _items(self, value: Any) -> Any:
-        if not isinstance(value, list | set | frozenset | range):
-            raise _NoKindError
         return type(value), bool(value), self._one_kind(value)
 
     def _one_kind(self, items: Any) -> Any:
-        if len(kinds := set(map(type, items))) == 1 and (read := self[next(iter(kinds))]) is not type:
-            kinds = set(map(read, items)) if len(items) <= _LONG else ()
-        if len(kinds) > 1 or (items and not kinds):
+        kinds = set(map(type, items))
+        if len(kinds) == 1:
+            (cls,) = kinds
+            if (read := self[cls]) is type:
+                return cls
+            if len(items) <= _LONG and len(kinds := set(map(read, items))) == 1:
+                return kinds.pop()
+        if kinds:
             raise _NoKindError
-        return next(iter(kinds), None)
+        return None
 
 
 class _Checks:
@@ -241,13 +250,15 @@ def once_a_kind(fn: Any, *, typechecker: Any) -> Any:
     readers, skip, seen = checks.readers, checks.skip, checks.seen
 
     @functools.wraps(fn)
+    def each_time(*args: Any, **kwargs: Any) -> Any:
+        return fn(*args, **kwargs) if config.jaxtyping_disable else checks.around(fn, args, kwargs)
+
+    @functools.wraps(fn)
     def call(*args: Any, **kwargs: Any) -> Any:
         if config.jaxtyping_disable:
             return fn(*args, **kwargs)
-        if checks.each_time:
-            return checks.around(fn, args, kwargs)
         try:
-            exact = tuple([readers[type(value)](value) for value in args[skip:]])
+            exact = (*[readers[type(value)](value) for value in (args[1:] if skip else args)],)
             if kwargs:
                 exact += (*kwargs, *[readers[type(value)](value) for value in kwargs.values()])
         except _NoKindError:
@@ -263,7 +274,7 @@ def once_a_kind(fn: Any, *, typechecker: Any) -> Any:
             pass
         return checks.first(lambda *args, **kwargs: result, args, kwargs, exact)
 
-    return call
+    return each_time if checks.each_time else call
 
 
 def _checks(fn: Any, typechecker: Any) -> _Checks:
