@@ -26,7 +26,7 @@ from mechsteer.stats import Interval, mean_interval
 from mechsteer.tuning.belief import draws, gained, kernel, posterior
 from mechsteer.tuning.grids import Grid
 from mechsteer.tuning.halves import blocks
-from mechsteer.tuning.ladders import Candidate
+from mechsteer.tuning.ladders import FAMILIES, Candidate
 from mechsteer.tuning.trying import FIRST_TOKENS, Asked, Runs
 
 LEAST, MOST = 3, 8
@@ -44,8 +44,9 @@ FIRST_SHARE = 0.6
 GAIN = 1e-3
 """A point of which to know more is expected to gain less, in parts of the largest score, answers no more."""
 
-BATCH = 6
-"""Points answer together until so many answers are written at once: of fewer, each takes a model nearly as long."""
+BATCH, GATE_BATCH = 6, 12
+"""Points answer together until so many answers are written at once: of fewer, each takes a model nearly as long. What
+other methods ask for is written with them, but for gates, whose own batch must be larger."""
 
 LIKELY = 0.5
 """Where the strong end leads and has this chance to be the best, or has answered all prompts, the ladder grows."""
@@ -212,12 +213,13 @@ class Search:
     def _together(self, some: Sequence[Tried], leader: Tried) -> list[Tried]:
         """The first that the budget allows; of those after it that are as far, so many that a batch is worth it."""
         found: list[Tried] = []
+        gate = FAMILIES[self.grid.method].kind == "gate"
         for one in some:
             alike = not found or len(one.parts) == len(found[0].parts)
             if alike and self._affordable([*found, one], leader):
                 found.append(one)
                 first, end = self.blocks[len(one.parts)]
-                if len(found) * (end - first) >= BATCH:
+                if len(found) * (end - first) >= (GATE_BATCH if gate else BATCH):
                     break
         return found
 

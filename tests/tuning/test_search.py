@@ -12,7 +12,7 @@ from mechsteer.tuning.grids import Grid
 from mechsteer.tuning.halves import blocks
 from mechsteer.tuning.in_step import in_step
 from mechsteer.tuning.ladders import FAMILIES, Candidate, Way
-from mechsteer.tuning.search import Search, Tried
+from mechsteer.tuning.search import BATCH, GATE_BATCH, Search, Tried
 from mechsteer.tuning.side_effects import Effect, Side
 from mechsteer.tuning.tables import best_table, curve_table
 from mechsteer.tuning.trying import Asked, Runs
@@ -240,6 +240,16 @@ def test_searches_in_step_are_each_alone_in_fewer_calls() -> None:
         pd.testing.assert_frame_equal(
             *(curve_table({name: found[name]}, found[name].unsteered) for found in (both, one))
         )
+
+
+@pytest.mark.parametrize(("method", "least"), [("guide", BATCH), ("directer", GATE_BATCH)])
+def test_points_answer_together_until_a_batch_is_worth_it(method: str, least: int) -> None:
+    runs = Known(hill(0.9, 2.0, 8.0))
+    unsteered = Tried(Candidate("unsteered", 0.0), [runs.rows(Way(), stretch) for stretch in blocks(N)])
+    search = Search(Grid(method, {}, lambda way: 0.1), runs, unsteered, 0.0, 0.9, 10**9)
+    points = [Tried(point) for point in search.grid.points()]
+    size = N // 8
+    assert least <= size * len(search._together(points, points[0])) < least + size
 
 
 def test_what_harms_unrelated_answers_is_not_chosen() -> None:
