@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mechsteer.decoding import Generation, generate
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, shown
 from mechsteer.explorer.calls import Call, Line, Name
 from mechsteer.explorer.frozen import attention_frozen
 from mechsteer.explorer.methods import Chosen, control
@@ -157,10 +157,12 @@ def first_setting(model: Any, given: str | Prompt, direction: str | None = None)
         direction: The file of a saved direction.
 
     Raises:
-        MechsteerError: for a prompt that cannot be made again from its text.
+        MechsteerError: for what is neither, or a prompt that cannot be made again from its text.
     """
     if isinstance(given, str):
         return Setting(given, direction=direction)
+    if not isinstance(given, Prompt):
+        raise MechsteerError(f"The explorer begins with a text or what mechsteer.prompt makes, got {shown(given)}.")
     text = tagged(given)
     again = prompt(model, text, chat=False)
     where = (given.tokens.tolist(), given.spans.get("instruction"))

@@ -162,3 +162,10 @@ def test_a_prompt_is_made_again_from_its_text(tiny: Any, chat: bool) -> None:
 
 def test_the_instruction_is_left_out() -> None:
     assert without_instruction("a <!!-> b\nc <-!!> d <!-> e <-!>") == "a  d"
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("given", [None, [{"role": "user", "content": "the cat"}]])
+def test_what_is_no_prompt_is_refused(given: Any, tiny: Any) -> None:
+    with pytest.raises(ms.MechsteerError, match=r"a text or what mechsteer\.prompt makes, got"):
+        first_setting(tiny("gpt2"), given)
