@@ -83,7 +83,9 @@ def _kind(value: Any, mixed: bool, fixed: frozenset[int] | None, sizes: dict[int
         return value
     if mixed and issubclass(cls, tuple) and len(value) <= _LONG:
         return cls, *[_kind(item, mixed, fixed, sizes) for item in value]
-    if issubclass(cls, list | tuple | set | frozenset | range):
+    if cls is range:
+        return cls, bool(value)
+    if issubclass(cls, list | tuple | set | frozenset):
         return cls, len(value) if issubclass(cls, tuple) else bool(value), _one_kind(value, mixed, fixed, sizes)
     if cls is dict:
         return cls, _one_kind(value, mixed, fixed, sizes), _one_kind(value.values(), mixed, fixed, sizes)
@@ -132,7 +134,9 @@ class _Readers(dict[type, Callable[[Any], Any]]):
             return self._tuple
         if cls is dict:
             return self._dict
-        return self._items if issubclass(cls, list | set | frozenset | range) else _no_kind
+        if cls is range:  # however long, its items are whole numbers
+            return _no_kind if self.values_listed else lambda value: (range, bool(value))
+        return self._items if issubclass(cls, list | set | frozenset) else _no_kind
 
     def _tuple(self, value: tuple[Any, ...]) -> Any:
         if self.mixed and len(value) <= _LONG:
