@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _WAYS = ("name", "method", "setting", "wording", "strategy")
 _SAME = ("model_name", "task", "scoring", "kind", "sample")
+_KEYED = ("model_name", "key")
+"""What says which prompt an answer is to; a prompt with a key of its own has it also in another wording or split."""
 
 
 def report_of(
@@ -100,7 +102,8 @@ def _samples(folder: Path, tables: "Mapping[str, pd.DataFrame]") -> Samples | No
     by = next((name for name in _WAYS if name in rows and rows[name].nunique() > 1), None)
     if by is None:
         return None
-    return samples_of(rows, by, verdict_of(rows), key=[name for name in _SAME if name in rows])
+    same = _KEYED if "key" in rows else _SAME
+    return samples_of(rows, by, verdict_of(rows), key=[name for name in same if name in rows])
 
 
 def _command(study: Study, folder: Path, models: Sequence[str]) -> str:

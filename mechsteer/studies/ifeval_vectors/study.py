@@ -124,11 +124,13 @@ def _tables(
     rows: list[pd.DataFrame] = []
     layers: list[pd.DataFrame] = []
 
-    def add_rows(task: IFEval, setting: str, kind: str, steer: Intervention | None) -> None:
+    def add_rows(task: IFEval, setting: str, kind: str, steer: Intervention | None, *, several: bool = False) -> None:
         plain, _ = answers(bench, task)
-        steered = plain if steer is None else answers(bench, task, steer)[0]
-        for table, name in ((plain, False), (steered, True)):
-            rows.append(table.assign(setting=setting, asked=kind, steered=name, vector=steer is not None))
+        moved = plain if steer is None else answers(bench, task, steer)[0]
+        asked = {"setting": SEVERAL[setting] if several else setting, "asked": kind, "vector": steer is not None}
+        for table, steered in ((plain, False), (moved, True)):
+            name = f"{setting}{', steered' if steered else ''}"
+            rows.append(table.assign(name=name, steered=steered, **asked))
 
     for half, other in zip(halves, reversed(halves), strict=True):
         vectors = Vectors(bench, other, kinds, n_pairs)
@@ -146,7 +148,7 @@ def _tables(
             for wanted, group in together(half).items():
                 if at := {kind: chosen[kind] for kind in wanted if kind in chosen}:
                     mine = _asked(group, instructed)
-                    add_rows(mine, SEVERAL[setting], group.samples[0].kind, vectors.steering(mine, at))
+                    add_rows(mine, setting, group.samples[0].kind, vectors.steering(mine, at), several=True)
     table = pd.concat(rows, ignore_index=True)
     return {
         "summary": summary(table),

@@ -41,6 +41,33 @@ def test_a_study_with_claims_says_them_by_question(tmp_path: Path) -> None:
     }
 
 
+def test_answers_to_one_prompt_stand_side_by_side_in_another_wording_too(tmp_path: Path) -> None:
+    ways = {"unsteered": "ifeval:x", "*-marked": "ifeval:x*", "GUIDE": "ifeval:x"}
+    rows = pd.DataFrame(
+        [
+            {
+                "name": name,
+                "task": task,
+                "sample": place,
+                "key": key,
+                "prompt": key,
+                "output": f"{key} {name}",
+                "strict": 1,
+            }
+            for name, task in ways.items()
+            for place, key in enumerate(("b", "a") if name == "GUIDE" else ("a", "b"))
+        ]
+    )
+    samples = report_of(
+        STUDIES["ifeval"], tmp_path, {}, {"summary": pd.DataFrame({"n": [2]}), "rows": rows}, {}
+    ).samples
+    assert samples is not None and samples.names == tuple(ways)
+    assert [[text for text, *_ in answers] for answers in samples.answers] == [
+        [f"{key} {name}" for name in ways] for key in samples.prompts
+    ]
+    assert len(samples.prompts) == 2
+
+
 @pytest.mark.parametrize("study", STUDIES)
 def test_what_was_asked_is_whole_sentences(study: str) -> None:
     asked = _asked(STUDIES[study])

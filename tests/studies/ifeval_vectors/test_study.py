@@ -94,6 +94,9 @@ def test_tables_and_continuing(checkers: None, data: Path, tiny: Callable[..., A
     unsteered = rows[rows["steered"] & ~rows["vector"]]
     assert all(unsteered["strength"] == 0.0)
     assert "Instruction vectors on IFEval" in report(result) and set(result.figures()) == {"prompts"}
+    named = rows.groupby("key")["name"].unique().map(list)
+    ways = [f"{asked} instruction{steered}" for asked in ("without", "with") for steered in ("", ", steered")]
+    assert all(names == ways for names in named), "all answers to a prompt stand side by side on the page"
     for gone in sorted((result.folder / "answers").iterdir())[::2]:
         shutil.rmtree(gone)
     again = small(model, data, result.folder)
