@@ -1,6 +1,7 @@
 """``tune``: from prompts with an instruction to a setting that was chosen fairly and tested honestly."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from inspect import signature
@@ -18,6 +19,7 @@ from mechsteer.evaluation import Task
 from mechsteer.files import writable_dir
 from mechsteer.identity import cell_key
 from mechsteer.models import check_model, predicting_stack, taken_once
+from mechsteer.steering import SinkWarning
 from mechsteer.tuning.estimate import Estimate, estimate, points
 from mechsteer.tuning.grids import Grid
 from mechsteer.tuning.halves import blocks, halves
@@ -99,7 +101,12 @@ def tune(
     said = estimate(model, choosing, reporting, families, answers, batch_size) if progress else None
     if said is not None:
         print(said)
-    with taken_once(), tqdm(desc="tuning", unit="token", disable=not progress) as bar:
+    # Dozens of settings are tried, most of which are not taken: what is taken says it again where it is used.
+    with (
+        taken_once(),
+        warnings.catch_warnings(action="ignore", category=SinkWarning),
+        tqdm(desc="tuning", unit="token", disable=not progress) as bar,
+    ):
         runs = Runs(model, choosing, folder, batch_size, score, bar)
         study = _Study(runs, floor, answers)
         if said is not None:

@@ -1,5 +1,6 @@
 """``tune`` as a whole: the same tables after a kill, what was chosen, the page, the command line, what is refused."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +65,18 @@ def same(first: Any, second: Any) -> None:
     for name in TABLES:
         assert_frame_equal(getattr(first, name), getattr(second, name), rtol=0, atol=0)
     assert first.findings == second.findings and repr(first.intervention) == repr(second.intervention)
+
+
+def test_settings_that_are_only_tried_do_not_warn_of_sinks(model: Any) -> None:
+    def check(text: str, sample: Any) -> bool:
+        warnings.warn("a setting moves a sink", ms.SinkWarning, stacklevel=1)
+        return True
+
+    samples = [{"prompt": text, "instruction": "answer in capitals"} for text in PROMPTS]
+    with unchecked():
+        ms.tune(model, ms.task(samples, check, max_new_tokens=1), "guide", floor=0.0, budget=0.05, progress=False)
+    with pytest.warns(ms.SinkWarning):
+        check("", None)
 
 
 def test_a_killed_tuning_goes_on_and_ends_the_same(
