@@ -98,12 +98,13 @@ def not_a_model(value: Any) -> MechsteerError:
     return MechsteerError(f"A loaded model was expected, got {shown(value)}: {fix}.".replace("?.", "?"))
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
+def nearest(name: str, choices: Iterable[str], *, said: str = "Valid") -> str:
     """A hint that names the closest valid choices, or all of them when there are few.
 
     Args:
         name: What was asked for.
         choices: What would have been valid.
+        said: What the list of all of them begins with.
 
     Returns:
         A sentence to append to an error message; empty when there are no choices.
@@ -115,8 +116,8 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     if close:
         return f" Did you mean {' or '.join(repr(c) for c in close)}?"
     if len(options) <= 12:
-        return f" Valid: {', '.join(options)}."
-    return f" Valid: {', '.join(options[:6])}, ... ({len(options)} in all)."
+        return f" {said}: {', '.join(options)}."
+    return f" {said}: {', '.join(options[:6])}, ... ({len(options)} in all)."
 
 
 def unknown(kind: str, name: object, choices: Iterable[str]) -> MechsteerError:

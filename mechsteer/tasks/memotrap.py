@@ -243,7 +243,7 @@ def _records(path: Path, file: TextIO) -> list[tuple[int, list[str]]]:
 def _check_columns(path: Path, names: Sequence[str]) -> None:
     missing = [c for c in COLUMNS if c not in names]
     if missing:
-        hint = nearest(missing[0], names).replace(" Valid:", " It has:")
+        hint = nearest(missing[0], names, said="It has")
         raise MechsteerError(f"{path} lacks the column {missing[0]!r}.{hint}")
     if again := repeated(names):
         raise MechsteerError(f"{path} has the column {shown(again)} twice.")
