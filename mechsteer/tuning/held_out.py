@@ -61,11 +61,12 @@ def held_out(runs: Runs, tuned: tuple[str, Way] | None, examples: Examples) -> H
         tables[f"{TUNED}: {tuned[0]}"] = runs.rows(tuned[1])
     left_out: dict[str, str] = {}
     tasks = _asked(runs.task, examples)
-    for name, found in _answered(
-        runs, {name: task for name, task in tasks.items() if isinstance(task, Reworded)}
-    ).items():
-        tables |= {} if isinstance(found, str) else {name: found}
-        left_out |= {name: found} if isinstance(found, str) else {}
+    askable = {name: task for name, task in tasks.items() if isinstance(task, Reworded)}
+    for name, found in _answered(runs, askable).items():
+        if isinstance(found, str):
+            left_out[name] = found
+        else:
+            tables[name] = found
     left_out |= {name: task for name, task in tasks.items() if isinstance(task, str)}
     rows = pd.concat([table.assign(name=name) for name, table in tables.items()], ignore_index=True)
     rows.insert(0, "name", rows.pop("name"))
@@ -83,9 +84,8 @@ def _answered(runs: Runs, tasks: Mapping[str, Reworded]) -> "dict[str, pd.DataFr
     if not tasks:
         return {}
     try:
-        table = replace(
-            runs, task=one_list(list(tasks.values())) if len(tasks) > 1 else next(iter(tasks.values()))
-        ).rows(Way())
+        task = one_list(list(tasks.values())) if len(tasks) > 1 else next(iter(tasks.values()))
+        table = replace(runs, task=task).rows(Way())
     except MechsteerError as error:
         if len(tasks) == 1:
             return dict.fromkeys(tasks, str(error))
