@@ -1,7 +1,6 @@
 """A task's rows with the columns of quality, computed at once or in parts that a killed run continues from."""
 
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
@@ -139,13 +138,14 @@ def _kept(run: Run, out: Path, total: int) -> "pd.DataFrame":
 
 
 def _scored_again(task: Any, table: "pd.DataFrame") -> "pd.DataFrame":
-    """The rows with the scores that the task's check gives now."""
+    """The rows with the scores that the task's check gives now; a row may lack some that others have."""
+    import pandas as pd
+
     if not hasattr(task, "scores") or len(table) != len(task.samples):
         return table
-    scores: Sequence[dict[str, Any]] = [
-        task.scores(sample, output) for sample, output in zip(task.samples, table["output"], strict=True)
-    ]
-    return table.assign(**{name: [one[name] for one in scores] for name in scores[0]})
+    answered = zip(task.samples, table["output"], strict=True)
+    scores = pd.DataFrame([task.scores(sample, output) for sample, output in answered])
+    return table.assign(**{str(name): scores[name] for name in scores})
 
 
 def begin(out: Path, key: str) -> None:

@@ -164,19 +164,22 @@ def _source(value: Any) -> list[str]:
         found.append(file_digest(Path(inspect.getsourcefile(value) or "")))
     code = getattr(value, "__code__", None)
     if code is not None:
-        found.append(hashlib.sha256(repr(_compiled(code)).encode()).hexdigest())
+        found.append(hashlib.sha256(repr(compiled(code)).encode()).hexdigest())
     if not found:
         raise MechsteerError(f"A result depends on {value!r}, whose code cannot be read. Give it a name and a version.")
     return found
 
 
-def _compiled(code: CodeType) -> list[Any]:
+def compiled(code: CodeType) -> list[Any]:
+    """What compiled code does, the same in every process: code in it by what it does, sets in one order."""
     return [code.co_code.hex(), code.co_names, [_constant(constant) for constant in code.co_consts]]
 
 
 def _constant(constant: Any) -> Any:
     if isinstance(constant, CodeType):
-        return _compiled(constant)
+        return compiled(constant)
+    if isinstance(constant, tuple):
+        return [_constant(one) for one in constant]
     return sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)
 
 

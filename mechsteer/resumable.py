@@ -10,7 +10,7 @@ settings finds its rows.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,4 +73,16 @@ class Parts:
             write_table(compute(first, end), self.folder / f"{first:06d}-{end:06d}", csv=False)
         tables = [table for _, _, table in self.found()]
         before = self.total - sum(end - first for first, end in gaps)
-        return pd.concat(tables, ignore_index=True), before
+        return pd.concat(tables, ignore_index=True)[_columns(tables)], before
+
+
+def _columns(tables: "Sequence[pd.DataFrame]") -> list[str]:
+    """All columns; one that the first parts lack stands behind the one that it follows where it is."""
+    found: list[str] = []
+    for table in tables:
+        place = 0
+        for name in map(str, table.columns):
+            if name not in found:
+                found.insert(place, name)
+            place = found.index(name) + 1
+    return found

@@ -87,6 +87,18 @@ def test_scores_are_made_again_with_the_check_of_now(
     assert ms.evaluate(model, task, out=tmp_path)["adherence"][0]
 
 
+def test_samples_with_scores_of_other_names_are_continued_too(model: Any, tmp_path: Path) -> None:
+    def check(text: str, sample: Any) -> Any:
+        return len(text) > 3 if sample["n"] in (0, 3) else {"adherence": False, "loose": True, "share": 0.5}
+
+    task = ms.task([{"prompt": text, "n": n} for n, text in enumerate(PROMPTS)], check, max_new_tokens=3)
+    plain = ms.evaluate(model, task)
+    for killed in (slice(0, 1), slice(1, 3), slice(0, 0)):
+        for path in sorted((tmp_path / "parts").rglob("*.parquet"))[killed]:
+            path.unlink()
+        assert_frame_equal(ms.evaluate(model, task, out=tmp_path, batch_size=1), plain)
+
+
 @pytest.mark.parametrize("family", ["llama-gqa", "t5"])
 def test_columns(family: str, tiny: Callable[..., Any]) -> None:
     model, task = tiny(family), own(max_new_tokens=5)
@@ -109,7 +121,8 @@ def test_changed_is_against_other_rows_or_texts(model: Any) -> None:
     steered = ms.evaluate(model, task, steer=ms.attention_bias(delta=9.0), against=plain)
     assert steered["changed"].tolist() == (steered["output"] != plain["output"]).tolist() and steered["changed"].any()
     assert not ms.evaluate(model, task, against=list(plain["output"]))["changed"].any()
-    for against, said in ((["x"], "1 outputs"), (plain.assign(prompt="y"), "of other prompts")):
+    others = ((plain.assign(prompt="y"), "of other prompts"), (plain.drop(columns="output"), "against has none"))
+    for against, said in ((["x"], "1 outputs"), *others):
         with pytest.raises(ms.MechsteerError, match=said):
             ms.evaluate(model, task, against=against)
 

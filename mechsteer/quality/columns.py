@@ -86,6 +86,9 @@ def changed_column(table: "pd.DataFrame", against: "pd.DataFrame | Sequence[str]
     import pandas as pd
 
     other, texts = (against, []) if isinstance(against, pd.DataFrame) else (None, list(against))
+    for rows, whose in ((other, "against has"), (table, "the task gives")):
+        if rows is not None and "output" not in rows:
+            raise MechsteerError(f"What changed is seen by the column 'output', but {whose} none.")
     outputs = texts if other is None else list(other["output"])
     if len(outputs) != len(table):
         raise MechsteerError(f"against has {len(outputs)} outputs, but the task has {len(table)} samples.")

@@ -5,7 +5,7 @@ import difflib
 import io
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -73,7 +73,8 @@ class OwnSample:
         asked = self.asked
         if isinstance(asked, Prompt):
             asked = [asked.text, asked.tokens.tolist(), {k: list(v) for k, v in asked.spans.items()}]  # type: ignore[assignment]
-        arguments = {key: value for key, value in self.given.items() if key not in KNOWN}
+        given = {key: value for key, value in self.given.items() if key not in KNOWN}
+        arguments = {key: sorted(map(repr, value)) if isinstance(value, Set) else value for key, value in given.items()}
         return [asked, self.instruction, self.context, self.base, self.kind, arguments]
 
     def prompt(self, model: Any, *, with_instruction: bool = True) -> Prompt:

@@ -29,6 +29,7 @@ from mechsteer.errors import MechsteerError, positive_int, shown
 from mechsteer.files import digest
 from mechsteer.prompts import Prompt
 from mechsteer.tasks.answered import answered
+from mechsteer.tasks.check_identity import identity_of
 from mechsteer.tasks.checks import Scores, Spec, spec
 from mechsteer.tasks.own_samples import OwnSample, read_sample, read_samples
 from mechsteer.tasks.splits import half, of_kind
@@ -41,7 +42,8 @@ MAX_NEW_TOKENS = 128
 RESERVED = {"sample", "kind", "prompt", "output", "name", "task", "method", "site", "scope", "strength", "strategy"}
 RESERVED |= {"seed", "data_hash", "generation_config", "n_tokens", "truncated", "empty", "repetition", "copied"}
 RESERVED |= {"compressibility", "changed", "surprise", "surprise_p95", "surprise_excess", "collapsed"}
-RESERVED |= {"collapse_reason"}
+RESERVED |= {"collapse_reason", "model_name", "model_family", "model_revision", "model_fingerprint", "model_dtype"}
+RESERVED |= {"version_mechsteer", "version_torch", "version_transformers", "version_transformer_lens"}
 """Columns of result tables that no score may be called by."""
 
 Check = Callable[[str, dict[str, Any]], Any]
@@ -65,8 +67,10 @@ class OwnTask:
 
     @property
     def data_hash(self) -> str:
-        """A hash of samples and check; of a function, of its name and compiled code."""
-        return digest([[s.described() for s in self.samples], _identity(self.check)])
+        """A hash of samples and check (of a function see :mod:`mechsteer.tasks.check_identity`)."""
+        named = self.check is None or isinstance(self.check, Spec)
+        check = str(self.check) if named else identity_of(self.check)
+        return digest([[s.described() for s in self.samples], check])
 
     def on(self, split: str) -> "OwnTask":
         """One half of the samples: ``validation`` for choosing and making vectors, ``evaluation`` for reporting.
@@ -237,13 +241,3 @@ def _too_large(number: float) -> bool:
         return math.isinf(float(number))
     except OverflowError:
         return True
-
-
-def _identity(check: Any) -> Any:
-    if check is None or isinstance(check, Spec):
-        return str(check)
-    code = getattr(check, "__code__", None)
-    if code is None:
-        return repr(type(check))
-    cells = [repr(cell.cell_contents) for cell in check.__closure__ or ()]
-    return [check.__qualname__, code.co_code.hex(), repr(code.co_consts), code.co_names, cells]

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,52 @@ def test_the_hash_is_of_prompts_arguments_and_check() -> None:
     assert made() == made() and len({made(), *others}) == 1 + len(others)
 
 
+JUDGE = """
+def judge(text, sample):
+    return all(letter.islower() or letter in {"1", "2"} for letter in text)
+"""
+
+
+class Most:
+    def __init__(self, words: int) -> None:
+        self.words = words
+
+    def __call__(self, text: str, sample: Any) -> bool:
+        return len(text.split()) <= self.words
+
+    def least(self, text: str, sample: Any) -> bool:
+        return len(text.split()) >= self.words
+
+
+def at_most(text: str, sample: Any, words: int = 3) -> bool:
+    return len(text.split()) <= words
+
+
+def test_the_hash_of_a_function_is_of_its_code_wherever_that_lies() -> None:
+    compiled: list[dict[str, Any]] = [{}, {}]
+    for names in compiled:
+        exec(JUDGE, names)
+    first, second = (ms.task(["a"], names["judge"]).data_hash for names in compiled)
+    assert first == second
+
+
+def test_the_hash_of_a_function_is_of_the_values_that_it_holds() -> None:
+    def within(words: Any) -> list[Any]:
+        return [
+            partial(at_most, words=words),
+            lambda text, sample, words=words: at_most(text, sample, words),
+            lambda text, sample: at_most(text, sample, words),
+            Most(words),
+            Most(words).least,
+        ]
+
+    hashes = [[ms.task(["a"], check).data_hash for check in within(words)] for words in (3, 4, 3)]
+    assert hashes[0] == hashes[2] and len({*hashes[0], *hashes[1]}) == 10
+    for values in (["a", "b"], {"a", "b"}, {"a": re.compile("b")}, [object()]):
+        task = ms.task([{"prompt": "a", "words": values}], within(values)[0])
+        assert task.data_hash == ms.task(list(map(dict, [task.samples[0].given])), within(values)[0]).data_hash
+
+
 def test_a_table_of_pandas_is_read_by_row_and_nan_is_absent() -> None:
     table = pd.DataFrame(
         {
@@ -261,6 +308,7 @@ def test_a_table_of_pandas_is_read_by_row_and_nan_is_absent() -> None:
     [
         ({"n_tokens": 1.0}, "n_tokens is a column of every result"),
         ({"collapsed": True, "fine": 1.0}, "collapsed is a column"),
+        ({"model_name": 1.0, "version_torch": 1}, "model_name, version_torch are columns"),
         ({"method": 1, "task": 0}, "method, task are columns"),
         ({}, "there are none"),
         (10**400, "gives True or False, a number"),
