@@ -344,7 +344,9 @@ def read_text(path: str | os.PathLike[str], what: str) -> str:
     """
     try:
         return file_at(path, f"{what} file").read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise MechsteerError(f"{path} is not a readable {what} file: save it as UTF-8 ({error}).") from None
+    except OSError as error:
         raise MechsteerError(f"{path} is not a readable {what} file: {error}.") from None
 
 

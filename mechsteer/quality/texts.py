@@ -20,7 +20,10 @@ SHORT, FEW = 60, 0.4
 
 _WORD = re.compile(r"\w+", re.UNICODE)
 _SENTENCE = re.compile(r"(?<=[.!?。！？])\s*|\n+")
-_WIDE = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]")  # scripts without spaces between words
+UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f"
+"""Characters of scripts without spaces between words, for a class of a regular expression."""
+
+_WIDE = re.compile(f"[{UNSPACED}]")
 
 
 def words(text: str) -> list[str]:

@@ -24,8 +24,7 @@ def identity_of(check: Any) -> Any:
     if isinstance(check, FunctionType):
         cells = [cell.cell_contents for cell in check.__closure__ or ()]
         return [_code(check), plain([check.__defaults__, check.__kwdefaults__, cells])]
-    called = getattr(type(check), "__call__", None)
-    return [type(check).__qualname__, _code(called), plain(getattr(check, "__dict__", None))]
+    return [type(check).__qualname__, _code(type(check).__call__), plain(getattr(check, "__dict__", None))]
 
 
 def plain(value: Any, depth: int = DEPTH) -> Any:

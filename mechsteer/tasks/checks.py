@@ -21,25 +21,30 @@ IFEval's ids       lm-eval's checkers; arguments from the sample; ``adherence`` 
 ================== ============================================================================================
 
 A name that takes an argument and comes without it takes it from the sample, under its own name: ``check="contains"`` of
-``{"prompt": ..., "contains": "tea"}``.
+``{"prompt": ..., "contains": "tea"}``. The instruction is the sample's ``instruction``, or what is marked as one.
+Letters with marks count the same in both forms of Unicode; in scripts without spaces a word may stand anywhere.
 """
 
 import difflib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import normalize
 
 from mechsteer.errors import MechsteerError, nearest, shown
-from mechsteer.quality.texts import has_content, is_empty, is_loop
+from mechsteer.quality.texts import UNSPACED, has_content, is_empty, is_loop
 from mechsteer.tasks.checkers.language import is_language, known_language
 from mechsteer.tasks.checkers.sentence_count import count_sentences
 from mechsteer.tasks.ifeval.arguments import ARGUMENTS, problem
 
 Scores = bool | float | dict[str, bool | float]
-Test = Callable[[str, Any, str], bool]
-"""Whether a text passes, given the argument and the instruction."""
+Test = Callable[[str, Any, Sequence[str]], bool]
+"""Whether a text passes, given the argument and the instruction's stretches."""
+
+ECHO_WORDS = 3
+"""A stretch that is marked as instruction is repeated by so many words; fewer are said anyway."""
 
 _FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL | re.IGNORECASE)
 
@@ -59,15 +64,22 @@ class Spec:
     def __str__(self) -> str:
         return self.name if self.argument is None else f"{self.name}:{self.argument}"
 
-    def check(self, text: str, sample: Mapping[str, Any]) -> Scores:
-        """Score one text; the sample gives the argument where the name came without one."""
+    def check(self, text: str, sample: Mapping[str, Any], marked: Sequence[str] = ()) -> Scores:
+        """Score one text.
+
+        Args:
+            text: The text.
+            sample: Gives the argument where the name came without one, and the instruction.
+            marked: Stretches of the prompt that are marked as instruction.
+        """
         if self.name not in TESTS:
             return _ifeval(self.name, text, sample)
         test, read = TESTS[self.name]
         argument = self._argument(sample) if read is not None else None
-        instruction = sample.get("instruction") or ""
-        says = self.name == "json" or has_content(without_echo(text, instruction))
-        return says and test(text, argument, instruction)
+        told = [sample.get("instruction") or "", *(one for one in marked if len(one.split()) >= ECHO_WORDS)]
+        text, told = normalize("NFC", text), [normalize("NFC", one) for one in told]
+        says = self.name == "json" or has_content(without_echo(text, *told))
+        return says and test(text, argument, told)
 
     def look(self, sample: Mapping[str, Any]) -> None:
         """See whether a sample has what the check needs.
@@ -133,7 +145,7 @@ def _count(name: str, value: Any) -> int:
 def _phrase(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value.strip():
         raise MechsteerError(f"{name} needs a text, e.g. {name}:tea, got {shown(value)}.")
-    return value.strip()
+    return normalize("NFC", value.strip())
 
 
 def _pattern(name: str, value: Any) -> str:
@@ -183,26 +195,34 @@ def _says_something(value: Any) -> bool:
 def occurs(phrase: str, text: str) -> bool:
     """A word or phrase occurs whole, in whatever case and with whatever white space."""
     inner = r"\s+".join(map(re.escape, phrase.split()))
-    return re.search(rf"(?<!\w){inner}(?!\w)", text, re.IGNORECASE) is not None
+    before, after = (f"(?{side}[^\\W{UNSPACED}])" for side in ("<!", "!"))
+    start, end = (re.match(f"[{UNSPACED}]", one) for one in (phrase.strip()[:1], phrase.strip()[-1:]))
+    return re.search(rf"{'' if start else before}{inner}{'' if end else after}", text, re.IGNORECASE) is not None
 
 
-def without_echo(text: str, instruction: str) -> str:
-    """The text without repetitions of the instruction, whatever their case and white space."""
-    inner = r"\s+".join(map(re.escape, instruction.strip(" .!:").split()))
-    return re.sub(inner, " ", text, flags=re.IGNORECASE) if inner else text
+def without_echo(text: str, *told: str) -> str:
+    """The text without repetitions of the instruction's stretches, whatever their case and white space."""
+    for one in told:
+        inner = r"\s+".join(map(re.escape, one.strip(" .!:").split()))
+        text = re.sub(inner, " ", text, flags=re.IGNORECASE) if inner else text
+    return text
 
 
-def _contains(text: str, phrase: str, instruction: str) -> bool:
-    left = without_echo(text, instruction) if instruction.strip().lower() != phrase.lower() else text
-    return occurs(phrase, left)
+def _beside(text: str, phrase: str, told: Sequence[str]) -> str:
+    """The text without repetitions of the instruction, where that is more than a phrase that it asks for."""
+    return without_echo(text, *(one for one in told if one.strip().lower() != phrase.lower()))
 
 
-def _starts(text: str, start: str, instruction: str) -> bool:
+def _contains(text: str, phrase: str, told: Sequence[str]) -> bool:
+    return occurs(phrase, _beside(text, phrase, told))
+
+
+def _starts(text: str, start: str, told: Sequence[str]) -> bool:
     return text.lstrip().startswith(start) and has_content(text.lstrip()[len(start) :])
 
 
-def _ends(text: str, end: str, instruction: str) -> bool:
-    left = without_echo(text, instruction).rstrip() if instruction.strip().lower() != end.lower() else text.rstrip()
+def _ends(text: str, end: str, told: Sequence[str]) -> bool:
+    left = _beside(text, end, told).rstrip()
     return left.endswith(end) and has_content(left[: -len(end)])
 
 
@@ -221,15 +241,24 @@ TESTS: Mapping[str, tuple[Test, Callable[[str, Any], Any] | None]] = {
 }
 """For each name, its test and how its argument is read; None when it takes none."""
 
+TEXT_ARGUMENTS = frozenset(name for name, (_, read) in TESTS.items() if read not in (None, _count))
+TEXT_ARGUMENTS |= {name for takes in ARGUMENTS.values() for name, fault in takes.items() if not fault("x")}
+"""Arguments that are texts, also where they look like a number."""
+
 
 # ------------------------------------------------------------------------------------------------ IFEval
 
 
 def _ifeval_arguments(name: str, sample: Mapping[str, Any]) -> dict[str, Any]:
-    found = {key: sample[key] for key in ARGUMENTS[name] if sample.get(key) is not None}
+    found = {key: _whole(sample[key]) for key in ARGUMENTS[name] if sample.get(key) is not None}
     if wrong := problem(name, found):
         raise MechsteerError(wrong)
     return found
+
+
+def _whole(value: Any) -> Any:
+    """A whole number as one: a table in which others lack it has it as 3.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _ifeval(name: str, text: str, sample: Mapping[str, Any]) -> dict[str, bool | float]:

@@ -16,7 +16,7 @@ from mechsteer.files import json_value, read_text, repeated
 from mechsteer.prompts import Prompt
 from mechsteer.prompts import prompt as make_prompt
 from mechsteer.prompts.tags import parse_tags
-from mechsteer.tasks.checks import Spec
+from mechsteer.tasks.checks import TEXT_ARGUMENTS, Spec
 from mechsteer.tasks.spans import added, is_tagged, mark, tagged, tagged_texts, untagged, without_tagged
 
 TEXTS = ("instruction", "context", "base", "kind")
@@ -225,7 +225,7 @@ def read_samples(path: str | os.PathLike[str]) -> list[OwnSample]:
     """The samples of a JSONL file (one object or text a line) or a CSV file (its first line names the columns).
 
     In a CSV file, an empty cell is an absent value, and a cell that is a JSON value (a number, a list, ``true``) is
-    that value where it is an argument of the check.
+    that value where it is an argument of the check, but not where a check by name takes a text there (``contains``).
 
     Raises:
         MechsteerError: if the file is missing or cannot be read, with the line that is broken.
@@ -288,6 +288,7 @@ def _cell(name: str, cell: str) -> Any:
     if name in KNOWN or name == "check":
         return cell
     try:
-        return json_value(cell)
+        value = json_value(cell)
     except ValueError:
         return cell
+    return cell if name in TEXT_ARGUMENTS and not isinstance(value, str) else value

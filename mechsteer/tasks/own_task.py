@@ -119,7 +119,10 @@ class OwnTask:
         """
         check = sample.check or self.check
         try:
-            found = check.check(text, sample.given) if isinstance(check, Spec) else check(text, dict(sample.given))  # type: ignore[misc]
+            if isinstance(check, Spec):
+                found = check.check(text, sample.given, sample.instructions)
+            else:
+                found = check(text, dict(sample.given))  # type: ignore[misc]
         except MechsteerError:
             raise
         except Exception as error:

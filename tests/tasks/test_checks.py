@@ -4,8 +4,10 @@ import json
 import sys
 from typing import Any
 
+import numpy as np
 import pytest
 
+import mechsteer as ms
 from mechsteer.errors import MechsteerError
 from mechsteer.tasks.checks import TESTS, spec
 
@@ -113,6 +115,19 @@ def test_an_echo_of_the_instruction_passes_no_check(check: str) -> None:
     assert [text for text in echoes if passes(check, text)] == []
 
 
+@pytest.mark.parametrize("check", [name for name in ALL if name != "json"])
+def test_an_echo_of_what_is_marked_as_instruction_is_none_either(check: str) -> None:
+    sample = {"prompt": "Who is it? <!!-> Say it with the word tea. <-!!>"}
+    task = ms.task([sample, sample | {"prompt": "Who is it? Say it with the word tea.", "base": "Who is it?"}], check)
+    for one in task.samples:
+        assert not task.scores(one, "say it  with the word tea.")["adherence"]
+
+
+def test_a_marked_word_or_two_is_no_echo() -> None:
+    task = ms.task(["What do cats drink? <!!-> in capitals <-!!>"], "contains:in capitals")
+    assert task.scores(task.samples[0], "I write milk in capitals here.") == {"adherence": True}
+
+
 def test_json_that_is_none_or_says_nothing() -> None:
     assert [text for text in EMPTY_JSON if passes("json", text)] == []
     for value in ({"a": "x"}, [1, 2], {"a": False}, {"ok": {"b": [0]}}, ["red", "red", "blue"], {"name": "Jo", "n": 3}):
@@ -173,6 +188,13 @@ def test_sentences(text: str, count: int) -> None:
         ("ends_with:OK", ["It is. OK", "Use the word tea. No. OK\n"], ["OK", "...OK", "It is. ok", "OK, it is.", ""]),
         ("ends_with:tea", ["I like tea"], ["I will. Use the word tea", "Use the word tea."]),
         (r"regex:^\d+ cats$", ["12 cats"], ["12 cats and dogs"]),
+        ("contains:茶", ["我喜欢喝茶和咖啡。"], ["我喜欢喝咖啡。"]),
+        ("contains:ชา", ["ฉันดื่มชาทุกวัน"], ["ฉันดื่มกาแฟทุกวัน"]),
+        ("contains:coffee", ["我喜欢coffee和水。"], ["我喜欢coffees和水。"]),
+        ("excludes:茶", ["我喜欢喝咖啡。"], ["我喜欢喝茶和咖啡。"]),
+        ("contains:café", ["We sat in the cafe\u0301 all day."], ["We sat in the cafe all day."]),
+        ("excludes:cafe\u0301", ["We sat in the cafe all day."], ["We sat in the café all day."]),
+        ("starts_with:Élan", ["E\u0301lan is what it has."], ["Elan is what it has."]),
     ],
 )
 def test_each_does_what_it_says(check: str, yes: list[str], no: list[str]) -> None:
@@ -219,6 +241,11 @@ def test_ifevals_ids_take_their_arguments_from_the_sample(monkeypatch: pytest.Mo
     assert passes("length_constraints:number_words", "one two", **given) == {"adherence": False, "loose": True}
     wanted = {"num_words": 5, "relation": "at least"}
     assert seen == [(("length_constraints:number_words",), (wanted,), "one two")]
+    for number in (5.0, np.float64(5)):
+        assert (
+            passes("length_constraints:number_words", "one two", **given | {"num_words": number})
+            and seen[-1] == seen[0]
+        )
     assert passes("language:response_language", "x", language="fr")["loose"] and seen[-1][1] == ({"language": "fr"},)
     with pytest.raises(MechsteerError, match="lacks the argument 'relation'"):
         spec("length_constraints:number_words").look({"prompt": "x", "num_words": 5})

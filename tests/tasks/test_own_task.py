@@ -146,6 +146,30 @@ def test_files_read_the_same(tmp_path: Path, tiny: Callable[..., Any]) -> None:
         assert [task.scores(s, "one two three") for s in task.samples] == [{"adherence": True}, {"adherence": False}]
 
 
+def test_texts_that_look_like_numbers_stay_texts_where_a_check_takes_texts(tmp_path: Path) -> None:
+    path = tmp_path / "own.csv"
+    path.write_text(
+        'prompt,contains,regex,keyword,max_words,keywords\r\nWhen was it?,1905,[12],true,30,"[""a"", ""b""]"\r\n'
+    )
+    (sample,) = ms.task(path, "contains").samples
+    assert dict(sample.given) == {
+        "prompt": "When was it?",
+        "contains": "1905",
+        "regex": "[12]",
+        "keyword": "true",
+        "max_words": 30,
+        "keywords": ["a", "b"],
+    }
+    assert ms.task(path, "contains").scores(sample, "It was in 1905.") == {"adherence": True}
+
+
+def test_a_file_that_is_not_utf_8_is_told_so(tmp_path: Path) -> None:
+    for encoding in ("latin-1", "utf-16"):
+        (tmp_path / "own.csv").write_text("prompt\nOù est-ce ?\n", encoding=encoding)
+        with pytest.raises(MechsteerError, match="save it as UTF-8"):
+            ms.task(tmp_path / "own.csv", "lowercase")
+
+
 def test_each_line_may_name_its_check(tmp_path: Path) -> None:
     path = tmp_path / "own.jsonl"
     path.write_text('{"prompt": "a", "check": "lowercase"}\n{"prompt": "b", "check": "uppercase"}\n')
