@@ -1,5 +1,6 @@
 """Tables for people: how a result is printed in a terminal."""
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -8,13 +9,19 @@ if TYPE_CHECKING:
 PROVENANCE = ("model_", "version_", "data_hash")
 """How the names of columns begin that say where a row came from, not what it says."""
 
+_P_VALUE = re.compile(r"(^|[_ ])p[_ ](value|adjusted|by[_ ]topic)$")
+
 
 def show(table: "pd.DataFrame", *, decimals: int = 1) -> str:
-    """The table as aligned text: provenance columns left out, numbers rounded, missing values as a dash."""
+    """The table as aligned text: provenance columns left out, numbers rounded, missing values as a dash.
+
+    p-values have two significant digits, however many decimals that takes.
+    """
     kept = table[[c for c in table.columns if not str(c).startswith(PROVENANCE)]].copy()
     text = kept.copy().astype(object)
     for column in kept.columns:
-        text[column] = [_cell(value, decimals) for value in kept[column]]
+        form = ".2g" if _P_VALUE.search(str(column)) else f".{decimals}f"
+        text[column] = [_cell(value, form) for value in kept[column]]
     numeric = {c for c in kept.columns if kept[c].dtype.kind in "fiu"}
     widths = {c: max(len(str(c)), *(len(v) for v in text[c])) if len(text) else len(str(c)) for c in text.columns}
     lines = ["  ".join(_pad(str(c), widths[c], c in numeric) for c in text.columns)]
@@ -33,10 +40,10 @@ def worded(name: str) -> str:
     return name.removesuffix("_percent").replace("_", " ")
 
 
-def _cell(value: object, decimals: int) -> str:
+def _cell(value: object, form: str) -> str:
     if value is None or str(value) in {"nan", "<NA>", "NaT"}:
         return "-"
-    return f"{value:.{decimals}f}" if isinstance(value, float) else str(value)
+    return format(value, form) if isinstance(value, float) else str(value)
 
 
 def _pad(text: str, width: int, right: bool) -> str:

@@ -37,6 +37,11 @@ def test_floats_are_rounded(decimals: int, text: str) -> None:
     assert show(pd.DataFrame({"x": [3.14159]}), decimals=decimals).splitlines()[2].strip() == text
 
 
+def test_p_values_are_not_rounded_away() -> None:
+    table = pd.DataFrame({"p_value": [0.0213, 3.2e-9], "gain_p_adjusted": [1.0, 0.043], "p by topic": [0.5, float("nan")]})
+    assert [line.split() for line in show(table).splitlines()[2:]] == [["0.021", "1", "0.5"], ["3.2e-09", "0.043", "-"]]
+
+
 def test_infinite_and_narrow_floats_are_printed() -> None:
     table = pd.DataFrame({"x": [float("inf"), float("-inf")], "y": np.array([0.1, 0.2], dtype=np.float32)})
     assert [line.split() for line in show(table, decimals=0).splitlines()[2:]] == [["inf", "0"], ["-inf", "0"]]

@@ -1,6 +1,7 @@
 """The figure of a comparison of methods: adherence with intervals, and how much collapsed."""
 
 import math
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.plots.bars import ERRORS
@@ -18,8 +19,8 @@ def comparison_figure(summary: "pd.DataFrame") -> "Figure":
 
     Args:
         summary: One row a method: name, n, adherence, adherence_low, adherence_high, adherence_uncollapsed and
-            collapsed (NaN where it was not measured), as shares. Rows whose ``reference`` is true are black; without
-            that column, the first.
+            collapsed (NaN where it was not measured), as shares. Rows whose ``reference`` is true are black, with a
+            dotted line beside what follows them; without that column, the first.
 
     Raises:
         MechsteerError: for a missing column, an empty table, or a method that is there twice.
@@ -31,14 +32,19 @@ def comparison_figure(summary: "pd.DataFrame") -> "Figure":
         made, panels = figure(2 if measured else 1, width=3.4, height=0.9 + 0.34 * len(summary))
         places = range(len(summary))
         left, names = panels[0], [str(name) for name in summary["name"]]
+        starts: list[int] = []
         for place, row in zip(places, summary.to_dict("records"), strict=True):
-            colour = COLOURS[6] if row.get("reference", not place) else COLOURS[0]
+            reference = row.get("reference", not place)
+            starts += [place] if reference else []
+            colour = COLOURS[6] if reference else COLOURS[0]
             mean, ends = row["adherence"], (row["adherence_low"], row["adherence_high"])
             errors = [[100 * abs(mean - ends[0])], [100 * abs(ends[1] - mean)]]
             left.errorbar(100 * mean, place, xerr=errors, fmt="o", color=colour, markersize=5, capsize=2.5)
             if measured and row["adherence_uncollapsed"] == row["adherence_uncollapsed"]:
                 left.plot(100 * row["adherence_uncollapsed"], place, "D", mfc="none", color=COLOURS[1], markersize=7)
-        left.axvline(100 * float(summary["adherence"].iloc[0]), color="0.7", linewidth=0.8, linestyle=":", zorder=0)
+        for place, after in pairwise([*starts, len(summary)]):
+            value = 100 * float(summary["adherence"].iloc[place])
+            left.plot([value] * 2, [place - 0.5, after - 0.5], ":", color="0.7", linewidth=0.8, zorder=0)
         left.set(xlim=(-3, 103), xlabel=f"Adherence (%), {_counts(summary)}", ylim=(len(summary) - 0.5, -0.5))
         left.set_yticks(list(places), names, parse_math=False)
         grid_lines(left, "x")

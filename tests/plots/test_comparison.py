@@ -26,12 +26,27 @@ def test_collapsed_shares_have_their_intervals() -> None:
     assert np.allclose(drawn, ends), "none where nothing was measured"
 
 
-def test_what_is_compared_with_is_black_and_the_legend_names_only_what_is_there() -> None:
+def test_what_is_compared_with_is_black() -> None:
     def blacks(summary: pd.DataFrame) -> list[bool]:
         left: Any = comparison_figure(summary).axes[0]
         return [container.lines[0].get_color() == "#000000" for container in left.containers]
 
     assert blacks(SUMMARY) == [True, False, False]
     assert blacks(SUMMARY.assign(reference=[True, False, True])) == [True, False, True]
+    assert not comparison_figure(SUMMARY).legends
+
+
+def test_a_dotted_line_stands_beside_what_follows_each_reference() -> None:
+    def dotted(summary: pd.DataFrame) -> list[list[list[float]]]:
+        left: Any = comparison_figure(summary).axes[0]
+        return [np.array(line.get_data()).tolist() for line in left.lines if line.get_linestyle() == ":"]
+
+    assert dotted(SUMMARY) == [[[50.0, 50.0], [-0.5, 2.5]]]
+    assert dotted(SUMMARY.assign(reference=[True, False, True])) == [
+        [[50.0, 50.0], [-0.5, 1.5]], [[0.0, 0.0], [1.5, 2.5]],
+    ]  # fmt: skip
+
+
+def test_the_legend_names_only_what_is_there() -> None:
     assert not comparison_figure(SUMMARY).legends
     assert comparison_figure(SUMMARY.assign(adherence_uncollapsed=0.5)).legends

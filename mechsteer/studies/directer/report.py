@@ -10,7 +10,7 @@ def report(result: Result) -> str:
     """The tables that say most, as text."""
     summary, tables = result.summary, result.tables
     columns = ["notes", "method", "setting", "strength", "adherence_percent", "fidelity_percent", "average_percent"]
-    shown = summary[columns].assign(p_value=summary["p_value"].map("{:.2g}".format)).rename(columns=worded)
+    shown = summary[columns].rename(columns=worded)
     name, prompts = summary["model_name"].iloc[0], int(summary["n"].iloc[0])
     changes = tables["differences"].query("measure != 'average'")
     changes = changes[["method", "against", "measure", "difference_pp", "low_pp", "high_pp", "verdict"]]

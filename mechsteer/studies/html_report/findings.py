@@ -74,8 +74,13 @@ def _sentence(rows: list[dict[Any, Any]], measure: str, labels: list[str]) -> st
 
 
 def _is_start(row: Mapping[Any, Any], labels: list[str]) -> bool:
-    known = any(str(row[name]).lower().startswith(_STARTS) or (name == "delta" and row[name] == 0) for name in labels)
+    known = any(str(row[name]).lower().startswith(_STARTS) or _is_none(name, row[name]) for name in labels)
     return known or (bool(labels) and not _parts(row, labels))
+
+
+def _is_none(name: str, value: Any) -> bool:
+    """Whether a column says that nothing steered: a flag, or no bias."""
+    return (name == "steered" and value is False) or (name == "delta" and value == 0)
 
 
 def _name(row: Mapping[Any, Any], labels: list[str]) -> str:

@@ -9,7 +9,7 @@ def report(result: Result) -> str:
     summary, tables = result.summary, result.tables
     columns = ["setting", "over", "kinds", "adherence_unsteered_percent", "adherence_steered_percent"]
     columns += ["fidelity_unsteered_percent", "fidelity_steered_percent", "p_value"]
-    shown = summary[columns].assign(p_value=summary["p_value"].map("{:.2g}".format)).rename(columns=worded)
+    shown = summary[columns].rename(columns=worded)
     name = summary["model_name"].iloc[0]
     parts = [titled(f"Instruction vectors on {name}, test prompts (percent, means over kinds)", shown)]
     if "weights" in tables:

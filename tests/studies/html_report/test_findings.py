@@ -23,7 +23,10 @@ def test_a_row_that_says_nothing_is_unsteered_and_flags_are_words() -> None:
     table = pd.DataFrame({"first": ["", "guide"], "second": ["", "pasta"], "adherence_percent": [10.0, 40.0]})
     assert findings(table) == ["Adherence is highest with guide, pasta: 40.0 %, where unsteered has 10.0 %."]
     table = pd.DataFrame({"steered": [False, True], "adherence_percent": [10.0, 40.0]})
-    assert findings(table) == ["Adherence is highest with steered: 40.0 %; lowest with not steered: 10.0 %."]
+    assert findings(table) == ["Adherence is highest with steered: 40.0 %, where not steered has 10.0 %."]
+    two = pd.concat([table.assign(setting="with"), table.assign(setting="without")])
+    said = "adherence is highest with steered: 40.0 %, where not steered has 10.0 %."
+    assert findings(two[["setting", *table]]) == [f"with: {said}", f"without: {said}"]
 
 
 def test_no_bias_is_where_a_bias_starts() -> None:
