@@ -38,7 +38,9 @@ def test_floats_are_rounded(decimals: int, text: str) -> None:
 
 
 def test_p_values_are_not_rounded_away() -> None:
-    table = pd.DataFrame({"p_value": [0.0213, 3.2e-9], "gain_p_adjusted": [1.0, 0.043], "p by topic": [0.5, float("nan")]})
+    table = pd.DataFrame(
+        {"p_value": [0.0213, 3.2e-9], "gain_p_adjusted": [1.0, 0.043], "p by topic": [0.5, float("nan")]}
+    )
     assert [line.split() for line in show(table).splitlines()[2:]] == [["0.021", "1", "0.5"], ["3.2e-09", "0.043", "-"]]
 
 

@@ -65,6 +65,8 @@ def _sentence(rows: list[dict[Any, Any]], measure: str, labels: list[str]) -> st
     known = [row for row in rows if row[measure] == row[measure]]
     top, low = max(known, key=lambda row: row[measure]), min(known, key=lambda row: row[measure])
     start = next((row for row in known if _is_start(row, labels)), None)
+    if len(known) > 1 and top[measure] == low[measure]:
+        return f"{worded(measure).capitalize()} is the same in all rows: {_value(top, measure)}."
     said = f"{worded(measure).capitalize()} is highest with {_name(top, labels)}: {_value(top, measure)}"
     if start is not None and start is not top:
         said += f", where {_name(start, labels)} has {_value(start, measure)}"

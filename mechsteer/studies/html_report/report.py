@@ -51,7 +51,7 @@ def report_of(
         tables=shown,
         samples=_samples(folder, tables),
         provenance=provenance_of(tables.values()),
-        command=record.get("command") or _command(study, folder, models),
+        command=record.get("command") or _command(study, folder, record, models),
     )
 
 
@@ -106,11 +106,16 @@ def _samples(folder: Path, tables: "Mapping[str, pd.DataFrame]") -> Samples | No
     return samples_of(rows, by, verdict_of(rows), key=[name for name in same if name in rows])
 
 
-def _command(study: Study, folder: Path, models: Sequence[str]) -> str:
-    """For a study that Python ran: the command with the same model; a file of data is to be named."""
+def _command(study: Study, folder: Path, record: Mapping[str, Any], models: Sequence[str]) -> str:
+    """For a study that Python ran: the command with the same model and settings; a file of data is to be named."""
     parts = ["mechsteer", "reproduce", study.name]
     if models and tuple(models) != study.models:
         parts += ["--model", *map(str, models[:1])]
     if not study.models:
         parts += ["--data", "FILE"]
+    usual = inspect.signature(study.run).parameters
+    for option, argument in study.options.items():
+        value = record.get(argument)
+        if option != "data" and value is not None and value != usual[argument].default:
+            parts += [f"--{option.replace('_', '-')}", *map(str, value if isinstance(value, list | tuple) else [value])]
     return shlex.join([*parts, "--out", str(folder)])

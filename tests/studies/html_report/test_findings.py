@@ -32,3 +32,8 @@ def test_a_row_that_says_nothing_is_unsteered_and_flags_are_words() -> None:
 def test_no_bias_is_where_a_bias_starts() -> None:
     table = pd.DataFrame({"delta": [0.0, 2.0], "score_percent": [10.0, 40.0]})
     assert findings(table) == ["Score is highest with delta 2: 40.0 %, where delta 0 has 10.0 %."]
+
+
+def test_equal_rows_have_no_highest() -> None:
+    table = pd.DataFrame({"delta": [0.0, 2.0], "score_percent": [10.0, 10.0]})
+    assert findings(table) == ["Score is the same in all rows: 10.0 %."]

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from mechsteer.html_report import provenance_of
 from mechsteer.studies.html_report.report import _asked, caption, report_of
 from mechsteer.studies.registry import STUDIES
 
@@ -73,3 +74,20 @@ def test_what_was_asked_is_whole_sentences(study: str) -> None:
     asked = _asked(STUDIES[study])
     assert asked and all(one.endswith((".", "?")) and "`" not in one for one in asked)
     assert study != "questions" or "“followed” is the strict checker" in asked[1]
+
+
+def test_the_command_has_the_settings_that_are_not_the_usual_ones(tmp_path: Path) -> None:
+    summary = pd.DataFrame({"model_name": ["m"], "n": [2]})
+
+    def command(**record: object) -> str:
+        return report_of(STUDIES["ifeval-vectors"], tmp_path, record, {"summary": summary}, {}).command
+
+    start, end = "mechsteer reproduce ifeval-vectors --model m --data FILE", f"--out {tmp_path}"
+    assert command(max_new_tokens=256, n_pairs=9) == f"{start} {end}"
+    assert command(max_new_tokens=128, kinds=["a", "b c"]) == f"{start} --kinds a 'b c' --max-new-tokens 128 {end}"
+    assert command(max_new_tokens=128, command="as typed") == "as typed"
+
+
+def test_of_many_sources_the_first_ones_are_named() -> None:
+    table = pd.DataFrame({"data_hash": [f"h{place}" for place in range(9)], "model_name": "m"})
+    assert provenance_of([table, table]) == {"model": "m", "data": "h0, h1, h2, h3, h4, h5 and 3 more"}
