@@ -1,7 +1,8 @@
 """``score_outputs``: the scores of answers that something else wrote."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.errors import MechsteerError, listed, shown
 from mechsteer.files import json_value, read_text
 from mechsteer.quality.columns import collapse_columns, text_columns
-from mechsteer.stats import mean_interval
+from mechsteer.stats import are_shares, mean_interval
 from mechsteer.tasks import Answers, IFEval, Instructions, MemoTrap, OwnTask, Rules
 from mechsteer.tasks.ifeval import require_checkers
+from mechsteer.tasks.own_samples import is_conversation, read_sample
 from mechsteer.tasks.spans import untagged
 
 if TYPE_CHECKING:
@@ -39,6 +41,9 @@ def _own_forms(sample: Any) -> list[str]:
 def _parts(sample: Any) -> list[str]:
     return ["\n\n".join(part for part in (sample.instruction, sample.context, sample.task) if part)]
 
+
+PARTS = ("prompt", "instruction", "context")
+"""What of a line says what was asked."""
 
 SCORED: Mapping[type, Scored] = {
     OwnTask: Scored(_own_forms, lambda s: {"kind": s.kind}),
@@ -138,13 +143,17 @@ class Responses:
 def read_responses(task: Any, path: str | os.PathLike[str]) -> Responses:
     """Read a JSONL file of ``{"prompt": ..., "response": ...}`` lines and find the task's prompts in it.
 
+    A line may have the prompt in the parts that its sample has: messages, or ``instruction`` and ``context`` beside it.
+
     Raises:
         MechsteerError: if it cannot be read, with the line that is broken, or has none of the prompts.
     """
     how, source = _how(task), Path(path)
     given: dict[str, str] = {}
     repeated: list[str] = []
-    for prompt, response in _lines(source):
+    whole = {_plain(how.asked(sample)[0]) for sample in task.samples}
+    for row in _lines(source):
+        prompt, response = _asked(row, whole), row["response"]
         if prompt in given:
             repeated.append(prompt)
         given.setdefault(prompt, response)
@@ -169,7 +178,17 @@ def _plain(text: str) -> str:
     return " ".join(text.split())
 
 
-def _lines(source: Path) -> list[tuple[str, str]]:
+def _asked(row: dict[str, Any], whole: Set[str]) -> str:
+    """What a line asks: its prompt, or that with the other parts of it where a sample asks just so."""
+    prompt = row["prompt"]
+    with suppress(MechsteerError):
+        made = read_sample({name: row[name] for name in PARTS if name in row}, "").text
+        if _plain(made) in whole or not isinstance(prompt, str):
+            return made
+    return prompt
+
+
+def _lines(source: Path) -> list[dict[str, Any]]:
     lines = read_text(source, "JSONL").split("\n")
     found = []
     for number, line in enumerate(lines, 1):
@@ -179,10 +198,15 @@ def _lines(source: Path) -> list[tuple[str, str]]:
             row = json_value(line, once=True)
         except ValueError as error:
             raise MechsteerError(f"{source}, line {number}: not JSON ({error}).") from None
-        if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in ("prompt", "response")):
+        if not isinstance(row, dict) or not _is_answered(row):
             raise MechsteerError(f"{source}, line {number}: needs the texts 'prompt' and 'response', got {shown(row)}.")
-        found.append((row["prompt"], row["response"]))
+        found.append(row)
     return found
+
+
+def _is_answered(row: dict[str, Any]) -> bool:
+    prompt = row.get("prompt")
+    return isinstance(row.get("response"), str) and (isinstance(prompt, str) or is_conversation(prompt))
 
 
 def levels(rows: "pd.DataFrame") -> "pd.DataFrame":
@@ -192,7 +216,8 @@ def levels(rows: "pd.DataFrame") -> "pd.DataFrame":
     level has no interval.
 
     Returns:
-        One row a measure: measure, percent, low, high, n, percent_uncollapsed, n_uncollapsed.
+        One row a measure: measure, percent, low, high, n, percent_uncollapsed, n_uncollapsed. Scores that are not from
+        0 to 1 are no shares: they are as they are, and their measure says so.
     """
     import pandas as pd
 
@@ -211,8 +236,11 @@ def levels(rows: "pd.DataFrame") -> "pd.DataFrame":
 
 def _level(name: str, values: Any, sound: Any) -> dict[str, Any]:
     found, rest = mean_interval([float(v) for v in values]), mean_interval([float(v) for v in sound])
-    ends = {"percent": 100 * found.mean, "low": 100 * found.low, "high": 100 * found.high, "n": found.n}
-    return {"measure": name, **ends, "percent_uncollapsed": 100 * rest.mean, "n_uncollapsed": rest.n}
+    share = are_shares(values)
+    unit = 100 if share else 1
+    ends = {"percent": unit * found.mean, "low": unit * found.low, "high": unit * found.high, "n": found.n}
+    measure = name if share else f"{name} (not in percent)"
+    return {"measure": measure, **ends, "percent_uncollapsed": unit * rest.mean, "n_uncollapsed": rest.n}
 
 
 def _counted(name: str, rows: "pd.DataFrame", sound: "pd.DataFrame", followed: str) -> dict[str, Any]:

@@ -75,6 +75,11 @@ def mean_interval(values: Iterable[float]) -> Interval:
     return Interval(total / n, *student_interval(kept), n)
 
 
+def are_shares(values: Iterable[float]) -> bool:
+    """Whether numbers are from 0 to 1, so that they can be said in percent; NaN values are left out."""
+    return not any(value < 0 or value > 1 for value in map(float, values))
+
+
 def clustered_interval(successes: int, n: int, clusters: int) -> tuple[float, float]:
     """:func:`share_interval` for samples that come in clusters, such as the instructions of one prompt.
 

@@ -150,6 +150,17 @@ def test_a_task_of_ones_own_is_a_task_of_lm_eval(chat: bool, steer: Any, tiny: C
         assert out["results"]["mine"][f"{name},none"] == pytest.approx(wanted[name].mean())
 
 
+def test_samples_may_have_other_scores_and_an_answer_may_have_to_say_something() -> None:
+    from mechsteer.harness.own import lm_eval_task
+
+    def check(text: str, sample: dict[str, Any]) -> dict[str, float]:
+        return {"first": float(len(text.split()[0])), **({"more": float("nan")} if sample["n"] else {})}
+
+    made = lm_eval_task(ms.task([{"prompt": "the cat", "n": n} for n in (0, 1)], check, name="mine"))
+    assert set(made.aggregation()) == {"first", "more"}
+    assert made.process_results({"number": 1}, ["a dog"]) == {"first": 1.0}
+
+
 def test_what_is_no_task_of_ones_own_is_refused(tiny: Callable, unchecked: None) -> None:
     from mechsteer.harness.own import lm_eval_task
 

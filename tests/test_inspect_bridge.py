@@ -60,7 +60,7 @@ def test_tags_in_a_message_mark_what_is_steered(tiny: Callable) -> None:
     model = tiny("llama-gqa", chat=True)
     api = SteeredAPI("tiny", loaded=model, steer=STEER)
     asked = [ChatMessageUser(content=ASKED)]
-    out = asyncio.run(api.generate(asked, [], "none", GenerateConfig(max_tokens=6, temperature=0.0)))
+    out = asyncio.run(api.generate(asked, [], "none", GenerateConfig(max_tokens=6, temperature=0.0, num_choices=1)))
     prompt = ms.prompt(model, [{"role": "user", "content": ASKED}])
     assert out.completion == ms.generate(model, prompt, steer=STEER, max_new_tokens=6).texts[0]
     drawn = [asyncio.run(api.generate(asked, [], "none", GenerateConfig(max_tokens=6, temperature=3.0, seed=s)))

@@ -62,12 +62,39 @@ def test_responses_are_found_by_their_prompts(tmp_path: Path) -> None:
     assert ms.score_outputs(task, mapping)["output"].tolist() == ["first", "me", "third"]
 
 
+def test_responses_are_found_by_the_parts_of_their_prompts(tmp_path: Path) -> None:
+    turns = [{"role": "system", "content": "Use small letters."}, {"role": "user", "content": "Where is it?"}]
+    asked: list[dict[str, Any]] = [
+        {"prompt": "Who is it?", "instruction": "Use small letters."},
+        {"prompt": "Who is it?", "instruction": "Use capitals."},
+        {"prompt": "Who is it?", "context": "It rains."},
+        {"prompt": turns, "instruction": "Use small letters."},
+        {"prompt": "Who is it, then?"},
+    ]
+    rows = [one | {"response": str(place), "model": "x"} for place, one in enumerate(asked)]
+    rows[4]["instruction"] = "a note of theirs"
+    task = ms.task(asked, "lowercase")
+    found = read_responses(task, write(tmp_path / "r.jsonl", rows[::-1]))
+    assert found.texts == list("01234") and not (found.missing or found.unknown or found.repeated)
+    found = read_responses(task, write(tmp_path / "r.jsonl", [rows[1], {"prompt": turns, "response": "by turns"}]))
+    assert found.texts == ["1", "by turns"] and len(found.missing) == 3
+
+
+def test_numbers_that_are_no_shares_are_no_percents() -> None:
+    task = ms.task(["Why?", "Who?"], lambda text, sample: {"share": 0.5, "words": len(text.split())})
+    table = levels(ms.score_outputs(task, ["it is so", "he is it, as you know"])).set_index("measure")
+    assert table.loc["share", "percent"] == 50 and table.loc["words (not in percent)", "percent"] == 4.5
+    low, high = table.loc["words (not in percent)", ["low", "high"]]
+    assert low < 3 and high > 6
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         ("{\n", "line 1: not JSON"),
         ('{"prompt": "x"}\n', "line 1: needs the texts 'prompt' and 'response'"),
         ('{"prompt": "x", "response": 3}\n', "line 1: needs"),
+        ('{"prompt": [{"role": "user"}], "response": "x"}\n', "line 1: needs"),
         ('{"prompt": "x", "response": "y"}\n', "has none of the 3 prompts"),
         ("", "has none of the 3 prompts"),
     ],

@@ -1,7 +1,10 @@
 """What a comparison found, in sentences."""
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from mechsteer.comparison.summary import in_percent
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -10,8 +13,9 @@ if TYPE_CHECKING:
 def findings(summary: "pd.DataFrame") -> list[str]:
     """One sentence a method of a summary (see :func:`mechsteer.comparison.summary.summarise`), the reference first."""
     first, *others = summary.to_dict("records")
-    start = f"{first['name']}: adherence {_share(first)} of {first['n']} prompts{_collapsed(first)}."
-    return [start, *(_against(row, str(first["name"])) for row in others)]
+    told, among = (_share, f"of {first['n']} prompts") if in_percent(summary) else (_mean, f"on {first['n']} prompts")
+    start = f"{first['name']}: adherence {told(first)} {among}{_collapsed(first)}."
+    return [start, *(_against(row, str(first["name"]), told) for row in others)]
 
 
 def _share(row: dict[Any, Any]) -> str:
@@ -19,12 +23,17 @@ def _share(row: dict[Any, Any]) -> str:
     return f"{100 * row['adherence']:.0f} % (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
 
 
-def _against(row: dict[Any, Any], reference: str) -> str:
+def _mean(row: dict[Any, Any]) -> str:
+    ends = f"95 % interval {row['adherence_low']:.3g} to {row['adherence_high']:.3g}"
+    return f"{row['adherence']:.3g} ({'one value has no interval' if math.isnan(row['adherence_low']) else ends})"
+
+
+def _against(row: dict[Any, Any], reference: str, adherence: Callable[[dict[Any, Any]], str]) -> str:
     p = row["p_adjusted"] if not math.isnan(row["p_adjusted"]) else row["p_value"]
     told = "no prompt changed sides" if math.isnan(p) else f"exact McNemar p = {p:.2g}, adjusted for all methods"
     sure = "" if math.isnan(p) or p < 0.05 else "; these prompts cannot tell it from chance"
     changed = f"against {reference} {row['repaired']} repaired and {row['broken']} broken ({told}{sure})"
-    return f"{row['name']}: adherence {_share(row)}; {changed}{_collapsed(row)}."
+    return f"{row['name']}: adherence {adherence(row)}; {changed}{_collapsed(row)}."
 
 
 def _collapsed(row: dict[Any, Any]) -> str:

@@ -2,10 +2,11 @@
 
 import html
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.comparison.findings import findings
+from mechsteer.comparison.summary import in_percent
 from mechsteer.html_report import Report, provenance_of, samples_of
 from mechsteer.html_report.changes import changes
 from mechsteer.html_report.samples import verdict_of
@@ -49,7 +50,8 @@ HEADINGS = {
     "surprise": "surprise (nats)",
     "tokens_per_second": "tokens/s",
 }
-SHARES = ("adherence", "adherence_uncollapsed", "collapsed", "empty", "truncated", "repetition")
+ADHERENCE = ("adherence", "adherence_uncollapsed", "interval")
+SHARES = ("collapsed", "empty", "truncated", "repetition")
 
 
 def part(rows: "pd.DataFrame", summary: "pd.DataFrame", score: str, limit: int) -> str:
@@ -80,28 +82,35 @@ def report_of(rows: "pd.DataFrame", summary: "pd.DataFrame", score: str, figure:
 def _table(summary: "pd.DataFrame") -> str:
     kept = [name for name in HEADINGS if name == "interval" or not summary[name].isna().all()]
     head = "".join(f"<th>{HEADINGS[name]}</th>" for name in kept)
+    shares = (*SHARES, *(ADHERENCE if in_percent(summary) else ()))
     lines = [
-        "".join(f"<td{'' if name == 'name' else ' class=number'}>{_cell(row, name)}</td>" for name in kept)
+        "".join(f"<td{'' if name == 'name' else ' class=number'}>{_cell(row, name, shares)}</td>" for name in kept)
         for row in summary.to_dict("records")
     ]
     return f"<table><tr>{head}</tr>{''.join(f'<tr>{line}</tr>' for line in lines)}</table>"
 
 
-def _cell(row: dict[Any, Any], name: str) -> str:
+def _cell(row: dict[Any, Any], name: str, shares: Collection[str]) -> str:
+    """A cell; ``shares`` are the columns that are said in percent."""
     if name == "interval":
-        return f"{_percent(row['adherence_low'])} to {_percent(row['adherence_high'])}"
+        ends = row["adherence_low"], row["adherence_high"]
+        return " to ".join(map(_percent if name in shares else _number, ends))
     value = row[name]
     if isinstance(value, str):
         return html.escape(value)
     if isinstance(value, float) and math.isnan(value):
         return "–"
-    if name in SHARES:
+    if name in shares:
         return _percent(value)
     return f"{value:.2g}" if name.startswith("p_") else f"{value:.1f}" if isinstance(value, float) else str(value)
 
 
 def _percent(value: float) -> str:
     return "–" if math.isnan(value) else f"{100 * value:.0f} %"
+
+
+def _number(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.3g}"
 
 
 def answers(rows: "pd.DataFrame", score: str, limit: int) -> str:

@@ -97,7 +97,8 @@ def run_arm(
         progress=progress,
     )
     passed = shares(rows, score_column(rows, score)) >= FOLLOWED
-    rows.insert(0, "arm", arm.name)
-    rows.insert(1, "group", arm.group)
-    rows.insert(2, "case", [readable[place].number for place in kept])
+    about = {"arm": arm.name, "group": arm.group, "case": [readable[place].number for place in kept]}
+    rows = rows.drop(columns=[name for name in about if name in rows])  # scores of one's own may be called so
+    for place, (name, value) in enumerate(about.items()):
+        rows.insert(place, name, value)
     return rows.assign(passed=passed, followed=passed & ~rows["collapsed"])

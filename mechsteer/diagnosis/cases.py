@@ -9,6 +9,7 @@ from mechsteer.diagnosis.editing import without_span
 from mechsteer.errors import MechsteerError, file_as_task, shown
 from mechsteer.models import check_model, is_encoder_decoder
 from mechsteer.prompts import Prompt
+from mechsteer.tasks.spans import untagged
 
 SPAN = "instruction"
 
@@ -98,7 +99,7 @@ def _told(task: Any, number: int) -> str:
     """The instruction as the sample was given it, where it was."""
     given = getattr(task.samples[number], "given", {})
     text = given.get(SPAN) or getattr(task.samples[number], SPAN, "")
-    return text.strip() if isinstance(text, str) else ""
+    return untagged(text).strip() if isinstance(text, str) else ""
 
 
 def _missing(model: Any, task: Any, number: int, prompt: Prompt) -> str:

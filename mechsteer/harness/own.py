@@ -1,5 +1,6 @@
 """A task of one's own as a task of lm-eval."""
 
+import math
 from typing import Any
 
 from datasets import Dataset
@@ -14,7 +15,7 @@ def lm_eval_task(task: OwnTask) -> ConfigurableTask:
 
     Its documents have the fields ``prompt`` and ``instruction``, so that a model with ``instruction="instruction"`` has
     the instruction's span. Of messages the contents are joined: lm-eval's own system text and chat template go around
-    them. The metrics are the means of the check's scores.
+    them. The metrics are the means of the check's scores, each of the samples that have it.
 
     Raises:
         MechsteerError: for what is no such task, or has finished prompts for samples.
@@ -26,11 +27,12 @@ def lm_eval_task(task: OwnTask) -> ConfigurableTask:
     if not isinstance(task, OwnTask):
         raise MechsteerError(f"lm_eval_task takes a task that ms.task made, got {shown(task)}.")
     docs = [{"number": number, **_doc(sample)} for number, sample in enumerate(task.samples)]
-    names = list(task.scores(task.samples[0], ""))
+    # What scores there are: those of prompts, for a check may not take an empty text.
+    names = dict.fromkeys(name for sample in task.samples for name in task.scores(sample, sample.text))
 
     def scored(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
         scores = task.scores(task.samples[doc["number"]], results[0])
-        return {name: float(value) for name, value in scores.items()}
+        return {name: float(value) for name, value in scores.items() if not math.isnan(value)}
 
     config = {
         "task": task.name,

@@ -33,6 +33,9 @@ REFUSED = (
 )
 """Settings of a task that would change the answer and that there are not."""
 
+ALONE = ("best_of", "num_choices")
+"""Those of which 1 changes nothing."""
+
 
 class SteeredAPI(ModelAPI):
     """A loaded model as Inspect sees it.
@@ -77,7 +80,9 @@ class SteeredAPI(ModelAPI):
         """
         if tools:
             raise MechsteerError("The models of mechsteer have no tools; use a task without them.")
-        wrong = [name for name in REFUSED if getattr(config, name, None)]
+        wrong = [
+            name for name in REFUSED if (value := getattr(config, name, None)) and (name not in ALONE or value != 1)
+        ]
         if wrong:
             raise MechsteerError(f"{wrong[0]}={getattr(config, wrong[0])!r} is no setting of mechsteer's generation.")
         messages = [{"role": message.role, "content": message.text} for message in input]

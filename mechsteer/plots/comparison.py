@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.plots.bars import ERRORS
 from mechsteer.plots.base import COLOURS, figure, grid_lines, leftmost, style
 from mechsteer.plots.labels import need, one_each
-from mechsteer.stats import share_interval
+from mechsteer.stats import are_shares, share_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 def comparison_figure(summary: "pd.DataFrame") -> "Figure":
     """A line for each method, the first on top: adherence in percent, and the share of answers that collapsed.
+
+    A score of one's own that is no share, such as a count of words, is drawn as it is.
 
     Args:
         summary: One row a method: name, n, adherence, adherence_low, adherence_high, adherence_uncollapsed and
@@ -28,6 +30,8 @@ def comparison_figure(summary: "pd.DataFrame") -> "Figure":
     need(summary, "name", "n", "adherence", "adherence_low", "adherence_high", "adherence_uncollapsed", "collapsed")
     one_each(summary, ["name"], "method")
     measured = summary["collapsed"].notna().any()
+    share = all(are_shares(summary[name]) for name in ("adherence", "adherence_low", "adherence_high"))
+    unit, axis = (100, "Adherence (%)") if share else (1, "Adherence (the score as it is)")
     with style():
         made, panels = figure(2 if measured else 1, width=3.4, height=0.9 + 0.34 * len(summary))
         places = range(len(summary))
@@ -38,14 +42,16 @@ def comparison_figure(summary: "pd.DataFrame") -> "Figure":
             starts += [place] if reference else []
             colour = COLOURS[6] if reference else COLOURS[0]
             mean, ends = row["adherence"], (row["adherence_low"], row["adherence_high"])
-            errors = [[100 * abs(mean - ends[0])], [100 * abs(ends[1] - mean)]]
-            left.errorbar(100 * mean, place, xerr=errors, fmt="o", color=colour, markersize=5, capsize=2.5)
+            errors = [[unit * abs(mean - ends[0])], [unit * abs(ends[1] - mean)]]
+            left.errorbar(unit * mean, place, xerr=errors, fmt="o", color=colour, markersize=5, capsize=2.5)
             if measured and row["adherence_uncollapsed"] == row["adherence_uncollapsed"]:
-                left.plot(100 * row["adherence_uncollapsed"], place, "D", mfc="none", color=COLOURS[1], markersize=7)
+                left.plot(unit * row["adherence_uncollapsed"], place, "D", mfc="none", color=COLOURS[1], markersize=7)
         for place, after in pairwise([*starts, len(summary)]):
-            value = 100 * float(summary["adherence"].iloc[place])
+            value = unit * float(summary["adherence"].iloc[place])
             left.plot([value] * 2, [place - 0.5, after - 0.5], ":", color="0.7", linewidth=0.8, zorder=0)
-        left.set(xlim=(-3, 103), xlabel=f"Adherence (%), {_counts(summary)}", ylim=(len(summary) - 0.5, -0.5))
+        left.set(xlabel=f"{axis}, {_counts(summary)}", ylim=(len(summary) - 0.5, -0.5))
+        if share:
+            left.set(xlim=(-3, 103))
         left.set_yticks(list(places), names, parse_math=False)
         grid_lines(left, "x")
         if measured:

@@ -129,13 +129,24 @@ def read_sample(value: Any, where: str) -> OwnSample:
                 f"unknown name {shown(name)}; did you mean {difflib.get_close_matches(name, KNOWN[:3], 1)[0]!r}?"
             )
     for name in TEXTS:
-        if row.get(name) is not None and not isinstance(row[name], str) and not (name == "base" and _turns(row[name])):
+        if (
+            row.get(name) is not None
+            and not isinstance(row[name], str)
+            and not (name == "base" and is_conversation(row[name]))
+        ):
             raise wrong(f"{name!r} must be a text, got {shown(row[name])}.")
     texts = {name: (row.get(name) or "") for name in TEXTS}
     asked = row["prompt"]
     if isinstance(asked, Prompt):
+        if lacking := next(
+            (name for name in ("instruction", "context") if texts[name] and name not in asked.spans), ""
+        ):
+            raise wrong(
+                f"this prompt is finished, and has no span {lacking!r}: give it to ms.prompt(model, text, "
+                f"{lacking}={shown(texts[lacking])})."
+            )
         return OwnSample(where, asked, base=row.get("base"), kind=texts["kind"], given=MappingProxyType(row))
-    if not (isinstance(asked, str) and asked.strip()) and not _turns(asked):
+    if not (isinstance(asked, str) and asked.strip()) and not is_conversation(asked):
         raise wrong(
             f"'prompt' must be a text that is not empty, or messages with role and content, got {shown(asked)}."
         )
@@ -151,8 +162,8 @@ def _absent(value: Any) -> bool:
     return (isinstance(value, float) and math.isnan(value)) or type(value).__name__ in ("NAType", "NaTType")
 
 
-def _turns(value: Any) -> bool:
-    """Whether a value is a list of messages."""
+def is_conversation(value: Any) -> bool:
+    """Whether a value is a list of messages, each with the texts ``role`` and ``content``."""
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or not value:
         return False
     wanted = ("role", "content")

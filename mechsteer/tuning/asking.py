@@ -68,7 +68,7 @@ def capitals(q: Question) -> tuple[Body, str, str]:
 
 def last(q: Question) -> tuple[Body, str, str]:
     """The instruction after everything else."""
-    return _after(q.body, q.instruction), "", q.context
+    return _after(q.body, q.instruction, q.whole), "", q.context
 
 
 def repeated(q: Question) -> tuple[Body, str, str]:
@@ -97,11 +97,14 @@ def _each(body: Body, change: Callable[[str], str]) -> Body:
     return tuple({**turn, "content": change(str(turn["content"]))} for turn in body)
 
 
-def _after(body: Body, text: str) -> Body:
-    """With a text at the end of the question: of messages, of the user's last one."""
+def _after(body: Body, text: str, whole: Body | None = None) -> Body:
+    """With a text at the end of the question: of messages, of the user's last one, or as that where it is all of it."""
     if isinstance(body, str):
         return f"{body}\n\n{text}"
-    place = max(i for i, turn in enumerate(body) if turn["role"] == "user")
+    place = max((i for i, turn in enumerate(body) if turn["role"] == "user"), default=None)
+    answered = isinstance(whole, tuple) and whole[-1]["role"] == "user" and body[-1]["role"] == "assistant"
+    if place is None or answered:
+        return (*body, _turn("user", text))
     return tuple({**t, "content": f"{t['content']}\n\n{text}"} if i == place else t for i, t in enumerate(body))
 
 

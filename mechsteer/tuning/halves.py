@@ -52,9 +52,16 @@ def halves(task: Any, validation: Any = None, seed: int = 0) -> tuple[Any, Any]:
         if len(one.samples) < LEAST:
             raise MechsteerError(
                 f"{len(one.samples)} prompts to {what} are too few: {LEAST} are the least, and 10 and more say "
-                f"something. The task {task.name!r} has {len(task.samples)}."
+                f"something. The task {task.name!r} has {len(task.samples)}{_alike(task.samples)}."
             )
     return replace(first, samples=_ordered(first.samples, seed)), second
+
+
+def _alike(samples: Sequence[Any]) -> str:
+    """How few questions they ask, where that is not as many as they are."""
+    count = len(set(map(asked, samples)))
+    few = f", which ask {'one question' if count == 1 else f'{count} questions'}: what asks the same is on one side"
+    return few if count < len(samples) else ""
 
 
 def blocks(count: int) -> list[tuple[int, int]]:

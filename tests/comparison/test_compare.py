@@ -14,6 +14,8 @@ from pandas.testing import assert_frame_equal
 
 import mechsteer as ms
 from mechsteer.analysis.mcnemar import mcnemar
+from mechsteer.comparison import Comparison
+from mechsteer.comparison.findings import findings
 from mechsteer.comparison.methods import methods_of
 from mechsteer.comparison.summary import score_column, summarise
 from mechsteer.html_report.changes import changes
@@ -149,6 +151,27 @@ def test_marked_changes_hold_both_texts(before: str, after: str) -> None:
 def test_changes_by_hand() -> None:
     assert changes("The sky is blue.", "The sky is RED & blue.") == "The sky is <ins>RED &amp; </ins>blue."
     assert changes("a b", "a c") == "a <del>b</del><ins>c</ins>" and changes("x", "x") == "x"
+
+
+def test_a_score_that_is_no_share_is_in_no_percent() -> None:
+    rows = pd.DataFrame(
+        {
+            "name": ["a"] * 3 + ["b"] * 3,
+            "sample": [0, 1, 2] * 2,
+            "prompt": ["why", "who", "how"] * 2,
+            "output": ["so", "he", "by car", "it is so", "she", "slowly"],
+            "adherence": [12.0, 14.0, 11.0, 13.0, 15.0, 10.0],
+        }
+    )
+    found = Comparison(rows, summarise(rows, "adherence", {}), "adherence")
+    low, high = found.summary.loc[0, ["adherence_low", "adherence_high"]]
+    ends = f"{low:.3g} to {high:.3g}"
+    assert findings(found.summary)[0] == f"a: adherence 12.3 (95 % interval {ends}) on 3 prompts."
+    assert f">{ends}<" in found._repr_html_() and "12.3 %" not in found._repr_html_()
+    axes = found.plot().axes[0]
+    assert "%" not in axes.get_xlabel() and axes.get_xlim()[0] < low and high < axes.get_xlim()[1] < 103
+    alone = summarise(rows[rows["sample"] == 0], "adherence", {})
+    assert "one value has no interval" in findings(alone)[0]
 
 
 def test_the_figure(model: Any, task: Any) -> None:

@@ -109,6 +109,13 @@ def test_what_cannot_be_diagnosed_is_said(model: Any) -> None:
         ms.diagnose(model, task, score="loud")
 
 
+def test_scores_may_be_called_like_columns_of_its_tables(model: Any) -> None:
+    samples = [{"prompt": f"about q{n} ?", "instruction": "please"} for n in (1, 2)]
+    task = ms.task(samples, lambda text, sample: {"case": True, "arm": 3.0, "group": False}, max_new_tokens=2)
+    answers = ms.diagnose(model, task, score="case").tables["answers"]
+    assert answers["case"].tolist() == [0, 1] * 2 and set(answers["group"]) == {"as asked"} and answers["passed"].all()
+
+
 def test_one_prompt_gives_no_evidence(model: Any) -> None:
     task = ms.task([{"prompt": "about q1 ?", "instruction": "please"}], "uppercase", max_new_tokens=2)
     found = ms.diagnose(model, task)

@@ -105,6 +105,12 @@ def test_a_finished_prompt_and_one_without_an_instruction(tiny: Callable[..., An
     for sample in (given, "the cat"):
         with pytest.raises(MechsteerError, match="Sample 0: nobody knows this prompt without its instruction"):
             ms.task([sample], check="lowercase").pairs(model)
+    for name, text in (("instruction", SAID), ("context", "a dog")):
+        with pytest.raises(
+            MechsteerError, match=f"Sample 0: this prompt is finished, and has no span {name!r}: give it"
+        ):
+            ms.task([{"prompt": ms.prompt(model, "the cat"), name: text}], check="lowercase")
+    assert ms.task([{"prompt": given, "instruction": SAID}], check="lowercase").prompts(model) == [given]
 
 
 def test_rows_of_evaluate(tiny: Callable[..., Any]) -> None:

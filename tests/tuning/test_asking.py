@@ -46,6 +46,33 @@ def test_the_instruction_goes_where_the_name_says(form: str, model: Any) -> None
         assert "<!!->" not in one and "the cat" in one
 
 
+TURNS: dict[str, tuple[list[tuple[str, str]], list[tuple[str, str]]]] = {
+    "all of the last message": (
+        [("user", "the cat"), ("assistant", "a dog"), ("user", ASK)],
+        [("user", "the cat"), ("assistant", "a dog"), ("user", ASK)],
+    ),
+    "an answer that is begun": (
+        [("user", f"{ASK} the cat"), ("assistant", "a dog")],
+        [("user", f"the cat {ASK}"), ("assistant", "a dog")],
+    ),
+    "no message of the user": (
+        [("system", f"{ASK} the cat"), ("assistant", "a dog")],
+        [("system", "the cat"), ("assistant", "a dog"), ("user", ASK)],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TURNS)
+def test_the_instruction_comes_last_in_a_conversation(case: str) -> None:
+    given, wanted = TURNS[case]
+    turns = [{"role": role, "content": text} for role, text in given]
+    task = reworded(ms.task([{"prompt": turns, "instruction": ASK}], "uppercase"), "last", WORDINGS["instruction last"])
+    assert task is not None
+    body, *rest = task.asked[0]
+    assert [(turn["role"], " ".join(turn["content"].split())) for turn in body] == wanted  # type: ignore[union-attr,index]
+    assert rest == ["", ""]
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_worked_examples_go_before(form: str, model: Any, tiny: Callable[..., Any]) -> None:
     task = ms.task([FORMS[form]], "uppercase")

@@ -62,6 +62,22 @@ def test_too_few_prompts_are_named(count: int, said: str) -> None:
         halves(own(count))
 
 
+def test_that_prompts_ask_the_same_is_said_where_they_are_too_few() -> None:
+    def same(*questions: str) -> Any:
+        asked = [{"prompt": one, "instruction": f"Say {word}."} for one in questions for word in ("a", "b", "c")]
+        return ms.task(asked, "lowercase")
+
+    for task, said in (
+        (same("Why?"), r"^0 prompts to choose on .* has 3, which ask one question: what asks the same is on one side"),
+        (same("Why?"), r"one side\.$"),
+    ):
+        with pytest.raises(ms.MechsteerError, match=said):
+            halves(task)
+    assert [len(half.samples) for half in halves(same("Why?", "Who?"))] == [3, 3]
+    with pytest.raises(ms.MechsteerError, match=r"The task 'lowercase' has 3\.$"):
+        halves(ms.task(["a", "b", "c"], "lowercase"))
+
+
 def test_a_task_that_writes_nothing_is_refused() -> None:
     with pytest.raises(ms.MechsteerError, match="whose answers are generated"):
         halves(ms.tasks)

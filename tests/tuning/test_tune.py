@@ -150,6 +150,13 @@ def test_the_page_is_made_again_from_what_was_saved(found: Any, tmp_path: Path) 
     assert repage(tmp_path).read_text("utf-8") == text and "ms.tune(ms.load(" in text
 
 
+def test_what_another_tuning_left_in_the_folder_is_not_taken_for_its_own(found: Any, tmp_path: Path) -> None:
+    for name in ("intervention.safetensors", "examples.parquet", "examples.csv"):
+        (tmp_path / name).touch()
+    replace(found, way=Way(strategy=ms.Directer()), examples=None).save(tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.stem in ("intervention", "examples")]
+
+
 def test_cells_of_the_map_have_answers(found: Any, tmp_path: Path) -> None:
     table = found.examples
     layered = found.curve[(found.curve["layer"] >= 0) & (found.curve["n"] > 0)]
