@@ -1,22 +1,17 @@
-"""Samples of one's own: from texts, messages, dicts and files to prompts with spans."""
+"""Samples of one's own: from texts, messages and dicts to prompts with spans."""
 
-import csv
 import difflib
-import io
 import math
-import os
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from mechsteer.errors import MechsteerError, shown
-from mechsteer.files import json_value, read_text, repeated
 from mechsteer.prompts import Prompt
 from mechsteer.prompts import prompt as make_prompt
 from mechsteer.prompts.tags import parse_tags
-from mechsteer.tasks.checks import TEXT_ARGUMENTS, Spec
+from mechsteer.tasks.checks import Spec
 from mechsteer.tasks.spans import added, is_tagged, mark, tagged, tagged_texts, untagged, without_tagged
 
 TEXTS = ("instruction", "context", "base", "kind")
@@ -85,6 +80,8 @@ class OwnSample:
         """
         if with_instruction:
             return self._asked(model)
+        if self.base is None and self.instructions:
+            raise MechsteerError("nothing is left of this prompt without its instruction; give 'base'.")
         if self.base is None:
             raise MechsteerError(
                 "nobody knows this prompt without its instruction; give 'instruction' or 'base', or mark the "
@@ -179,7 +176,7 @@ def _with_spans(where: str, asked: Any, texts: Mapping[str, Any], base: Any) -> 
     if not isinstance(asked, str):
         return _of_messages(where, asked, instruction, context, base, kind)
     outside, marked = instruction if instruction and instruction not in asked else "", False
-    if is_tagged(asked):
+    if tagged_texts(asked):
         if instruction and not outside:
             raise MechsteerError("the instruction is given and marked with tags too; do one of them.")
         left = without_tagged(asked) if not outside else untagged(asked)
@@ -187,119 +184,87 @@ def _with_spans(where: str, asked: Any, texts: Mapping[str, Any], base: Any) -> 
         asked = tagged(asked, instruction)
         left, marked = without_tagged(asked), True
     elif isinstance(base, str) and base.strip() and not instruction:
-        asked, left, marked = mark(asked, added(asked, base)), base, True
+        asked, left, marked = _beyond(asked, base), base, True
     else:
-        left = asked if outside else ""
+        left = untagged(asked) if outside else ""
     return OwnSample(where, asked, outside, context, base or left or None, kind, marked=marked)
+
+
+def _beyond(text: str, base: str) -> str:
+    """The text with what it says beyond its base in tags.
+
+    Raises:
+        MechsteerError: for one with tags of another meaning, which would lie inside of these.
+    """
+    if is_tagged(text):
+        raise MechsteerError(
+            "beside the tags that are there, mark the instruction with tags too: 'base' cannot say it."
+        )
+    return mark(text, added(text, base))
 
 
 def _of_messages(where: str, asked: Any, instruction: str, context: str, base: Any, kind: str) -> OwnSample:
     """Messages: the instruction is in one of them, or goes before the last one of the user."""
     turns = [dict(turn) for turn in asked]
     holding = [i for i, turn in enumerate(turns) if instruction and instruction in turn["content"]]
-    if context and not any(context in turn["content"] for turn in turns):
-        _before(turns, context)
-    left = [dict(turn) for turn in turns]
-    marked = [i for i, turn in enumerate(turns) if is_tagged(turn["content"])]
-    for i in marked:
-        left[i]["content"] = without_tagged(turns[i]["content"])
+    marked = [i for i, turn in enumerate(turns) if tagged_texts(turn["content"])]
     if len(holding) > 1:
         raise MechsteerError(
             f"the instruction {shown(instruction)} stands in {len(holding)} messages; mark one with tags."
         )
-    ours = bool(holding and not marked)
-    if ours:
+    beyond = base is not None and not (instruction or marked) and _mark_beyond(turns, base)
+    _hold(turns, context)
+    left = [dict(turn) for turn in turns]
+    for i in marked:
+        left[i]["content"] = without_tagged(turns[i]["content"])
+    ours = beyond or bool(holding and not marked)
+    if holding and not marked:
         (place,) = holding
         turns[place]["content"] = tagged(turns[place]["content"], instruction)
         left[place]["content"] = without_tagged(turns[place]["content"])
     elif instruction and not holding:
         ours = not marked
         _before(turns, tagged(instruction, instruction))
+    if isinstance(base, tuple):
+        base = [dict(turn) for turn in base]
+        _hold(base, context)
+        base = tuple(base)
     known = bool(holding or marked or instruction)
-    instruction = ""
     kept = tuple(turn for turn in left if turn["content"].strip())
-    return OwnSample(where, tuple(turns), instruction, context, base or (kept if known else None), kind, marked=ours)
+    return OwnSample(where, tuple(turns), "", context, base or (kept if known else None), kind, marked=ours)
+
+
+def _hold(turns: list[dict[str, Any]], context: str) -> None:
+    """Let the messages hold the context, where they do not."""
+    if context and not any(context in turn["content"] for turn in turns):
+        _before(turns, context)
+
+
+def _mark_beyond(turns: list[dict[str, Any]], base: Any) -> bool:
+    """Mark what messages say beyond their base: in the turns that both have, word by word; the others are all of it."""
+    theirs = [{"role": "user", "content": base}] if isinstance(base, str) else base
+    roles = [[turn["role"] for turn in one] for one in (turns, theirs)]
+    if isinstance(base, str):  # of a text, the last turn of the user
+        roles[0] = ["user" if i == _last_user(turns) else "" for i in range(len(turns))]
+    found = False
+    for kind, start, end, first, _ in difflib.SequenceMatcher(None, *roles, autojunk=False).get_opcodes():
+        for i in range(start, end):
+            text = turns[i]["content"]
+            if kind == "equal":
+                turns[i]["content"] = _beyond(text, theirs[first + i - start]["content"])
+            elif not isinstance(base, str):
+                turns[i]["content"] = mark(text, [(0, len(text))])
+            found = found or turns[i]["content"] != text
+    return found
+
+
+def _last_user(turns: Sequence[Mapping[str, Any]]) -> int | None:
+    return max((i for i, turn in enumerate(turns) if turn["role"] == "user"), default=None)
 
 
 def _before(turns: list[dict[str, Any]], text: str) -> None:
     """Put a part before the last message of the user."""
-    place = max((i for i, turn in enumerate(turns) if turn["role"] == "user"), default=None)
+    place = _last_user(turns)
     if place is None:
-        raise MechsteerError(f"no message of the user could hold {shown(text)}.")
+        raise MechsteerError(f"no message of the user could hold {shown(untagged(text))}.")
     turns[place]["content"] = f"{text}\n\n{turns[place]['content']}"
-
-
-# ------------------------------------------------------------------------------------------------ files
-
-
-def read_samples(path: str | os.PathLike[str]) -> list[OwnSample]:
-    """The samples of a JSONL file (one object or text a line) or a CSV file (its first line names the columns).
-
-    In a CSV file, an empty cell is an absent value, and a cell that is a JSON value (a number, a list, ``true``) is
-    that value where it is an argument of the check, but not where a check by name takes a text there (``contains``).
-
-    Raises:
-        MechsteerError: if the file is missing or cannot be read, with the line that is broken.
-    """
-    source = Path(path)
-    if source.suffix.lower() not in (".jsonl", ".csv", ".ndjson"):
-        raise MechsteerError(
-            f"{shown(str(source))} must be a .jsonl or .csv file; prompts themselves are given as a list, "
-            "ms.task([...])."
-        )
-    text = read_text(source, "text")
-    rows = _csv(source, text) if source.suffix.lower() == ".csv" else _jsonl(source, text)
-    made = [read_sample(value, f"{source}, line {number}") for number, value in rows]
-    if not made:
-        raise MechsteerError(f"{source} has no prompts.")
-    return made
-
-
-def _jsonl(source: Path, text: str) -> list[tuple[int, Any]]:
-    rows = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                rows.append((number, json_value(line, once=True)))
-            except ValueError as error:
-                raise MechsteerError(f"{source}, line {number}: not JSON ({error}).") from None
-    return rows
-
-
-def _csv(source: Path, text: str) -> list[tuple[int, Any]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)  # which breaks lines where an editor does
-    header: list[str] = []
-    rows, line = [], 1
-    try:
-        for fields in reader:
-            if fields and not header:
-                header = [name.strip() for name in fields]
-                if twice := next((name for name in header if header.count(name) > 1), None):
-                    raise MechsteerError(f"{source} has the column {twice!r} twice.")
-            elif fields:
-                if len(fields) != len(header):
-                    raise MechsteerError(
-                        f"{source}, line {line}: {len(fields)} fields, but the header has {len(header)}."
-                    )
-                cells = zip(header, fields, strict=True)
-                rows.append((line, {name: _cell(name, cell) for name, cell in cells if cell.strip()}))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise MechsteerError(f"{source}, line {line}: not readable as CSV ({error}).") from None
-    if again := repeated(header):
-        raise MechsteerError(f"{source} has the column {shown(again)} twice.")
-    if "prompt" not in header:
-        other = next((name for name in (";", "\t") if len(header) == 1 and name in header[0]), None)
-        hint = f" Its fields must be separated by commas, not by {other!r}." if other else ""
-        raise MechsteerError(f"{source} lacks the column 'prompt'; it has {', '.join(header) or 'nothing'}.{hint}")
-    return rows
-
-
-def _cell(name: str, cell: str) -> Any:
-    if name in KNOWN or name == "check":
-        return cell
-    try:
-        value = json_value(cell)
-    except ValueError:
-        return cell
-    return cell if name in TEXT_ARGUMENTS and not isinstance(value, str) else value

@@ -31,7 +31,8 @@ from mechsteer.prompts import Prompt
 from mechsteer.tasks.answered import answered
 from mechsteer.tasks.check_identity import identity_of
 from mechsteer.tasks.checks import Scores, Spec, spec
-from mechsteer.tasks.own_samples import OwnSample, read_sample, read_samples
+from mechsteer.tasks.own_samples import OwnSample, read_sample
+from mechsteer.tasks.sample_files import read_samples
 from mechsteer.tasks.splits import half, of_kind
 
 if TYPE_CHECKING:

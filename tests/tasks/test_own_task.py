@@ -92,6 +92,41 @@ def test_messages(where: str, tiny: Callable[..., Any]) -> None:
         assert torch.equal(marked.tokens, with_it.tokens) and torch.equal(plain.tokens, without.tokens)
 
 
+@pytest.mark.parametrize("where", [where for where in TURNS if where != "in none"])
+@pytest.mark.parametrize("context", [None, "a red house"])
+def test_what_messages_say_beyond_their_base_is_the_instruction(
+    where: str, context: str | None, tiny: Callable[..., Any]
+) -> None:
+    model, turns = tiny("llama-gqa", chat=True), TURNS[where]
+    left = [turn | {"content": turn["content"].replace(SAID, "").strip(" ,")} for turn in turns]
+    base = [turn for turn in left if turn["content"]]
+    forms = [base, "the cat sat"] if where == "in the user's" else [base]
+    for given in forms:
+        task = ms.task([{"prompt": turns, "base": given, "context": context}], check="lowercase")
+        ((with_it, without),) = task.pairs(model)
+        assert spoken(with_it, "instruction")[-3:] == SAID.split() and "cat" not in spoken(with_it, "instruction")
+        assert "capitals" not in without.text and without.text.count("the cat sat") == 1
+        for made in (with_it, without):
+            assert ("context" in made.spans) == (context is not None)
+
+
+def test_tags_of_influence_are_no_instruction(tiny: Callable[..., Any]) -> None:
+    model, asked = tiny("llama-gqa"), "<?-> the cat <-?> sat . answer in red"
+    with pytest.raises(MechsteerError, match="nobody knows this prompt without"):
+        ms.task([asked], "lowercase").pairs(model)
+    ((made, bare),) = ms.task([{"prompt": asked, "instruction": "answer in red"}], "lowercase").pairs(model)
+    assert spoken(made, "instruction") == "answer in red".split() and spoken(made, "influence") == ["the", "cat"]
+    assert bare.text == "the cat sat ."
+    with pytest.raises(MechsteerError, match="mark the instruction with tags too"):
+        ms.task([{"prompt": asked, "base": "the cat sat ."}], "lowercase")
+
+
+def test_what_is_all_instruction_has_no_form_without(tiny: Callable[..., Any]) -> None:
+    task = ms.task([{"prompt": SAID, "instruction": SAID}], "lowercase")
+    with pytest.raises(MechsteerError, match="nothing is left of this prompt without its instruction; give 'base'"):
+        task.pairs(tiny("llama-gqa"))
+
+
 def test_base_may_differ_in_small_things(tiny: Callable[..., Any]) -> None:
     text = "write a quote , in capitals , on the cat . answer in red , in blue ."
     (made,) = ms.task([{"prompt": text, "base": "write a quote on the cat ."}], check="lowercase").prompts(tiny("gpt2"))
@@ -167,6 +202,15 @@ def test_texts_that_look_like_numbers_stay_texts_where_a_check_takes_texts(tmp_p
         "keywords": ["a", "b"],
     }
     assert ms.task(path, "contains").scores(sample, "It was in 1905.") == {"adherence": True}
+
+
+def test_a_csv_file_has_messages_as_json(tmp_path: Path) -> None:
+    turns, line = TURNS["in the system's"], "[1, 2] is a list"
+    table = pd.DataFrame({"prompt": [json.dumps(turns), line], "base": [json.dumps(turns[1:]), ""]})
+    table.to_csv(tmp_path / "own.csv", index=False)
+    found = ms.task(tmp_path / "own.csv", "lowercase").samples
+    assert found[1].asked == line and found[0].base == tuple(turns[1:])
+    assert found[0].asked == ms.task([{"prompt": turns, "base": turns[1:]}], "lowercase").samples[0].asked
 
 
 def test_a_file_that_is_not_utf_8_is_told_so(tmp_path: Path) -> None:
