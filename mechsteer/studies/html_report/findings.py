@@ -67,12 +67,18 @@ def _sentence(rows: list[dict[Any, Any]], measure: str, labels: list[str]) -> st
     start = next((row for row in known if _is_start(row, labels)), None)
     if len(known) > 1 and top[measure] == low[measure]:
         return f"{worded(measure).capitalize()} is the same in all rows: {_value(top, measure)}."
-    said = f"{worded(measure).capitalize()} is highest with {_name(top, labels)}: {_value(top, measure)}"
+    said = f"{worded(measure).capitalize()} is highest {_with(top, labels)}: {_value(top, measure)}"
     if start is not None and start is not top:
         said += f", where {_name(start, labels)} has {_value(start, measure)}"
     if low is not top and low is not start:
-        said += f"; lowest with {_name(low, labels)}: {_value(low, measure)}"
+        said += f"; lowest {_with(low, labels)}: {_value(low, measure)}"
     return f"{said}."
+
+
+def _with(row: Mapping[Any, Any], labels: list[str]) -> str:
+    """The name of a row after its preposition; some names begin with one."""
+    name = _name(row, labels)
+    return f"in “{name}”" if name.startswith("with") else f"with {name}"
 
 
 def _is_start(row: Mapping[Any, Any], labels: list[str]) -> bool:

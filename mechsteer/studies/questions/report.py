@@ -45,7 +45,7 @@ def report(result: Result) -> str:
 def found(summary: "pd.DataFrame") -> dict[str, list[str]]:
     """What was found, by question."""
     return {
-        QUESTIONS[str(question)]: [sentence(row).removeprefix("- ") for row in claims.to_dict("records")]
+        QUESTIONS[str(question)]: [sentence(row) for row in claims.to_dict("records")]
         for question, claims in summary.groupby("question", sort=False)
     }
 
@@ -57,5 +57,6 @@ def sentence(row: Mapping[Any, Any]) -> str:
         number = "not defined"
     else:
         number = f"{row['estimate']:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}] {row['unit']}"
-    note = f" ({row['note']})" if row["note"] else ""
-    return f"- {'Shown' if row['shown'] else 'Not shown'}: {row['claim']}: {number}{note}."
+    said = row["note"] if isinstance(row["note"], str) else ""
+    note = f" ({said})" if said else ""
+    return f"{'Shown' if row['shown'] else 'Not shown'}: {row['claim']}: {number}{note}."

@@ -37,3 +37,8 @@ def test_no_bias_is_where_a_bias_starts() -> None:
 def test_equal_rows_have_no_highest() -> None:
     table = pd.DataFrame({"delta": [0.0, 2.0], "score_percent": [10.0, 10.0]})
     assert findings(table) == ["Score is the same in all rows: 10.0 %."]
+
+
+def test_names_that_begin_with_a_preposition_are_quoted() -> None:
+    table = pd.DataFrame({"setting": ["with notes", "near"], "score_percent": [10.0, 20.0]})
+    assert findings(table) == ["Score is highest with near: 20.0 %; lowest in “with notes”: 10.0 %."]

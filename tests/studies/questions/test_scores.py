@@ -50,11 +50,11 @@ def test_the_prompts_of_a_topic_are_one_sample() -> None:
 @pytest.mark.parametrize(
     ("found", "reference", "beginning"),
     [
-        ((5.0, 1.0, 9.0), 0.0, "- Shown: it gains: 5.0 [1.0, 9.0] points (n)."),
-        ((-5.0, -9.0, -1.0), 0.0, "- Shown: it gains: -5.0 [-9.0, -1.0] points (n)."),
-        ((5.0, -1.0, 9.0), 0.0, "- Not shown: it gains: 5.0 [-1.0, 9.0] points (n)."),
-        ((0.9, 0.8, 0.99), 1.0, "- Shown: it gains: 0.9 [0.8, 1.0] points (n)."),
-        ((float("nan"),) * 3, 0.0, "- Not shown: it gains: not defined (n)."),
+        ((5.0, 1.0, 9.0), 0.0, "Shown: it gains: 5.0 [1.0, 9.0] points (n)."),
+        ((-5.0, -9.0, -1.0), 0.0, "Shown: it gains: -5.0 [-9.0, -1.0] points (n)."),
+        ((5.0, -1.0, 9.0), 0.0, "Not shown: it gains: 5.0 [-1.0, 9.0] points (n)."),
+        ((0.9, 0.8, 0.99), 1.0, "Shown: it gains: 0.9 [0.8, 1.0] points (n)."),
+        ((float("nan"),) * 3, 0.0, "Not shown: it gains: not defined (n)."),
     ],
 )
 def test_a_sentence_says_whether_it_is_shown(found: tuple[float, ...], reference: float, beginning: str) -> None:
