@@ -117,8 +117,8 @@ def compare(
         progress: Show bars.
 
     Raises:
-        MechsteerError: for no methods, a value that is none of these, one that does not fit the model, or a score that
-            is not there; before anything is generated.
+        MechsteerError: for no methods, a value that is none of these or one that does not fit the model, before
+            anything is generated; and for a score that is not there, after the first method.
 
     Example:
         >>> ms.compare(model, task, {"unsteered": None, "GUIDE 1": ms.attention_bias(delta=1.0)}).plot()
@@ -126,18 +126,18 @@ def compare(
     import pandas as pd
 
     chosen = {name: _method(model, name, value) for name, value in _named(methods).items()}
-    tables, seconds = [], {}
+    tables, seconds, column = [], {}, ""
     for name, (steer, strategy) in chosen.items():
         folder = None if out is None else Path(out) / _folder(name)
         first = tables[0] if tables and "output" in tables[0] else None
         table, took = timed(Run(model, task, steer, strategy, batch_size, quality, progress), folder, first)
         seconds[name] = took
+        column = column or score_column(table, score)
         table.insert(0, "name", name)
         tables.append(table)
     rows = pd.concat(tables, ignore_index=True)
     if "changed" in rows:
         rows["changed"] = rows["changed"].eq(True)
-    column = score_column(tables[0], score)
     return Comparison(rows, summarise(rows, column, seconds), column)
 
 

@@ -14,7 +14,7 @@ from pandas.testing import assert_frame_equal
 
 import mechsteer as ms
 from mechsteer.analysis.mcnemar import mcnemar
-from mechsteer.comparison import Comparison
+from mechsteer.comparison import Comparison, compare_run
 from mechsteer.comparison.findings import findings
 from mechsteer.comparison.methods import methods_of
 from mechsteer.comparison.summary import score_column, summarise
@@ -207,6 +207,21 @@ def test_the_score_that_counts(model: Any, task: Any) -> None:
     assert score_column(rows.assign(strict=True, adherence=False), None) == "adherence"
     with pytest.raises(ms.MechsteerError, match="Did you mean 'long'"):
         score_column(rows, "lon")
+
+
+def test_a_score_that_is_not_there_is_named_after_the_first_method(
+    model: Any, task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def timed(run: Any, *more: Any) -> tuple[pd.DataFrame, float]:
+        asked.append(run.steer)
+        return pd.DataFrame({"output": ["x"], "adherence": [True]}), 1.0
+
+    monkeypatch.setattr(compare_run, "timed", timed)
+    with pytest.raises(ms.MechsteerError, match="no score 'adherense'"):
+        ms.compare(model, task, methods(), score="adherense")
+    assert len(asked) == 1
 
 
 def test_methods_by_name(tmp_path: Path) -> None:
