@@ -17,7 +17,7 @@ from mechsteer.diagnosis.verdict import (
     TRUNCATED,
     UNKNOWN,
 )
-from mechsteer.diagnosis.wording import beside, p_value, percent
+from mechsteer.diagnosis.wording import beside, ends, p_value, percent
 
 MEANINGS = {
     TRUNCATED: "The model does not read the instruction of most prompts.",
@@ -65,7 +65,7 @@ def _how_often(facts: Facts) -> Iterator[Finding]:
         one = facts.without
         says = NONE if not one.p < LEVEL else ABOVE if one.broken > one.repaired else BELOW
         tail = "" if says != NONE else ", no evidence that the instruction makes a difference"
-        only = f"{one.broken} prompts with it only, {one.repaired} without it only, p = {p_value(one.p)}{tail}"
+        only = f"{one.broken} prompts with it only, {one.repaired} without it only, {p_value(one.p)}{tail}"
         yield Finding("how often", says, f"Without the instruction the check passes: {percent(one.passed)}; {only}.")
 
 
@@ -93,7 +93,7 @@ def _pushes(facts: Facts) -> Iterator[Finding]:
 
 def _told(one: Better) -> str:
     spoilt = f", {100 * one.collapsed:.0f} % of the answers collapsed" if one.collapsed else ""
-    change = f"{one.repaired} repaired, {one.broken} broken, p = {p_value(one.p)}"
+    change = f"{one.repaired} repaired, {one.broken} broken, {p_value(one.p)}"
     return f"followed {percent(one.followed)}{spoilt}; {change}{'' if one.helps else ': no evidence that it helps'}"
 
 
@@ -136,7 +136,7 @@ def _decodable(facts: Facts) -> Iterator[Finding]:
     start = f"A linear probe at layer {found.layer} tells prompts with the instruction from those without: {accuracy}"
     left = "; so it need not have come by attention to it" if found.cut > found.accuracy - 0.1 else ""
     tail = left if found.says == ABOVE else "; no evidence that it can be decoded, which is not evidence that it cannot"
-    yield Finding("decodable", found.says, f"{start}; {controls}; p = {p_value(found.p)}{tail}.")
+    yield Finding("decodable", found.says, f"{start}; {controls}; {p_value(found.p)}{tail}.")
 
 
 def _cut(facts: Facts) -> Iterator[Finding]:
@@ -150,6 +150,6 @@ def _cut(facts: Facts) -> Iterator[Finding]:
         )
         pull = facts.pull[name]
         if pull.n and not math.isnan(pull.value):
-            known = f"95 % interval {pull.low:.2g} to {pull.high:.2g}, {pull.n} prompts, p = {p_value(pull.p)}"
+            known = f"{ends(pull)}, {pull.n} prompts, {p_value(pull.p)}"
             none = "" if pull.says != NONE else "; no evidence that it speaks for following there"
             yield Finding("cut", pull.says, f"In {where} it adds {pull.value:+.2g} nats to following ({known}{none}).")

@@ -6,7 +6,7 @@ from mechsteer.diagnosis.evidence import ABOVE, BELOW, NONE, Compared
 from mechsteer.diagnosis.finding import Finding
 from mechsteer.diagnosis.findings import OTHER
 from mechsteer.diagnosis.supporting import Split, Supporting
-from mechsteer.diagnosis.wording import beside, p_value, shift
+from mechsteer.diagnosis.wording import beside, ends, p_value, shift
 
 
 def supporting_findings(found: Supporting | None) -> list[Finding]:
@@ -38,7 +38,7 @@ def _split(one: Split) -> str:
     what = one.measure if one.layer is None else f"{one.measure} at layer {one.layer}"
     numbers = f"{one.followed:.3g} in the {one.n_followed} followed prompts, {one.ignored:.3g} in the {one.n_ignored}"
     tail = "" if one.differs else ", no evidence that they differ"
-    return f"{what[0].upper()}{what[1:]}: {numbers} ignored ones (medians; p = {p_value(one.p)}{tail})."
+    return f"{what[0].upper()}{what[1:]}: {numbers} ignored ones (medians; {p_value(one.p)}{tail})."
 
 
 def _influence(found: Supporting) -> Iterator[Finding]:
@@ -57,7 +57,7 @@ def _lens(found: Supporting) -> Iterator[Finding]:
     if ahead:
         best = max(ahead, key=lambda layer: found.lens[layer].value - found.lens[layer].control)  # type: ignore[index]
         one = found.lens[best]
-        there = f"it is ahead at layer {best}: {_logits(one)}, p = {p_value(one.p)}"
+        there = f"it is ahead at layer {best}: {_logits(one)}, {p_value(one.p)}"
         yield Finding("lens", ABOVE, f"Logit lens, {last.n} prompts, {end}; {there}.")
     else:
         none = "no evidence that it is ahead at any layer before, and a blank lens is not evidence of absence"
@@ -65,7 +65,7 @@ def _lens(found: Supporting) -> Iterator[Finding]:
 
 
 def _logits(one: Compared) -> str:
-    return f"{one.value - one.control:+.2g} logits ({one.low:.2g} to {one.high:.2g}, 95 % interval)"
+    return f"{one.value - one.control:+.2g} logits ({ends(one)})"
 
 
 def _sinks(found: Supporting) -> Iterator[Finding]:

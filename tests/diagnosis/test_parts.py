@@ -18,6 +18,7 @@ from mechsteer.diagnosis.findings import findings_of
 from mechsteer.diagnosis.formats import formats_for
 from mechsteer.diagnosis.measures.windows import CONTROLS, FIRST_TOKEN, windowed
 from mechsteer.diagnosis.verdict import CAUSES, cause_of
+from mechsteer.diagnosis.wording import beside
 from mechsteer.stats import Interval, share_interval
 from tests.planted import CHAT, OTHER_CHAT, tokenizer
 
@@ -97,6 +98,15 @@ def test_a_control_is_named_before_its_interval() -> None:
     said = {one.about: one.sentence for one in findings_of(facts)}
     assert "against 0 for other text of its length (difference 0 to 2, 95 % interval; 5 of 12 above" in said["attended"]
     assert said["attended"].endswith("no evidence of a difference).")
+
+
+def test_one_prompt_has_no_interval_and_small_p_values_are_named_once() -> None:
+    assert beside(compared([0.5], [0.25]), "elsewhere") == (
+        "against 0.25 elsewhere (difference +0.25, without an interval; "
+        "1 of 1 above, p = 1, no evidence of a difference)"
+    )
+    said = beside(compared([0.5 + 0.01 * k for k in range(30)], [0.25] * 30), "elsewhere")
+    assert said.endswith("30 of 30 above, p < 0.0001)")
 
 
 @settings(deadline=None, max_examples=40)
