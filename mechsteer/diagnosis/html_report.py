@@ -51,7 +51,7 @@ def report_of(found: Any, command: str = "") -> Report:
     """What the page of a :class:`mechsteer.diagnosis.Diagnosis` says; ``command`` made it, where a terminal did."""
     tables = {name: table for name, table in found.tables.items() if name not in ("findings", "answers")}
     answers = found.tables.get("answers")
-    samples = None if answers is None else samples_of(answers, "arm", verdict_of(answers), key=("case",))
+    samples = None if answers is None else samples_of(answers, "arm", verdict_of(answers, "passed"), key=("case",))
     return Report(
         title=f"Diagnosis of {found.title}",
         asked=[

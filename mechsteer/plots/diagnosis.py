@@ -39,7 +39,8 @@ def diagnosis_figure(tables: "Mapping[str, pd.DataFrame]") -> "Figure":
         for axes in (left, middle):
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         for axes in (left, middle, right):
-            axes.legend()
+            if axes.get_legend_handles_labels()[0]:  # few prompts have no probes
+                axes.legend()
     return made
 
 

@@ -10,6 +10,7 @@ import pytest
 from pandas.testing import assert_frame_equal
 
 import mechsteer as ms
+from mechsteer.diagnosis.html_report import report_of
 from mechsteer.diagnosis.measures import tables as measures
 from mechsteer.errors import MechsteerError
 from tests.planted import PLANTS, planted_task, varied, write_plant
@@ -112,14 +113,18 @@ def test_what_cannot_be_diagnosed_is_said(model: Any) -> None:
 def test_scores_may_be_called_like_columns_of_its_tables(model: Any) -> None:
     samples = [{"prompt": f"about q{n} ?", "instruction": "please"} for n in (1, 2)]
     task = ms.task(samples, lambda text, sample: {"case": True, "arm": 3.0, "group": False}, max_new_tokens=2)
-    answers = ms.diagnose(model, task, score="case").tables["answers"]
+    found = ms.diagnose(model, task, score="case")
+    answers = found.tables["answers"]
     assert answers["case"].tolist() == [0, 1] * 2 and set(answers["group"]) == {"as asked"} and answers["passed"].all()
+    shown = report_of(found).samples
+    assert shown is not None and all(said.startswith("followed") for row in shown.answers for _, said, _ in row)
 
 
 def test_one_prompt_gives_no_evidence(model: Any) -> None:
     task = ms.task([{"prompt": "about q1 ?", "instruction": "please"}], "uppercase", max_new_tokens=2)
     found = ms.diagnose(model, task)
     assert found.cause == "no evidence" and "1 ignored prompts are too few" in found.verdict
+    assert found.plot().axes[1].get_legend() is None
     assert all(one.says in ("no evidence", "measured") for one in found.findings[1:])
 
 
