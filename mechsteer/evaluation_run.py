@@ -14,7 +14,7 @@ from mechsteer.decoding.watched import Watched
 from mechsteer.errors import positive_int
 from mechsteer.files import writable_dir, write_record
 from mechsteer.identity import cell_key
-from mechsteer.quality.columns import asked_of, surprise_columns, text_columns, token_columns
+from mechsteer.quality.columns import as_numbers, asked_of, surprise_columns, text_columns, token_columns
 from mechsteer.resumable import Parts
 from mechsteer.steering import Intervention
 
@@ -94,7 +94,7 @@ class Run:
             table["sample"] += first
         extra = self._quality(table, watched, task)
         new = {name: values for name, values in extra.items() if name not in table}
-        return table.assign(**new, **{SECONDS: seconds / max(1, len(table))})
+        return as_numbers(table.assign(**new, **{SECONDS: seconds / max(1, len(table))}))
 
     def _quality(self, table: "pd.DataFrame", watched: Watched, task: Any) -> dict[str, list[Any]]:
         if "output" not in table:
@@ -134,7 +134,7 @@ def _kept(run: Run, out: Path, total: int) -> "pd.DataFrame":
             return table
 
         table, before = Parts(out / "parts" / key, total).complete(size, compute)
-    return _scored_again(run.task, table) if before else table
+    return as_numbers(_scored_again(run.task, table) if before else table)
 
 
 def _scored_again(task: Any, table: "pd.DataFrame") -> "pd.DataFrame":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError, listed, shown
 from mechsteer.files import json_value, read_text
-from mechsteer.quality.columns import collapse_columns, text_columns
+from mechsteer.quality.columns import as_numbers, collapse_columns, text_columns
 from mechsteer.stats import are_shares, mean_interval
 from mechsteer.tasks import Answers, IFEval, Instructions, MemoTrap, OwnTask, Rules
 from mechsteer.tasks.ifeval import require_checkers
@@ -108,7 +108,7 @@ def score_outputs(task: Any, texts: Sequence[str] | Mapping[str, str]) -> "pd.Da
         }
         for number, (sample, prompt, text) in enumerate(zip(task.samples, prompts, found, strict=True))
     ]
-    table = pd.DataFrame(rows)
+    table = as_numbers(pd.DataFrame(rows))
     extra = text_columns([str(text) for text in found], prompts)
     table = table.assign(**{name: values for name, values in extra.items() if name not in table})
     return table.assign(**collapse_columns(table))

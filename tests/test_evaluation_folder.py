@@ -89,10 +89,11 @@ def test_scores_are_made_again_with_the_check_of_now(
 
 def test_samples_with_scores_of_other_names_are_continued_too(model: Any, tmp_path: Path) -> None:
     def check(text: str, sample: Any) -> Any:
-        return len(text) > 3 if sample["n"] in (0, 3) else {"adherence": False, "loose": True, "share": 0.5}
+        return len(text) > 3 if sample["n"] in (0, 3) else {"adherence": 0.25, "loose": True, "share": 0.5}
 
     task = ms.task([{"prompt": text, "n": n} for n, text in enumerate(PROMPTS)], check, max_new_tokens=3)
     plain = ms.evaluate(model, task)
+    assert plain[["adherence", "loose", "share"]].dtypes.unique().tolist() == [float]
     for killed in (slice(0, 1), slice(1, 3), slice(0, 0)):
         for path in sorted((tmp_path / "parts").rglob("*.parquet"))[killed]:
             path.unlink()

@@ -63,6 +63,7 @@ def test_a_document_without_an_instruction_in_its_context_is_named(tiny: Callabl
     for instruction, message in (
         ("tols", "no field 'tols'.*'told'"),
         (lambda doc: "in french", "'in french' of the document is not in its context"),
+        (lambda doc: doc["nothing"], r"instruction= failed on the document .*KeyError\('nothing'\)"),
         (lambda doc: 3, "must be a text or a list of texts"),
     ):
         with pytest.raises(ms.MechsteerError, match=message):

@@ -81,9 +81,9 @@ def test_responses_are_found_by_the_parts_of_their_prompts(tmp_path: Path) -> No
 
 
 def test_numbers_that_are_no_shares_are_no_percents() -> None:
-    task = ms.task(["Why?", "Who?"], lambda text, sample: {"share": 0.5, "words": len(text.split())})
+    task = ms.task(["Why?", "Who?"], lambda text, sample: {"share": "so" in text and 0.5, "words": len(text.split())})
     table = levels(ms.score_outputs(task, ["it is so", "he is it, as you know"])).set_index("measure")
-    assert table.loc["share", "percent"] == 50 and table.loc["words (not in percent)", "percent"] == 4.5
+    assert table.loc["share", "percent"] == 25 and table.loc["words (not in percent)", "percent"] == 4.5
     low, high = table.loc["words (not in percent)", ["low", "high"]]
     assert low < 3 and high > 6
 

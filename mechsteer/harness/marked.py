@@ -32,7 +32,10 @@ def marked(context: str, doc: Mapping[str, Any], instruction: Instruction) -> st
 
 def _texts(doc: Mapping[str, Any], instruction: Instruction) -> list[str]:
     if callable(instruction):
-        found: Any = instruction(doc)
+        try:
+            found: Any = instruction(doc)
+        except Exception as error:
+            raise MechsteerError(f"instruction= failed on the document {shown(doc)}: {shown(error)}.") from error
     elif instruction in doc:
         found = doc[instruction]
     else:

@@ -77,6 +77,18 @@ def collapse_columns(table: "pd.DataFrame") -> dict[str, list[Any]]:
     return {"collapsed": [bool(reason) for reason in reasons], "collapse_reason": reasons}
 
 
+def as_numbers(table: "pd.DataFrame") -> "pd.DataFrame":
+    """The table with numbers in columns where truth values, numbers and nothing are mixed, as a check may give them."""
+    mixed = [
+        name
+        for name in table.columns
+        if table[name].dtype == object
+        and all(value is None or isinstance(value, bool | int | float) for value in table[name])
+        and not table[name].isna().all()
+    ]
+    return table.astype(dict.fromkeys(mixed, float))
+
+
 def changed_column(table: "pd.DataFrame", against: "pd.DataFrame | Sequence[str]") -> list[bool]:
     """Whether each output is another text than the reference's.
 
