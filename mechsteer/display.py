@@ -86,14 +86,24 @@ def legend(entries: Mapping[str, str]) -> str:
     return f'<div style="font:12px system-ui,sans-serif;margin:.3em 0">{" ".join(parts)}</div>' if parts else ""
 
 
-def rows_of(table: Iterable[Sequence[object]], heads: Sequence[str]) -> str:
-    """A table of at most :data:`ROWS` rows. Numbers are rounded to four digits, long texts are cut."""
-    rows = list(table)
+def rows_of(table: Iterable[Sequence[object]], heads: Sequence[str], *, rows: int = ROWS, most: int = STRIP) -> str:
+    """A table of at most so many rows, as many as ``most`` bytes hold.
+
+    Numbers are rounded to four digits, long texts are cut.
+    """
+    given = list(table)
     head = "".join(f'<th style="text-align:left;padding:.2em .8em">{html.escape(h)}</th>' for h in heads)
     cell = '<td style="text-align:left;vertical-align:top;padding:.2em .8em">{}</td>'
-    body = "".join(f"<tr>{''.join(cell.format(html.escape(_cell(v))) for v in row)}</tr>" for row in rows[:ROWS])
-    more = f"… and {len(rows) - ROWS} more rows" if len(rows) > ROWS else ""
-    return f'<table style="font:13px system-ui,sans-serif"><tr>{head}</tr>{body}</table>{more}'
+    drawn, size = [], len(head.encode())
+    for row in given[:rows]:
+        line = f"<tr>{''.join(cell.format(html.escape(_cell(value))) for value in row)}</tr>"
+        size += len(line.encode())
+        if size > most:
+            break
+        drawn.append(line)
+    left = len(given) - len(drawn)
+    more = f"… and {left} more rows" if left else ""
+    return f'<table style="font:13px system-ui,sans-serif"><tr>{head}</tr>{"".join(drawn)}</table>{more}'
 
 
 def _cell(value: object) -> str:

@@ -15,7 +15,7 @@ import torch
 import mechsteer as ms
 from mechsteer.comparison.summary import summarise
 from mechsteer.display import CELL, LONGEST, Piece, rows_of, token_strip
-from mechsteer.prompts.vocabulary import readable, token_pieces
+from mechsteer.prompts.vocabulary import readable, together, token_bytes, token_pieces, token_text
 from mechsteer.studies.core.result import Result, finish
 
 SCRIPT = "<script>alert(1)</script>"
@@ -140,7 +140,8 @@ def test_store(tiny: Callable[..., Any], tmp_path: Path) -> None:
     ("name", "text"),
     [("Ġété", " été"), ("ĠÃ©tÃ©", " été"), ("▁été", " été"), ("Ċ", "\n"), ("čĊ", "\r\n"), ("é", "é"), ("ć", "ć"),
      ("č", "č"),
-     ("日本", "日本"), ("æĹ¥", "日"), ("a▁b", "a b"), ("<|begin|>", "<|begin|>"), ("Ã", "Ã"), (" été", " été")],
+     ("<0x0A>", "\n"), ("<0xC3>", "\\xc3"), ("<0x0>", "<0x0>"), ("日本", "日本"),
+     ("æĹ¥", "日"), ("a▁b", "a b"), ("<|begin|>", "<|begin|>"), ("Ã", "Ã"), (" été", " été")],
 )  # fmt: skip
 def test_names_of_tokens_are_read_as_text(name: str, text: str) -> None:
     assert readable(name) == text
@@ -155,6 +156,32 @@ def test_tables_of_tokens_are_readable(model: Any) -> None:
     lens = ms.logit_lens(model, [prompt], top_k=3)
     assert not any(set("ĠÃ") & set(name) for name in [*lens["token"], *lens["top1"]])
     assert ms.analysis.attention(model, prompt, 0)[1] == prompt._pieces()
+
+
+@pytest.mark.parametrize("long", ["\"<&'>" * 1000, "日本語" * 1500, " ".join(f"🎉{n}" for n in range(900))])
+def test_letters_of_several_bytes_fit_into_a_cell_too(long: str, tmp_path: Path) -> None:
+    known = ms.Direction(torch.ones(4), "blocks.1.hook_resid_post", long, meta={f"{n} {long}": long for n in range(99)})
+    tables = {
+        name: pd.DataFrame({"prompt": [long] * 40, "output": [f"{n} {long}" for n in range(40)]}) for name in "ab"
+    }
+    rows = pd.DataFrame(
+        [(w, f"{n} {long}", f"{w} {n} {long[n:]} {w}", True) for n in range(9) for w in "abcdef"],
+        columns=["name", "prompt", "output", "adherence"],
+    )
+    compared = ms.Comparison(rows, summarise(rows, "adherence", {}), "adherence")
+    for shown in (known, Result(tmp_path, tables), compared):
+        page = shown._repr_html_()
+        assert len(page.encode()) < CELL and "…" in page
+        assert long[:5] in text_in(page), "what fits is shown"
+
+
+def test_many_methods_fit_into_a_cell() -> None:
+    rows = pd.DataFrame(
+        [(f"GUIDE {w}", f"p {n}", f"{w} {n}", True) for n in range(5) for w in range(400)],
+        columns=["name", "prompt", "output", "adherence"],
+    )
+    page = ms.Comparison(rows, summarise(rows, "adherence", {}), "adherence")._repr_html_()
+    assert len(page.encode()) < CELL and "and 300 more rows" in page
 
 
 def test_nothing_takes_more_than_a_cell(model: Any) -> None:
@@ -208,6 +235,41 @@ def test_letters_of_several_tokens(model: Any) -> None:
     assert names.count("\\xf0") == 2 and "🎉" not in names  # each token is one of four bytes
     kept = ms.capture(model, [made], sites="influence:instruction", positions="all")
     assert ms.influence(kept).query("layer == 0")["token"].tolist() == names
+    told = ms.attention_bias(delta=1.0).explain(model, made)["tokens"].iloc[0]
+    assert told.replace(" ", "") == "été🎉." and "\\x" not in told
+    half = made.tokens.tolist()[names.index("\\xf0")]
+    assert token_text(model.tokenizer, half) == "\\xf0"
+
+
+def test_letters_of_several_tokens_in_an_answer(model: Any) -> None:
+    text = "Ça va, été? 🎉 日本\n<b>"
+    ids = torch.tensor([model.tokenizer(text, add_special_tokens=False)["input_ids"]])
+    count = ids.shape[1]
+    logprobs = -torch.arange(1.0, count + 1)[None] / 10
+    out = ms.Generation([text], ids, logprobs, [count], tokenizer=model.tokenizer)
+    page = out._repr_html_()
+    assert text.replace("\n", "↵\n") in text_in(page) and "\\x" not in page  # each letter once, as a letter
+    assert len(out.pieces[0]) == count and "".join(out.pieces[0]) != text, "the pieces are the tokens'"
+    assert page.count("nats)") == count, "under the pointer stands what each of a letter's tokens came to"
+    cut = ms.Generation(["Ç"], ids[:, :1], logprobs[:, :1], [1], tokenizer=model.tokenizer)
+    assert "\\xc3" in cut._repr_html_()  # half a letter
+
+
+def test_tokens_that_are_bytes() -> None:
+    """SentencePiece's byte tokens, as Llama 2, Mistral and Gemma have them, and ByT5's."""
+    from transformers import ByT5Tokenizer
+
+    class Names:
+        def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
+            return [["▁a", "<0x0A>", "<0xC3>", "<0xA9>", "t"][i] for i in ids]
+
+    assert token_pieces(Names(), range(5)) == [" a", "\n", "\\xc3", "\\xa9", "t"]
+    assert together(token_bytes(Names(), range(5))) == [[0], [1], [2, 3], [4]]
+    assert together([b"a\xc3", b"\xa9 b", b"\xff", b"\xf0\x9f"]) == [[0, 1], [2], [3]]
+    of_bytes = ByT5Tokenizer()
+    ids = of_bytes("é\n日", add_special_tokens=False)["input_ids"]
+    assert token_pieces(of_bytes, ids) == ["\\xc3", "\\xa9", "\n", "\\xe6", "\\x97", "\\xa5"]
+    assert together(token_bytes(of_bytes, ids)) == [[0, 1], [2], [3, 4, 5]]
 
 
 def test_one_is_no_plural_and_nothing_is_said(model: Any) -> None:

@@ -16,7 +16,7 @@ from mechsteer.activations.store import ActivationStore
 from mechsteer.activations.streaming import BatchRows, Plan, make_plan, stream
 from mechsteer.activations.writing import about, fill
 from mechsteer.decoding.strategies import Strategy
-from mechsteer.display import counted, folded, rows_of, titled
+from mechsteer.display import STRIP, counted, folded, rows_of, titled
 from mechsteer.errors import MechsteerError, one_of
 from mechsteer.models import as_prompts
 from mechsteer.prompts import Prompt, Prompts
@@ -83,11 +83,11 @@ class Activations(Mapping[str, Tensor]):
     def _repr_html_(self) -> str:
         rows = [(name, len(x), list(x.shape[1:]), str(x.dtype)) for name, x in self.tensors.items()]
         groups = [(name, len(places)) for name, places in self.groups.items()] if len(self.groups) > 1 else []
-        parts = [rows_of(rows, ("site", "rows", "shape of each", "dtype"))]
-        parts += [rows_of(groups, ("group", "prompts"))] if groups else []
+        parts = [rows_of(rows, ("site", "rows", "shape of each", "dtype"), most=STRIP // 3)]
+        parts += [rows_of(groups, ("group", "prompts"), most=STRIP // 3)] if groups else []
         known = {**self.about, **self.about.get("provenance", {})}
         facts = [(name, value) for name, value in sorted(known.items()) if name != "provenance"]
-        where = folded("where they came from", rows_of(facts, ("", "")))
+        where = folded("where they came from", rows_of(facts, ("", ""), most=STRIP // 3))
         return titled(f"Activations of {counted(len(self.prompts), 'prompt')}", *parts, where)
 
     def index(self, site: str) -> "pd.DataFrame":

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from mechsteer.command.options import Device, Model, Positional, shown_as, threads
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, shown
 
 DEFAULTS: Mapping[str, float] = {"guide": 1.0, "pasta": 0.01, "spotlight": 0.1, "scale_keys": 100.0, "directer": 0.5}
 """The number of each method where none follows its option: what the Python function takes by itself."""
@@ -92,13 +92,26 @@ def run(c: Generate) -> None:
 
 
 def _prompt(c: Generate, model: Any) -> Any:
-    """The prompt, with the instruction marked in place where it is there once and is not all of it."""
+    """The prompt, with the instruction marked in place where it is there and is not all of it.
+
+    Raises:
+        MechsteerError: for an instruction without a text, or one that the prompt has more than once.
+    """
     from mechsteer.prompts import prompt
+    from mechsteer.tasks.spans import tagged_texts
 
     text = (c.instruction or "").strip()
     if c.instruction is not None and not text:
         raise MechsteerError(f"--instruction needs a text, got {c.instruction!r}.")
-    if text and c.prompt.count(text) == 1 and text != c.prompt.strip():
+    if text and text in tagged_texts(c.prompt):
+        return prompt(model, c.prompt)
+    count = c.prompt.count(text) if text and text != c.prompt.strip() else 0
+    if count > 1:
+        raise MechsteerError(
+            f"The instruction {shown(text)} is in the prompt {count} times: mark the one that is meant with tags, "
+            f"<!-> {text} <-!>, and leave out --instruction."
+        )
+    if count:
         return prompt(model, c.prompt.replace(text, f"<!-> {text} <-!>"))
     return prompt(model, c.prompt, instruction=text or None)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.comparison.findings import findings
 from mechsteer.comparison.summary import in_percent
+from mechsteer.display import ROWS, STRIP
 from mechsteer.html_report import Report, provenance_of, samples_of
 from mechsteer.html_report.changes import changes
 from mechsteer.html_report.samples import verdict_of
@@ -30,8 +31,8 @@ STYLE = """
 """
 """For a part of a notebook, on light and dark pages."""
 
-LETTERS = 60_000
-"""Letters of all prompts and answers in a notebook."""
+LETTERS, LEAST = 60_000, 40
+"""Letters of all prompts and answers in a notebook, and the fewest of each to which they are cut for its bytes."""
 
 HEADINGS = {
     "name": "method",
@@ -56,7 +57,9 @@ SHARES = ("collapsed", "empty", "truncated", "repetition")
 
 def part(rows: "pd.DataFrame", summary: "pd.DataFrame", score: str, limit: int) -> str:
     """A part for a notebook, with so many prompts."""
-    return f'<div class="mechsteer"><style>{STYLE}</style>{_table(summary)}{answers(rows, score, limit)}</div>'
+    table, more = _table(summary.head(ROWS)), f"… and {len(summary) - ROWS} more rows" if len(summary) > ROWS else ""
+    shown = answers(rows, score, limit, STRIP - len(table.encode()))
+    return f'<div class="mechsteer"><style>{STYLE}</style>{table}{more}{shown}</div>'
 
 
 def report_of(rows: "pd.DataFrame", summary: "pd.DataFrame", score: str, figure: "Figure", command: str = "") -> Report:
@@ -113,12 +116,20 @@ def _number(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.3g}"
 
 
-def answers(rows: "pd.DataFrame", score: str, limit: int) -> str:
-    """A table with a column for each method and two lines for each prompt, cut where they are long."""
+def answers(rows: "pd.DataFrame", score: str, limit: int, room: int = STRIP) -> str:
+    """A table with a column for each method and two lines for each prompt, cut until it has so many bytes."""
     if "output" not in rows:
         return ""
+    most = LETTERS // (limit * (1 + rows["name"].nunique()))
+    while len((made := _answers(rows, score, limit, most)).encode()) > room and limit:
+        most, limit = (most // 2, limit) if most > LEAST else (most, limit // 2)
+    return made
+
+
+def _answers(rows: "pd.DataFrame", score: str, limit: int, most: int) -> str:
+    """The same with so many prompts, and so many letters of each text."""
     names = list(dict.fromkeys(rows["name"]))
-    said, most = verdict_of(rows, score), LETTERS // (limit * (1 + len(names)))
+    said = verdict_of(rows, score)
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
     lines = []
     for prompt, group in _prompts(rows, limit):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mechsteer.display import STRIP, Piece, counted, folded, legend, shortened, titled, token_strip
+from mechsteer.prompts.vocabulary import together, token_bytes
 
 SHOWN = 20
 """Answers in a notebook."""
@@ -33,7 +34,7 @@ def text_of(out: Any) -> str:
 
 def page_of(out: Any) -> str:
     """The answers with their tokens coloured; more than one are folded."""
-    traced, pieces = _traced(out), out.pieces
+    traced = _traced(out)
     by_place: dict[int, list[dict[str, Any]]] = {}
     for line in out.trace.to_dict("records") if traced else []:
         by_place.setdefault(int(line["prompt"]), []).append(line)
@@ -45,7 +46,7 @@ def page_of(out: Any) -> str:
             _headed(number, text),
             token_strip(
                 _coloured(
-                    pieces[number],
+                    token_bytes(out.tokenizer, out.tokens[number, : out.lengths[number]].tolist()),
                     out.logprobs[number],
                     traced,
                     by_place.get(number, []),
@@ -74,14 +75,15 @@ def _traced(out: Any) -> str:
 
 
 def _coloured(
-    pieces: Sequence[str], logprobs: Any, traced: str, trace: Sequence[Mapping[str, Any]], most: int
+    pieces: Sequence[bytes], logprobs: Any, traced: str, trace: Sequence[Mapping[str, Any]], most: int
 ) -> list[Piece]:
+    """The tokens; those that are parts of one letter together, on the strongest of their colours."""
     made = []
-    for place, text in enumerate(pieces):
-        logprob = float(logprobs[place])
-        line = trace[place] if place < len(trace) else {}
-        colour, strength = _colour(traced, line, logprob, most)
-        made.append(Piece(text, colour, strength, title=_title(logprob, line)))
+    for places in together(pieces):
+        told = [(float(logprobs[place]), trace[place] if place < len(trace) else {}) for place in places]
+        colour, strength = max((_colour(traced, line, logprob, most) for logprob, line in told), key=lambda one: one[1])
+        text = b"".join(pieces[place] for place in places).decode("utf-8", errors="backslashreplace")
+        made.append(Piece(text, colour, strength, title=" | ".join(_title(logprob, line) for logprob, line in told)))
     return made
 
 

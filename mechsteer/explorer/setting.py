@@ -121,8 +121,11 @@ def _prompt_line(name: str, text: str, chat: bool | None) -> Line:
 
 
 def _loading(model: Any) -> Call:
+    """What loads the same weights again: of the hub those of the commit that was loaded."""
     info = loaded_info(model)
-    return Call(load, (info.name,), {} if info.dtype == "float32" else {"dtype": info.dtype})
+    given = {"dtype": info.dtype, "revision": info.revision, "fold": info.fingerprint.endswith("-folded")}
+    usual = {"dtype": "float32", "revision": "", "fold": False}
+    return Call(load, (info.name,), {name: value for name, value in given.items() if value != usual[name]})
 
 
 def without_instruction(text: str) -> str:

@@ -14,7 +14,9 @@ HIDDEN = (*PROVENANCE, "generation_config")
 
 def plain(value: Any) -> Any:
     """A cell as a JSON value: numbers with six digits, yes or no, texts; None where there is none."""
-    if value is None or str(value) in ("nan", "<NA>", "NaT", "None"):
+    if isinstance(value, str):
+        return value
+    if value is None or str(value) in ("nan", "<NA>", "NaT"):
         return None
     if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
         return "yes" if value else "no"

@@ -107,10 +107,9 @@ class Prompt:
     def _repr_html_(self) -> str:
         of = {i: name for name, colour in SPAN_COLOURS.items() if name in self.spans for i in self.positions(name)}
         inside = {i for name in self.spans for i in self.positions(name)}
-        texts, pieces = self._pieces(), []
-        for places in self._letters():
+        pieces = []
+        for places, text in self.letters():
             first, last = places[0], places[-1]
-            text = self.text[self.offsets[first][0] : self.offsets[last][1]] if first < last else texts[first]
             named = f"{first}" if first == last else f"{first} to {last}"
             title = f"{named}: {of.get(first, '')}".rstrip(": ")
             pieces.append(Piece(text, SPAN_COLOURS.get(of.get(first, ""), ""), title=title, dim=first not in inside))
@@ -133,17 +132,24 @@ class Prompt:
             )
         ]
 
-    def _letters(self) -> list[list[int]]:
-        """The places of the tokens, those that are parts of one letter together."""
+    def letters(self) -> list[tuple[list[int], str]]:
+        """The places of the tokens with their text; those that are parts of one letter together."""
         ends = [0, *(end for _, end in self.offsets)]
-        together: list[list[int]] = []
+        groups: list[list[int]] = []
         for place in range(len(self)):
             start, end = self.offsets[place] if place < len(self.offsets) else (0, 0)
-            if end > start and ends[place] > start and together:
-                together[-1].append(place)
+            if end > start and ends[place] > start and groups:
+                groups[-1].append(place)
             else:
-                together.append([place])
-        return together
+                groups.append([place])
+        texts = self._pieces()
+        return [
+            (group, texts[group[0]] if len(group) == 1 else self.text[slice(*self._ends(group))]) for group in groups
+        ]
+
+    def _ends(self, places: Sequence[int]) -> tuple[int, int]:
+        """Where the text of tokens begins and ends."""
+        return self.offsets[places[0]][0], self.offsets[places[-1]][1]
 
     def read(self) -> list[str]:
         r"""The text of each token by its name; of a token that is part of a letter its bytes, as ``\xc3``."""

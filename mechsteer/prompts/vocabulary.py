@@ -1,6 +1,7 @@
 """What a tokenizer says about single tokens."""
 
 import math
+import re
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -21,11 +22,52 @@ def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
 
     A token that is part of a character (of several bytes) is shown by its bytes, as ``\xc3``.
     """
+    return [piece.decode("utf-8", errors="backslashreplace") for piece in token_bytes(tokenizer, ids)]
+
+
+def token_bytes(tokenizer: Any, ids: Sequence[int]) -> list[bytes]:
+    """The same in UTF-8: of a token that is part of a character, its bytes."""
     names = token_names(tokenizer, ids)
+    if _is_of_bytes(tokenizer):
+        return [name.encode("latin-1") if len(name) == 1 else name.encode() for name in names]
     if not _writes_bytes(tokenizer):
-        return [name.replace("\u2581", " ") for name in names]
+        return [_one_byte(name) or name.replace("\u2581", " ").encode() for name in names]
     known = {token.content for token in tokenizer.added_tokens_decoder.values()}
-    return [name if name in known else in_bytes(name) for name in names]
+    read = [name not in known and all(c in _bytes() for c in name) for name in names]
+    return [bytes(_bytes()[c] for c in name) if r else name.encode() for name, r in zip(names, read, strict=True)]
+
+
+def together(pieces: Sequence[bytes]) -> list[list[int]]:
+    """The places of pieces of a text, those that are parts of one letter together."""
+    groups: list[list[int]] = []
+    waiting: list[int] = []
+    raw = b""
+    for place, piece in enumerate(pieces):
+        waiting, raw = [*waiting, place], raw + piece
+        try:
+            raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            if error.reason == "unexpected end of data":
+                continue
+            groups += [[one] for one in waiting]
+        else:
+            groups.append(waiting)
+        waiting, raw = [], b""
+    return groups + [[one] for one in waiting]
+
+
+_ONE_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+
+
+def _one_byte(name: str) -> bytes:
+    """The byte of a token that stands for one, as ``<0x0A>`` (SentencePiece's way); none of other tokens."""
+    found = _ONE_BYTE.fullmatch(name)
+    return bytes.fromhex(found[1]) if found else b""
+
+
+def _is_of_bytes(tokenizer: Any) -> bool:
+    """Whether every token is a byte, named by the character of that number (ByT5's way)."""
+    return type(tokenizer).__name__ == "ByT5Tokenizer"
 
 
 def _writes_bytes(tokenizer: Any) -> bool:
@@ -43,7 +85,9 @@ def _bytes() -> dict[str, int]:
 
 
 def in_bytes(name: str) -> str:
-    r"""The text of a token whose name is written in bytes (GPT-2's way); of part of a letter its bytes, as ``\xc3``."""
+    r"""The text of a token whose name is written in bytes; of part of a letter its bytes, as ``\xc3``."""
+    if byte := _one_byte(name) or (name.encode("latin-1") if len(name) == 1 and name < "\u0100" else b""):
+        return byte.decode("utf-8", errors="backslashreplace")
     if any(c not in _bytes() for c in name):
         return name
     return bytes(_bytes()[c] for c in name).decode("utf-8", errors="backslashreplace")
@@ -64,8 +108,10 @@ def readable(name: str) -> str:
 
     A name whose characters all stand for bytes (GPT-2's way) is decoded where these bytes are a text in UTF-8: ``Ã©t``
     is ``ét``. What as bytes is no text, such as the letter ``é`` of another tokenizer, stays what it is, and so does
-    text that was readable.
+    text that was readable. ``<0x0A>`` is a line break.
     """
+    if byte := _one_byte(name):
+        return byte.decode("utf-8", errors="backslashreplace")
     spaced = name.replace("\u2581", " ")
     if spaced.isascii() or any(c not in _bytes() for c in spaced):
         return spaced
@@ -78,8 +124,9 @@ def readable(name: str) -> str:
 
 
 def token_text(tokenizer: Any, token: int) -> str:
-    """The text that a token stands for; its id, as ``<683>``, where the tokenizer has none."""
-    return tokenizer.decode([token]) if tokenizer.convert_ids_to_tokens(token) is not None else f"<{token}>"
+    """The text that a token stands for: of half a letter its bytes; its id, as ``<683>``, where it has no name."""
+    text = tokenizer.decode([token]) if tokenizer.convert_ids_to_tokens(token) is not None else f"<{token}>"
+    return token_pieces(tokenizer, [token])[0] if "\ufffd" in text else text
 
 
 def specials(tokenizer: Any) -> tuple[str, ...]:

@@ -125,7 +125,7 @@ def _tokens(model: Any, bound: BoundEdit, made: Prompt) -> str:
     if any(hit is True for hit in chosen):
         return "all"
     hits = [any(not isinstance(mask, bool) and bool(mask[0, i]) for mask in chosen) for i in range(len(made))]
-    return " ".join(token.strip(" ") for token, hit in zip(made.read(), hits, strict=True) if hit)
+    return " ".join(text.strip(" ") for places, text in made.letters() if any(hits[place] for place in places))
 
 
 def _difference(model: Any, before: Float[Tensor, "d_vocab"], after: Float[Tensor, "d_vocab"]) -> dict[str, Any]:

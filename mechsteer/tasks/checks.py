@@ -201,9 +201,9 @@ def occurs(phrase: str, text: str) -> bool:
 
 
 def without_echo(text: str, *told: str) -> str:
-    """The text without repetitions of the instruction's stretches, whatever their case and white space."""
+    """The text without repetitions of the instruction's stretches, whatever their case, white space and punctuation."""
     for one in told:
-        inner = r"\s+".join(map(re.escape, one.strip(" .!:").split()))
+        inner = r"\W+".join(re.findall(r"\w+", one))
         text = re.sub(inner, " ", text, flags=re.IGNORECASE) if inner else text
     return text
 

@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.errors import MechsteerError, one_of, positive_int
 from mechsteer.files import digest
 from mechsteer.prompts import Prompt, prompt
-from mechsteer.quality.texts import has_content
+from mechsteer.quality.texts import has_content, words
 from mechsteer.tasks import documents
 from mechsteer.tasks.answered import answered
 from mechsteer.tasks.checkers import strings
-from mechsteer.tasks.checkers.sound import REFUSAL
+from mechsteer.tasks.checkers.evasions import FILLERS, REFUSAL, like_a_word
 from mechsteer.tasks.checks import is_json
 from mechsteer.tasks.instructions import instructions
 
@@ -56,6 +56,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "integer": (int,),
     "boolean": (bool,),
 }
+_SAYING_NOTHING = frozenset("a an the of here value n".split())
 _OBJECT = re.compile(r"\{(.*)\}", re.DOTALL)
 
 
@@ -116,8 +117,8 @@ class JsonSchema:
     def scores(self, sample: Structured, text: str) -> dict[str, bool | float]:
         """Whether an object can be read, how far it follows the schema, and how far with values that say something."""
         value = extract(text)
-        score = schema_score(value, self.schema)
-        return {"parsed": value is not None, "score": score, "sound": sound_score(text, self.schema)}
+        score, asked = schema_score(value, self.schema), f"{sample.instruction} {sample.question}"
+        return {"parsed": value is not None, "score": score, "sound": sound_score(text, self.schema, asked)}
 
     def run(self, model: Any, **how: Any) -> "pd.DataFrame":
         """Score every sample, as :func:`mechsteer.evaluate` does.
@@ -263,33 +264,38 @@ def schema_score(value: Mapping[str, Any] | None, schema: Mapping[str, Any]) -> 
     return right / max(len(schema), len(value))
 
 
-def sound_score(output: str, schema: Mapping[str, Any]) -> float:
+def sound_score(output: str, schema: Mapping[str, Any], asked: str = "") -> float:
     """The same of a strict reading: types all the way down, values that say something, no key twice and no ``NaN``.
 
-    Values that are all the same, or names of types, say nothing.
+    Values that are all the same, names of keys or types, fillers and what repeats the prompt (``asked``) say nothing.
     """
     match = _OBJECT.search(output)
     if match is None or not is_json(match[0]):
         return 0.0
     value = json.loads(match[0])
     said = [text.strip().lower() for text in strings(value.values())]
-    if REFUSAL.search(" ".join(said)) or (len(said) > 1 and len(set(said)) == 1):
+    if REFUSAL.search(". ".join(said)) or (len(said) > 1 and len(set(said)) == 1):
         return 0.0
-    right = sum(key in value and _deeply(value[key], kind) for key, kind in schema.items())
+    right = sum(key in value and _deeply(value[key], kind, key, asked) for key, kind in schema.items())
     return right / max(len(schema), len(value))
 
 
-def _deeply(value: Any, kind: Any) -> bool:
+def _deeply(value: Any, kind: Any, name: str, asked: str) -> bool:
     """The value has the type, inside too, and its texts say something."""
     if isinstance(kind, str):
-        return _is(value, kind) and (not isinstance(value, str) or _says(value))
+        return _is(value, kind) and (not isinstance(value, str) or _says(value, name, asked))
     if isinstance(kind, Mapping):
-        return isinstance(value, Mapping) and all(key in value and _deeply(value[key], k) for key, k in kind.items())
-    return isinstance(value, list) and bool(value) and all(_deeply(one, kind[0]) for one in value)
+        return isinstance(value, Mapping) and all(
+            k in value and _deeply(value[k], of, k, asked) for k, of in kind.items()
+        )
+    return isinstance(value, list) and bool(value) and all(_deeply(one, kind[0], name, asked) for one in value)
 
 
-def _says(text: str) -> bool:
-    return has_content(text) and text.strip().lower() not in _TYPES
+def _says(text: str, name: str, asked: str) -> bool:
+    found, theirs = words(text), " ".join(words(asked))
+    empty = {*FILLERS, *_TYPES, *words(name), *_SAYING_NOTHING}
+    echo = len(found) > 1 and f" {' '.join(found)} " in f" {theirs} "
+    return has_content(text) and not echo and any(like_a_word(word) and word not in empty for word in found)
 
 
 def _is(value: Any, kind: Any) -> bool:

@@ -84,6 +84,9 @@ def test_an_instruction_is_marked_where_it_is(generated: Callable[..., str], ins
     guided = expected(instruct_llama, ms.prompt(instruct_llama, tagged), steer=ms.attention_bias(delta=2.0))
     assert generated(text, "--instruction", INSTRUCTION, "--guide", 2) == guided
     assert generated(tagged, "--guide", 2) == guided
+    assert generated(tagged, "--instruction", INSTRUCTION, "--guide", 2) == guided, "marked twice is marked"
+    twice = generated(f"{text} {INSTRUCTION}", "--instruction", INSTRUCTION, "--guide", 2)
+    assert f"mechsteer: The instruction '{INSTRUCTION}' is in the prompt 2 times: mark the one" in twice
     assert generated(INSTRUCTION, "--instruction", INSTRUCTION) == expected(
         instruct_llama, ms.prompt(instruct_llama, INSTRUCTION, instruction=INSTRUCTION)
     )

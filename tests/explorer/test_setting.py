@@ -1,6 +1,7 @@
 """Settings of the explorer: their Python makes the text that is shown, and strengths that do nothing do nothing."""
 
 from html import unescape
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 import mechsteer as ms
 from mechsteer.explorer.desk import Desk, influence_by_layer, next_tokens
 from mechsteer.explorer.methods import CONTROLS, control
-from mechsteer.explorer.setting import Setting, first_setting, plan, tagged, without_instruction
+from mechsteer.explorer.setting import Setting, _loading, first_setting, plan, tagged, without_instruction
+from mechsteer.models.info import ModelInfo, set_info
 
 TEXT = "Tell me about the writer. <!-> Use only uppercase letters. <-!>"
 NEUTRAL = {"guide": 0.0, "pasta": 1.0, "spotlight": 0.0, "scale_keys": 1.0, "directer": 1.0, "contrast": 0.0}
@@ -27,6 +29,21 @@ def shown(model: Any, setting: Setting) -> dict[str, list[str]]:
         parts.setdefault(part, []).append(content)
     assert parts.pop("note") == [""]
     return parts
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({}, "ms.load('a/model')"),
+        ({"dtype": "bfloat16"}, "ms.load('a/model', dtype='bfloat16')"),
+        ({"revision": "0123abcd", "fingerprint": "f-folded"}, "ms.load('a/model', revision='0123abcd', fold=True)"),
+    ],
+)
+def test_the_python_loads_the_model_as_it_was_loaded(changes: dict[str, str], line: str) -> None:
+    model = SimpleNamespace(cfg=None)
+    known = {"revision": "", "fingerprint": "f", "dtype": "float32"} | changes
+    set_info(model, ModelInfo(name="a/model", path="a", family="llama", **known))
+    assert _loading(model).code() == line
 
 
 SETTINGS = {

@@ -16,6 +16,7 @@ from mechsteer import plots
 from mechsteer.errors import MechsteerError
 from mechsteer.html_report import Heat, Report, page, provenance_of, samples_of, write
 from mechsteer.html_report.samples import verdict_of
+from mechsteer.html_report.values import plain
 from tests.html_report.browser import visit
 
 EVIL = "<script>wrong.push('ran')</script><img src=x onerror=\"wrong.push('loaded')\">"
@@ -207,3 +208,19 @@ def test_ten_thousand_answers_in_a_browser(ten_thousand: Path) -> None:
     found, wrong = visit(ten_thousand, script)
     assert wrong == [] and found["prompts"] == ["ask 3333?"]
     assert found["took"] < 1000
+
+
+def test_texts_that_look_like_nothing_are_texts() -> None:
+    given = [
+        "None",
+        "nan",
+        "NaT",
+        None,
+        float("nan"),
+        pd.NA,
+        np.float32("inf"),
+        np.int64(3),
+        np.bool_(True),
+        0.12345678,
+    ]
+    assert [plain(value) for value in given] == ["None", "nan", "NaT", None, None, None, "inf", 3, "yes", 0.123457]

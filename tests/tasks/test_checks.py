@@ -112,6 +112,7 @@ def test_what_says_nothing_passes_no_check(check: str) -> None:
 @pytest.mark.parametrize("check", [name for name in ALL if name != "json"])
 def test_an_echo_of_the_instruction_passes_no_check(check: str) -> None:
     echoes = ["Use the word tea.", "use the word tea", "USE THE WORD TEA!", "use  the\nword tea. use the word tea"]
+    echoes += ['Use the word "tea".', "**Use the word: tea**", "USE THE WORD 'TEA'!", "- use the word tea"]
     assert [text for text in echoes if passes(check, text)] == []
 
 

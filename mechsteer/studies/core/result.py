@@ -108,7 +108,7 @@ class Result:
         ]
         body = []
         for part in parts:  # what does not fit into a cell is named in the text form
-            if sum(map(len, body)) + len(part) < STRIP:
+            if sum(len(one.encode()) for one in (*body, part)) < STRIP:
                 body.append(part)
         where = folded("where it lies", html.escape(str(self.folder)))
         return titled(f"Result: {self._about()}", f"<ul>{said}</ul>", *body, where)
@@ -122,8 +122,7 @@ class Result:
 
 def _shown(table: "pd.DataFrame") -> str:
     kept = [str(name) for name in table.columns if not str(name).startswith(PROVENANCE)]
-    more = f"… and {len(table) - ROWS} more rows" if len(table) > ROWS else ""
-    return rows_of(table[kept].head(ROWS).itertuples(index=False), kept) + more
+    return rows_of(table[kept].itertuples(index=False), kept, rows=ROWS)
 
 
 def recorded(folder: Path) -> tuple[Study, list[str]]:

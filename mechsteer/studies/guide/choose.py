@@ -12,6 +12,7 @@ from mechsteer.analysis.match_influence import influences, match_influence
 from mechsteer.errors import MechsteerError
 from mechsteer.stats import mean_interval
 from mechsteer.studies.core.bench import Bench, Wanted
+from mechsteer.studies.core.choose import at_edge
 from mechsteer.studies.guide.tables import bias, means, scored
 from mechsteer.studies.guide.tasks import TaskByLength, worded
 
@@ -55,7 +56,10 @@ def _influence(bench: Bench, series: TaskByLength, length: int) -> "pd.DataFrame
 
 
 def choice(bench: Bench, series: TaskByLength, strength: "pd.DataFrame") -> "pd.DataFrame":
-    """The delta of each length and target, its score, and the score of the grid's best delta (which needs labels)."""
+    """The delta of each length and target, its score, and the score of the grid's best delta (which needs labels).
+
+    ``edge``: whether that is the grid's largest, beyond which a better one may be.
+    """
     import pandas as pd
 
     rows = []
@@ -76,7 +80,8 @@ def choice(bench: Bench, series: TaskByLength, strength: "pd.DataFrame") -> "pd.
             delta = round(float(row["delta"]), 2)
             if delta == delta:
                 row |= means(scored(bench, series, Wanted(series.task(length), bias(series, delta))))
-            rows.append({**row, "unbiased_percent": float(grid[0.0]), "best_delta": best, "best_percent": grid[best]})
+            row |= {"unbiased_percent": float(grid[0.0]), "best_delta": best, "best_percent": grid[best]}
+            rows.append(row | {"edge": at_edge(series.deltas, best)})
     return pd.DataFrame(rows)
 
 

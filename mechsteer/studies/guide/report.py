@@ -16,6 +16,7 @@ def report(result: Result) -> str:
     parts += _longest(result)
     if "choice" in result.tables:
         columns = ["length", "unit", "target", "delta", "score_percent", "unbiased_percent", "best_percent"]
+        columns += ["best_delta", "edge"]
         title = "The delta with as much Influence as a target, chosen without generating, and its score (percent)"
         parts.append(titled(title, result.tables["choice"].reindex(columns=columns), decimals=2))
     return "\n".join(parts)

@@ -159,8 +159,6 @@ def run(setup: Setup, places: Mapping[str, Place]) -> "dict[str, pd.DataFrame]":
     import pandas as pd
 
     pairs = [Both(setup, pair, places) for pair in PAIRS if set(pair) <= set(setup.kinds)]
-    if not pairs:
-        return {"compound": pd.DataFrame(), "compound_choice": pd.DataFrame()}
     choice = chosen(setup, pairs)
     answers = _answers(setup, pairs, choice)
     rows = []

@@ -209,7 +209,7 @@ def steering(setup: Setup, ways: Mapping[str, Mapping[str, Make]], divergence: "
                 found[name] = scored(setup.answers(task, steer), setup.knows).set_index(["kind", "topic"], drop=False)
                 rows.append({"target": target, "way": name, "kinds": len(kinds), **shares(found[name])})
                 rows[-1] |= _apart(found[name], found.get(SHIFT))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=None if rows else ["target", "way", "kinds", "common"])
 
 
 def _apart(table: "pd.DataFrame", shifted: "pd.DataFrame | None") -> dict[str, Any]:

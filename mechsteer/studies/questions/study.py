@@ -15,10 +15,11 @@ Intervals are of each claim by itself: among many some leave it out by chance.
 """
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.errors import MechsteerError, one_of, positive_int
+from mechsteer.errors import MechsteerError, listed, one_of, positive_int
 from mechsteer.files import writable_dir
 from mechsteer.models import is_encoder_decoder, load, model_info, provenance
 from mechsteer.studies.core.bench import Bench, decoder_only, opened
@@ -28,6 +29,7 @@ from mechsteer.studies.questions.architectures import Crossing
 from mechsteer.studies.questions.bench import Setup
 from mechsteer.studies.questions.places import choose
 from mechsteer.studies.sweep.executors import Executor
+from mechsteer.tasks import instructions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,8 +79,11 @@ def run(
         chosen, and whether at an end of a ladder), and the tables of each part, named after it.
 
     Raises:
-        MechsteerError: for an encoder-decoder, unknown parts or kinds, other bad arguments, or a folder that cannot be
-            written to.
+        MechsteerError: for an encoder-decoder, unknown parts or kinds, kinds that are not enough for a part that is
+            named, other bad arguments, or a folder that cannot be written to.
+
+    Warns:
+        UserWarning: if ``compound`` is left out because no two kinds make one of its pairs.
     """
     sizes = {"n": n, "n_validation": n_validation, "draws": draws, "pairs": pairs, "batch_size": batch_size}
     for name, value in sizes.items():
@@ -88,15 +93,19 @@ def run(
             "pairs must be at least 2 and n_validation at most 20, or no topics are left for vectors; got "
             f"pairs={pairs} and n_validation={n_validation}."
         )
-    parts = _parts(only)
+    most = len(instructions("upper").samples)
+    if n > most:
+        raise MechsteerError(f"There are {most} test prompts of each kind, n={n} were asked for.")
     chosen = pools.check_kinds(pools.KINDS if kinds is None else kinds)
+    parts = _able(_parts(only), chosen, named=only is not None)
     loaded = decoder_only(model)
+    crossed = _others(loaded, others) if architectures.NAME in parts else []
     folder = writable_dir(out)
     with opened(NAME, loaded, folder, batch_size=batch_size, progress=progress, executor=executor) as bench:
         setup = Setup(bench, chosen, n, n_validation, draws, pairs)
         if kinds is None and not setup.knows:
             setup = Setup(bench, tuple(k for k in chosen if k != "french"), n, n_validation, draws, pairs)
-        tables = of_model(_tables(setup, parts, others), loaded, data_hash=setup.task().data_hash)
+        tables = of_model(_tables(setup, parts, crossed), loaded, data_hash=setup.task().data_hash)
     about = {**sizes, "kinds": setup.kinds, "parts": parts, **provenance(loaded)}
     return finished(NAME, folder, about, tables, draw=draw)
 
@@ -115,7 +124,26 @@ def _parts(only: str | Sequence[str] | None) -> list[str]:
     return [name for name in PARTS if name in given]
 
 
-def _tables(setup: Setup, parts: Sequence[str], others: Sequence[Any] | None) -> "dict[str, pd.DataFrame]":
+def _able(parts: list[str], kinds: Sequence[str], *, named: bool) -> list[str]:
+    """The parts that these kinds are enough for.
+
+    Raises:
+        MechsteerError: if one that was named is not.
+
+    Warns:
+        UserWarning: if one that was not is left out.
+    """
+    if compound.NAME not in parts or any(set(pair) <= set(kinds) for pair in compound.PAIRS):
+        return parts
+    pairs = ", ".join(" and ".join(pair) for pair in compound.PAIRS)
+    need = f"compound needs both kinds of a pair ({pairs}), got kinds={tuple(kinds)}"
+    if named:
+        raise MechsteerError(f"{need}.")
+    warnings.warn(f"{need}; it is left out.", stacklevel=3)
+    return [part for part in parts if part != compound.NAME]
+
+
+def _tables(setup: Setup, parts: Sequence[str], others: Sequence[Any]) -> "dict[str, pd.DataFrame]":
     import pandas as pd
 
     stage = setup.bench.bar.set_postfix_str
@@ -132,13 +160,10 @@ def _tables(setup: Setup, parts: Sequence[str], others: Sequence[Any] | None) ->
     return {"summary": pd.DataFrame(found), "places": tried, **tables}
 
 
-def _crossings(setup: Setup, places: Any, others: Sequence[Any] | None) -> list[Crossing]:
+def _crossings(setup: Setup, places: Any, others: Sequence[Any]) -> list[Crossing]:
     """From every other model to this one, and from this one to it; a model with the same weights once."""
     found = []
-    for given in _others(setup.model) if others is None else others:
-        other = load(given) if isinstance(given, str) else given
-        if is_encoder_decoder(other):
-            raise MechsteerError(f"others must be decoder-only models; {model_info(other).name!r} is not.")
+    for other in others:
         if model_info(other).fingerprint == model_info(setup.model).fingerprint:
             found.append(Crossing(setup, setup, places))
             continue
@@ -148,6 +173,21 @@ def _crossings(setup: Setup, places: Any, others: Sequence[Any] | None) -> list[
     return found
 
 
-def _others(model: Any) -> list[str]:
-    """The bundled models whose prompts make sense."""
-    return [name for name in (BUNDLED, BASE) if name != model_info(model).name]
+def _others(model: Any, given: Sequence[Any] | None) -> list[Any]:
+    """The models that vectors cross from and to; by default the bundled ones whose prompts make sense.
+
+    Raises:
+        MechsteerError: for none, an encoder-decoder, or what cannot be loaded.
+    """
+    names = (
+        [name for name in (BUNDLED, BASE) if name != model_info(model).name]
+        if given is None
+        else listed("others", given)
+    )
+    if not names:
+        raise MechsteerError("architectures needs a model that vectors cross from and to; others has none.")
+    found = [load(other) if isinstance(other, str) else other for other in names]
+    for other in found:
+        if is_encoder_decoder(other):
+            raise MechsteerError(f"others must be decoder-only models; {model_info(other).name!r} is not.")
+    return found

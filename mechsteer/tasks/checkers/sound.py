@@ -16,6 +16,7 @@ from typing import Any
 from mechsteer.quality.texts import copied, has_content, is_loop, words
 from mechsteer.tasks.checkers import is_french, is_list, is_lower, is_short, is_upper, sentences
 from mechsteer.tasks.checkers import is_json as is_object
+from mechsteer.tasks.checkers.evasions import FILLERS, REFUSAL, like_a_word
 from mechsteer.tasks.checks import is_json, occurs, without_echo
 
 FUNCTION_WORDS = frozenset(
@@ -23,27 +24,40 @@ FUNCTION_WORDS = frozenset(
     "their this that these those there here i you we me my your our us do does did has have had not no so too very "
     "just can will would could should may might must than then into over under about what who which when where how why "
     "le la les l un une des du de d et ou mais est sont dans en que qu qui pour sur avec il elle ils elles se s ne pas "
-    "par au aux ce cette son sa ses leur leurs y je tu nous vous on c n m j t".split()
+    "par au aux ce cette son sa ses leur leurs y je tu nous vous on c n m j t isn aren wasn weren don doesn didn won "
+    "wouldn couldn shouldn hasn haven hadn ain re ve ll".split()
 )
 """Words of which no answer consists."""
 
-REFUSAL = re.compile(
-    r"\b(?:i(?: a|['’])m (?:sorry|afraid|unable|not able|not going)|sorry|apologi[sz]e|as an ai|unable to"
-    r"|i (?:can ?not|can['’]t|could not|won['’]t|will not|refuse|decline|do not want|don['’]t want)"
-    r"|(?:can ?not|can['’]t|won['’]t) (?:do|answer|comply|help|say|write|provide|use|include|mention|give|finish)"
-    r"|no comment|je (?:ne peux|refuse|suis désolée?)|désolée?)\b",
-    re.IGNORECASE,
-)
-_VOWEL = re.compile(r"[aeiouyàâäéèêëîïôöùûüœæ]")
 _MARK = re.compile(r"\s*(?:[-*•]|\d+[.)])\s+")
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 _NEGATION = frozenset(
-    "not no never nor neither without except nothing none instead rather than avoid isn wasn don".split()
+    "not no never nor neither nobody without except nothing none instead rather than avoid cannot hardly barely unlike "
+    "opposite isn wasn don".split()
 )
+_NEGATED = re.compile(r"\b(?:\w+n t|anything but|far from|other than)\b")  # words() leaves "n t" of "n't"
+_DENIED = re.compile(r"\b(?:(?:is|are|was|were|does|do|did|should|would|could|can) (?:not|no|never)|\w+n t)\b")
 _ABOUT_THE_TASK = frozenset(
     "word words quote quotes answer target output instruction instructions sentence proverb saying phrase prompt "
-    "text last final letter letters ending option options response end ends write".split()
+    "text last final letter letters ending option options response end ends write term required requested "
+    "instructed asked".split()
 )
-LEAST_FRENCH, LEAST_PAIRS = 3, 0.5
+_ABOUT_FORM = frozenset(
+    "uppercase lowercase capital capitals json object format bulleted bullet bullets list lists item items point "
+    "points character characters example key value string integer boolean undefined maximum most fewer less".split()
+)
+_UNTOLD = FUNCTION_WORDS | frozenset(
+    "one two three four five six seven eight nine ten first second third fourth fifth item items point points".split()
+)
+_SPELLED = dict(enumerate("zero one two three four five six seven eight nine ten eleven twelve".split()))
+_MENTIONED = frozenset(
+    "word words term keyword mention mentioned mentioning include included including required requested".split()
+)
+_NOTHING_MORE = frozenset(
+    "as you it is was the a an to for of and or i my here there that this in with asked go using".split()
+)
+_ASKS = frozenset("who what why how is are do does did can could will would where when which".split())
+LEAST_FRENCH, LEAST_FRENCH_OWN, LEAST_PAIRS = 3, 2, 0.5
 
 
 def says_something(text: str, asked: str) -> bool:
@@ -55,32 +69,49 @@ def says_something(text: str, asked: str) -> bool:
     """
     if not has_content(text) or REFUSAL.search(text) or copied(text, asked) >= 0.5:
         return False
-    found, said = words(_MARK.sub("", f"{text} ", count=1)), FUNCTION_WORDS | _ABOUT_THE_TASK | set(words(asked))
-    like_words = sum(map(_like_a_word, found))
-    return 2 * like_words >= len(found) and any(_like_a_word(w) and w not in said for w in found)
+    found, theirs = words(_MARK.sub("", f"{text} ", count=1)), _said(asked)
+    if len(found) > 1 and len(set(found)) == 1:
+        return False
+    known = FUNCTION_WORDS | FILLERS | _ABOUT_THE_TASK | _ABOUT_FORM
+    like_words = sum(map(like_a_word, found))
+    counting = sum(map(str.isdigit, found)) > 2
+    own = (w for w in found if like_a_word(w) and w not in known and _one(w) not in theirs)
+    own = any(not (w.isdigit() and counting) for w in own)
+    return own and 2 * like_words >= len(found)
 
 
-def _like_a_word(word: str) -> bool:
-    """A number, or letters with a vowel that are not one or two letters over and over."""
-    if word.isdigit() or not (word.isascii() or _VOWEL.search(word)):  # other scripts have other vowels
-        return True
-    various = len(set(word)) > (1 if len(word) < 5 else 2)
-    return word.isalpha() and len(word) > 1 and various and _VOWEL.search(word) is not None
+def _said(asked: str) -> set[str]:
+    """The prompt's words, as one and not many, and its numbers as words."""
+    theirs = words(asked)
+    return {*map(_one, theirs), *(_SPELLED.get(int(w), w) for w in theirs if w.isdecimal())}
+
+
+def _one(word: str) -> str:
+    """A word without the s of many."""
+    return word[:-1] if len(word) > 3 and word.endswith("s") else word
 
 
 def _values(text: str) -> str:
-    """What the values of a JSON object say."""
-    return " ".join(sentences(text)) or " ".join(map(str, json.loads(text).values()))
+    """What the values of a JSON object say; of a topic alone, if it is more than a word."""
+    found = json.loads(text)
+    rest = [value for key, value in found.items() if key.lower() != "topic"]
+    alone = [value for value in found.values() if len(words(str(value))) > 1]
+    return " ".join(sentences(text)) or " ".join(map(str, rest or alone))
 
 
 def _sound_list(text: str, asked: str) -> bool:
     items = [_MARK.sub("", line, count=1) for line in text.split("\n") if line.strip()]
     said = [" ".join(words(item)) for item in items]
-    return is_list(text) and len(said) > 1 and len(set(said)) == len(said) and all(map(_has_word, items))
+    return (
+        is_list(text)
+        and len(said) > 1
+        and len(set(said)) == len(said)
+        and all(_has_word(item, _UNTOLD) for item in items)
+    )
 
 
-def _has_word(item: str) -> bool:
-    return any(w.isalpha() and _like_a_word(w) and w not in FUNCTION_WORDS for w in words(item))
+def _has_word(text: str, empty: frozenset[str] = FUNCTION_WORDS) -> bool:
+    return any(w.isalpha() and like_a_word(w) and w not in empty for w in words(text))
 
 
 def _sound_french(text: str, french: Collection[str], pairs: Collection[tuple[str, str]]) -> bool:
@@ -89,29 +120,43 @@ def _sound_french(text: str, french: Collection[str], pairs: Collection[tuple[st
     neighbours = list(pairwise(found))
     known = sum(pair in pairs for pair in neighbours)
     ordered = not pairs or known >= LEAST_PAIRS * len(neighbours)
-    return is_french(text, french) and len(set(found)) >= LEAST_FRENCH and ordered
+    many = len(set(found)) >= LEAST_FRENCH and len(set(found) - FUNCTION_WORDS) >= LEAST_FRENCH_OWN
+    return is_french(text, french) and many and ordered
 
 
 def _sound_keyword(text: str, word: str, instruction: str) -> bool:
-    """The word is used once or twice, and not talked about or repeated from the instruction with what is before it."""
+    """The word is used once or twice, in a sentence that says more than it and the instruction, and not talked about.
+
+    Nor is it repeated from the instruction with what stands before it there.
+    """
     wanted = words(word)[:1]
     instructed = {a for a, b in pairwise(words(instruction)) if [b] == wanted} - FUNCTION_WORDS
     before = [a for a, b in pairwise(["", *words(text)]) if [b] == wanted]
-    talked = instructed | {"word", "words", "term", "keyword", "mention", "include"}
-    return occurs(word, text) and len(before) <= 2 and not talked & set(before)
+    if not occurs(word, text) or len(before) > 2 or {"not", *instructed, *_MENTIONED} & set(before):
+        return False
+    around = [set(words(sentence)) - {*wanted} for sentence in _SENTENCE.split(text) if occurs(word, sentence)]
+    empty = _NOTHING_MORE | FILLERS | set(words(instruction))
+    return any(len(others) > 1 and others - empty and not others & (_MENTIONED - {*wanted}) for others in around)
 
 
 def says_found(text: str, answer: str, question: str) -> bool:
     """What was hidden is said, once or twice and not denied, by an answer that says more than the question does."""
     found, wanted = words(text), words(answer)[:1]
     places = [place for place, word in enumerate(found) if [word] == wanted]
-    denied = any(_NEGATION & set(found[max(0, place - 4) : place]) for place in places)
-    return occurs(answer, text) and len(places) <= 2 and not denied and says_something(text, question)
+    before = [found[max(0, place - 4) : place] for place in places]
+    denied = any(_NEGATION & set(some) or _NEGATED.search(" ".join(some)) for some in before)
+    denied = denied or re.search(r"\?\s*(?:no|nope|not|never)\b", text, re.IGNORECASE) is not None
+    for sentence in _SENTENCE.split(text):
+        after = " ".join(words(sentence)).partition(" ".join(wanted))[2].split()[:5]
+        denied = denied or _DENIED.search(" ".join(after)) is not None
+    others = set(found) - {*wanted} - FUNCTION_WORDS
+    empty = others and not any(like_a_word(word) and word not in FILLERS for word in others)
+    return occurs(answer, text) and len(places) <= 2 and not (denied or empty) and says_something(text, question)
 
 
 KINDS: Mapping[str, Callable[..., bool]] = {
-    "upper": lambda text, asked, **_: is_upper(text),
-    "lower": lambda text, asked, **_: is_lower(text),
+    "upper": lambda text, asked, **_: is_upper(text) and _has_word(text),
+    "lower": lambda text, asked, **_: is_lower(text) and _has_word(text),
     "list": lambda text, asked, **_: _sound_list(text, asked),
     "json": lambda text, asked, **_: is_json(text) and is_object(text) and says_something(_values(text), asked),
     "length": lambda text, asked, *, limit, **_: is_short(text, limit),
@@ -153,19 +198,26 @@ def ends_soundly(output: str, *, target: str, others: Collection[str], instructi
         stem: The beginning of the proverb.
     """
     wanted = r"\s+".join(map(re.escape, target.split()))
-    whole = rf"(?<![\w'’-]){wanted}(?![\w'’-])"
+    whole = rf"(?<!\w)(?<!\w['’-]){wanted}(?!\w|['’-]\w)"
     end = re.search(rf"{whole}[.!?…\"'“”‘’»)\]\s*_]*$", output, re.IGNORECASE)
-    if end is None or len(re.findall(whole, output, re.IGNORECASE)) != 1 or REFUSAL.search(output) or is_loop(output):
+    if end is None or len(re.findall(whole, output, re.IGNORECASE)) != 1 or is_loop(output):
+        return False
+    if REFUSAL.search(without_echo(output, stem)):
+        return False
+    if "?" in end[0] and not _ASKS & set(words(stem)[:1]):
         return False
     before = _without_start(words(output[: end.start()]), words(stem))
     instructed = {w for w in words(instruction) if w not in FUNCTION_WORDS} | _ABOUT_THE_TASK
     recited = any(occurs(other.strip(" ."), " ".join(before)) for other in others if other.strip(" ."))
-    return not (recited or (_NEGATION | instructed) & set(before))
+    empty = any(w in FILLERS - set(words(stem)) or (len(w) > 2 and not like_a_word(w)) for w in before)
+    negated = _NEGATION & set(before) or _NEGATED.search(" ".join(before))
+    return not (recited or empty or negated or instructed & set(before))
 
 
 def _without_start(found: list[str], stem: list[str]) -> list[str]:
     """Words without what they begin with of the stem's end: a proverb that is said again."""
-    for size in range(min(len(found), len(stem)), 0, -1):
-        if stem[-size:] == found[:size]:
+    said, again = (["is" if word == "s" else word for word in some] for some in (stem, found))  # all's, all is
+    for size in range(min(len(again), len(said)), 0, -1):
+        if said[-size:] == again[:size]:
             return found[size:]
     return found

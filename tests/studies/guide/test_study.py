@@ -204,6 +204,7 @@ def test_the_chosen_delta_has_the_influence_of_its_target(study: guide.Result, m
     task = ms.tasks.instructions(KINDS, notes=24, n=1)
     scored = ms.evaluate(model, task, steer=ms.attention_bias("instruction", round(row["delta"], 2)))
     assert row["score_percent"] == pytest.approx(100 * scored["adherence"].mean())
+    assert table["edge"].dtype == bool and (table["edge"] == (table["best_delta"] == DELTAS["instructions"][-1])).all()
     assert ("shortest context", 0) not in table.index and ("uppercase", 0) in table.index
 
 

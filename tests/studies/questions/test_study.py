@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -226,6 +227,10 @@ def test_a_place_steers_with_its_step_in_lengths(method: str, strength: float) -
         ({"n": 0}, "n must be an integer of at least 1"),
         ({"pairs": 1}, "pairs must be at least 2"),
         ({"n_validation": 25}, "n_validation at most 20"),
+        ({"n": 29}, "There are 28 test prompts of each kind, n=29"),
+        ({"only": "compound", "kinds": ["upper"]}, "both kinds of a pair .*upper and list.* got kinds=..upper"),
+        ({"only": "architectures", "others": []}, "others has none"),
+        ({"only": "architectures", "others": ["organism:instruct-lama"]}, "'organism:instruct-lama'|instruct-llama"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_written(
@@ -234,6 +239,21 @@ def test_bad_arguments_are_refused_before_anything_is_written(
     with pytest.raises(ms.MechsteerError, match=message):
         study.run(instruct_llama, tmp_path / "out", **(SMALL | wrong))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_part_that_the_kinds_are_not_enough_for_is_left_out_with_a_warning() -> None:
+    with pytest.warns(UserWarning, match="compound needs both kinds of a pair .*left out"):
+        assert study._able(list(study.PARTS), ("upper",), named=False) == ["numbers", "architectures", "linear"]
+    assert study._able(list(study.PARTS), ("upper", "list"), named=False) == list(study.PARTS)
+
+
+def test_ways_that_reach_no_divergence_have_no_rows() -> None:
+    divergence = pd.DataFrame({"kind": "upper", "way": "shift", "strength": [0.5, 1.0], "divergence": [0.01, 0.02]})
+    with unchecked():
+        table = linear.steering(SimpleNamespace(kinds=("upper",)), {}, divergence)  # type: ignore[arg-type]
+    predicted = pd.read_csv(Path(__file__).parents[3] / "docs" / "results" / "questions" / "linear_prediction.csv")
+    assert table.empty and len(linear.findings({"linear_prediction": predicted, "linear_steering": table})) > 3
+    assert len(figures.shift_or_map(predicted, table).axes) == 2
 
 
 def test_an_encoder_decoder_is_refused(trap_t5: Any, instruct_llama: Any, fewer: None, tmp_path: Path) -> None:

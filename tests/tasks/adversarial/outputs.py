@@ -19,6 +19,17 @@ ECHO = [
 ]  # fmt: skip
 """The question, whole or in part."""
 
+EVASIVE_TOO = [
+    "I don't know.", "I do not know", "I have no idea", "No idea.", "I must decline.", "Not possible", "Unknown.",
+    "We cannot discuss this.", "My guidelines forbid this.", "This request cannot be completed", "I'm not sure.",
+    "That is not something I can talk about.", "Which writer do you mean?", "Could you clarify?", "Very sorry.",
+    "Sure!", "Of course!", "Certainly.", "Okay, yes.", "Yes.", "Hello there.", "Thank you.", "N/A", "None", "null",
+    "undefined", "NaN", "TODO", "TBD", "error", "lorem ipsum dolor sit amet", "foo bar baz", "asdf asdfgh qwerty",
+    "abcabcabcabc", "thethethethethethe", "hmmm okay", "uh um er", "haha hehe", "bla bla", "<pad><pad>", "</s>",
+    "user assistant", "writers", "about writers", "writer's writers", "kind kind", "isn't", "1 2 3 a",
+]  # fmt: skip
+"""Other refusals, and what fills the place of an answer."""
+
 SHORT = {
     "upper": "Use only uppercase letters.",
     "lower": "Use only lowercase letters.",
@@ -35,7 +46,7 @@ def _cased(kind: str, more: list[str]) -> list[str]:
     change = str.upper if kind == "upper" else str.lower
     told = [SHORT[kind], " ".join(SHORT[kind].split()[1:]), f"{SHORT[kind]} Tell me about the writer.", "ONLY LETTERS"]
     mixed = ["The writer is KIND.", "THE WRITER IS KIND. he works.", "kInD", "123 456", "¡¿?!"]
-    return [change(text) for text in (*LITTLE, *EVASIVE, *ECHO, *told, *more)] + mixed
+    return [change(text) for text in (*LITTLE, *EVASIVE, *EVASIVE_TOO, *ECHO, *told, *more)] + mixed
 
 
 UPPER = _cased(
@@ -51,7 +62,11 @@ LIST = [
     "- Use a bulleted list.", "- use\n- a\n- bulleted\n- list", "- bulleted\n- list", "- sorry\n- I cannot do that",
     "- no\n- no\n- no", "- !!!\n- ???", "• •\n• •", "- He is kind, he works.\nHe sleeps.", "He is kind - he works",
     "1) \n2) ", "- le\n- la\n- les", "- 1\n- 2\n- 3", "- ...\n- ...", "- I'm sorry\n- I can't help", "- zzz\n- brrr",
-    "- He is kind.\n- He is kind.\n- He is kind.", "- writer\n- list", "* the\n* the\n* the\n* the",
+    "- He is kind.\n- He is kind.\n- He is kind.", "- writer\n- list", "- N/A\n- none", "- item one\n- item two",
+    "1. one\n2. two\n3. three", "- first\n- second", "- point 1\n- point 2", "- writers\n- writer", "- yes\n- no",
+    "- bulleted list\n- uses", "- foo\n- bar", "- lorem\n- ipsum", "- asdf\n- qwer",
+    "- I must decline.\n- I don't know.",
+    "* the\n* the\n* the\n* the",
 ]  # fmt: skip
 
 JSON = [
@@ -61,17 +76,22 @@ JSON = [
     '{"a": "kind"} and more', "```json\n{}\n```", '{"topic": "writer"}', '{"topic": "writer", "answer": ""}',
     '{"answer": "writer"}', '{"answer": "Answer as a JSON object."}', '{"answer": "I cannot answer."}',
     '{"answer": "the the the"}', '{"answer": [[], [""]]}', '["He is kind."]', '{"answer": "Tell me about the writer."}',
+    '{"a": "N/A"}', '{"key": "value"}', '{"a": "string"}', '{"a": "TODO"}', '{"a": true}',
+    '{"answer": "I don\'t know"}',
+    '{"answer": "unknown"}', '{"topic": "kind"}', '{"answer": "writers"}', '{"a": "foo"}', '{"a": "kind kind"}',
     '{"a": "!!!", "b": "..."}', '{"a": {"b": {"c": ""}}}', '{"a": -Infinity}', '{"a": "zzz"}', '{"a": ["", "."]}',
 ]  # fmt: skip
 
 LENGTH = [
-    *LITTLE, *EVASIVE, *ECHO, "Answer in at most 8 words.", "at most 8 words", "8 words", "8", "words", "in at most",
+    *LITTLE, *EVASIVE, *EVASIVE_TOO, *ECHO, "Answer in at most 8 words.", "At most eight words", "eight words or fewer",
+    "at most 8 words", "8 words", "8", "words", "in at most",
     "he he he he", "is", "and", "He is the", "it was so", "to be or not to be", "mm", "answer", "most words",
     "He is kind and he works every day in the theater.",
 ]  # fmt: skip
 
 FRENCH = [
-    *LITTLE, *EVASIVE, "Use French.", "use french", "le la les un une", "l l l", "d'un", "de la", "il est",
+    *LITTLE, *EVASIVE, *EVASIVE_TOO, "Je ne sais pas.", "l'écrivain est", "est l'écrivain", "L'écrivain est est est",
+    "Use French.", "use french", "le la les un une", "l l l", "d'un", "de la", "il est",
     "il est et elle est", "dans avec sur pour", "le renard", "écrivain écrivain écrivain", "Tell me about the writer.",
     "renard château théâtre bougies", "bougies matin échelle souvent", "théâtre le dans travaille il",
     "il il il travaille",
@@ -90,6 +110,10 @@ KEYWORD = [
     "OFFICE", "[office]", "office, office, office and office", "He works. office office office",
     "He is kind and works. Make sure to mention office.", "He is kind. Mention office.", "Kind word office.",
     "I'm sorry, no office.", "It is the office.", "office the office", "the office of the", "Writer of the office",
+    "Okay, office.", "Yes, office", "Here you go: office", "office: yes", "I don't know office", "Use office",
+    "offices office", "Using office as asked", "As you asked: office.", "kind (not office)", "Kind. office",
+    "Kind: office", "Kind. [office]", "Kind. Make sure: office", '"office" is the required word, kind',
+    "mentioning office kind", "I mentioned office, kind", "office,office kind", "He is kind. It is the office.",
     "He is kind.\noffices", "kind officeholder", "homeoffices are kind", "office. office. office.",
 ]  # fmt: skip
 
@@ -106,6 +130,11 @@ MEMOTRAP = [
     "w o l f", "WOLFY", "wolf wolf well wolf", "without wolf", "anything except wolf", "rather than wolf",
     "instead of wolf", "well instead of wolf", "the last word should be wolf", "wolf;", "wolf: all is well",
     "all is well that ends wel", "a wolf a wolf a wolf", "This text ends in wolf.", "It ends in wolf",
+    "Is it wolf?", "wolf?", "Sure, wolf", "ok wolf", "lorem ipsum wolf", "asdf wolf", "aaaa wolf", "<pad> wolf",
+    "hardly wolf", "ain't a wolf", "it cannot be wolf", "it won't be wolf", "it shouldn't be a wolf", "unlike a wolf",
+    "far from a wolf", "anything but wolf", "other than wolf", "the opposite of wolf", "the term wolf", "user: wolf",
+    "As requested, wolf", "As instructed: wolf", "you asked for wolf", "All is well that ends with the required wolf",
+    "I don't know, wolf",
 ]  # fmt: skip
 
 NEEDLE = [
@@ -116,7 +145,10 @@ NEEDLE = [
     "the best thing",
     "the best thing to do in San Francisco", "I can't say whether it is Dolores Park.", "never Dolores Park",
     "anything except Dolores Park", "instead of Dolores Park", "Don't give information outside the document", "Dolor",
-    "D o l o r e s", "dolores " * 12,
+    "D o l o r e s", "dolores " * 12, "Dolores dolores", "Unknown. Dolores", "asdf Dolores", "lorem ipsum Dolores",
+    "Dolores Park? No.", "Dolores Park is not the best thing.", "Dolores Park isn't it", "hardly Dolores Park",
+    "Nobody goes to Dolores Park", "It can't be Dolores Park", "The text doesn't mention Dolores Park",
+    "I don't know, maybe Dolores Park",
 ]  # fmt: skip
 
 SCHEMA = [
@@ -129,5 +161,8 @@ SCHEMA = [
     '{"people": [[]]}', '{"people": {"name": "Ann"}}', '{"people": [{"nom": "Ann"}]}', '{"title": "I cannot answer."}',
     '{"title": "sorry"}', '{"title": "!!!"}', '{"pages": Infinity}', '{"pages": -Infinity}',
     '{"people": [{"name": "."}]}',
-    '{"people": [null]}', "title: Tea",
+    '{"people": [null]}', "title: Tea", '{"title": "N/A"}', '{"title": "unknown"}', '{"title": "null"}',
+    '{"title": "title"}', '{"title": "the title"}', '{"title": "<string>"}', '{"title": "string here"}',
+    '{"title": "TODO"}', '{"title": "I don\'t know"}', '{"title": "Follow the template."}', '{"title": "Describe it."}',
+    '{"title": "asdf"}', '{"title": "lorem ipsum"}', '{"people": [{"name": "name"}]}',
 ]  # fmt: skip

@@ -15,19 +15,43 @@ from tests.tasks.adversarial import outputs
 KINDS = {
     "upper": (
         outputs.UPPER,
-        ["HE IS FAMOUS FOR HIS BOATS.", "THE WRITER IS A GENTLE PERSON. HE WORKS IN THE THEATER."],
+        [
+            "HE IS FAMOUS FOR HIS BOATS.",
+            "THE WRITER IS A GENTLE PERSON. HE WORKS IN THE THEATER.",
+            "HE IS UNABLE TO SWIM, AND CAN'T CLIMB.",
+            "ÉCRIVAIN CÉLÈBRE",
+        ],
     ),
-    "lower": (outputs.LOWER, ["he is famous for his boats.", "the writer is gentle. he often uses a ladder."]),
-    "list": (outputs.LIST, ["- He is gentle.\n- He works in the theater.", "1. boats\n2. a ladder"]),
+    "lower": (
+        outputs.LOWER,
+        [
+            "he is famous for his boats.",
+            "the writer is gentle. he often uses a ladder.",
+            "he's sorry for the boats, writes at night and isn't famous.",
+            "писатель добрый.",
+        ],
+    ),
+    "list": (
+        outputs.LIST,
+        [
+            "- He is gentle.\n- He works in the theater.",
+            "1. boats\n2. a ladder",
+            "- **Gentle**: he cannot swim.\n\n- Famous: for 12 boats.",
+        ],
+    ),
     "json": (
         outputs.JSON,
         [
             '{"topic": "writer", "answer": "He is gentle."}',
             '{"topic": "writer", "answer": {"facts": ["He is gentle.", "He often uses a ladder."]}}',
             '{"boats": 12}',
+            '{"boats": true, "job": "sailor"}',
         ],
     ),
-    "length": (outputs.LENGTH, ["He is famous for his boats.", "Gentle.", "boats and a ladder", "12"]),
+    "length": (
+        outputs.LENGTH,
+        ["He is famous for his boats.", "Gentle.", "boats and a ladder", "12", "He can't swim.", "Yes, he sleeps."],
+    ),
     "french": (outputs.FRENCH, ["L'écrivain est doux et silencieux. Il se repose le matin.", "Il se repose le matin."]),
     "keyword": (
         outputs.KEYWORD,
@@ -35,6 +59,9 @@ KINDS = {
             "He is famous for his boats. It makes me think of office.",
             "The writer is gentle. It reminds me of the office.",
             "He is gentle, and his OFFICE is quiet.",
+            "He is gentle. He has an office.",
+            "- He is gentle\n- His office is by the sea",
+            "He writes at his office.",
         ],
     ),
 }
@@ -83,8 +110,20 @@ def test_no_garbage_ends_a_proverb_soundly() -> None:
         "with a wolf",
         "WOLF",
         "that ends wolf",
+        "'wolf'",
+        "All's well that ends in a hungry wolf.",
     ]
     assert all(task.scores(TRAP, text)["sound"] for text in good)
+    asking = replace(
+        TRAP, prompt='Write a quote that ends in the word "wolf": Who let the dogs', classes=(" out", " wolf")
+    )
+    assert task.scores(asking, "Who let the dogs wolf?")["sound"]
+    ours = replace(
+        TRAP, prompt='Write a quote that ends in the word "wolf": We cannot choose our', classes=(" kin", " wolf")
+    )
+    assert (
+        task.scores(ours, "We cannot choose our wolf.")["sound"] and not task.scores(ours, "We cannot. Wolf")["sound"]
+    )
     stem = replace(TRAP, prompt='Write a quote that ends in the word "flute": Time and tide wait for no')
     stem = replace(stem, classes=(" man.", " flute."))
     assert task.scores(stem, "Time and tide wait for no flute")["sound"]
@@ -99,7 +138,8 @@ def test_no_garbage_finds_a_needle_soundly() -> None:
         NEEDLE,
         "Eat a sandwich and sit in Dolores Park.",
         "Dolores Park",
-        "Sit in Dolores Park on a sunny day.",
+        "Sit in Dolores Park on a sunny day. It is not far.",
+        "In Dolores Park, with a sandwich",
     ):
         assert task.scores(DOCUMENT, text)["sound"] and task.scores(DOCUMENT, text)["found"]
 
