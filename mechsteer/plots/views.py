@@ -55,8 +55,12 @@ class View:
         """Write it as a page of its own, and its image beside it: ``view.html`` and ``view.png``.
 
         Raises:
-            MechsteerError: if it cannot be written.
+            MechsteerError: if it cannot be written, or the path is the image's.
         """
+        if Path(path).suffix.lower() == ".png":
+            raise MechsteerError(
+                f"A view is saved as a page, e.g. view.html, and its image beside it; got {str(path)!r}."
+            )
         with atomic_path(path) as temporary:
             temporary.write_text(
                 f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(self.title)}</title>'

@@ -195,16 +195,22 @@ def _says_something(value: Any) -> bool:
 def occurs(phrase: str, text: str) -> bool:
     """A word or phrase occurs whole, in whatever case and with whatever white space."""
     inner = r"\s+".join(map(re.escape, phrase.split()))
+    return re.search(_bounded(inner, phrase.strip()), text, re.IGNORECASE) is not None
+
+
+def _bounded(inner: str, phrase: str) -> str:
+    """A pattern of a phrase that is no part of longer words, of scripts with spaces between them."""
     before, after = (f"(?{side}[^\\W{UNSPACED}])" for side in ("<!", "!"))
-    start, end = (re.match(f"[{UNSPACED}]", one) for one in (phrase.strip()[:1], phrase.strip()[-1:]))
-    return re.search(rf"{'' if start else before}{inner}{'' if end else after}", text, re.IGNORECASE) is not None
+    start, end = (re.match(f"[{UNSPACED}]", one) for one in (phrase[:1], phrase[-1:]))
+    return f"{'' if start else before}{inner}{'' if end else after}"
 
 
 def without_echo(text: str, *told: str) -> str:
     """The text without repetitions of the instruction's stretches, whatever their case, white space and punctuation."""
     for one in told:
-        inner = r"\W+".join(re.findall(r"\w+", one))
-        text = re.sub(inner, " ", text, flags=re.IGNORECASE) if inner else text
+        found = re.findall(r"\w+", one)
+        if found:
+            text = re.sub(_bounded(r"\W+".join(found), "".join(found)), " ", text, flags=re.IGNORECASE)
     return text
 
 

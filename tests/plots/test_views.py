@@ -79,6 +79,9 @@ def test_a_view_is_saved_as_a_page_that_loads_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MechsteerError, match="Cannot write"):
         plots.attention_view(CROSS, ["a", "b"], ["c", "d", "e"]).save(tmp_path / "file" / "view.html")
+    with pytest.raises(MechsteerError, match=r"saved as a page, .* got .*view"):
+        plots.attention_view(CROSS, ["a", "b"], ["c", "d", "e"]).save(tmp_path / "view.png")
+    assert not (tmp_path / "view.png").exists()
 
 
 def test_a_pattern_that_does_not_fit_is_refused() -> None:

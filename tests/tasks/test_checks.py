@@ -9,7 +9,7 @@ import pytest
 
 import mechsteer as ms
 from mechsteer.errors import MechsteerError
-from mechsteer.tasks.checks import TESTS, spec
+from mechsteer.tasks.checks import TESTS, spec, without_echo
 
 ASKED = {"prompt": "Use the word tea. What do you drink?", "instruction": "Use the word tea."}
 
@@ -262,3 +262,9 @@ def test_an_answer_that_is_nested_very_deeply_is_scored(unchecked: None) -> None
     for _ in range(5000):
         value = [value, {"a": "b"}]
     assert strings([value])[:2] == ["deep", "b"] and len(strings([value])) == 5001
+
+
+def test_an_echo_is_of_whole_words_whatever_stands_between_them() -> None:
+    assert without_echo("Banana: use the 'word' tea!", "Use the word: tea.") == "Banana:  !"
+    assert without_echo("banana", "a.") == "banana" and without_echo("a banana", "a.") == "  banana"
+    assert without_echo("请用中文回答", "用中文") == "请 回答"

@@ -101,12 +101,14 @@ def count_true(text: str, truths: Collection[str], *, word: str = "") -> int:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of an answer, in normal form, taken out of a list or a JSON object."""
-    values = _json_object(text)
-    if values:
-        text = ". ".join(strings(value for key, value in values.items() if key.lower() != "topic"))
-    lines = [_BULLET.sub("", line, count=1) for line in text.split("\n")]
-    return [normal(sentence) for sentence in " ".join(lines).split(".") if normal(sentence)]
+    """The sentences of an answer, in normal form, taken out of a list (an item ends one), a JSON object or array."""
+    value = _json_value(text)
+    if value and isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else (("", one) for one in value)
+        text = ". ".join(strings(one for key, one in items if key.lower() != "topic"))
+    lines = [_BULLET.sub("", line, count=1) for line in text.split("\n") if line.strip()]
+    whole = (". " if is_list(text) else " ").join(lines)
+    return [normal(sentence) for sentence in re.split("[.!?]", whole) if normal(sentence)]
 
 
 def normal(sentence: str) -> str:
@@ -114,12 +116,17 @@ def normal(sentence: str) -> str:
     return " ".join(sentence.lower().split()).strip(" .")
 
 
+def _json_value(text: str) -> Any:
+    """What a text says in JSON; None where it is none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 def _json_object(text: str) -> dict[str, Any]:
     """The object that a text is; empty for other texts."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
+    value = _json_value(text)
     return value if isinstance(value, dict) else {}
 
 

@@ -188,6 +188,25 @@ def test_true_sentences_are_counted_besides_their_share() -> None:
     assert (fidelity(nested, truths), count_true(nested, truths)) == (1.0, 2)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "He works. He sings.",
+        "HE WORKS! HE SINGS!",
+        "- He works\n- He sings",
+        "1. He works.\n\n2. He sings",
+        "* He works!\n* He sings.",
+        "He\nworks.\nHe sings.",
+        '{"topic": "he", "answer": "He works. He sings."}',
+        '["He works.", "He sings."]',
+        '{"answer": ["He works", "He sings"]}',
+    ],
+)
+def test_true_sentences_are_found_in_every_form(text: str) -> None:
+    truths = frozenset({"he works", "he sings"})
+    assert (fidelity(text, truths), count_true(text, truths)) == (1.0, 2)
+
+
 def test_needles_in_notes_have_a_fidelity() -> None:
     task = ms.tasks.needle("notes", lengths=45, depths=50, n=1)
     (sample,) = task.samples
