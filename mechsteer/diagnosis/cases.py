@@ -69,6 +69,8 @@ def cases_of(model: Any, task: Any) -> Cases:
         )
     if not task.samples:
         raise MechsteerError(f"The task {task.name!r} has no samples.")
+    if hasattr(task, "ready"):
+        task.ready()
     found = [
         Case(number, prompt, _without(model, task, number, prompt), _missing(model, task, number, prompt))
         for number, prompt in enumerate(task.prompts(model))

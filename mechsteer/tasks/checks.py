@@ -92,6 +92,17 @@ class Spec:
         elif TESTS[self.name][1] is not None:
             self._argument(sample)
 
+    def ready(self) -> None:
+        """See whether what the check needs is installed, before anything is generated.
+
+        Raises:
+            MechsteerError: if the extra ``eval`` or nltk's data is missing for one of IFEval's ids.
+        """
+        if self.name not in TESTS:
+            from mechsteer.tasks.ifeval import require_checkers
+
+            require_checkers()
+
     def _argument(self, sample: Mapping[str, Any]) -> Any:
         if self.argument is not None:
             return self.argument

@@ -130,8 +130,19 @@ class OwnTask:
             raise MechsteerError(f"{sample.where}: the check failed on {shown(text)}: {shown(error)}.") from error
         return _scores(sample, found)
 
+    def ready(self) -> None:
+        """See whether what its checks need is installed, before anything is generated.
+
+        Raises:
+            MechsteerError: if something is missing.
+        """
+        used = [sample.check or self.check for sample in self.samples]
+        for check in dict.fromkeys(one for one in used if isinstance(one, Spec)):
+            check.ready()
+
     def run(self, model: Any, **how: Any) -> "pd.DataFrame":
         """Score every sample, as :func:`mechsteer.evaluate` does: sample, kind, prompt, output, and the scores."""
+        self.ready()
         return answered(model, self.samples, self.prompts(model), self._row, max_new_tokens=self.max_new_tokens, **how)
 
     def _row(self, sample: OwnSample, made: Prompt, output: str) -> dict[str, Any]:

@@ -252,6 +252,23 @@ def test_ifevals_ids_take_their_arguments_from_the_sample(monkeypatch: pytest.Mo
         spec("length_constraints:number_words").look({"prompt": "x", "num_words": 5})
 
 
+def test_what_ifevals_ids_need_is_looked_for_before_anything_is_generated(
+    monkeypatch: pytest.MonkeyPatch, unchecked: None
+) -> None:
+    def missing() -> None:
+        raise MechsteerError("the extra is missing")
+
+    monkeypatch.setattr(sys.modules["mechsteer.tasks.ifeval"], "require_checkers", missing)
+    mixed = [{"prompt": "a", "check": "lowercase"}, {"prompt": "b", "check": "punctuation:no_comma"}]
+    for task in (ms.task(mixed), ms.task(["a"], "punctuation:no_comma")):
+        with pytest.raises(MechsteerError, match="the extra is missing"):
+            task.run(None)
+        with pytest.raises(MechsteerError, match="the extra is missing"):
+            task.ready()
+    ms.task(["a"], "lowercase").ready()
+    ms.task(["a"], lambda text, sample: True).ready()
+
+
 def test_an_answer_that_is_nested_very_deeply_is_scored(unchecked: None) -> None:
     from mechsteer.tasks.checkers import strings
     from mechsteer.tasks.checks import is_json

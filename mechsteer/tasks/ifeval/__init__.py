@@ -125,13 +125,21 @@ class IFEval:
         """What :func:`check` says of an answer."""
         return check(sample, text)
 
+    def ready(self) -> None:
+        """See whether the checkers are there.
+
+        Raises:
+            MechsteerError: if the extra ``eval`` or nltk's data is missing.
+        """
+        require_checkers()
+
     def run(self, model: Any, **how: Any) -> "pd.DataFrame":
         """Score every sample: sample, key, kind, prompt, output, and what :func:`check` gives.
 
         Raises:
-            MechsteerError: before anything is generated, if the extra ``eval`` or nltk's data is missing.
+            MechsteerError: before anything is generated, as :meth:`ready`.
         """
-        require_checkers()
+        self.ready()
         return answered(model, self.samples, self.prompts(model), self._row, max_new_tokens=self.max_new_tokens, **how)
 
     def _row(self, sample: IFEvalPrompt, made: Prompt, output: str) -> dict[str, Any]:
