@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ import mechsteer as ms
 from mechsteer.errors import MechsteerError
 from mechsteer.tasks import ifeval
 from mechsteer.tasks.ifeval import IFEvalPrompt, check, followed, require_checkers
-from mechsteer.tasks.ifeval.arguments import ARGUMENTS, LANGUAGES
+from mechsteer.tasks.ifeval.arguments import ARGUMENTS, LANGUAGES, problem
 
 ROWS = [
     {
@@ -237,6 +238,11 @@ WORDS_LINE = "length_constraints:number_words"
             {"letter": "ab", "let_frequency": 1, "let_relation": "at least"},
             "one character",
         ),
+        ("keywords:existence", {"keywords": ["tea", "a**"]}, "a list of words, and each a regular expression.*a[*]{2}"),
+        ("keywords:frequency", {"keyword": "(", "frequency": 1, "relation": "at least"}, "regular expression.*got"),
+        ("keywords:forbidden_words", {"forbidden_words": ["[a"]}, "regular expression.*got"),
+        ("detectable_content:postscript", {"postscript_marker": "*"}, "regular expression"),
+        ("detectable_format:multiple_sections", {"section_spliter": "(?P<", "num_sections": 2}, "regular expression"),
         ("language:response_language", {"language": "French"}, "language code.*'French'"),
         (
             "length_constraints:nth_paragraph_first_word",
@@ -288,6 +294,32 @@ def test_arguments_are_those_of_lm_eval(real_checkers: Any) -> None:
 def test_a_prompt_made_by_hand_is_not_scored_at_random(real_checkers: Any) -> None:
     with pytest.raises(MechsteerError, match=r"Prompt 1: .*lacks the argument 'num_words'"):
         check(IFEvalPrompt(1, "Write.", (WORDS_LINE,), ({},)), "word")
+
+
+@pytest.mark.parametrize("text", ["[" * 20_000, '{"a": ' * 20_000])
+def test_brackets_without_end_are_no_json(real_checkers: Any, text: str) -> None:
+    sample = IFEvalPrompt(1, "In JSON.", ("detectable_format:json_format",), ({},))
+    assert followed(sample, text) == ([False], [False])
+    assert followed(sample, "[[1]]") == ([True], [True])
+
+
+def test_what_is_read_is_what_the_checkers_can_use(real_checkers: Any) -> None:
+    for word in ("tea (hot)?", "a|b", "[ab", "*", "c++", "a{99999999999}", "a\\", "(?i)x", "P.S."):
+        for name, arguments in {
+            "keywords:existence": {"keywords": [word]},
+            "keywords:forbidden_words": {"forbidden_words": [word]},
+            "keywords:frequency": {"keyword": word, "frequency": 1, "relation": "at least"},
+            "detectable_content:postscript": {"postscript_marker": word},
+            "detectable_format:multiple_sections": {"section_spliter": word, "num_sections": 1},
+        }.items():
+            checker = real_checkers.instructions_registry.INSTRUCTION_DICT[name](name)
+            checker.build_description(**arguments)
+            try:
+                checker.check_following("tea")
+                usable = True
+            except (re.error, OverflowError):
+                usable = False
+            assert usable == (problem(name, arguments) == ""), (name, word)
 
 
 @pytest.mark.parametrize("letter", ["!", "#", "*", "é"])

@@ -12,7 +12,7 @@ Scores, of one sample each: ``strict`` and ``loose`` say whether all instruction
 ``n_strict`` and ``n_loose`` of ``n_instructions`` count them one by one: their sums make the instruction level.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -177,9 +177,17 @@ def followed(sample: IFEvalPrompt, output: str) -> tuple[list[bool], list[bool]]
         example = utils.InputExample(
             key=sample.key, instruction_id_list=[name], prompt=sample.prompt, kwargs=[arguments]
         )
-        strict.append(bool(utils.test_instruction_following_strict(example, text).follow_all_instructions))
-        loose.append(bool(utils.test_instruction_following_loose(example, text).follow_all_instructions))
+        strict.append(_follows(utils.test_instruction_following_strict, example, text))
+        loose.append(_follows(utils.test_instruction_following_loose, example, text))
     return strict, loose
+
+
+def _follows(test: Callable[[Any, str], Any], example: Any, text: str) -> bool:
+    """What a checker says; brackets in brackets beyond what JSON is read to, as a loop writes them, do not follow."""
+    try:
+        return bool(test(example, text).follow_all_instructions)
+    except RecursionError:
+        return False
 
 
 def _with_letter(kwargs: Mapping[str, Any], output: str) -> tuple[dict[str, Any], str]:

@@ -2,9 +2,11 @@
 
 lm-eval's checkers draw an argument that is missing, empty, zero or out of range at random, each time anew, and so score
 an output by something that the prompt does not ask for. Here each argument is required, and must be one that the
-checker uses as it is.
+checker uses as it is; where the checker reads a regular expression (keywords are ones), one that Python can read.
 """
 
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,9 +29,33 @@ def _word(value: Any) -> str:
     return "" if isinstance(value, str) and len(value.split()) == 1 else "one word"
 
 
-def _words(value: Any) -> str:
-    fits = isinstance(value, list) and bool(value) and not any(_text(word) for word in value)
-    return "" if fits else "a list of words"
+def _within(form: str, case: Callable[[str], str] = str) -> Callable[[Any], str]:
+    """What a text must be that stands, in that case, in the place of ``{}`` in a regular expression."""
+
+    def fault(value: Any) -> str:
+        if wanted := _text(value):
+            return wanted
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                re.compile(form.format(case(value.strip())))
+        except (re.error, OverflowError, RecursionError):
+            own = shown(re.escape(value.strip()))
+            return f"a regular expression, for lm-eval's checker reads one ({own} means these characters)"
+        return ""
+
+    return fault
+
+
+def _words(form: str) -> Callable[[Any], str]:
+    """What a list of such texts must be."""
+    fault = _within(form)
+
+    def faults(value: Any) -> str:
+        if not isinstance(value, list) or not value or any(map(_text, value)):
+            return "a list of words"
+        return next((f"a list of words, and each {wanted}" for wanted in map(fault, value) if wanted), "")
+
+    return faults
 
 
 def _letter(value: Any) -> str:
@@ -51,16 +77,16 @@ ARGUMENTS: Mapping[str, Mapping[str, Callable[[Any], str]]] = {
     "combination:repeat_prompt": {"prompt_to_repeat": _text},
     "combination:two_responses": {},
     "detectable_content:number_placeholders": {"num_placeholders": _count},
-    "detectable_content:postscript": {"postscript_marker": _text},
+    "detectable_content:postscript": {"postscript_marker": _within(r"\s*{}.*$", str.lower)},
     "detectable_format:constrained_response": {},
     "detectable_format:json_format": {},
-    "detectable_format:multiple_sections": {"section_spliter": _text, "num_sections": _count},
+    "detectable_format:multiple_sections": {"section_spliter": _within(r"\s?{}\s?\d+\s?"), "num_sections": _count},
     "detectable_format:number_bullet_lists": {"num_bullets": _count},
     "detectable_format:number_highlighted_sections": {"num_highlights": _count},
     "detectable_format:title": {},
-    "keywords:existence": {"keywords": _words},
-    "keywords:forbidden_words": {"forbidden_words": _words},
-    "keywords:frequency": {"keyword": _text, "frequency": _count, "relation": _relation},
+    "keywords:existence": {"keywords": _words("{}")},
+    "keywords:forbidden_words": {"forbidden_words": _words(r"\b{}\b")},
+    "keywords:frequency": {"keyword": _within("{}"), "frequency": _count, "relation": _relation},
     "keywords:letter_frequency": {"letter": _letter, "let_frequency": _count, "let_relation": _relation},
     "language:response_language": {"language": _language},
     "length_constraints:nth_paragraph_first_word": {

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mechsteer.errors import MechsteerError, one_of, positive_int, shown
-from mechsteer.files import is_there, json_value, read_text
+from mechsteer.files import as_path, is_there, json_value, read_text
 from mechsteer.tasks.ifeval import MAX_NEW_TOKENS, IFEval, IFEvalPrompt
 from mechsteer.tasks.ifeval.arguments import problem
 from mechsteer.tasks.own_samples import OwnSample, read_sample
@@ -57,7 +57,8 @@ def ifeval(
             there twice; if no prompt is of these kinds; or if the hub cannot be reached.
     """
     positive_int("max_new_tokens", max_new_tokens)
-    source = _downloaded() if os.fspath(path) == HUB and not is_there(path) else Path(path)
+    source = as_path(path)
+    source = _downloaded() if str(source) == HUB and not is_there(source) else source
     lines = read_text(source, "JSONL").split("\n")
     samples = tuple(_sample(source, number, line) for number, line in enumerate(lines, 1) if line.strip())
     if not samples:
