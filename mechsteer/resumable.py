@@ -69,10 +69,12 @@ class Parts:
         import pandas as pd
 
         gaps = self.missing(size)
-        for first, end in gaps:
-            write_table(compute(first, end), self.folder / f"{first:06d}-{end:06d}", csv=False)
-        tables = [table for _, _, table in self.found()]
         before = self.total - sum(end - first for first, end in gaps)
+        while gaps:  # again where another process wrote parts of other sizes meanwhile
+            for first, end in gaps:
+                write_table(compute(first, end), self.folder / f"{first:06d}-{end:06d}", csv=False)
+            gaps = self.missing(size)
+        tables = [table for _, _, table in self.found()]
         return pd.concat(tables, ignore_index=True)[_columns(tables)], before
 
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mechsteer.files import write_table
 from mechsteer.resumable import Parts
 
 
@@ -31,6 +32,19 @@ def test_a_run_that_stops_goes_on(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(made, table(0, 10))
     again, before = parts.complete(1, compute)
     assert len(asked) == 4 and before == 10 and again.equals(made)
+
+
+def test_no_sample_is_lost_where_another_run_writes_parts_of_other_sizes(tmp_path: Path) -> None:
+    mine, other = Parts(tmp_path / "p", 12), Parts(tmp_path / "p", 12)
+
+    def compute(first: int, end: int) -> pd.DataFrame:
+        if first == 6:  # the other one has begun with smaller parts, and is not done
+            write_table(table(0, 4), other.folder / "000000-000004", csv=False)
+        return table(first, end)
+
+    made, before = mine.complete(6, compute)
+    pd.testing.assert_frame_equal(made, table(0, 12))
+    assert before == 0
 
 
 def test_damaged_foreign_and_unfinished_files(tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ def moments(
 
     Args:
         model: A loaded model; or captured activations: a store, what :func:`mechsteer.activations.capture` returned,
-            one group of either, or the library's cache. Of these all rows of the prompts count, generated ones too.
+            one group of either, or the library's cache. Of these all rows of the prompts count, generated
+            ones too; those of a prompt that is there twice, twice.
         prompts: Texts or prompts. Of captured activations None.
         sites: Full names, glob patterns or kinds; see :func:`mechsteer.activations.capture`. Of captured activations
             full names or kinds, and None for all that they have.
@@ -75,7 +76,7 @@ def _captured(
         raise MechsteerError(f"{source.name} was captured at its positions; moments of them are of all its rows.")
     found: dict[str, Moments] = {}
     for name in _sites(source, sites):
-        places, members = source.places(source.stacks[name]), list(dict.fromkeys(source.members))
+        places, members = source.places(source.stacks[name]), source.members
         for first in range(0, len(members), size):
             rows = np.concatenate([places[member.id].rows for member in members[first : first + size]])
             values = source.read(name, rows).flatten(1)

@@ -152,7 +152,8 @@ def joined_groups(where: str, has: Mapping[str, list[str]], new: Mapping[str, li
     for name, ids in new.items():
         old = found.get(name, [])
         if name == DEFAULT_GROUP:  # not a row of pairs: whatever is new is added
-            found[name] = list(dict.fromkeys([*old, *ids]))
+            there = set(old)
+            found[name] = [*old, *(i for i in ids if i not in there)]
         elif ids[: len(old)] == old:
             found[name] = list(ids)
         elif old[: len(ids)] != ids:

@@ -245,6 +245,19 @@ def test_one_prompt_may_be_in_several_pairs(tiny: Callable, tmp_path: Path) -> N
         same(found, ms.similarity(model, pairs, n_boot=20))
 
 
+def test_a_prompt_that_is_there_twice_counts_twice(tiny: Callable, tmp_path: Path) -> None:
+    model = tiny("gpt2")
+    prompts = [*groups_of(model)["with"][:2], *groups_of(model)["without"][:1] * 3]
+    for given in ({"with": prompts[:2], "without": prompts[2:]}, prompts):
+        live = moments(model, prompts, sites="resid_post", batch_size=2)
+        for number, options in enumerate(({}, {"store": tmp_path / type(given).__name__})):
+            source = ms.capture(model, given, sites="resid_post", positions="all", batch_size=3 + number, **options)
+            same(moments(source, batch_size=4), live)
+            same(ms.logit_lens(model, source), ms.logit_lens(model, prompts))
+    store = ms.capture(model, prompts, sites="resid_post", positions="all", store=tmp_path / "list")  # again
+    assert [p.text for p in store.prompts()] == [p.text for p in prompts]
+
+
 def strangers(model: Any) -> list[tuple[ms.Prompt, ms.Prompt]]:
     return [(ms.prompt(model, "red"), ms.prompt(model, "cat"))] * 2
 
