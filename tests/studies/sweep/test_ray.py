@@ -50,6 +50,12 @@ def test_a_killed_worker_loses_its_cell_alone_and_each_loads_its_model_once(fold
         assert (folder / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_the_cluster_of_this_machine_asks_for_a_token(folder: Path) -> None:
+    from ray._raylet import AuthenticationMode, get_authentication_mode
+
+    assert get_authentication_mode() == AuthenticationMode.TOKEN
+
+
 def test_a_cell_that_kills_every_worker_is_given_up_and_only_it(folder: Path, tmp_path: Path) -> None:
     executor = Ray(workers=2, retries=1)
     result = sweep(CELLS, tmp_path / "out", run=sweep_runs.always_dies, executor=executor, **QUIET)
