@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.comparison.summary import summarise
-from mechsteer.errors import MechsteerError
 from mechsteer.tuning.asking import (
     WORDINGS,
     Example,
@@ -18,7 +18,7 @@ from mechsteer.tuning.asking import (
     with_examples,
 )
 from mechsteer.tuning.ladders import Way
-from mechsteer.tuning.trying import Runs
+from mechsteer.tuning.trying import Runs, all_or_each
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +62,7 @@ def held_out(runs: Runs, tuned: tuple[str, Way] | None, examples: Examples) -> H
     left_out: dict[str, str] = {}
     tasks = _asked(runs.task, examples)
     askable = {name: task for name, task in tasks.items() if isinstance(task, Reworded)}
-    for name, found in _answered(runs, askable).items():
+    for name, found in all_or_each(askable, partial(_answered, runs)).items():
         if isinstance(found, str):
             left_out[name] = found
         else:
@@ -79,17 +79,10 @@ def held_out(runs: Runs, tuned: tuple[str, Way] | None, examples: Examples) -> H
     return HeldOut(rows, summary, left_out)
 
 
-def _answered(runs: Runs, tasks: Mapping[str, Reworded]) -> "dict[str, pd.DataFrame | str]":
-    """The rows of each wording, all answered together; where that raises, each by itself, or why it could not be."""
-    if not tasks:
-        return {}
-    try:
-        task = one_list(list(tasks.values())) if len(tasks) > 1 else next(iter(tasks.values()))
-        table = replace(runs, task=task).rows(Way())
-    except MechsteerError as error:
-        if len(tasks) == 1:
-            return dict.fromkeys(tasks, str(error))
-        return {name: found for one in tasks for name, found in _answered(runs, {one: tasks[one]}).items()}
+def _answered(runs: Runs, tasks: Mapping[str, Reworded]) -> "dict[str, pd.DataFrame]":
+    """The rows of each wording, all answered together."""
+    task = one_list(list(tasks.values())) if len(tasks) > 1 else next(iter(tasks.values()))
+    table = replace(runs, task=task).rows(Way())
     size = len(runs.task.samples)
     parts = [table.iloc[place * size : (place + 1) * size].reset_index(drop=True) for place in range(len(tasks))]
     about = [{"sample": range(size), "task": task.name, "data_hash": task.data_hash} for task in tasks.values()]

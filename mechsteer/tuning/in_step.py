@@ -4,12 +4,13 @@ Each search is as it would be alone: it sees its own answers only.
 """
 
 from collections.abc import Generator, Mapping, Sequence
+from functools import partial
 
 import pandas as pd
 
 from mechsteer.errors import MechsteerError
 from mechsteer.tuning.search import Search
-from mechsteer.tuning.trying import Asked, Runs
+from mechsteer.tuning.trying import Asked, Runs, all_or_each
 
 Answers = list[pd.DataFrame]
 Going = Generator[list[Asked], Answers, None]
@@ -34,19 +35,14 @@ def in_step(runs: Runs, searches: Mapping[str, Search]) -> dict[str, str]:
             except MechsteerError as error:
                 failed[name] = str(error)
                 del going[name]
-        answers = _answered(runs, asked, failed)
+        found = all_or_each(asked, partial(_answered, runs))
+        answers = {name: tables for name, tables in found.items() if not isinstance(tables, str)}
+        failed |= {name: why for name, why in found.items() if isinstance(why, str)}
         going = {name: one for name, one in going.items() if name in answers}
     return failed
 
 
-def _answered(runs: Runs, asked: Mapping[str, Sequence[Asked]], failed: dict[str, str]) -> dict[str, Answers]:
-    """What each asked for; where that raises together, each by itself, to tell whose it is."""
-    try:
-        tables = iter(runs.many([one for some in asked.values() for one in some]))
-    except MechsteerError as error:
-        if len(asked) == 1:
-            failed.update(dict.fromkeys(asked, str(error)))
-            return {}
-        alone = [_answered(runs, {name: some}, failed) for name, some in asked.items()]
-        return {name: answers for one in alone for name, answers in one.items()}
+def _answered(runs: Runs, asked: Mapping[str, Sequence[Asked]]) -> dict[str, Answers]:
+    """What each asked for."""
+    tables = iter(runs.many([one for some in asked.values() for one in some]))
     return {name: [next(tables) for _ in some] for name, some in asked.items()}

@@ -1,10 +1,10 @@
 """Running ways to steer on stretches of prompts, each once: what makes a killed tuning go on where it was."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import pandas as pd
 
@@ -19,6 +19,8 @@ from mechsteer.tuning.ladders import Way
 
 if TYPE_CHECKING:
     from tqdm import tqdm
+
+T, R = TypeVar("T"), TypeVar("R")
 
 FIRST_TOKENS = 12
 """So many tokens say whether an answer goes wrong from its beginning."""
@@ -134,6 +136,18 @@ class Runs:
         if self.out is None:
             return compute()
         return cell(self.out, cell_key(self.model, part, way.steer, way.strategy, {"quality": True}), compute)
+
+
+def all_or_each(asked: Mapping[str, T], run: Callable[[Mapping[str, T]], Mapping[str, R]]) -> dict[str, R | str]:
+    """What a run of all that is asked gives, by name; where it raises, of each by itself, or why it could not be."""
+    if not asked:
+        return {}
+    try:
+        return dict(run(asked))
+    except MechsteerError as error:
+        if len(asked) == 1:
+            return dict.fromkeys(asked, str(error))
+        return {name: all_or_each({name: one}, run)[name] for name, one in asked.items()}
 
 
 def _joined(ways: Sequence[Way], sizes: Sequence[int]) -> Way:
