@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from mechsteer.decoding import Greedy, Strategy
@@ -12,7 +11,7 @@ from mechsteer.decoding.processors import processors
 from mechsteer.decoding.strategies import as_strategy
 from mechsteer.errors import MechsteerError, file_as_task, shown
 from mechsteer.evaluation_run import RECORD, Run, measured
-from mechsteer.files import write_record, write_table
+from mechsteer.files import as_path, write_record, write_table
 from mechsteer.models import check_model, provenance
 from mechsteer.quality.columns import changed_column, collapse_columns
 from mechsteer.steering import Intervention, as_intervention
@@ -122,7 +121,7 @@ def timed(
     as_strategy(strategy)
     applied = processors(model, strategy, 1, use=run.generation_config)
     as_intervention(steer)
-    folder = None if out is None else Path(out)
+    folder = None if out is None else as_path(out)
     table, extra, seconds = measured(run, folder)
     leading = {"task": task.name, **describe(steer), "strategy": repr(strategy or Greedy())}
     leading["seed"] = getattr(strategy, "seed", None)

@@ -1,7 +1,6 @@
 """A task's rows with the columns of quality, computed at once or in parts that a killed run continues from."""
 
 import time
-from contextlib import suppress
 from dataclasses import dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from mechsteer.decoding import Directer, Greedy, Sample, Strategy
 from mechsteer.decoding.loop import MAX_BATCH_TOKENS
 from mechsteer.decoding.watched import Watched
 from mechsteer.errors import positive_int
-from mechsteer.files import writable_dir, write_record
+from mechsteer.files import remove, writable_dir, write_record
 from mechsteer.identity import cell_key
 from mechsteer.quality.columns import as_numbers, asked_of, surprise_columns, text_columns, token_columns
 from mechsteer.resumable import Parts
@@ -152,6 +151,5 @@ def begin(out: Path, key: str) -> None:
     """Say what the folder is about to hold; rows of another evaluation go, for they could be taken for these."""
     writable_dir(out)
     for name in ("rows.parquet", "rows.csv", RECORD):
-        with suppress(FileNotFoundError):
-            (out / name).unlink()
+        remove(out / name)
     write_record(out / RECORD, {"key": key, "complete": False})

@@ -46,6 +46,24 @@ def data_path(*parts: str) -> Path:
     raise MechsteerError(f"No bundled data {'/'.join(parts)!r}.{nearest(parts[-1] if parts else '', names)}")
 
 
+def as_path(path: Any) -> Path:
+    """The path that was given, where a file can have it.
+
+    Raises:
+        MechsteerError: for what is no path, or a text with a NUL or half a character in it.
+    """
+    name = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(name, str):
+        raise MechsteerError(f"A path is a text or a pathlib.Path, got {shown(path)}.")
+    try:
+        whole = b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        whole = False
+    if not whole:
+        raise MechsteerError(f"No file can have the path {shown(name)}: a NUL or half a character is in it.")
+    return Path(path)
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary file name beside ``path`` to write to; rename it to ``path`` when all went well.
@@ -54,9 +72,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     the next one that writes into the folder.
 
     Raises:
-        MechsteerError: if the folder cannot be written to or the disk is full.
+        MechsteerError: if the folder cannot be written to or the disk is full, or for what is no path.
     """
-    target = Path(path)
+    target = as_path(path)
     temporary: Path | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +158,7 @@ def writable_dir(path: str | os.PathLike[str]) -> Path:
     Raises:
         MechsteerError: if not, with the reason; before any long work has started.
     """
-    folder = Path(path)
+    folder = as_path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(prefix=".mechsteer-", suffix=LEFT, dir=folder):
@@ -280,17 +298,18 @@ def file_at(path: str | os.PathLike[str], what: str = "file") -> Path:
     Raises:
         MechsteerError: for a folder, a pipe or a device, where nothing is, and for a path that no file can have.
     """
+    file = as_path(path)
     try:
-        kind = Path(path).stat().st_mode
+        kind = file.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         raise MechsteerError(f"No such {'file' if what.endswith('file') else what}: {path}.") from None
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise MechsteerError(f"Cannot read {shown(os.fspath(path))}: {getattr(error, 'strerror', error)}.") from None
+    except OSError as error:
+        raise MechsteerError(f"Cannot read {shown(str(file))}: {error.strerror}.") from None
     if stat.S_ISDIR(kind):
         raise MechsteerError(f"Cannot read {path}: a folder is not a readable {what}.")
     if not stat.S_ISREG(kind):  # where reading may never end
         raise MechsteerError(f"{path} is a pipe or a device; expected a {what}, into which what it gives is written.")
-    return Path(path)
+    return file
 
 
 def is_there(path: str | os.PathLike[str]) -> bool:

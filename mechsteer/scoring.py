@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError, listed, shown
-from mechsteer.files import json_value, read_text
+from mechsteer.files import as_path, json_value, read_text
 from mechsteer.quality.columns import as_numbers, collapse_columns, text_columns
 from mechsteer.stats import are_shares, mean_interval
 from mechsteer.tasks import Answers, IFEval, Instructions, MemoTrap, OwnTask, Rules
@@ -148,7 +148,7 @@ def read_responses(task: Any, path: str | os.PathLike[str]) -> Responses:
     Raises:
         MechsteerError: if it cannot be read, with the line that is broken, or has none of the prompts.
     """
-    how, source = _how(task), Path(path)
+    how, source = _how(task), as_path(path)
     given: dict[str, str] = {}
     repeated: list[str] = []
     whole = {_plain(how.asked(sample)[0]) for sample in task.samples}

@@ -12,14 +12,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 import mechsteer as ms
+from mechsteer import plots
+from mechsteer.comparison import Comparison
 from mechsteer.errors import LONGEST
-from mechsteer.files import read_record, write_record
+from mechsteer.files import read_record, writable_dir, write_record, write_table
+from mechsteer.html_report import Report, write
 from mechsteer.organisms.training import written_whole
 from mechsteer.plots.base import thumbnail
 from mechsteer.resumable import Parts
@@ -27,6 +31,7 @@ from mechsteer.scoring import read_responses
 from mechsteer.studies.core import cells
 from mechsteer.studies.core.result import Result
 from mechsteer.studies.questions import bench as questions
+from mechsteer.studies.sweep import grid, sweep
 from mechsteer.studies.sweep.grids import read_grid
 from mechsteer.tensors import read_tensors
 from tests.fuzz.kinds import KINDS
@@ -90,6 +95,55 @@ def test_names_that_no_file_has(reader: str, name: str, monkeypatch: pytest.Monk
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(ms.MechsteerError):
         READERS[reader](name)
+
+
+def _figure(path: Any) -> Any:
+    from matplotlib.figure import Figure
+
+    return plots.save(Figure(), path)
+
+
+WRITERS: dict[str, Callable[[Any], Any]] = {
+    "Direction.save": lambda path: DIRECTION.save(path),
+    "Intervention.save": lambda path: ms.add(DIRECTION, 1.0).save(path),
+    "to_gguf": lambda path: DIRECTION.to_gguf(path),
+    "create": lambda path: ms.ActivationStore.create(path),
+    "page": lambda path: write(Report("x", (), {}), path),
+    "figure": _figure,
+    "table": lambda path: write_table(pd.DataFrame({"x": [1]}), path),
+    "folder": writable_dir,
+    "Comparison.save": lambda path: Comparison(pd.DataFrame(), pd.DataFrame(), "x").save(path),
+    "sweep": lambda path: sweep(grid(a=[1]), path, run="tests.faults.jobs:cell", progress=False),
+}
+DIRECTION = ms.Direction(torch.ones(4), "blocks.1.hook_resid_post", "x")
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", [*WRITERS, *READERS])
+def test_a_path_that_is_none_is_one_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "file").write_text("x")
+    texts, others = ["a\0b", "\ud800", "x" * 300, "file/below"], [3, b"x", ["x"]]
+    for path in texts + ([] if name in ("table", "thumbnail") else others):  # theirs are made by their callers
+        with pytest.raises(ms.MechsteerError):
+            (WRITERS | READERS)[name](path)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("read", [ms.load, ms.load_sae, ms.ActivationStore.open, Result.load])
+def test_a_folder_that_may_not_be_read_is_one_line(
+    read: Callable[[Any], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path, *_: Any, **__: Any) -> Any:  # root may read all
+        raise PermissionError(13, "Permission denied", str(path))
+
+    (tmp_path / "closed").mkdir()
+    with monkeypatch.context() as patch:
+        for name in ("is_file", "iterdir", "read_bytes"):
+            patch.setattr(Path, name, denied)
+        with pytest.raises(ms.MechsteerError, match="closed"):
+            read(tmp_path / "closed")
 
 
 def test_long_messages_keep_their_ends() -> None:
@@ -161,8 +215,6 @@ def test_a_changed_byte_in_kept_states_is_found(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_removed_is_named(tmp_path: Path) -> None:
-    import pandas as pd
-
     (tmp_path / "cells" / "a.parquet").mkdir(parents=True)
     with pytest.raises(ms.MechsteerError, match=r"Cannot remove .*a\.parquet"):
         cells.cell(tmp_path, "a", lambda: pd.DataFrame({"x": [1]}))

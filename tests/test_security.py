@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import mechsteer as ms
+from mechsteer.html_report import Report, Samples, page
 from mechsteer.studies.core import cells
 from mechsteer.studies.core.result import Result, finish
 
@@ -117,10 +118,16 @@ def test_texts_are_escaped_in_every_view(tiny: Callable, tmp_path: Path) -> None
     out.texts[0] = EVIL
     result = Result(tmp_path / EVIL, {"summary": pd.DataFrame({EVIL: [EVIL]})})
     steer = ms.add(ms.Direction(torch.ones(32), "blocks.0.hook_resid_post", EVIL), 1.0)
-    shown = [direction, made, out, result, steer, ms.add(direction, 1.0)]
+    kept = ms.capture(model, {EVIL: [made], "b": ["the cat"]}, sites="resid_post")
+    shown = [direction, made, out, result, steer, ms.add(direction, 1.0), kept]
     pages = [one._repr_html_() for one in shown if hasattr(one, "_repr_html_")]
-    assert len(pages) >= 4
-    assert not any("<script>" in page for page in pages)
+    assert len(pages) >= 5
+    table, figures = pd.DataFrame({EVIL: [EVIL]}), {EVIL: b"png"}
+    samples = Samples((EVIL, EVIL + "2"), (EVIL,), (((EVIL, EVIL, True), ("b" + EVIL, EVIL, None)),))
+    pages.append(page(Report(EVIL, [EVIL], {EVIL: [EVIL]}, figures, (), {EVIL: table}, samples, {EVIL: EVIL}, EVIL)))
+    for own in (False, True):
+        pages.append(ms.plots.attention_view(torch.eye(2)[None], [EVIL, "b"], names=[EVIL], own=own)._repr_html_())
+    assert not any(EVIL in page or "<script>alert" in page for page in pages)
 
 
 class NoRouteError(Exception):

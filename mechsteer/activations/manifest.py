@@ -15,7 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from mechsteer.errors import MechsteerError
-from mechsteer.files import LEFT, atomic_path, check_record, from_json, is_there, read_bytes, read_text, record_bytes
+from mechsteer.files import (
+    LEFT,
+    atomic_path,
+    check_record,
+    from_json,
+    is_there,
+    read_bytes,
+    read_text,
+    record_bytes,
+    remove,
+)
 
 FORMAT = "mechsteer.activations/2"
 _EARLIER = "mechsteer.activations/1"  # without groups and prompts
@@ -171,12 +181,12 @@ def clean(folder: Path, manifest: Manifest) -> None:
     if text.isdecimal() and int(text) not in {shard.number for shard in manifest.shards}:
         left = {f"shard-{int(text):06d}.{suffix}" for suffix in ("safetensors", "parquet")}
         for name in left:
-            (folder / name).unlink(missing_ok=True)
+            remove(folder / name)
         written |= left
     for path in folder.glob(f".*{LEFT}.*"):
         if (named := _TEMPORARY.fullmatch(path.name)) and named[1] in written:
-            path.unlink(missing_ok=True)
-    note.unlink()
+            remove(path)
+    remove(note)
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from mechsteer.activations.reading import SiteRows
 from mechsteer.activations.shards import FIX, PROMPT, map_shard, problem, read_index
 from mechsteer.display import folded, rows_of, titled
 from mechsteer.errors import MechsteerError, finite, listed, one_of
-from mechsteer.files import is_there, writable_dir
+from mechsteer.files import is_there, remove, writable_dir
 from mechsteer.prompts import Prompt
 from mechsteer.sources import Recorded, prompt_id
 
@@ -129,7 +129,7 @@ class ActivationStore(Mapping[str, SiteRows]):
                 manifest.write(folder)
             for shard in bad:
                 for file, _ in shard.files(folder):
-                    file.unlink(missing_ok=True)
+                    remove(file)
         return [found[shard.number] for shard in bad]
 
     def verify(self) -> None:

@@ -16,7 +16,7 @@ from mechsteer.activations.store import ActivationStore, is_store
 from mechsteer.activations.streaming import BatchRows, Plan, check_prompts, stream
 from mechsteer.decoding.strategies import Sample
 from mechsteer.errors import MechsteerError
-from mechsteer.files import digest, versions
+from mechsteer.files import digest, remove, versions
 from mechsteer.identity import described
 from mechsteer.models import is_encoder_decoder, loaded_info, model_identity, provenance, stacks
 from mechsteer.prompts import Prompt
@@ -220,7 +220,7 @@ class Writer:
             shard = write_shard(self.folder, self.manifest, batches, tables, self.plan.dtype)
             self.manifest.shards = [*shards, shard]
             self.manifest.write(self.folder)
-            (self.folder / WRITING).unlink()
+            remove(self.folder / WRITING)
         except MechsteerError as error:
             kept = sum(s.prompts for s in shards)
             raise MechsteerError(

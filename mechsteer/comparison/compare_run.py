@@ -13,7 +13,7 @@ from mechsteer.decoding import Strategy
 from mechsteer.errors import MechsteerError, shown
 from mechsteer.evaluation import Task, timed
 from mechsteer.evaluation_run import Run
-from mechsteer.files import digest, read_record, read_table, write_record, write_table
+from mechsteer.files import as_path, digest, read_record, read_table, write_record, write_table
 from mechsteer.html_report import write
 from mechsteer.html_report.page import NAME as PAGE
 from mechsteer.plots import save
@@ -60,7 +60,7 @@ class Comparison:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the rows, the summary, the figure and ``report.html``, which they suffice to make again."""
-        out = Path(folder)
+        out = as_path(folder)
         write_table(self.rows, out / "rows")
         write_table(self.summary, out / "summary")
         save(self.plot(), out / "comparison")
@@ -128,7 +128,7 @@ def compare(
     chosen = {name: _method(model, name, value) for name, value in _named(methods).items()}
     tables, seconds, column = [], {}, ""
     for name, (steer, strategy) in chosen.items():
-        folder = None if out is None else Path(out) / _folder(name)
+        folder = None if out is None else as_path(out) / _folder(name)
         first = tables[0] if tables and "output" in tables[0] else None
         table, took = timed(Run(model, task, steer, strategy, batch_size, quality, progress), folder, first)
         seconds[name] = took

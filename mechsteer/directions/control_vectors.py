@@ -33,7 +33,7 @@ from mechsteer.checksums import BLANK, check, has_checksum, sealed
 from mechsteer.directions.direction import Direction, from_header, to_header
 from mechsteer.directions.foreign import adopt, check_family
 from mechsteer.errors import MechsteerError, finite, foreign, shown
-from mechsteer.files import atomic_path, is_there, json_value, read_bytes
+from mechsteer.files import as_path, atomic_path, is_there, json_value, read_bytes
 from mechsteer.models import parse
 from mechsteer.models.checkpoint.gguf_header import tensor_shapes
 
@@ -111,17 +111,18 @@ def from_gguf(path: str | os.PathLike[str], model: Any = None) -> dict[int, Dire
         UserWarning: if the file names another architecture than the model's.
     """
     _package()
-    content = b"" if is_there(path) and Path(path).is_dir() else read_bytes(path)
+    source = as_path(path)
+    content = b"" if is_there(source) and source.is_dir() else read_bytes(source)
     if sealed_by_us := has_checksum(content):
         check(content, path, "control vector")
-    keys, vectors = _read(Path(path))
+    keys, vectors = _read(source)
     if _CHECKSUM in keys and not sealed_by_us:  # one flipped bit cannot hide both
         check(content, path, "control vector")
     if _OURS in keys:
         found = _ours(vectors, keys[_OURS], str(path))
         return found if model is None else adopt(model, found)
     hint = str(keys.get(f"{ARCHITECTURE}.model_hint", "unknown"))
-    meta = {"model_family": hint, "source": f"GGUF file {Path(path).name}"}
+    meta = {"model_family": hint, "source": f"GGUF file {source.name}"}
     found = {
         block: Direction(vector, f"blocks.{block}.hook_resid_post", "gguf", meta=meta)
         for block, vector in vectors.items()

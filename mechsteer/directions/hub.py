@@ -42,14 +42,13 @@ def push(
     from huggingface_hub import HfApi
 
     shared = without_paths(direction)
-    with tempfile.TemporaryDirectory(prefix="mechsteer-") as folder:
+    with hub_errors("push to", repo_id), tempfile.TemporaryDirectory(prefix="mechsteer-") as folder:
         shared.save(Path(folder) / FILE)
         (Path(folder) / "README.md").write_text(model_card(shared, repo_id), encoding="utf-8")
-        with hub_errors("push to", repo_id):
-            api = HfApi(token=token)
-            api.create_repo(repo_id, private=private, exist_ok=True)
-            _check_place(api.model_info(repo_id), repo_id, private=private)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message).commit_url)
+        api = HfApi(token=token)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        _check_place(api.model_info(repo_id), repo_id, private=private)
+        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message).commit_url)
 
 
 def pull(repo_id: str, *, revision: str | None = None, token: str | None = None) -> Direction:

@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 
+from mechsteer.files import as_path
+
 __all__ = ["ORGANISMS", "Organism"]
 
 
@@ -25,7 +27,7 @@ class Organism:
     def train(self, out: Path | str, *, seed: int | None = None, progress: bool = True) -> Path:
         """Train it from scratch into the new directory `out`; without a seed, the bundled checkpoint is made again."""
         seed = self.seed if seed is None else seed
-        return import_module(self.module).train(Path(out), seed=seed, progress=progress)
+        return import_module(self.module).train(as_path(out), seed=seed, progress=progress)
 
 
 ORGANISMS: Mapping[str, Organism] = MappingProxyType(

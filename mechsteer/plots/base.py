@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError, foreign, shown
-from mechsteer.files import atomic_path
+from mechsteer.files import as_path, atomic_path, file_at
 from mechsteer.plots.fitting import IN_CELL, fit
 from mechsteer.plots.labels import need
 from mechsteer.plots.own import Cycle, chosen, line_width, marker_size
@@ -157,7 +157,7 @@ def thumbnail(path: Path) -> bytes:
 
     with (
         foreign(f"{path} is no readable picture", "Draw it again: mechsteer figures FOLDER."),
-        Image.open(path) as image,
+        Image.open(file_at(path, "picture")) as image,
     ):
         half = (max(1, image.width // 2), max(1, image.height // 2))
         small = image.convert("RGB").resize(half, Image.Resampling.LANCZOS)
@@ -174,12 +174,12 @@ def save(figure: "Figure", stem: str | os.PathLike[str]) -> list[Path]:
     """
     if not hasattr(figure, "savefig"):
         raise MechsteerError(f"A figure of matplotlib is saved, got {shown(figure)}; a view has .save(path) itself.")
-    paths = [Path(f"{stem}.{name}") for name in current().formats]
+    formats = current().formats
+    paths = [as_path(f"{as_path(stem)}.{kind}") for kind in formats]
     with style():
         if current().width is not None or points(1) > 1:
             fit(figure)
-        for path in paths:
-            kind = path.suffix[1:]
+        for kind, path in zip(formats, paths, strict=True):
             made = io.BytesIO()  # a full disk would leave matplotlib's own file open
             figure.savefig(made, format=kind, dpi=300, metadata=_METADATA[kind])
             with atomic_path(path) as temporary:

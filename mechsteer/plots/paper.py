@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from mechsteer.errors import MechsteerError, finite, one_of
+from mechsteer.files import as_path, is_there, read_text
 
 FORMATS = ("pdf", "svg", "png")
 
@@ -87,12 +87,12 @@ def _read(style: str | os.PathLike[str]) -> dict[str, Any]:
 
     if str(style) in library:
         return {str(name): value for name, value in library[str(style)].items()}
-    path = Path(style)
+    path = as_path(style)
+    if not is_there(path):
+        raise MechsteerError(f"No such style sheet: {path}. Give a file, or a name such as 'ggplot'.")
+    text = read_text(path, "style sheet")
     try:
-        text = path.read_text(encoding="utf-8")
         found = mpl.rc_params_from_file(path, fail_on_error=True, use_default_template=False)
-    except FileNotFoundError:
-        raise MechsteerError(f"No such style sheet: {path}. Give a file, or a name such as 'ggplot'.") from None
     except Exception as error:
         raise MechsteerError(f"{path} is not a style sheet of matplotlib: {error}.") from None
     named = {line.split(":")[0].strip() for line in text.splitlines() if ":" in line.split("#")[0]}

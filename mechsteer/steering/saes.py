@@ -19,8 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, foreign, nearest, unknown
-from mechsteer.files import data_path, home, is_there, read_json
+from mechsteer.errors import MechsteerError, foreign, nearest, shown, unknown
+from mechsteer.files import as_path, data_path, home, is_there, read_json
 from mechsteer.models import check_sizes, model_info, official_name, shape_of, shapes_in
 from mechsteer.steering.sae_conventions import check_processing
 
@@ -87,18 +87,20 @@ def load_sae(
     Example:
         >>> sae = ms.load_sae("organism:instruct-llama")  # or a folder, or a release and id of the hub
     """
+    as_path(name_or_path)
     name = os.fspath(name_or_path)
     local = home(name)
-    if name.startswith(ORGANISM):
-        wanted = name.removeprefix(ORGANISM)
-        if wanted not in bundled_saes():
-            raise unknown("organism with a bundled SAE", wanted, bundled_saes())
-        return _from_disk(data_path("saes", wanted), device, dtype)
-    if is_there(local) or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        if sae_id is not None:
-            raise MechsteerError(f"sae_id={sae_id!r} is for releases on the hub; {name!r} is a local path.")
-        return _from_disk(local, device, dtype)
-    return _from_hub(name, sae_id, device, dtype)
+    with foreign(f"Cannot read the SAE {shown(name)}"):  # in a folder that may not be read, say
+        if name.startswith(ORGANISM):
+            wanted = name.removeprefix(ORGANISM)
+            if wanted not in bundled_saes():
+                raise unknown("organism with a bundled SAE", wanted, bundled_saes())
+            return _from_disk(data_path("saes", wanted), device, dtype)
+        if is_there(local) or name.startswith((".", "/", "~")) or name.count("/") > 1:
+            if sae_id is not None:
+                raise MechsteerError(f"sae_id={sae_id!r} is for releases on the hub; {name!r} is a local path.")
+            return _from_disk(local, device, dtype)
+        return _from_hub(name, sae_id, device, dtype)
 
 
 def _from_disk(path: Path, device: str, dtype: str | None) -> Any:

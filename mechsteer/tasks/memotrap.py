@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mechsteer.decoding import score
 from mechsteer.errors import MechsteerError, nearest, one_of, shown
-from mechsteer.files import data_path, digest, file_at, repeated
+from mechsteer.files import as_path, data_path, digest, file_at, repeated
 from mechsteer.models import spaced
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.steering import Intervention
@@ -178,7 +178,7 @@ def memotrap(path: str | os.PathLike[str] | None = None) -> MemoTrap:
         MechsteerError: if the file is missing or empty, lacks a column, or has a broken row, which is named by its
             line.
     """
-    source = data_path("tasks", "memotrap", "traps.csv") if path is None else Path(path)
+    source = data_path("tasks", "memotrap", "traps.csv") if path is None else as_path(path)
     traps = read_traps(source)
     mining = tuple(t for t in traps if t.split == "mining")
     mined = {t.stem for t in mining}

@@ -11,10 +11,9 @@ right one whatever the answer is; ``correct`` here is by the class that obeys, `
 import os
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.files import data_path, digest
+from mechsteer.files import as_path, data_path, digest
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.tasks.answered import answered
 from mechsteer.tasks.memotrap import Trap, read_traps
@@ -99,5 +98,5 @@ def memotrap_choice(path: str | os.PathLike[str] | None = None) -> MemoTrapChoic
     Raises:
         MechsteerError: as :func:`mechsteer.tasks.memotrap` does.
     """
-    source = data_path("tasks", "memotrap", "traps.csv") if path is None else Path(path)
+    source = data_path("tasks", "memotrap", "traps.csv") if path is None else as_path(path)
     return MemoTrapChoice(f"memotrap choice:{source.name}", tuple(read_traps(source)[:837]))

@@ -24,7 +24,7 @@ import torch
 
 from mechsteer.decoding import Strategy, score
 from mechsteer.errors import MechsteerError, one_of, positive_int, shown
-from mechsteer.files import data_path, digest, file_at, repeated
+from mechsteer.files import as_path, data_path, digest, file_at, repeated
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.steering import Intervention
 
@@ -149,7 +149,7 @@ def opinion(
     one_of("split", split, SPLITS)
     if n is not None:
         positive_int("n", n)
-    source = data_path("tasks", "opinion", "opinions.csv") if path is None else Path(path)
+    source = data_path("tasks", "opinion", "opinions.csv") if path is None else as_path(path)
     every = _read(source)
     groups = list(dict.fromkeys(sample.group for sample, _ in every))
     if group is not None:

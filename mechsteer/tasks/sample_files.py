@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mechsteer.errors import MechsteerError, shown
-from mechsteer.files import json_value, read_text, repeated
+from mechsteer.files import as_path, json_value, read_text, repeated
 from mechsteer.tasks.checks import TEXT_ARGUMENTS
 from mechsteer.tasks.own_samples import KNOWN, OwnSample, is_conversation, read_sample
 
@@ -22,7 +22,7 @@ def read_samples(path: str | os.PathLike[str]) -> list[OwnSample]:
     Raises:
         MechsteerError: if the file is missing or cannot be read, with the line that is broken.
     """
-    source = Path(path)
+    source = as_path(path)
     if source.suffix.lower() not in (".jsonl", ".csv", ".ndjson"):
         raise MechsteerError(
             f"{shown(str(source))} must be a .jsonl or .csv file; prompts themselves are given as a list, "

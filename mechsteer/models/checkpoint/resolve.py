@@ -28,15 +28,16 @@ def locate(name_or_path: str, *, revision: str | None = None) -> tuple[Path, str
         MechsteerError: for an unknown organism, a directory that holds no readable checkpoint, or a hub id that cannot
             be fetched.
     """
-    if name_or_path.startswith(ORGANISM):
-        directory, commit = _organism(name_or_path.removeprefix(ORGANISM)), ""
-    elif _looks_local(name_or_path):
-        directory, commit = _local(home(name_or_path)), ""
-    else:
-        directory, commit = _hub(name_or_path, revision)
-    if not commit and revision is not None:
-        raise MechsteerError(f"revision={revision!r} is for hub models; {name_or_path!r} is local.")
-    _check_files(directory)
+    with foreign(f"Cannot read the checkpoint {shown(name_or_path)}"):  # in a folder that may not be read, say
+        if name_or_path.startswith(ORGANISM):
+            directory, commit = _organism(name_or_path.removeprefix(ORGANISM)), ""
+        elif _looks_local(name_or_path):
+            directory, commit = _local(home(name_or_path)), ""
+        else:
+            directory, commit = _hub(name_or_path, revision)
+        if not commit and revision is not None:
+            raise MechsteerError(f"revision={revision!r} is for hub models; {name_or_path!r} is local.")
+        _check_files(directory)
     return directory, commit
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer import plots
 from mechsteer.display import STRIP, folded, rows_of, titled
 from mechsteer.errors import MechsteerError, one_of, shown
-from mechsteer.files import is_there, plain_name, read_record, read_table, remove, write_record, write_table
+from mechsteer.files import as_path, is_there, plain_name, read_record, read_table, remove, write_record, write_table
 from mechsteer.html_report import write
 from mechsteer.html_report.page import NAME as PAGE
 from mechsteer.models import provenance
@@ -65,7 +65,7 @@ class Result:
         Raises:
             MechsteerError: if the folder has no record of a finished study, or a table is missing or damaged.
         """
-        place = Path(folder)
+        place = as_path(folder)
         study, names = recorded(place)
         return Result(place, {name: read_table(place / f"{name}.parquet") for name in names}, study.draw)
 
@@ -150,7 +150,7 @@ def _no_study(folder: Path) -> str:
     """What is wrong with a folder that is not a study's, and which ones near it are."""
     if is_dir := is_there(folder) and folder.is_dir():
         found = f"{str(folder)!r} is not the folder of a finished study: it has no {RECORD}."
-        other = next((kind for kind in OTHERS if (folder / f"{kind}.json").is_file()), None)
+        other = next((kind for kind in OTHERS if is_there(folder / f"{kind}.json")), None)
         if other is not None:
             return f"{found} It is a {other}'s; `mechsteer report` makes its page and pictures again."
     elif is_there(folder):

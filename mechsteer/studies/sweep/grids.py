@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mechsteer.errors import MechsteerError, shown, unknown
-from mechsteer.files import digest, read_json, read_text
+from mechsteer.files import as_path, digest, read_json, read_text
 
 FILE_KEYS = ("run", "modules", "grid")
 MOST_CELLS = 100_000
@@ -113,7 +113,7 @@ def read_grid(path: str | os.PathLike[str]) -> tuple[list[Cell], str | None]:
     Raises:
         MechsteerError: for a file that cannot be read, an unknown key, or no grid.
     """
-    content = _read(Path(path))
+    content = _read(as_path(path))
     for key in content:
         if key not in FILE_KEYS:
             raise MechsteerError(f"{path}: {unknown('key', key, FILE_KEYS)} Axes belong into [grid] or [[grid]].")
@@ -135,7 +135,7 @@ def read_modules(path: str | os.PathLike[str]) -> list[str]:
     Raises:
         MechsteerError: for a file that cannot be read, or modules that are no list of texts.
     """
-    modules = _read(Path(path)).get("modules", [])
+    modules = _read(as_path(path)).get("modules", [])
     if not isinstance(modules, list) or not all(isinstance(name, str) for name in modules):
         raise MechsteerError(f'{path}: modules must be a list of names, e.g. ["my_method"], got {shown(modules)}.')
     return modules
