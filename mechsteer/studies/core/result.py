@@ -238,13 +238,14 @@ def redraw(study: Study, folder: Path, out: Path | None = None) -> list[Path]:
 
 
 def pictures(study: Study, folder: Path) -> dict[str, bytes]:
-    """A study's figures for its page, by name; drawn first where they are not there.
+    """A study's figures for its page, by name; drawn first where they are not there, or are older than a table.
 
     Raises:
         MechsteerError: if they have to be drawn, and a table is missing or damaged.
     """
-    paths = sorted((folder / "figures").glob("*.png"))
-    if not paths:
+    paths = sorted((folder / "figures").glob("[!.]*.png"))  # nothing that a killed writer left
+    written = max((path.stat().st_mtime for path in folder.glob("[!.]*.parquet")), default=0.0)
+    if not paths or min(path.stat().st_mtime for path in paths) < written:
         with plots.paper():
             paths = sorted(path for path in redraw(study, folder) if path.suffix == ".png")
     return {path.stem: thumbnail(path) for path in paths}

@@ -1,6 +1,7 @@
 """Tables and ``study.json`` of a folder always belong together."""
 
 import html
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -142,3 +143,26 @@ def test_a_refused_figure_is_named_and_the_others_are_drawn(
     with pytest.raises(MechsteerError, match="wide"):  # the command ends with 2
         reproduce.figures(reproduce.Figures(tmp_path))
     assert drawn == [tmp_path, tmp_path / "part"] and "one.pdf" in capsys.readouterr().out
+
+
+def test_a_page_takes_no_figure_of_other_tables_and_none_that_is_half_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths: list[float] = []
+
+    def draw(tables: Any) -> dict[str, Figure]:
+        widths.append(1.0 + len(widths))
+        return {"one": Figure(figsize=(widths[-1], 1))}
+
+    made = SimpleNamespace(TABLES=("summary",), draw=draw)
+    monkeypatch.setattr(Study, "module", lambda self, job: made)
+    finish(tmp_path, {"study": "guide"}, {"summary": table(1)})
+    first = result.pictures(STUDIES["guide"], tmp_path)
+    (tmp_path / "figures" / ".two.png.abcdefgh.mechsteer.tmp.png").write_bytes(b"half")
+    assert result.pictures(STUDIES["guide"], tmp_path) == first and len(widths) == 1
+    finish(tmp_path, {"study": "guide"}, {"summary": table(2)})  # and is killed before it draws
+    (tmp_path / "figures" / "old.png").write_bytes((tmp_path / "figures" / "one.png").read_bytes())
+    for name in ("one.png", "old.png"):
+        os.utime(tmp_path / "figures" / name, (0, 0))
+    second = result.pictures(STUDIES["guide"], tmp_path)
+    assert second.keys() == {"one"} and second != first and len(widths) == 2
