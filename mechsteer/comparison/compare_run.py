@@ -13,7 +13,7 @@ from mechsteer.decoding import Strategy
 from mechsteer.errors import MechsteerError, shown
 from mechsteer.evaluation import Task, timed
 from mechsteer.evaluation_run import Run
-from mechsteer.files import as_path, digest, read_record, read_table, write_record, write_table
+from mechsteer.files import as_path, digest, read_record, read_table, remove, writable_dir, write_record, write_table
 from mechsteer.html_report import write
 from mechsteer.html_report.page import NAME as PAGE
 from mechsteer.plots import save
@@ -60,7 +60,8 @@ class Comparison:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the rows, the summary, the figure and ``report.html``, which they suffice to make again."""
-        out = as_path(folder)
+        out = writable_dir(folder)
+        remove(out / RECORD)  # that of other tables; the new one comes last
         write_table(self.rows, out / "rows")
         write_table(self.summary, out / "summary")
         save(self.plot(), out / "comparison")

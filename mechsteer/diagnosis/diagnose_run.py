@@ -18,7 +18,7 @@ from mechsteer.diagnosis.supporting import supporting_of
 from mechsteer.diagnosis.supporting_findings import supporting_findings
 from mechsteer.diagnosis.verdict import cause_of
 from mechsteer.errors import positive_int
-from mechsteer.files import plain_name, read_record, read_table, writable_dir, write_record, write_table
+from mechsteer.files import plain_name, read_record, read_table, remove, writable_dir, write_record, write_table
 from mechsteer.html_report import write
 from mechsteer.html_report.page import NAME as PAGE
 from mechsteer.models import model_info
@@ -122,12 +122,19 @@ def diagnose(
     verdict = Finding("verdict", cause, f"{cause}. {meaning(cause, facts)}")
     found = [verdict, *findings_of(facts), *supporting_findings(supporting_of(tables))]
     tables["findings"], title = _findings_table(found), f"{task.name}, {model_info(model).name}"
+    made = Diagnosis(cause, tuple(found), tables, title)
     if run.out is not None:
-        for name, table in tables.items():
-            write_table(table, run.out / name)
-        record = {"cause": cause, "title": title, "tables": list(tables), "command": command()}
-        write_record(run.out / RECORD, record)
-    return Diagnosis(cause, tuple(found), tables, title)
+        _keep(made, run.out)
+    return made
+
+
+def _keep(found: Diagnosis, out: Path) -> None:
+    """Write the tables and the record, which is there only while all tables are its own: an earlier one goes first."""
+    remove(out / RECORD)
+    for name, table in found.tables.items():
+        write_table(table, out / name)
+    about = {"cause": found.cause, "title": found.title, "tables": list(found.tables)}
+    write_record(out / RECORD, {**about, "command": command()})
 
 
 def repage(folder: Path) -> Path:

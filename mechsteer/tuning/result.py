@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechsteer.decoding import Strategy
-from mechsteer.files import as_path, read_record, read_table, remove, write_record, write_table
+from mechsteer.files import read_record, read_table, remove, writable_dir, write_record, write_table
 from mechsteer.html_report import write
 from mechsteer.html_report.page import NAME as PAGE
 from mechsteer.plots import save
@@ -114,8 +114,8 @@ class Tuning:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the tables, the figure, the page, the findings, and the intervention (of DIRECTER its settings)."""
-        out = as_path(folder)
-        for name in (FILE, f"{EXAMPLES}.parquet", f"{EXAMPLES}.csv"):  # of another tuning, which may have them
+        out = writable_dir(folder)
+        for name in (RECORD, FILE, f"{EXAMPLES}.parquet", f"{EXAMPLES}.csv"):  # of another tuning, which may have them
             remove(out / name)
         for name, table in self._tables().items():
             write_table(table, out / name)

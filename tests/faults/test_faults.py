@@ -16,6 +16,10 @@ import torch
 
 import mechsteer as ms
 from mechsteer import files, plots
+from mechsteer.comparison import Comparison
+from mechsteer.diagnosis.diagnose_run import Diagnosis, _keep
+from mechsteer.tuning.ladders import Way
+from mechsteer.tuning.result import Tuning
 from tests.faults.campaign import _ended, _living, campaign, compared, forked
 from tests.faults.jobs import JOBS, SHARE
 
@@ -169,3 +173,26 @@ def test_a_difference_is_seen(tmp_path: Path) -> None:
     expected = {"t.parquet": {"x": [1]}, "gone.parquet": {}}
     assert compared(expected, tmp_path / "a") == ["gone.parquet is not there"]
     assert len(compared(expected, tmp_path / "b")) == 3
+
+
+SAVES: dict[str, Callable[[pd.DataFrame, Path], object]] = {
+    "comparison": lambda table, out: Comparison(table, table, "x").save(out),
+    "tuning": lambda table, out: Tuning(table, table, table, table, Way(), {}, 1.0, 1).save(out),
+    "diagnosis": lambda table, out: _keep(Diagnosis("x", (), {"a": table, "b": table}), out),
+}
+
+
+@pytest.mark.parametrize("name", SAVES)
+def test_a_save_that_is_stopped_leaves_no_record_of_other_tables(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.write_record(tmp_path / f"{name}.json", {"of": "an earlier run"})
+
+    def stopped(table: pd.DataFrame, stem: Path) -> None:
+        raise KeyboardInterrupt
+
+    for module in ("comparison.compare_run", "tuning.result", "diagnosis.diagnose_run"):
+        monkeypatch.setattr(f"mechsteer.{module}.write_table", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        SAVES[name](pd.DataFrame({"x": [1]}), tmp_path)
+    assert list(tmp_path.iterdir()) == []
