@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.errors import MechsteerError, listed, shown
 from mechsteer.files import as_path, json_value, read_text
 from mechsteer.quality.columns import as_numbers, collapse_columns, text_columns
-from mechsteer.stats import are_shares, mean_interval
+from mechsteer.stats import are_shares, clustered_interval, mean_interval
 from mechsteer.tasks import Answers, IFEval, Instructions, MemoTrap, OwnTask, Rules
 from mechsteer.tasks.ifeval import require_checkers
 from mechsteer.tasks.own_samples import is_conversation, read_sample
@@ -212,8 +212,8 @@ def _is_answered(row: dict[str, Any]) -> bool:
 def levels(rows: "pd.DataFrame") -> "pd.DataFrame":
     """The mean of each score with its 95 % interval, over all rows and over those that have not collapsed.
 
-    For IFEval, prompt and instruction level, strict and loose; instructions of one prompt are not independent, so their
-    level has no interval.
+    For IFEval, prompt and instruction level, strict and loose; instructions of one prompt are not independent, so the
+    prompts count as the samples of their interval (:func:`mechsteer.stats.clustered_interval`).
 
     Returns:
         One row a measure: measure, percent, low, high, n, percent_uncollapsed, n_uncollapsed. Scores that are not from
@@ -249,6 +249,6 @@ def _counted(name: str, rows: "pd.DataFrame", sound: "pd.DataFrame", followed: s
         return (100 * float(part[followed].sum()) / asked if asked else float("nan")), asked
 
     (percent, n), (rest, n_rest) = share(rows), share(sound)
-    nothing = float("nan")
-    ends = {"percent": percent, "low": nothing, "high": nothing, "n": n}
+    low, high = clustered_interval(int(rows[followed].sum()), n, len(rows))
+    ends = {"percent": percent, "low": 100 * low, "high": 100 * high, "n": n}
     return {"measure": name, **ends, "percent_uncollapsed": rest, "n_uncollapsed": n_rest}

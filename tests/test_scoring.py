@@ -9,6 +9,7 @@ import pytest
 
 import mechsteer as ms
 from mechsteer.scoring import levels, read_responses, score_outputs
+from mechsteer.stats import share_interval
 from mechsteer.tasks.ifeval import IFEval, IFEvalPrompt
 from mechsteer.tasks.named import named_task
 from tests.command_line import CommandLine
@@ -140,6 +141,8 @@ def test_levels_of_ifeval(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
         "instruction level, loose": 62.5,
     }
     assert table.loc["prompt level, loose", "percent_uncollapsed"] == pytest.approx(200 / 3)
+    low, high = table.loc["instruction level, strict", ["low", "high"]]
+    assert (low, high) == tuple(100 * end for end in share_interval(2, 4)), "as wide as of so many prompts"
     assert table.loc["prompt level, loose", ["n", "n_uncollapsed"]].tolist() == [4, 3]
     assert table.loc["instruction level, loose", "percent_uncollapsed"] == pytest.approx(500 / 6)
 
