@@ -125,14 +125,13 @@ def read_sample(value: Any, where: str) -> OwnSample:
             raise wrong(
                 f"unknown name {shown(name)}; did you mean {difflib.get_close_matches(name, KNOWN[:3], 1)[0]!r}?"
             )
-    for name in TEXTS:
-        if (
-            row.get(name) is not None
-            and not isinstance(row[name], str)
-            and not (name == "base" and is_conversation(row[name]))
-        ):
-            raise wrong(f"{name!r} must be a text, got {shown(row[name])}.")
-    texts = {name: (row.get(name) or "") for name in TEXTS}
+    texts = {name: row[name] for name in TEXTS if row.get(name) is not None}
+    if isinstance(texts.get("kind"), int | float):  # a table numbers its groups, as 2.0 where some have none
+        texts["kind"] = f"{texts['kind']:g}"
+    for name, text in texts.items():
+        if not isinstance(text, str) and not (name == "base" and is_conversation(text)):
+            raise wrong(f"{name!r} must be a text, got {shown(text)}.")
+    texts = dict.fromkeys(TEXTS, "") | texts
     asked = row["prompt"]
     if isinstance(asked, Prompt):
         if lacking := next(

@@ -375,6 +375,8 @@ def test_a_table_of_pandas_is_read_by_row_and_nan_is_absent() -> None:
     assert ms.task(table[:1], "max_words").scores(first, "one two three four") == {"adherence": False}
     rows = table.assign(kind=pd.array(["a", None], dtype="string")).to_dict("records")
     assert [s.kind for s in ms.task(rows, "lowercase").samples] == ["a", ""]
+    numbered = ms.task(table.assign(kind=[2, np.nan]), "lowercase")
+    assert [s.kind for s in numbered.samples] == ["2", ""] and len(numbered.of_kind("2").samples) == 1
 
 
 @pytest.mark.parametrize(
