@@ -20,6 +20,8 @@ from safetensors.torch import save_file
 
 import mechsteer as ms
 from mechsteer import plots
+from mechsteer.analysis.bootstrap import resamples
+from mechsteer.analysis.propagation.table import _deltas
 from mechsteer.comparison import Comparison
 from mechsteer.errors import LONGEST
 from mechsteer.files import read_record, writable_dir, write_record, write_table
@@ -144,6 +146,19 @@ def test_a_folder_that_may_not_be_read_is_one_line(
             patch.setattr(Path, name, denied)
         with pytest.raises(ms.MechsteerError, match="closed"):
             read(tmp_path / "closed")
+
+
+def test_what_has_no_size_that_fits_is_refused_before_it_is_made(tmp_path: Path) -> None:
+    with pytest.raises(ms.MechsteerError, match=r"n_boot=1,000,000,000,000 resamples of 2 are 2,000,000,000,000 num"):
+        resamples(2, samples=10**12)
+    with pytest.raises(ms.MechsteerError, match="delta has more than 10,000 values"):
+        _deltas(range(10**12))
+    with pytest.raises(ms.MechsteerError, match=r"shard_mb must be above 0 and at most 1,000,000, got 1e\+305"):
+        ms.ActivationStore.create(tmp_path, shard_mb=1e305)
+    edit = ms.Intervention.of("add", DIRECTION.site, 1.0, direction=DIRECTION, options={"x": object()})
+    with pytest.raises(ms.MechsteerError, match="options are JSON values"):
+        edit.save(tmp_path / "i.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_long_messages_keep_their_ends() -> None:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SHARD_MB = 64
+MOST_MB = 1_000_000
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:
@@ -83,8 +84,8 @@ class ActivationStore(Mapping[str, SiteRows]):
         Raises:
             MechsteerError: if there is a store already, or the folder cannot be written to.
         """
-        if not finite("shard_mb", shard_mb) > 0:
-            raise MechsteerError(f"shard_mb must be above 0, got {shard_mb}.")
+        if not 0 < finite("shard_mb", shard_mb) <= MOST_MB:
+            raise MechsteerError(f"shard_mb must be above 0 and at most {MOST_MB:,}, got {shard_mb}.")
         if is_store(path):
             raise MechsteerError(f"There is a store in {path}: open it with ActivationStore.open, or use another path.")
         folder = writable_dir(path)

@@ -14,6 +14,9 @@ SAMPLES = 1000
 BLOCK = 64
 """Resamples drawn at once."""
 
+MOST = 10**9
+"""The most numbers of all resamples; two bytes each."""
+
 
 def seeded(seed: int) -> torch.Generator:
     """A generator of random numbers.
@@ -28,8 +31,16 @@ def seeded(seed: int) -> torch.Generator:
 
 
 def resamples(n: int, *, samples: int = SAMPLES, seed: int = 0) -> Int[Tensor, "samples n"]:
-    """How often each of n units is drawn in each resample of n draws; in 16 bits, as there are many."""
-    positive_int("n_boot", samples)
+    """How often each of n units is drawn in each resample of n draws; in 16 bits, as there are many.
+
+    Raises:
+        MechsteerError: for more than :data:`MOST` numbers, or no number of resamples.
+    """
+    if positive_int("n_boot", samples) * n > MOST:
+        raise MechsteerError(
+            f"n_boot={samples:,} resamples of {n:,} are {samples * n:,} numbers; at most {MOST:,} are drawn. For an "
+            f"interval, {SAMPLES:,} resamples are enough."
+        )
     generator, counts = seeded(seed), torch.zeros(samples, n, dtype=torch.int16)
     for some in counts.split(BLOCK):  # draws are 64 bits each
         drawn = torch.randint(n, some.shape, generator=generator)

@@ -51,8 +51,11 @@ def save(intervention: Intervention, path: str | os.PathLike[str]) -> Path:
             owner = described[-1]["features"]["sae"] = owners.setdefault(id(sae), place)
             if owner == place:
                 tensors |= {f"sae.{place}.{name}": tensor for name, tensor in sae.state_dict().items()}
-    header = {"format": FORMAT, "edits": json.dumps(described), "versions": json.dumps(versions())}
-    return save_tensors(path, tensors, header)
+    try:
+        text = json.dumps(described)
+    except (TypeError, ValueError) as error:
+        raise MechsteerError(f"An edit's options are JSON values, for files hold no others: {error}.") from None
+    return save_tensors(path, tensors, {"format": FORMAT, "edits": text, "versions": json.dumps(versions())})
 
 
 def load(path: str | os.PathLike[str]) -> Intervention:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,9 @@ from mechsteer.steering.registry import registered
 
 if TYPE_CHECKING:
     import pandas as pd
+
+MOST_DELTAS = 10_000
+"""The most biases of one table: each is a pass of its own."""
 
 CHUNK = 128
 
@@ -115,7 +119,10 @@ def _spans(span: str | Sequence[str]) -> list[str]:
 
 def _deltas(delta: float | Iterable[float]) -> list[float]:
     many: Iterable[Any] = delta if isinstance(delta, Iterable) and not isinstance(delta, str) else [delta]
-    numbers = list(dict.fromkeys(finite("delta", number) for number in many))
+    given = list(islice(many, MOST_DELTAS + 1))
+    if len(given) > MOST_DELTAS:
+        raise MechsteerError(f"delta has more than {MOST_DELTAS:,} values, each a pass of its own: leave some out.")
+    numbers = list(dict.fromkeys(finite("delta", number) for number in given))
     if not numbers:
         raise MechsteerError("No delta was given; 0 leaves the attention as it is.")
     return numbers
