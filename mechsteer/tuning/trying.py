@@ -20,7 +20,8 @@ from mechsteer.tuning.ladders import Way
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-T, R = TypeVar("T"), TypeVar("R")
+T = TypeVar("T")
+R = TypeVar("R")
 
 FIRST_TOKENS = 12
 """So many tokens say whether an answer goes wrong from its beginning."""
