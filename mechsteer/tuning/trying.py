@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 
@@ -19,9 +19,6 @@ from mechsteer.tuning.ladders import Way
 
 if TYPE_CHECKING:
     from tqdm import tqdm
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 FIRST_TOKENS = 12
 """So many tokens say whether an answer goes wrong from its beginning."""
@@ -139,7 +136,7 @@ class Runs:
         return cell(self.out, cell_key(self.model, part, way.steer, way.strategy, {"quality": True}), compute)
 
 
-def all_or_each(asked: Mapping[str, T], run: Callable[[Mapping[str, T]], Mapping[str, R]]) -> dict[str, R | str]:
+def all_or_each(asked: Mapping[str, Any], run: Callable[[Any], Mapping[str, Any]]) -> dict[str, Any]:
     """What a run of all that is asked gives, by name; where it raises, of each by itself, or why it could not be."""
     if not asked:
         return {}
