@@ -52,7 +52,7 @@ lint: $(STAMP)
 # A diagnosis, a comparison and a tuned result for one instruction: the notebook, whose tables go to results/real.
 real: $(STAMP)
 	@model=$$($(BIN)/python -m benchmarks.real_model .real) && \
-	MECHSTEER_MODEL="$(CURDIR)/$$model" $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute \
+	MECHSTEER_MODEL="../$$model" $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute \
 		--ExecutePreprocessor.timeout=1200 --inplace notebooks/08_your_own_model.ipynb && \
 	echo "The notebook notebooks/08_your_own_model.ipynb has the outputs; tables and pages are in results/real."
 
