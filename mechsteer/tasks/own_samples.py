@@ -134,13 +134,14 @@ def read_sample(value: Any, where: str) -> OwnSample:
     texts = dict.fromkeys(TEXTS, "") | texts
     asked = row["prompt"]
     if isinstance(asked, Prompt):
-        if lacking := next(
-            (name for name in ("instruction", "context") if texts[name] and name not in asked.spans), ""
-        ):
-            raise wrong(
-                f"this prompt is finished, and has no span {lacking!r}: give it to ms.prompt(model, text, "
-                f"{lacking}={shown(texts[lacking])})."
-            )
+        # An instruction that is nowhere in the prompt may have been cut off, which a diagnosis says.
+        for name in ("instruction", "context"):
+            lost = name == "instruction" and texts[name] not in asked.text
+            if texts[name] and name not in asked.spans and not lost:
+                raise wrong(
+                    f"this prompt is finished, and has no span {name!r}: give it to ms.prompt(model, text, "
+                    f"{name}={shown(texts[name])})."
+                )
         return OwnSample(where, asked, base=row.get("base"), kind=texts["kind"], given=MappingProxyType(row))
     if not (isinstance(asked, str) and asked.strip()) and not is_conversation(asked):
         raise wrong(

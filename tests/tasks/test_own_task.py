@@ -144,8 +144,10 @@ def test_a_finished_prompt_and_one_without_an_instruction(tiny: Callable[..., An
         with pytest.raises(
             MechsteerError, match=f"Sample 0: this prompt is finished, and has no span {name!r}: give it"
         ):
-            ms.task([{"prompt": ms.prompt(model, "the cat"), name: text}], check="lowercase")
-    assert ms.task([{"prompt": given, "instruction": SAID}], check="lowercase").prompts(model) == [given]
+            ms.task([{"prompt": ms.prompt(model, f"the cat {SAID}"), name: text}], check="lowercase")
+    lost = ms.prompt(model, "the cat")
+    for prompt in (given, lost):  # an instruction that was cut off is for a diagnosis to name
+        assert ms.task([{"prompt": prompt, "instruction": SAID}], check="lowercase").prompts(model) == [prompt]
 
 
 def test_rows_of_evaluate(tiny: Callable[..., Any]) -> None:
