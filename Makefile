@@ -1,4 +1,4 @@
-# make demo | test | real | lint | bench | fuzz | faults | claims | reproduce-twice | release-check | compatibility | notebooks | docs |
+# make setup | demo | test | real | lint | bench | fuzz | faults | claims | reproduce-twice | release-check | compatibility | notebooks | docs |
 # clean | help. Each sets up .venv first when it is missing or out of date.
 
 PYTHON ?= python3
@@ -14,9 +14,10 @@ USABLE := import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: demo test real lint bench fuzz faults claims reproduce-twice release-check compatibility notebooks docs clean help
+.PHONY: setup demo test real lint bench fuzz faults claims reproduce-twice release-check compatibility notebooks docs clean help
 
 help:
+	@echo "make setup      .venv and nothing else: 'source .venv/bin/activate' puts mechsteer on the path"
 	@echo "make demo       reproduce the T5 study on the bundled model, into results/t5-dola"
 	@echo "make test       lint, types, tests and notebooks"
 	@echo "make real       a real model (SmolLM2, fetched: 93 MB): diagnosis, comparison and tuning of one instruction"
@@ -33,6 +34,8 @@ help:
 	@echo "make clean      remove .venv, caches, builds and results"
 	@echo
 	@echo "The first one sets up .venv. It needs Python 3.11 or later; choose one with PYTHON=/path/to/python3."
+
+setup: $(STAMP)
 
 demo: $(STAMP)
 	@$(BIN)/mechsteer reproduce t5-dola --out results/t5-dola
@@ -103,7 +106,7 @@ $(STAMP): pyproject.toml constraints.txt
 			echo "Tried $(PYTHON), python3.11, python3.12, python3.13. Install one (Debian, Ubuntu: also python3-venv), or: make PYTHON=/path/to/python3" >&2; \
 			exit 1; \
 		fi; \
-		echo "Setting up .venv with $$("$$python" --version) (once, a few minutes)"; \
+		echo "Setting up .venv with $$("$$python" --version) (once: 2.8 GB, 3 to 8 minutes in which nothing is printed)"; \
 		rm -rf .venv && "$$python" -m venv .venv || exit 1; \
 	fi; \
 	$(BIN)/python -m pip install -qq --no-input "pip==$(PIP_VERSION)" && \
