@@ -7,9 +7,12 @@ is wrong at 0 and 100 %, and one of the bootstrap has no width there.
 import math
 from collections.abc import Hashable, Iterable, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mechsteer.errors import MechsteerError, listed
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 LEVEL = 0.95
 
@@ -78,6 +81,11 @@ def mean_interval(values: Iterable[float]) -> Interval:
 def are_shares(values: Iterable[float]) -> bool:
     """Whether numbers are from 0 to 1, so that they can be said in percent; NaN values are left out."""
     return not any(value < 0 or value > 1 for value in map(float, values))
+
+
+def in_percent(summary: "pd.DataFrame") -> bool:
+    """Whether the adherence of a comparison's summary is a share: a score of one's own may be a count of words."""
+    return all(are_shares(summary[name]) for name in ("adherence", "adherence_low", "adherence_high"))
 
 
 def clustered_interval(successes: int, n: int, clusters: int) -> tuple[float, float]:

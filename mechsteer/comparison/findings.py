@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.comparison.summary import in_percent
+from mechsteer.stats import in_percent
 
 if TYPE_CHECKING:
     import pandas as pd

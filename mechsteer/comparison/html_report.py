@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.comparison.findings import findings
-from mechsteer.comparison.summary import in_percent
 from mechsteer.display import ROWS, STRIP
 from mechsteer.html_report import Report, provenance_of, samples_of
 from mechsteer.html_report.changes import changes
 from mechsteer.html_report.samples import verdict_of
+from mechsteer.stats import in_percent
 
 if TYPE_CHECKING:
     import pandas as pd

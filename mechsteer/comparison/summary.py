@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.analysis.mcnemar import exact_p
 from mechsteer.errors import MechsteerError, nearest, shown
-from mechsteer.stats import are_shares, holm, mean_interval
+from mechsteer.stats import holm, mean_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,11 +75,6 @@ def summarise(rows: "pd.DataFrame", score: str, seconds: Mapping[str, float]) ->
     table = pd.DataFrame(made)
     table.insert(table.columns.get_loc("p_value") + 1, "p_adjusted", holm(list(table["p_value"])))  # type: ignore[arg-type]
     return table
-
-
-def in_percent(summary: "pd.DataFrame") -> bool:
-    """Whether the adherence of a summary is one: a score of one's own may be a count of words."""
-    return all(are_shares(summary[name]) for name in ("adherence", "adherence_low", "adherence_high"))
 
 
 def _scores(rows: "pd.DataFrame", score: str) -> list[float]:

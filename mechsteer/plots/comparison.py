@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.plots.bars import ERRORS
 from mechsteer.plots.base import COLOURS, figure, grid_lines, leftmost, style
 from mechsteer.plots.labels import need, one_each
-from mechsteer.stats import are_shares, share_interval
+from mechsteer.stats import in_percent, share_interval
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ def comparison_figure(summary: "pd.DataFrame") -> "Figure":
     need(summary, "name", "n", "adherence", "adherence_low", "adherence_high", "adherence_uncollapsed", "collapsed")
     one_each(summary, ["name"], "method")
     measured = summary["collapsed"].notna().any()
-    share = all(are_shares(summary[name]) for name in ("adherence", "adherence_low", "adherence_high"))
+    share = in_percent(summary)
     unit, axis = (100, "Adherence (%)") if share else (1, "Adherence (the score as it is)")
     with style():
         made, panels = figure(2 if measured else 1, width=3.4, height=0.9 + 0.34 * len(summary))
