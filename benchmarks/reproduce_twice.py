@@ -1,4 +1,4 @@
-"""Every study on bundled models twice from scratch, in two processes, and whether both made the same.
+"""Every study on bundled models twice from scratch, in two processes at once, and whether both made the same.
 
 Tables and the cells that they are made of are compared to the bit (provenance, times and memory apart, see
 :mod:`benchmarks.same_tables`), figures byte by byte. All studies take hours on two cores; one of them is chosen by its
@@ -63,10 +63,11 @@ def once(name: str, folder: Path, sizes: dict[str, Any]) -> None:
 
 
 def twice(name: str, out: Path, sizes: dict[str, Any]) -> Iterator[Compared]:
-    """Run a study twice, each in a process of its own, and compare."""
-    for time in TIMES:
-        with ProcessPoolExecutor(1, get_context("spawn")) as process:
-            process.submit(once, name, out / name / time, sizes).result()
+    """Run a study twice at once, each in a process of its own, and compare."""
+    with ProcessPoolExecutor(len(TIMES), get_context("spawn"), max_tasks_per_child=1) as processes:
+        runs = [processes.submit(once, name, out / name / time, sizes) for time in TIMES]
+        for run in runs:
+            run.result()
     yield from compared(*(out / name / time for time in TIMES))
 
 

@@ -16,7 +16,7 @@ from mechsteer.studies.registry import STUDIES
 class Here:
     """Runs in this process what the command runs in others."""
 
-    def __init__(self, *arguments: Any) -> None: ...
+    def __init__(self, *arguments: Any, **options: Any) -> None: ...
 
     def __enter__(self) -> "Here":
         return self
