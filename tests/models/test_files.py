@@ -158,6 +158,6 @@ def test_a_damaged_generation_config_is_not_left_out(content: str, changed: Chan
     refused(changed(generation_config__json=content), r"generation_config\.json is no(t a| JSON)")
 
 
-@pytest.mark.parametrize("value", ["x", [1, "x"], {}, True, 1.5, -7])
+@pytest.mark.parametrize("value", ["x", [1, "x"], [None], {}, True, 1.5, -7])
 def test_end_tokens_that_are_none_are_refused(value: object, changed: Change) -> None:
     refused(changed(generation_config__json={"eos_token_id": value}), "eos_token_id|transformers cannot read")

@@ -65,9 +65,9 @@ def check_tokens(generation_config: Any, d_vocab: int, directory: Any) -> None:
     for name in ("eos_token_id", "bos_token_id", "decoder_start_token_id"):
         value = getattr(generation_config, name, None)
         several = value if isinstance(value, list) and name == "eos_token_id" else [value]
-        for one in several:
+        for one in several if value is not None else ():
             end = d_vocab if name == "decoder_start_token_id" else 2**31  # others may be no row of the embeddings
-            if one is not None and (isinstance(one, bool) or not isinstance(one, int) or not -1 <= one < end):
+            if isinstance(one, bool) or not isinstance(one, int) or not -1 <= one < end:
                 raise MechsteerError(
                     f"The generation configuration in {str(directory)!r} has {name}={shown(value)}; a token id, from 0 "
                     f"to {d_vocab - 1}, was expected."
