@@ -179,8 +179,10 @@ def finite(name: str, value: float) -> float:
     """
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RuntimeError):  # the last of a tensor with several entries
         raise MechsteerError(f"{name} must be a number, got {shown(value)}.") from None
+    except OverflowError:
+        raise MechsteerError(f"{name} must be finite, got {shown(value)}, which no float can hold.") from None
     if not math.isfinite(number):
         raise MechsteerError(f"{name} must be finite, got {number}.")
     return number

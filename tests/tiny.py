@@ -106,6 +106,9 @@ def _config(family: str) -> Any:
         "gemma2": lambda: t.Gemma2Config(
             **(gqa | {"tie_word_embeddings": True}), head_dim=8, sliding_window=6, query_pre_attn_scalar=8
         ),
+        "granite": lambda: t.GraniteConfig(
+            **gqa, residual_multiplier=0.4, logits_scaling=3.0, embedding_multiplier=2.0, attention_multiplier=0.3
+        ),
         "t5": lambda: t.T5Config(**t5, feed_forward_proj="relu", tie_word_embeddings=True),
         "t5-gated": lambda: t.T5Config(**t5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
         "t5-uneven": lambda: t.T5Config(

@@ -11,7 +11,8 @@ e_k is the stream itself is our reading: the paper's text could not be obtained 
 
 Released code (pay-attention-pipeline): e_k is the attention's input, after the norm (``source="ln_input"``), taken one
 layer too early, so that layers 0 and 1 both have layer 0's (``source="ln_input_lagged"``, which reproduces it); a_k is
-the attention block's output, in Gemma 2 before the norm that follows it. Norms are 1-norms there.
+the attention block's output, in Gemma 2 before the norm that follows it, in Granite before it is scaled. Norms are
+1-norms there.
 
 Two options that are off there by default are ours in the details, and do not reproduce its numbers:
 

@@ -22,6 +22,7 @@ from mechsteer.models import (
     fork,
     hooked,
     is_encoder_decoder,
+    multiplier,
     post_norm,
     predicting_stack,
     refuse_folded,
@@ -173,11 +174,12 @@ def _inputs_and_outputs(
     model: Any, names: Sequence[tuple[str, str, str]], kept: dict[str, Tensor]
 ) -> tuple[Float[Tensor, "rows runs layer d_model"], Float[Tensor, "rows runs layer d_model"]]:
     """Hpre and Hpost, float64, on the CPU."""
-    pre, post = [], []
+    pre, post, held = [], [], multiplier(model, "residual")
     blocks = getattr(model, predicting_stack(model)[0])
     for block, (_, normalised, heads) in zip(blocks, names, strict=True):
         norm, attention = (block.ln2, block.cross_attn) if is_encoder_decoder(model) else (block.ln1, block.attn)
         x = kept[normalised] if post_norm(model.cfg) else kept[normalised] * norm.w
         pre.append(x + norm.b if hasattr(norm, "b") and not post_norm(model.cfg) else x)
-        post.append(torch.einsum("rchd,hdm->rcm", kept[heads], attention.W_O) + attention.b_O)
+        made = torch.einsum("rchd,hdm->rcm", kept[heads], attention.W_O) + attention.b_O
+        post.append(made / held)
     return torch.stack(pre, 2).double().cpu(), torch.stack(post, 2).double().cpu()

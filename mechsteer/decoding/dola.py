@@ -26,8 +26,8 @@ The released code (``compat="released"``; <https://github.com/itshuey/DoLa>, der
 - The divergence's arguments are exchanged, and it is the mean over the vocabulary, not the sum: with m = (q_N + q_j)/2,
   1/2 mean_v m (log m - log q_N) + 1/2 mean_v m (log m - log q_j). It has no upper bound.
 - The score is log q_N - log q_M, without lambda; with ``relative_top=0`` it is l_N - l_M.
-- The head is the bare unembedding at every exit, the last included: original T5's factor d_model^-0.5 and caps on the
-  logits are left out.
+- The head is the bare unembedding at every exit, the last included: original T5's factor d_model^-0.5, Granite's
+  division and caps on the logits are left out.
 - It picks one layer for a whole batch, and its authors' batches have one row. Here each row has its own.
 - In float16 its divergences of deep layers are NaN, and the first NaN wins. That is not reproduced: logits that are not
   finite are an error.
@@ -38,6 +38,7 @@ are the model's own (with their cap), and ``relative_top=0`` keeps the log-proba
 
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,7 @@ from mechsteer.decoding.exits import check_layers, early_exits, exit_streams
 from mechsteer.decoding.repetition import checked_penalty
 from mechsteer.decoding.strategies import Choice, Pass
 from mechsteer.errors import MechsteerError, finite, one_of
-from mechsteer.models import is_encoder_decoder, model_info, refuse_folded, unembed
+from mechsteer.models import is_encoder_decoder, model_info, multiplier, refuse_folded, unembed
 
 COMPAT = ("paper", "released", "huggingface")
 _SAME = 1e-5  # relative; divergences closer than this to the largest are equal to it
@@ -162,11 +163,12 @@ class Contrast:
         """
         model, settings = current.model, self.settings
         early, last = exit_streams(current, self.exits)
-        logits = current.checked(unembed(model, last).float())
-        mature = _bare_head(model, last) if settings.compat == "released" else logits
-        divergences = self._divergences(current, mature, early)
-        place = most_divergent(divergences)
-        premature = self.exit_logits(model, early[place, torch.arange(len(place), device=place.device)])
+        logits = current.checked(unembed(model, last[:, None])[:, 0].float())
+        with _more_readings(current):
+            mature = _bare_last(model, last) if settings.compat == "released" else logits
+            divergences = self._divergences(current, mature, early)
+            place = most_divergent(divergences)
+            premature = self.exit_logits(model, early[place, torch.arange(len(place), device=place.device)])
         kept = likely(mature, settings.relative_top)
         scores = self._scores(mature, premature).masked_fill(~kept, -torch.inf)
         scores = self._processed(current, scores, logits)
@@ -185,9 +187,10 @@ class Contrast:
 
     def exit_logits(self, model: Any, stream: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_vocab"]:
         """The logits at an early exit."""
+        at_a_position = stream[:, None]  # as hook functions at the head expect it
         if self.settings.compat == "paper":
-            return unembed(model, stream, normalise=self.settings.normalise).float()
-        return model.unembed(stream.to(model.cfg.dtype)).float()
+            return unembed(model, at_a_position, normalise=self.settings.normalise)[:, 0].float()
+        return _bare_head(model, at_a_position)[:, 0]
 
     def _divergences(
         self, current: Pass, mature: Float[Tensor, "rows d_vocab"], early: Float[Tensor, "exits rows d_model"]
@@ -241,7 +244,18 @@ def likely(logits: Float[Tensor, "rows d_vocab"], share: float) -> Bool[Tensor, 
     return log_p >= log_p.max(-1, keepdim=True).values + (math.log(share) if share > 0 else -math.inf)
 
 
-def _bare_head(model: Any, stream: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_vocab"]:
-    """The normalised stream through the unembedding, without the family's scale or cap."""
+def _bare_head(model: Any, stream: Float[Tensor, "rows 1 d_model"]) -> Float[Tensor, "rows 1 d_vocab"]:
+    """The unembedding, without the family's scale or cap; Granite's scale is in its weights."""
+    return model.unembed(stream.to(model.cfg.dtype)).float() / multiplier(model, "logits")
+
+
+def _bare_last(model: Any, stream: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_vocab"]:
+    """The same of the normalised stream."""
     norm = model.decoder_final_ln if is_encoder_decoder(model) else model.ln_final
-    return model.unembed(norm(stream)).float()
+    return _bare_head(model, norm(stream[:, None]))[:, 0]
+
+
+def _more_readings(current: Pass) -> AbstractContextManager[None]:
+    """In the block, what passes the head is no state of the pass: interventions act on it, and none of it is kept."""
+    rows = list(current.step.rows())
+    return current.step.copied(rows, [False] * len(rows))

@@ -17,6 +17,7 @@ from mechsteer.decoding.trials import GatedChooser
 from mechsteer.errors import MechsteerError, shown
 from mechsteer.models import State
 from mechsteer.steering import BoundEdit, Intervention, Step, attach, check_fired, several
+from mechsteer.steering.registry import on_keys
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,14 @@ class Schedule:
             self.narrow.alive = copies.rows
             self.narrow.begin(end, 1)
             self.tried.update(copies.rows if step.index is None else (step.index[row] for row in copies.rows))
-        return (), [
+        parts = [
             (name, _Part(edit, copies, copies.raw + number))
             for number, edits in enumerate(self.bound[copies.numbers])
             for name, edit in attach(edits, self.model)
         ]
+        of_keys = [on_keys(part.edit.edit) for _, part in parts]
+        before = [part for part, first in zip(parts, of_keys, strict=True) if first]
+        return before, [part for part, first in zip(parts, of_keys, strict=True) if not first]
 
     def check(self) -> None:
         """Each of them that is meant for a prompt of the batch must have acted, once that prompt had trials.

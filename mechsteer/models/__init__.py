@@ -25,6 +25,7 @@ from mechsteer.models.info import (
     is_encoder_decoder,
     loaded_info,
     model_info,
+    multiplier,
     official_name,
     provenance,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "model_device",
     "model_identity",
     "model_info",
+    "multiplier",
     "official_name",
     "ordered_rows",
     "organism_names",

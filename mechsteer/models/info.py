@@ -30,6 +30,8 @@ class ModelInfo:
         generation_config: What of the checkpoint's ``generation_config.json`` changes the scores of tokens or ends a
             row, by transformers' names; JSON values, without those that change nothing.
         digest: A hash over the weights in memory.
+        multipliers: What the weights here hold and Hugging Face's model multiplies by as it runs, where that is not 1:
+            ``residual`` of what attention and MLP add to the stream, ``logits`` of the logits (Granite).
 
     Example:
         >>> ms.model_info(model).family
@@ -45,6 +47,7 @@ class ModelInfo:
     context_note: str = ""
     generation_config: dict[str, Any] = field(default_factory=dict, hash=False)
     digest: str = ""
+    multipliers: dict[str, float] = field(default_factory=dict, hash=False)
 
     def _repr_html_(self) -> str:
         facts = [(name.replace("_", " "), value) for name, value in asdict(self).items() if value not in ("", (), {})]
@@ -96,6 +99,11 @@ def loaded_info(model: Any) -> ModelInfo:
     eos = getattr(model.tokenizer, "eos_token_id", None)
     dtype = str(model.cfg.dtype).removeprefix("torch.")
     return ModelInfo(name, "", "unknown", "", "unknown", dtype, () if eos is None else (eos,))
+
+
+def multiplier(model: Any, name: str) -> float:
+    """One of :attr:`ModelInfo.multipliers`, by which what the weights make is divided to have it as it is elsewhere."""
+    return loaded_info(model).multipliers.get(name, 1.0)
 
 
 def context_of(model: Any) -> str:

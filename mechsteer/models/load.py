@@ -14,6 +14,7 @@ from mechsteer.models.checkpoint.hf import load_hf, load_tokenizer
 from mechsteer.models.checkpoint.sizes import check_config
 from mechsteer.models.digest import weights_digest
 from mechsteer.models.families import check_supported, context_note
+from mechsteer.models.families.llama import multipliers
 from mechsteer.models.folding import check_foldable
 from mechsteer.models.folding import fold as fold_weights
 from mechsteer.models.info import ModelInfo, is_encoder_decoder, set_info
@@ -96,6 +97,7 @@ def load(
         eos_ids=_eos_ids(hf_model, tokenizer, directory),
         generation_config=read_settings(hf_model.generation_config),
         digest=weights_digest(model),
+        multipliers=multipliers(hf_model.config),
     )
     set_info(model, info)
     if check:

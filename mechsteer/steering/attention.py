@@ -8,8 +8,9 @@ is Delta = ln M. GUIDE's experiments biased the prompt's pass only (scope ``"pro
 step (``"all"``).
 
 ``pasta``: A'_ij = A_ij / C_i for j in G and alpha A_ij / C_i otherwise, C_i renormalising, in chosen heads (arXiv
-2311.02262): the same as ln alpha on the scores outside G. The released code leaves the keys of generated tokens alone
-(``compat="released"``).
+2311.02262): the same as ln alpha on the scores outside G. The released code leaves the keys of generated tokens alone,
+and takes several stretches of text one by one, each of which scales down all outside itself, so that of n stretches
+those that are steered get alpha^(n - 1) and all else alpha^n (``compat="released"``).
 
 ``spotlight``: for each query, head and layer, if psi_i < tau then s_ij + ln(tau / psi_i) for j in G (arXiv 2505.12025);
 psi' = tau / (1 + tau - psi), a little below tau. The released code takes one psi for all heads and queries of a layer
@@ -96,7 +97,8 @@ def pasta(
         at: Encoder-decoders: ``"encoder"``, ``"cross"`` or ``"both"``.
         scope: Which queries; the paper steers all.
         rows: Prompts to act on, by their place in the list; None for all.
-        compat: ``"paper"``, or ``"released"``: the keys of generated tokens are not scaled down.
+        compat: ``"paper"``, or ``"released"``: the keys of generated tokens are not scaled down, and each stretch of
+            the spans scales down all outside itself, the other stretches included.
 
     Raises:
         MechsteerError: for an alpha outside (0, 1], unknown options; when run, for spans, layers or heads that are not
@@ -237,10 +239,12 @@ def apply_bias(edit: Edit, x: Scores, where: Where) -> Scores:
 def apply_pasta(edit: Edit, x: Scores, where: Where) -> Scores:
     """s_ij + ln alpha for j outside G, in the chosen heads."""
     inside = where.columns(edit.span_scopes(), x.shape[-1], x.device)
-    outside = ~inside
+    outside, bias = ~inside, math.log(edit.strength)
     if edit.options["compat"] == "released":
-        outside &= where.columns((Scope("prompt"),), x.shape[-1], x.device)
-    biased = _biased(x, where, outside, math.log(edit.strength))
+        stretches = where.stretches(edit.span_scopes(), x.device)
+        outside = where.columns((Scope("prompt"),), x.shape[-1], x.device)
+        bias = bias * (stretches[:, None] - inside.to(x.dtype))[:, None, None, :]
+    biased = _biased(x, where, outside, bias)
     if "heads" not in edit.options:
         return biased
     parsed = parse(where.site)
@@ -290,9 +294,9 @@ def _spotlight_released(
     return torch.where(low[..., None], start + bias[..., None] * inside[:, None, None, :], scores)
 
 
-def _biased(x: Scores, where: Where, columns: Bool[Tensor, "rows keys"], bias: float) -> Scores:
-    """Add a number to the scores of some keys, for the queries that are meant."""
+def _biased(x: Scores, where: Where, columns: Bool[Tensor, "rows keys"], bias: float | Tensor) -> Scores:
+    """Add a number, or one a row and key, to the scores of some keys, for the queries that are meant."""
     meant = columns[:, None, None, :]
     if not isinstance(where.queries, bool):
         meant = meant & where.queries[:, None, :, None]
-    return torch.where(meant, x + bias, x)
+    return torch.where(meant, (x + bias).to(x.dtype), x)

@@ -31,6 +31,7 @@ def check_fits(model: Any, prompts: Sequence[Prompt], steer: Intervention) -> No
         MechsteerError: saying which and why.
     """
     steer.check(model)
+    steer.check_rows(len(prompts))
     for edit in steer.edits:
         if edit.features is not None:
             check_prompts(edit.features.sae, model, prompts, transfer=bool(edit.options.get("transfer")))

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechsteer.directions import Direction
@@ -28,9 +28,9 @@ from mechsteer.models import (
 )
 from mechsteer.prompts import Batch, Prompt, PromptLike, batch
 from mechsteer.steering.passes import Follower, followed
-from mechsteer.steering.registry import METHODS, find, registered
+from mechsteer.steering.registry import METHODS, find, on_keys, registered
 from mechsteer.steering.saes import FeatureEdit
-from mechsteer.steering.scope import MAYBE_NOWHERE, Scope, Selection, Step, make_scope
+from mechsteer.steering.scope import MAYBE_NOWHERE, Scope, Selection, Step, check_rows, check_stacks, make_scope
 from mechsteer.steering.sinks import watch_sinks
 from mechsteer.steering.sites import SCORE_KINDS, Target, names
 
@@ -72,12 +72,18 @@ class Where:
         for scope in scopes:
             chosen = self.step.select(scope, stack, count)
             if isinstance(chosen, bool):
-                rows = len(self.step.batch if self.step.alive is None else self.step.alive)
-                chosen = torch.full((rows, count), chosen)
+                chosen = torch.full((len(self.step.rows()), count), chosen)
             if total.numel() and bool((total & chosen).any()):
                 raise MechsteerError(f"The spans {', '.join(str(s) for s in scopes)} overlap; steer one of them.")
             total = chosen if not total.numel() else total | chosen
         return total.to(device)
+
+    def stretches(self, scopes: Sequence[Scope], device: torch.device) -> Float[Tensor, "rows"]:
+        """Into how many ranges of tokens the scopes' spans fall; 0 in rows that they do not mean."""
+        if self.step is None:
+            raise MechsteerError("Spans need the prompt: use .hooks(prompt).")
+        counts = [sum(self.step.ranges(scope, row) for scope in scopes) for row in self.step.rows()]
+        return torch.tensor(counts, dtype=torch.float32, device=device)
 
     def query_mask(self, rows: int, count: int, device: torch.device) -> Bool[Tensor, "rows positions"]:
         """:attr:`queries` as a mask."""
@@ -212,8 +218,8 @@ class BoundEdit:
 class Intervention:
     """A steering intervention: one or more edits.
 
-    ``a + b`` applies ``a`` and then ``b`` where both act at one hook point; at different hook points the order of the
-    sum does not matter.
+    ``a + b`` applies ``a`` and then ``b`` where both act at one hook point, but for edits of keys, which come before
+    those of attention scores; at different hook points the order of the sum does not matter.
 
     Example:
         >>> both = ms.attention_bias(delta=1.0) + ms.add(direction, 2.0, scope="generated")
@@ -317,8 +323,19 @@ class Intervention:
         check_model(model)
         with taken_once():
             for edit in self.edits:
-                names(edit.site, model, edit.method)
+                found = names(edit.site, model, edit.method)
+                where = {position_stack(name, two_stacks=is_encoder_decoder(model)) for name in found}
+                check_stacks(edit.scope, where, f"{edit.method} at {str(edit.site)!r}")
                 edit.check(edit, model)
+
+    def check_rows(self, count: int) -> None:
+        """Raise if some edit means a row that ``count`` prompts do not have.
+
+        Raises:
+            MechsteerError: with the rows.
+        """
+        for edit in self.edits:
+            check_rows(edit.scope, count, f"{edit.method} at {str(edit.site)!r}")
 
     def hooks(self, prompt: Prompt | Sequence[Prompt] | Batch | None = None) -> list[Hook]:
         """The edits as ``(hook name, function)`` pairs for ``model.run_with_hooks(..., fwd_hooks=...)``.
@@ -357,6 +374,7 @@ class Intervention:
                     raise MechsteerError(f"Hooks need prompts that mechsteer.prompt makes, got {shown(one)}.")
         two_stacks = any(p.encoder_decoder for p in prompts)
         padded = prompt if isinstance(prompt, Batch) else batch(prompts, side="right" if two_stacks else "left")
+        self.check_rows(len(prompts))
         return Step(padded, decoder_prefix=int(two_stacks)), two_stacks
 
     def bind(self, model: Any, step: Step | None) -> list[BoundEdit]:
@@ -375,7 +393,8 @@ class Intervention:
                     raise MechsteerError(
                         f"The {part} of {edit.method} at {edit.site} depends on the prompt: use .hooks(prompt)."
                     )
-        return [BoundEdit(edit, step, two_stacks) for edit in self.edits]
+        in_order = sorted(self.edits, key=lambda edit: not on_keys(edit))  # a stable sort
+        return [BoundEdit(edit, step, two_stacks) for edit in in_order]
 
     # The methods below stand in modules of their own, which need this one: they are imported when they are called.
 

@@ -14,6 +14,9 @@ Where it acts, so that it is exact for each architecture:
   encoder-decoder.
 
 The cache keeps the unscaled keys, so a later pass without the edit is an unsteered one.
+
+Keys are made before scores: in a sum with edits of scores (a bias, PASTA, SpotLight) the keys are scaled first, in
+whatever order it was written, and alpha multiplies the product of query and key alone, in every architecture.
 """
 
 from collections.abc import Sequence
@@ -86,6 +89,7 @@ def fuse_scale_keys(edit: Edit, fused: Fused, where: Where) -> bool:
 @method(
     "scale_keys",
     fuse=fuse_scale_keys,
+    keys=True,
     takes="span",
     make=lambda span, alpha: scale_keys(span, alpha),
     strength="alpha",

@@ -59,6 +59,8 @@ class Method:
         fuse: ``fuse(edit, fused, where)`` puts what an edit of attention scores does into the inputs of the fused
             kernel, or gives False where it needs the scores; None for no such way.
         pools: Whether what an edit does to a query depends on which others are in the same pass.
+        keys: Whether it edits keys. They are made before scores, so that such edits come first wherever they stand in a
+            sum, also where keys are scaled in their scores.
         takes: What it is made of, beside a strength: one of :data:`TAKES`.
         make: ``make(first, strength)``, with ``first`` what :attr:`takes` says, for sweeps and the command line.
         strength: What the method calls its strength.
@@ -71,6 +73,7 @@ class Method:
     check: "Callable[[Edit, Any], None]"
     fuse: "Fuse | None" = None
     pools: "Callable[[Edit], bool]" = _never
+    keys: bool = False
     takes: str = ""
     make: "Callable[[Any, float], Intervention] | None" = None
     strength: str = "strength"
@@ -88,6 +91,7 @@ def method(
     check: "Callable[[Edit, Any], None]" = _fits_all,
     fuse: "Fuse | None" = None,
     pools: "Callable[[Edit], bool]" = _never,
+    keys: bool = False,
     takes: str = "",
     make: "Callable[[Any, float], Intervention] | None" = None,
     strength: str = "strength",
@@ -109,7 +113,7 @@ def method(
         there = _found.get(name)
         if there is not None and _place(there.apply) != _place(apply):
             raise MechsteerError(f"There is a method {name!r} already, {':'.join(_place(there.apply))}; take another.")
-        _found[name] = Method(name, apply, check, fuse, pools, takes, make, strength, adds)
+        _found[name] = Method(name, apply, check, fuse, pools, keys, takes, make, strength, adds)
         return apply
 
     return register
@@ -140,6 +144,12 @@ def registered(edit: "Edit") -> Method | None:
     """The method of an edit; None if its function is another than the one that is registered under its name."""
     found = METHODS.get(edit.method)
     return found if found is not None and found.apply is edit.apply else None
+
+
+def on_keys(edit: "Edit") -> bool:
+    """Whether an edit is of keys; see :attr:`Method.keys`."""
+    found = registered(edit)
+    return found is not None and found.keys
 
 
 def is_own(edit: "Edit") -> bool:

@@ -5,7 +5,7 @@ the count. In the decoder of an encoder-decoder they count from the decoder's st
 """
 
 import operator
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +59,42 @@ def make_scope(where: str | Sequence[int], rows: Sequence[int] | None = None) ->
     if where not in NAMED and not (where.startswith("span:") and where != "span:"):
         raise unknown("scope", where, [*NAMED, "span:instruction"])
     return Scope(where, frozen_rows)
+
+
+def check_rows(scope: Scope, count: int, what: str) -> None:
+    """Raise if a scope means rows that there are none of.
+
+    Args:
+        scope: The scope.
+        count: How many prompts there are.
+        what: Whose scope it is, for the message.
+
+    Raises:
+        MechsteerError: with the rows.
+    """
+    outside = [row for row in scope.rows or () if not 0 <= row < count]
+    if outside:
+        there = f"are {count} prompts, rows 0 to {count - 1}" if count > 1 else "is one prompt, row 0"
+        raise MechsteerError(
+            f"{what} never fired: its scope {str(scope)!r} met no position in {outside}: there {there}."
+        )
+
+
+def check_stacks(scope: Scope, stacks: Collection[str], what: str) -> None:
+    """Raise if a scope means generated tokens where there can be none.
+
+    Args:
+        scope: The scope.
+        stacks: The stacks whose positions the activations have.
+        what: Whose scope it is, for the message.
+
+    Raises:
+        MechsteerError: if it is the encoder alone.
+    """
+    if scope.where == "generated" and set(stacks) == {"encoder"}:
+        raise MechsteerError(
+            f"{what} would never act: its scope is 'generated', but the encoder reads the prompt alone."
+        )
 
 
 def _integers(name: str, values: Iterable[Any]) -> tuple[int, ...]:
@@ -157,10 +193,10 @@ class Step:
 
     def _select(self, scope: Scope, stack: str, count: int) -> Selection:
         end = count if stack == "encoder" or self.end is None else self.end
-        rows = range(len(self.batch)) if self.alive is None else self.alive
+        rows = self.rows()
         mask = torch.zeros((len(rows), count), dtype=torch.bool)
         for out, row in enumerate(rows):
-            if scope.rows is not None and (row if self.index is None else self.index[row]) not in scope.rows:
+            if not self._means(scope, row):
                 continue
             first, length = self._frame(row, stack)
             stop = min(end, first + length) if stack == "encoder" else end
@@ -177,6 +213,18 @@ class Step:
         if mask.all():
             return True
         return mask if mask.any() else False
+
+    def rows(self) -> Sequence[int]:
+        """Which row of the batch each of the tensors' rows is."""
+        return range(len(self.batch)) if self.alive is None else self.alive
+
+    def ranges(self, scope: Scope, row: int) -> int:
+        """Into how many ranges of tokens a scope's span falls in a row of the batch; 0 if the row is not meant."""
+        span = str(scope.where).removeprefix("span:")
+        return len(self.batch.prompts[row].spans.get(span, [()])) if self._means(scope, row) else 0
+
+    def _means(self, scope: Scope, row: int) -> bool:
+        return scope.rows is None or (row if self.index is None else self.index[row]) in scope.rows
 
     def _frame(self, row: int, stack: str) -> tuple[int, int]:
         """The index of a row's position 0, and the length of its prompt."""

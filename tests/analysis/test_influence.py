@@ -16,6 +16,7 @@ from mechsteer.analysis.rollout import rollout
 from mechsteer.models import hooked, is_encoder_decoder
 from tests.analysis.propagation_reference import assert_equal, naive
 from tests.analysis.test_rollout import BOTH, FAMILIES, MORE, A, prompt_of
+from tests.models.test_parity import hugging_face
 from tests.steering.steers import direction
 from tests.tiny import WORDS
 
@@ -201,3 +202,30 @@ def test_bad_input(tiny: Callable) -> None:
     for options, message in cases:
         with pytest.raises(ms.MechsteerError, match=message):
             influence(model, prompt, **options)
+
+
+@pytest.mark.parametrize("source", ["residual", "ln_input"])
+def test_an_update_that_granite_scales_is_taken_before_that_in_the_released_form(
+    source: str, tiny: Callable, checkpoint: Callable
+) -> None:
+    model, hf = tiny("granite"), hugging_face(checkpoint("granite"))
+    prompt = prompt_of(model)
+    reads, writes, streams = [], [], []
+    for layer in hf.model.layers:
+        layer.register_forward_pre_hook(lambda module, args: streams.append(args[0][0]))
+        layer.self_attn.register_forward_hook(
+            lambda module, args, kwargs, out: (
+                (reads.append(kwargs["hidden_states"][0]), writes.append(out[0][0])) and None
+            ),
+            with_kwargs=True,
+        )
+    with torch.no_grad():
+        attention = torch.stack([a[0].mean(0) for a in hf(prompt.tokens[None], output_attentions=True).attentions])
+    update = torch.stack(writes).norm(p=1, dim=-1)
+    stream = torch.stack(streams if source == "residual" else reads).norm(p=1, dim=-1)
+    start = torch.zeros(len(prompt))
+    start[prompt.positions("instruction")] = 1.0
+    scale = hf.config.residual_multiplier if source == "residual" else 1.0
+    expected = influence_of(attention, stream, scale * update, start)
+    found = influence(model, prompt, source=source).pivot(index="layer", columns="position", values="influence")
+    torch.testing.assert_close(torch.tensor(found.to_numpy()), expected, atol=1e-5, rtol=0)

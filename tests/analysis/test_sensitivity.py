@@ -22,6 +22,7 @@ from mechsteer.models import advance, first_tokens, is_encoder_decoder, pad, sta
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Step
 from tests.decoding.reference import TEXTS, prompts_of
+from tests.models.test_parity import hugging_face
 
 FAMILIES = ["gpt2", "llama-gqa", "qwen3", "gemma2", "mistral", "phi3", "t5", "t5-gated", "t5-uneven"]
 BOTH = ["llama-gqa", "t5"]
@@ -332,3 +333,23 @@ def test_what_is_not_finite_is_named_by_site_and_prompt(family: str, batch_size:
     prompts = [ms.prompt(model, text, instruction="answer") for text in ("a dog in house", "one", "the cat sat")]
     with pytest.raises(MechsteerError, match=r"NaN or infinite numbers at \w+\.\d\.\S+ for prompt 2: the model"):
         layer_sensitivity(model, prompts, batch_size=batch_size)
+
+
+def test_what_granite_scales_is_compared_before_that(tiny: Callable, checkpoint: Callable) -> None:
+    """The output of the attention's projection, as in Hugging Face, whose norm matters to the L2 distance alone."""
+    model, hf = tiny("granite"), hugging_face(checkpoint("granite"))
+    prompt = prompts_of(model)[0]
+    apart: list[float] = []
+    for layer in hf.model.layers:
+        layer.self_attn.register_forward_hook(
+            lambda module, args, kwargs, out: apart.append(l2(kwargs["hidden_states"][0, -1], out[0][0, -1])),
+            with_kwargs=True,
+        )
+    batch = pad(model, [prompt])
+    state, (tokens, mask) = start(model, batch.tokens, batch.mask), first_tokens(model, batch)
+    with torch.no_grad():
+        hf(prompt.tokens[None])
+        advance(model, state, tokens[:, :-1], mask[:, :-1])
+    columns = span_columns(batch, "instruction")
+    found = key_scaling_distances(model, state, tokens[:, -1:], mask[:, -1:], columns, distance="l2")
+    assert found.raw[0].tolist() == pytest.approx(apart, rel=1e-4)

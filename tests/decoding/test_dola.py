@@ -26,7 +26,7 @@ from tests.tiny import ENCODER_DECODERS
 
 NEW = 8
 SHIFT = math.log(2 * math.e) - math.log(math.exp(3) + 1)  # of the normalisers of (1, 1) and (3, 0)
-FAMILIES = ["t5", "t5-gated", "t5-uneven", "gpt2", "llama-gqa", "gemma2"]
+FAMILIES = ["t5", "t5-gated", "t5-uneven", "gpt2", "llama-gqa", "gemma2", "granite"]
 
 
 # ------------------------------------------------------------------------------------------- the naive implementation
@@ -49,7 +49,8 @@ def whole_head(hf: Any, h: Tensor, *, normalise: bool) -> Tensor:
         h = hf.decoder.final_layer_norm(h) if normalise else h
         return hf.lm_head(h * hf.config.d_model**-0.5 if hf.config.scale_decoder_outputs else h)
     norm = hf.transformer.ln_f if hasattr(hf, "transformer") else hf.model.norm
-    logits, cap = hf.lm_head(norm(h) if normalise else h), getattr(hf.config, "final_logit_softcapping", None)
+    logits = hf.lm_head(norm(h) if normalise else h) / getattr(hf.config, "logits_scaling", 1)
+    cap = getattr(hf.config, "final_logit_softcapping", None)
     return cap * torch.tanh(logits / cap) if cap else logits
 
 
@@ -112,7 +113,8 @@ def forms(family: str) -> list[tuple[str, dict[str, Any]]]:
             ("huggingface", {"compat": "huggingface"}),
             ("huggingface, all", {"compat": "huggingface", "relative_top": 0}),
         ]
-    return made
+    scaled = ("normalised", "released", "huggingface")  # what Granite's division of the logits shows in
+    return [form for form in made if family != "granite" or form[0] in scaled]
 
 
 CASES = [(family, arguments) for family in FAMILIES for _, arguments in forms(family)]
@@ -255,6 +257,28 @@ def test_logprobs_stay_the_models_own(family: str, tiny: Callable) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------------ steering
+
+
+@pytest.mark.parametrize(("family", "compat"), [("t5", "paper"), ("llama-gqa", "paper"), ("llama-gqa", "released")])
+def test_what_the_head_reads_is_edited_at_every_exit_and_recorded_once(
+    family: str, compat: str, tiny: Callable, checkpoint: Callable[..., Path]
+) -> None:
+    model, hf = tiny(family), hugging_face(checkpoint(family))
+    direction = random_direction(model, site="unembed.hook_in", seed=3)
+    hf.lm_head.register_forward_pre_hook(lambda module, args: (args[0] + 2.0 * direction.unit,))
+    prompts, strategy = prompts_of(model)[:2], DoLa([0, 1], compat=compat)
+    steer, site = ms.add(direction, 2.0), direction.site
+    out = ms.generate(model, prompts, steer=steer, strategy=strategy, max_new_tokens=4, record=[site])
+    for row, prompt in enumerate(prompts):
+        trace = out.trace[out.trace["prompt"] == row]
+        expected = naive(hf, prompt, strategy, [0, 1], ms.model_info(model).eos_ids)[:4]
+        assert trace["token"].tolist() == [step["token"] for step in expected]
+        jsds = [[step["jsd"][place] for step in expected] for place in (0, 1)]
+        assert trace["jsd_0"].tolist() == pytest.approx(jsds[0], rel=1e-3, abs=1e-4)
+        assert trace["jsd_1"].tolist() == pytest.approx(jsds[1], rel=1e-3, abs=1e-4)
+        logprobs = model.unembed(out.activations[site][row][None])[0].log_softmax(-1)
+        said = logprobs.gather(1, out.tokens[row, : out.lengths[row], None])[:, 0]
+        torch.testing.assert_close(said, out.logprobs[row, : out.lengths[row]], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("family", ["t5-gated", "llama-gqa"])

@@ -103,6 +103,28 @@ def test_pasta_as_released_leaves_the_keys_of_generated_tokens_alone() -> None:
     torch.testing.assert_close(released[0, 0, 0], torch.tensor([down, 0, down, down, 0, 0]))
 
 
+@pytest.mark.parametrize(
+    ("spans", "names"),
+    [
+        ({"a": [(0, 1), (3, 4)]}, ["a"]),
+        ({"a": [(0, 1)], "b": [(3, 4)]}, ["a", "b"]),
+        ({"a": [(1, 2)], "content": [(3, 4)], "b": [(0, 1)]}, ["a", "b", "content"]),
+    ],
+)
+def test_pasta_as_released_lets_each_stretch_scale_down_the_others(spans: Any, names: list[str]) -> None:
+    prompt = Prompt("x", torch.arange(5), spans)
+    scores = hand_made([0.3, 0.1, 0.2, 0.2, 0.15, 0.05], rows=2)  # 5 prompt tokens, 1 generated
+    expected = torch.zeros(6)
+    for first, end in [stretch for name in names for stretch in spans[name]]:
+        expected[[place for place in range(5) if not first <= place < end]] += math.log(0.1)
+    released = edited(ms.pasta(names, 0.1, compat="released"), scores, prompt, end=6) - scores
+    torch.testing.assert_close(released[1, 0, 0], expected)
+    only = ms.pasta(names, 0.1, compat="released", rows=[1])
+    half = edited(only, scores.half(), prompt, end=6)
+    assert half.dtype == torch.float16 and half[0].equal(scores[0].half())
+    torch.testing.assert_close((half[1, 0, 0] - scores[1, 0, 0].half()).float(), expected, atol=1e-2, rtol=0)
+
+
 def test_spotlight_as_released_takes_one_share_of_all_heads_and_queries() -> None:
     weights = torch.tensor(
         [[[0.9, 0.02, 0.05, 0.03], [0.1, 0.6, 0.2, 0.1]], [[0.5, 0.3, 0.1, 0.1], [0.97, 0.01, 0.01, 0.01]]]

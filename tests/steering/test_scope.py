@@ -1,5 +1,6 @@
 """A scope means the same positions however the sequence is cut, padded and batched."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -193,3 +194,34 @@ def test_rows_may_be_numpy_or_torch_integers() -> None:
 def test_what_is_no_integer_is_refused(wrong: Any) -> None:
     with pytest.raises(ms.MechsteerError, match=r"rows must name integers, e\.g\. \[0, 3\], got"):
         _integers("rows", wrong)
+
+
+@pytest.mark.parametrize("scope", ["all", "generated"])
+def test_rows_of_prompts_that_are_not_there_are_refused(scope: str, tiny: Callable) -> None:
+    model = tiny("llama-gqa")
+    steer = ms.add(ms.random_direction(model, layer=1, seed=0), 4.0, scope=scope, rows=[0, 2, -1])
+    texts = ["the cat sat", "a dog"]
+    for use in (
+        lambda: ms.generate(model, texts, steer=steer, max_new_tokens=2),
+        lambda: ms.score(model, texts, ["cat"] * 2, steer=steer),
+        lambda: steer.hooks([ms.prompt(model, text) for text in texts]),
+    ):
+        with pytest.raises(ms.MechsteerError, match=r"add at .* in \[2, -1\]: there are 2 prompts, rows 0 to 1"):
+            use()
+    with pytest.raises(ms.MechsteerError, match=r"met no position in \[2, -1\]: there is one prompt, row 0"):
+        ms.generate(model, texts[0], steer=steer, max_new_tokens=2)
+
+
+def test_no_generated_token_is_in_an_encoder(tiny: Callable) -> None:
+    model = tiny("t5")
+    prompt = ms.prompt(model, "the cat sat", instruction="answer in capitals")
+    inside = ms.random_direction(model, site=ms.site(model, "resid_post", 0, stack="encoder"), seed=0)
+    keys = ms.random_direction(model, site=ms.site(model, "cross_k", 0), seed=0)
+    for steer in (
+        ms.attention_bias(delta=2.0, at="encoder", scope="generated"),
+        ms.add(inside, 2.0, scope="generated"),
+        ms.add(keys, 2.0, scope="generated"),
+    ):
+        with pytest.raises(ms.MechsteerError, match="would never act: its scope is 'generated', but the encoder"):
+            ms.generate(model, prompt, steer=steer, max_new_tokens=2)
+    ms.attention_bias(delta=2.0, at="both", scope="generated").check(model)  # it acts in cross-attention

@@ -1,5 +1,7 @@
 """What can be done with several interventions, or several directions, and what is said of the rest."""
 
+import functools
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -8,6 +10,11 @@ import pytest
 import torch
 
 import mechsteer as ms
+from mechsteer.models import predicting_stack
+from tests.models import test_parity
+from tests.steering import naive
+
+hugging_face = functools.cache(test_parity.hugging_face)
 
 TEXT = "the cat sat on a mat"
 
@@ -114,3 +121,39 @@ def test_explain_has_the_strength_in_norms(model: Any) -> None:
     assert table["in_norms"].iloc[1] == pytest.approx(3.0 / mean, rel=1e-4)
     marked = ms.prompt(model, TEXT, instruction="a dog")
     assert ms.attention_bias().explain(model, marked)["in_norms"].isna().all()
+
+
+class KeysThenWeights(naive.ScaleKeys):
+    """Keys times alpha; then the weights of the span times a factor, in Hugging Face's attention."""
+
+    def __init__(self, prompt: ms.Prompt, alpha: float, factor: float) -> None:
+        super().__init__(prompt, alpha)
+        self.after = naive.Multiply(prompt, factor)
+
+    def weights(self, place: naive.Place, weights: torch.Tensor) -> torch.Tensor:
+        return self.after.weights(place, weights)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama-gqa", "gemma2", "t5"])
+def test_keys_are_scaled_before_their_scores_are_edited(family: str, tiny: Callable, checkpoint: Callable) -> None:
+    """Also where there is no place for it but the scores: in whatever order the sum was written."""
+    model, hf = tiny(family), hugging_face(checkpoint(family))
+    prompt = naive.prompts_of(model)[1]
+    keys, bias = ms.scale_keys(alpha=2.0), ms.attention_bias(delta=3.0)
+    expected = naive.hf_probabilities(hf, model, prompt, [9, 17], KeysThenWeights(prompt, 2.0, math.exp(3.0)))
+    for steer in (keys + bias, bias + keys):
+        for cached in (False, True):
+            ours = naive.our_probabilities(model, prompt, [9, 17], steer, cached=cached)
+            torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "t5"])
+def test_keys_are_scaled_first_under_a_gate_too(family: str, tiny: Callable) -> None:
+    """A trial that scales keys, under a bias that generate was given, is DIRECTER at a fixed strength under it."""
+    model = tiny(family)
+    prompts, bias = naive.prompts_of(model), ms.attention_bias(delta=4.0, at="cross")
+    gated = ms.Gated([ms.scale_keys(alpha=3.0, at="cross")], beta=1e-12)
+    fixed = ms.Directer(alpha=3.0, strength=predicting_stack(model)[1])
+    one, other = (ms.generate(model, prompts, steer=bias, strategy=how, max_new_tokens=5) for how in (gated, fixed))
+    assert one.tokens.equal(other.tokens)
+    assert (other.trace["token"] != other.trace["raw_token"]).any()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mechsteer.analysis.propagation import mix, p_norm, stream_share
 from mechsteer.errors import MechsteerError, not_finite
-from mechsteer.models import Fused, post_norm, stacks
+from mechsteer.models import Fused, multiplier, post_norm, stacks
 
 Hook = tuple[str, Callable[[Tensor, Any], None]]
 
@@ -56,6 +56,8 @@ class Sublayer:
         lag: The sublayer whose stream norm counts in place of its own; None for its own.
         prompt: The prompt's place in the caller's list, for errors.
         done: How many positions have passed.
+        scale: What the update is multiplied by before its norm is taken: as the released code has it, it is not yet
+            normalised (Gemma 2) or scaled (Granite).
     """
 
     layer: str
@@ -71,7 +73,7 @@ class Sublayer:
     _stream: Tensor | None = field(default=None, repr=False)
     _arriving: Tensor | None = field(default=None, repr=False)
     _values: list[Tensor] = field(default_factory=list, repr=False)
-    _scale: Tensor | float = field(default=1.0, repr=False)
+    scale: Tensor | float = field(default=1.0, repr=False)
 
     def hooks(self) -> list[Hook]:
         """What to put on the model."""
@@ -154,7 +156,7 @@ class Sublayer:
 
     def keep_scale(self, x: Float[Tensor, "1 new 1"], hook: Any) -> None:
         """What the norm divides the update by."""
-        self._scale = x
+        self.scale = x
 
     def finish(self, x: Float[Tensor, "1 new d_model"], hook: Any) -> None:
         """Mix what arrives into what was there."""
@@ -163,7 +165,7 @@ class Sublayer:
         if self.weighing.residual is None:
             stream = (self.lag or self)._stream
             assert stream is not None
-            share = stream_share(stream, self.finite(p_norm((x * self._scale)[0], self.weighing.norm), hook.name))
+            share = stream_share(stream, self.finite(p_norm((x * self.scale)[0], self.weighing.norm), hook.name))
         else:
             share = self.weighing.residual
         # Causal attention makes pieces exact: what the keys before have was written by the passes before, and the keys
@@ -247,6 +249,8 @@ def track(
             stages[0, : len(starts)] = starts
         for sublayer in _sublayers(model, stack, kinds, stages, encoded, weighing):
             sublayer.prompt = prompt
+            if weighing.source != "residual":
+                sublayer.scale = 1 / multiplier(model, "residual")
             hooks += sublayer.hooks()
         tables[stack] = stages[len(kinds) :: len(kinds)]
         encoded = stages[-1]

@@ -164,15 +164,22 @@ def state(hf: Any, cfg: Any) -> StateDict:
     c, base = hf.config, hf.base_model
     plus_one = c.model_type.startswith(("gemma", "nemotron"))
     made = {"embed.W_E": _embedding(base.embed_tokens, c)} | weights.head(hf.get_output_embeddings())
-    made["unembed.W_U"] = weights.scaled(made["unembed.W_U"], 1 / getattr(c, "logits_scaling", 1))
+    held = multipliers(c)
+    made["unembed.W_U"] = weights.scaled(made["unembed.W_U"], held.get("logits", 1))
     made |= _norm(base.norm, "ln_final", base.embed_tokens.weight, plus_one)
     for layer, block in enumerate(base.layers):
         inner = _attention(block.self_attn, cfg, plus_one) | _mlp(block.mlp)
         for name in ("attn.W_O", "attn.b_O", "mlp.W_out"):
             if name in inner:
-                inner[name] = weights.scaled(inner[name], getattr(c, "residual_multiplier", 1))
+                inner[name] = weights.scaled(inner[name], held.get("residual", 1))
         made |= weights.in_layer(layer, inner, _norms(block, base.embed_tokens.weight, plus_one))
     return made
+
+
+def multipliers(c: Any) -> dict[str, float]:
+    """What Granite multiplies by as it runs, and the weights here hold; see :class:`mechsteer.models.ModelInfo`."""
+    found = {"residual": getattr(c, "residual_multiplier", 1), "logits": 1 / getattr(c, "logits_scaling", 1)}
+    return {name: float(value) for name, value in found.items() if value != 1}
 
 
 def _embedding(embedding: Any, c: Any) -> torch.Tensor:
