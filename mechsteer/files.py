@@ -103,7 +103,8 @@ def _clean(folder: Path, process: int) -> None:
     """Remove the temporary files of writers that are dead; once in a folder and process."""
     for path in folder.glob(f".*{LEFT}*"):
         with contextlib.suppress(OSError), path.open("rb") as file:
-            if time.time() - path.stat().st_mtime > _FRESH and _locked(file):
+            time.sleep(min(max(0.0, path.stat().st_mtime + _FRESH - time.time()), _FRESH))
+            if _locked(file):
                 path.unlink()
 
 
