@@ -53,6 +53,8 @@ class Run:
     def key(self) -> str:
         """What decides the rows; the check of an own task does not: scores are made again from outputs."""
         task = [self.task.name, self.task.data_hash, self.task.samples, getattr(self.task, "max_new_tokens", None)]
+        if type(self.task).__module__.partition(".")[0] != "mechsteer":  # of another, its own way to run decides too
+            task.append(self.task)
         options = {"quality": self.quality, "generation_config": self.generation_config}
         return cell_key(self.model, task, self.steer, self.strategy, options)
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,31 @@ def test_other_settings_are_not_mixed_up(model: Any, tmp_path: Path) -> None:
     assert len({tuple(rows["output"]) for rows in (first, second, steered)}) == 3
     assert pd.read_parquet(tmp_path / "rows.parquet")["output"].tolist() == steered["output"].tolist()
     assert_frame_equal(ms.evaluate(model, short, out=tmp_path), first)
+
+
+@dataclass(frozen=True)
+class Echo:
+    """A task class of one's own, with an option that is in none of its samples."""
+
+    before: str = ""
+    name: str = "echo"
+    samples: tuple[str, ...] = ("the cat",)
+    data_hash: str = "the same"
+
+    def run(self, model: Any, **how: Any) -> pd.DataFrame:
+        return pd.DataFrame({"sample": [0], "output": [self.before + self.samples[0]]})
+
+
+class Loud(Echo):
+    """The same rows by another way to run."""
+
+    def run(self, model: Any, **how: Any) -> pd.DataFrame:
+        return super().run(model).assign(output="THE CAT")
+
+
+def test_a_task_of_ones_own_counts_with_its_options_and_its_code(model: Any, tmp_path: Path) -> None:
+    for task, output in ((Echo(), "the cat"), (Echo("now "), "now the cat"), (Loud(), "THE CAT"), (Echo(), "the cat")):
+        assert ms.evaluate(model, task, out=tmp_path)["output"].tolist() == [output]
 
 
 def test_scores_are_made_again_with_the_check_of_now(

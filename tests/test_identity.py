@@ -95,6 +95,31 @@ def test_hooks_on_the_model_are_refused(family: str, dtype: str, checkpoint: Cal
     assert ms.cell_key(model) == before
 
 
+def test_a_replaced_forward_is_refused(tiny: Callable) -> None:
+    model = deepcopy(tiny("llama-gqa"))
+    model.blocks[1].mlp.forward = lambda x: x * 0
+    with pytest.raises(ms.MechsteerError, match=r"forward at 'blocks\.1\.mlp' was replaced"):
+        ms.cell_key(model)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: setattr(m.blocks[1].attn, "attn_scale", 9.0),
+        lambda m: setattr(m.blocks[1].ln1, "eps", 0.5),
+        lambda m: setattr(m.blocks[1].mlp, "act_fn", torch.relu),
+        lambda m: setattr(m.blocks[1].attn, "attn_type", "local"),
+    ],
+    ids=["scale", "epsilon", "activation", "kind of attention"],
+)
+def test_a_setting_of_one_module_changes_it(change: Callable, tiny: Callable) -> None:
+    model = deepcopy(tiny("llama-gqa"))
+    before = ms.cell_key(model)
+    assert before == ms.cell_key(tiny("llama-gqa"))
+    change(model)
+    assert ms.cell_key(model) != before
+
+
 def test_a_sign_a_swap_and_a_zeroed_head_change_it(tiny: Callable) -> None:
     model = deepcopy(tiny("llama-gqa"))
     seen = {weights_digest(model)}

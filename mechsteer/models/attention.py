@@ -127,6 +127,7 @@ def attend(
     if fused is None:
         return _by_scores(attention, q, parts, mask, fires=fires).transpose(1, 2)
     ((keys, values),) = parts  # shared rows come in two parts, which the kernel cannot take
+    keys = keys if fused.factor is None else keys * fused.factor[:, None, :, None].to(keys)
     z = _by_kernel(q, keys, values, mask, fused, 1 / attention.attn_scale)
     if q.shape[2] > 1:
         z = z + _lost(q, keys[:, :, -q.shape[2] :])
@@ -205,8 +206,10 @@ def _by_kernel(
     """What the heads read, without scores and weights."""
     size, added = q.shape[-1], mask.added
     causal = bool(mask.causal)
-    keys = keys if fused.factor is None else keys * fused.factor[:, None, :, None].to(keys)
-    biases = [(None if b is None else b.to(q), c.to(q)) for b, c in fused.biases]
+    # A bias beyond what the dtype holds would be infinite, and NaN where it is multiplied by 0; half of that is as good
+    # as infinite in a softmax.
+    most = torch.finfo(q.dtype).max / 2 * min(1.0, scale)
+    biases = [(None if b is None else b.to(q), c.clamp(-most, most).to(q)) for b, c in fused.biases]
     # The kernel takes a bias as a mask of all queries and keys. One of the form b_i c_j is cheaper as one more column
     # of both: [q, b] . [k, c / scale] times the scale is the scaled score plus b c. Likewise the weights' product with
     # some column is one more column of the values. For few queries the mask is small and the columns cost a copy of the

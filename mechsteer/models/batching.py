@@ -30,8 +30,8 @@ def as_prompts(model: Any, prompts: Prompts) -> list[Prompt]:
     for p in made:
         if int(p.tokens.max()) >= model.cfg.d_vocab:
             raise MechsteerError(
-                f"{p!r} was made for another model: it has token {int(p.tokens.max())}, this vocabulary "
-                f"{model.cfg.d_vocab}."
+                f"{p!r} was made for another model, or its tokenizer knows more tokens than the model: it has token "
+                f"{int(p.tokens.max())}, this vocabulary {model.cfg.d_vocab}."
             )
     return made
 

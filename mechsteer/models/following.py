@@ -4,8 +4,9 @@ On its own a continuation may have other tokens than behind a text: many tokeniz
 text, so that "Paris" alone looks like the word that begins with a space. A decoder reads the prompt and writes behind
 it; what an encoder-decoder's decoder writes begins on its own, as Hugging Face tokenises a target.
 
-A word, unlike a continuation, is given without its space. It gets one, unless what it follows ends in white space, in a
-special token, or in a chat template's header, behind which it has what the template itself puts there.
+A word, unlike a continuation, is given without its space. It gets one, unless people write none there
+(:mod:`mechsteer.prompts.spacing`), it is a special token or follows one, or stands behind a chat template's header,
+where it has what the template itself puts there.
 """
 
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from mechsteer.errors import MechsteerError, shown
 from mechsteer.models.info import is_encoder_decoder
 from mechsteer.prompts import Prompt, token_names
+from mechsteer.prompts.spacing import joined
 from mechsteer.prompts.vocabulary import specials
 
 _SPACES = ("▁", "Ġ", " ")
@@ -34,9 +36,7 @@ def continuation_ids(model: Any, text: str, prompt: Prompt | None = None, *, wri
     if not isinstance(text, str):
         raise MechsteerError(f"A continuation must be a text, got {shown(text)}.")
     ids = _behind(model.tokenizer, _before(model, prompt, written), text)
-    if not ids:
-        raise MechsteerError(f"The continuation {text!r} has no tokens.")
-    return ids
+    return _known(model, ids, f"The continuation {text!r}")
 
 
 def word_ids(
@@ -57,18 +57,33 @@ def word_ids(
     if not isinstance(word, str):
         raise MechsteerError(f"A word must be a text, got {shown(word)}.")
     stripped = word.strip(strip)
+    _refuse_name(model.tokenizer, stripped)
     before = _before(model, prompt, written)
-    lead = _lead(model, prompt, before, written)
+    lead = _lead(model, prompt, before, written, stripped)
     ids = _behind(model.tokenizer, before, lead + stripped) if stripped else []
+    return _known(model, ids, f"The word {word!r}")
+
+
+def _known(model: Any, ids: list[int], what: str) -> list[int]:
+    """Token ids, if there are any, and the model has all of them.
+
+    Raises:
+        MechsteerError: otherwise.
+    """
     if not ids:
-        raise MechsteerError(f"The word {word!r} has no tokens.")
+        raise MechsteerError(f"{what} has no tokens.")
+    if max(ids) >= model.cfg.d_vocab:
+        raise MechsteerError(
+            f"{what} has token {max(ids)}, which the tokenizer knows and the model does not: its vocabulary has "
+            f"{model.cfg.d_vocab}."
+        )
     return ids
 
 
 def spaced(model: Any, word: str, prompt: Prompt) -> str:
     """A word as a continuation of a prompt: with a space before it where it needs one, as :func:`word_ids` puts it."""
-    before = _before(model, prompt, "")
-    return _lead(model, prompt, before, "") + word.strip()
+    before, stripped = _before(model, prompt, ""), word.strip()
+    return _lead(model, prompt, before, "", stripped) + stripped
 
 
 def word_id(model: Any, word: str, prompt: Prompt | None = None, *, written: str = "", strip: str | None = None) -> int:
@@ -96,13 +111,28 @@ def _before(model: Any, prompt: Prompt | None, written: str) -> str:
     return prompt.text + written
 
 
-def _lead(model: Any, prompt: Prompt | None, before: str, written: str) -> str:
+def _refuse_name(tokenizer: Any, word: str) -> None:
+    """Refuse a token's name, such as ``Ġword``, in the place of a word.
+
+    Raises:
+        MechsteerError: with the word and the token's number.
+    """
+    if len(word) > 1 and word.startswith(_SPACES) and (number := tokenizer.get_vocab().get(word)) is not None:
+        raise MechsteerError(
+            f"{word!r} is the name of a token, and no word: give {word[1:]!r}, or the token's number, {number}."
+        )
+
+
+def _lead(model: Any, prompt: Prompt | None, before: str, written: str, word: str) -> str:
     """What stands between a text and a word."""
+    marks = specials(model.tokenizer)
+    if word.startswith(marks):
+        return ""
     if prompt is not None and prompt.answer_lead is not None and not written and before:
         return prompt.answer_lead
     if not before:
         return "" if is_encoder_decoder(model) else " "
-    return "" if before[-1].isspace() or before.endswith(specials(model.tokenizer)) else " "
+    return "" if before.endswith(marks) or (word and joined(before, word)) else " "
 
 
 def _encode(tokenizer: Any, text: str) -> list[int]:

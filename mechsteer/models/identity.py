@@ -27,8 +27,9 @@ def model_identity(model: Any) -> dict[str, Any]:
     """
     with taken_once():
         info, weights = model_info(model), weights_digest(model)
-    tokenizer = model.tokenizer
-    return {
+    tokenizer, settings = model.tokenizer, settings_digest(model)
+    changed = {} if settings == getattr(model, _AS_LOADED, None) else {"settings": settings}
+    return changed | {
         "fingerprint": info.fingerprint,
         "weights": weights,
         "configuration": digest({k: str(v) for k, v in model.cfg.to_dict().items() if k not in _NOT_DECIDING}),
@@ -38,14 +39,48 @@ def model_identity(model: Any) -> dict[str, Any]:
     }
 
 
+_AS_LOADED = "mechsteer_settings"
+
+
+def remember_settings(model: Any) -> None:
+    """Keep the :func:`settings_digest` of a model that has just been made, so that a change is seen."""
+    setattr(model, _AS_LOADED, settings_digest(model))
+
+
+def settings_digest(model: Any) -> str:
+    """A hash over the modules' classes and what each has of its own that is no tensor: scales, epsilons, functions."""
+    found = []
+    for name, module in model.named_modules():
+        if name and type(module).__name__ != "HookPoint":
+            own = {key: _shown(value) for key, value in vars(module).items() if not key.startswith("_")}
+            own = {key: value for key, value in own.items() if value and key != "training"}
+            found.append([name, f"{type(module).__module__}:{type(module).__qualname__}", own])
+    return digest(found)
+
+
+def _shown(value: Any) -> str:
+    """A number, a text or a function; empty for anything else."""
+    if isinstance(value, bool | int | float | str):
+        return repr(value)
+    value = getattr(value, "func", value)
+    name = getattr(value, "__qualname__", "")
+    return f"{value.__module__}:{name}" if name and callable(value) else ""
+
+
 def check_unhooked(model: Any) -> None:
-    """Refuse a model with hooks on it that were put there by hand, the library's or PyTorch's own.
+    """Refuse a model with hooks on it that were put there by hand, the library's or PyTorch's own, or other functions.
 
     Raises:
         MechsteerError: naming where one is, with the fix; and for what is no model.
     """
     check_model(model)
     for name, module in model.named_modules():
+        forward = vars(module).get("forward")
+        if forward is not None and not _is_ours(forward):
+            raise MechsteerError(
+                f"The model's forward at {name!r} was replaced, so its results cannot be kept under a key: nothing "
+                "says what it does. Give what it does as an intervention, steer=."
+            )
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
         if not all(_is_ours(hook) for hook in hooks):
             raise MechsteerError(

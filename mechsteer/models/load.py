@@ -9,7 +9,7 @@ import torch
 from mechsteer.errors import MechsteerError, foreign, shown, unknown
 from mechsteer.models import parity
 from mechsteer.models.checkpoint import resolve
-from mechsteer.models.checkpoint.generation_config import check_tokens, read_settings
+from mechsteer.models.checkpoint.generation_config import check_tokens, read_settings, say_unread
 from mechsteer.models.checkpoint.hf import load_hf, load_tokenizer
 from mechsteer.models.checkpoint.sizes import check_config
 from mechsteer.models.digest import weights_digest
@@ -17,6 +17,7 @@ from mechsteer.models.families import check_supported, context_note
 from mechsteer.models.families.llama import multipliers
 from mechsteer.models.folding import check_foldable
 from mechsteer.models.folding import fold as fold_weights
+from mechsteer.models.identity import remember_settings
 from mechsteer.models.info import ModelInfo, is_encoder_decoder, set_info
 from mechsteer.models.weights.decoder_only import hooked_transformer
 from mechsteer.models.weights.encoder_decoder import hooked_encoder_decoder
@@ -84,8 +85,9 @@ def load(
         check_foldable(model)
         fold_weights(model)
     check_tokens(hf_model.generation_config, model.cfg.d_vocab, directory)
+    say_unread(hf_model.generation_config, directory)
     _set_tokenizer(model, tokenizer)
-    _set_decoder_start(model, hf_model.generation_config)
+    _set_decoder_start(model, hf_model.generation_config, directory)
     info = ModelInfo(
         name=name,
         path=str(directory),
@@ -100,6 +102,7 @@ def load(
         multipliers=multipliers(hf_model.config),
     )
     set_info(model, info)
+    remember_settings(model)
     if check:
         with foreign(f"The model in {str(directory)!r} cannot be run"):
             parity.gate(model, hf_model)
@@ -129,12 +132,18 @@ def _eos_ids(hf_model: Any, tokenizer: Any, directory: Path) -> tuple[int, ...]:
     return tuple(found) if isinstance(found, list) else (int(found),)
 
 
-def _set_decoder_start(model: Any, generation_config: Any) -> None:
+def _set_decoder_start(model: Any, generation_config: Any, directory: Path) -> None:
     """What Hugging Face's ``generate`` starts a decoder with: the generation configuration's say comes first."""
-    for start in (generation_config.decoder_start_token_id, generation_config.bos_token_id):
-        if start is not None and is_encoder_decoder(model):
-            model.cfg.decoder_start_token_id = int(start)
-            return
+    if not is_encoder_decoder(model):
+        return
+    said = (generation_config.decoder_start_token_id, generation_config.bos_token_id, model.cfg.decoder_start_token_id)
+    start = next((one for one in said if one is not None), None)
+    if start is None:
+        raise MechsteerError(
+            f"{str(directory)!r} does not say what a decoder begins with: it needs decoder_start_token_id in its "
+            "config.json or generation_config.json (T5's is 0)."
+        )
+    model.cfg.decoder_start_token_id = int(start)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype:

@@ -8,6 +8,7 @@ only names what the tables, which are Hugging Face's, are made from. The list of
 from collections.abc import Callable
 from typing import Any
 
+from mechsteer.models.families.family import own
 from mechsteer.models.families.rope import rotary_base
 from mechsteer.models.info import is_encoder_decoder
 
@@ -33,19 +34,17 @@ def _windows(model: Any, hf_model: Any) -> tuple[object, object]:
     c = hf_model.config
     if is_encoder_decoder(model):
         return (), ()
-    window = getattr(c, "sliding_window", None) or getattr(c, "window_size", None)
-    kinds = getattr(c, "attention_layers", None)
-    if kinds is None and "layer_types" in type(c).__dataclass_fields__:
-        kinds = c.layer_types
+    window = own(c, "sliding_window") or own(c, "window_size")
+    kinds = c.attention_layers if c.model_type == "gpt_neo" else own(c, "layer_types")
     local = [kind in ("local", "sliding_attention") for kind in kinds or ["local"] * len(model.blocks)]
     return our_windows(model), [window or None if here else None for here in local]
 
 
 def _caps(model: Any, hf_model: Any) -> tuple[object, object]:
     c, cfg = hf_model.config, model.cfg
-    theirs = [getattr(c, name, None) or None for name in ("attn_logit_softcapping", "final_logit_softcapping")]
+    theirs = [own(c, name) or None for name in ("attn_logit_softcapping", "final_logit_softcapping")]
     ours = [cap if cap > 0 else None for cap in (cfg.attn_scores_soft_cap, cfg.output_logits_soft_cap)]
-    return ours, theirs if "gemma" in c.model_type else [None, None]
+    return ours, theirs
 
 
 def _rotary_base(model: Any, hf_model: Any) -> tuple[object, object]:

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechsteer.errors import not_finite
 from mechsteer.models import advance, as_prompts, hooked, is_encoder_decoder, pad, parse, position_stack
 from mechsteer.prompts import Prompt, PromptLike
 from mechsteer.prompts.vocabulary import token_text
@@ -69,7 +70,7 @@ def explain(intervention: Intervention, model: Any, prompt: PromptLike) -> "pd.D
         in nats of the next-token distribution, steered from unsteered), top1_before, top1_after.
 
     Raises:
-        MechsteerError: if an edit does not fit the model or never fires.
+        MechsteerError: if an edit does not fit the model, never fires, or makes the logits NaN or infinite.
     """
     import pandas as pd
 
@@ -110,6 +111,8 @@ def _run(model: Any, made: Prompt, steer: Intervention) -> tuple[Float[Tensor, "
     with hooked(model, [(name, m) for m in measured for name, _ in attach([m.bound], model)]):
         logits = advance(model, *begin(model, step))[0, -1]
     check_fired([m.bound for m in measured], model)
+    if not logits.isfinite().all():
+        raise not_finite("unembed.hook_out", 0)
     return logits.float().log_softmax(-1), measured
 
 

@@ -189,3 +189,15 @@ def test_the_switch_is_a_switch(tiny: Callable) -> None:
     switch: Any = {"repetition_penalty": 1.2}
     with pytest.raises(ms.MechsteerError, match="generation_config must be True"):
         ms.generate(tiny("llama-gqa"), "the cat", generation_config=switch)
+
+
+def test_a_search_by_beams_that_is_not_made_is_said(
+    tmp_path: Path, checkpoint: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint("llama-gqa"), folder)
+    ms.load(folder, check=False)
+    assert not caplog.records
+    (folder / "generation_config.json").write_text('{"num_beams": 4, "do_sample": true, "eos_token_id": 1}')
+    ms.load(folder, check=False)
+    assert "asks for num_beams=4, a beam search" in caplog.text

@@ -1,6 +1,7 @@
 """Scores and weights are made where a hook looks at them, and what is computed does not depend on that."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -196,3 +197,26 @@ def test_looking_into_norms_changes_nothing(family: str, inside: str, tiny: Call
     assert seen == set(names)
     atol = 1e-3 if family == "t5" else 1e-4  # scores that are not scaled make more of rounding
     torch.testing.assert_close(logits_of(model), looked_at, atol=atol, rtol=1e-4)
+
+
+@pytest.mark.parametrize("delta", [1e6, -1e6])
+@pytest.mark.parametrize("scope", ["all", "last_prompt"])
+def test_a_bias_beyond_what_half_precision_holds_is_as_good_as_infinite(
+    delta: float, scope: str, checkpoint: Callable[..., Path]
+) -> None:
+    model = ms.load(checkpoint("llama-gqa"), dtype="float16")
+    found = logits_of(model, ms.attention_bias(delta=delta, scope=scope))
+    assert torch.allclose(found, logits_of(model, ms.attention_bias(delta=delta / 200, scope=scope)), atol=0.1)
+    assert (found - logits_of(model)).abs().max() > 0.5
+
+
+def test_keys_that_overflow_are_not_read_as_zero(checkpoint: Callable[..., Path]) -> None:
+    model = ms.load(checkpoint("llama-gqa"), dtype="float16")
+    steer, prompt = ms.scale_keys(alpha=1e6, layers=[0]), prompts_of(model)[0]
+    for use in (
+        lambda: ms.generate(model, prompt, steer=steer),
+        lambda: ms.capture(model, [prompt], sites="resid_post", steer=steer),
+        lambda: steer.explain(model, prompt),
+    ):
+        with pytest.raises(ms.MechsteerError, match=r"not finite|NaN or infinite"):
+            use()

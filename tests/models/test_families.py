@@ -52,6 +52,52 @@ def test_what_cannot_be_represented_is_refused_by_its_name(name: str, tmp_path: 
         ms.load(str(tmp_path))
 
 
+OF_ANOTHER_FAMILY = {"attention_multiplier": 0.5, "logits_scaling": 3.0, "residual_multiplier": 0.5, "qk_norm": True,
+                     "embedding_multiplier": 7.0, "final_logit_softcapping": 5.0, "no_rope_layers": [0, 1, 0, 1],
+                     "layer_types": ["full_attention"] * 4, "layer_norm_eps": 0.5}  # fmt: skip
+
+
+def test_what_hugging_faces_class_does_not_declare_is_not_read(tmp_path: Path) -> None:
+    row = check("Llama", CONFIGS["Llama 2"] | OF_ANOTHER_FAMILY, tmp_path)
+    assert row.result == "equal", row
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("Llama 2", {"sliding_window": 4096}, "sliding_window=4096; must be absent"),
+        ("Pythia", {"sliding_window": 300}, "sliding_window=300; must be absent"),
+        ("Llama 2", {"layer_types": ["sliding_attention"] * 4}, r"layer_types=\['sliding_attention'.*must be absent"),
+        ("Mistral 0.1 (window)", {"sliding_window": 1}, "sliding_window=1; must be more than 1"),
+        ("Mistral 0.1 (window)", {"sliding_window": 0}, "sliding_window=0; must be more than 1"),
+        ("Qwen 2.5", {"layer_types": ["full_attention", "sliding_attention"] * 2}, "sliding_window=None; must be more"),
+    ],
+)
+def test_a_window_that_hugging_face_does_not_have_is_refused(
+    name: str, changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    write(CONFIGS[name] | changes, tmp_path)
+    with pytest.raises(ms.MechsteerError, match=message):
+        ms.load(tmp_path)
+
+
+def test_an_activation_of_t5_that_the_library_lacks_is_refused_by_its_name(tmp_path: Path) -> None:
+    write(CONFIGS["T5 1.1"] | {"feed_forward_proj": "gated-tanh"}, tmp_path)
+    with pytest.raises(ms.MechsteerError, match="Unsupported configuration of t5: feed_forward_proj=tanh; must be one"):
+        ms.load(tmp_path)
+
+
+def test_a_decoder_begins_as_either_configuration_says(tmp_path: Path) -> None:
+    silent = {name: value for name, value in CONFIGS["T5 1.1"].items() if name != "decoder_start_token_id"}
+    write(silent | {"feed_forward_proj": "gated-swish"}, tmp_path)
+    with pytest.raises(
+        ms.MechsteerError, match=r"needs decoder_start_token_id in its config\.json or generation_config"
+    ):
+        ms.load(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"decoder_start_token_id": 5, "eos_token_id": 1}')
+    assert ms.load(tmp_path).cfg.decoder_start_token_id == 5
+
+
 @pytest.mark.parametrize("family", DECODERS)
 def test_every_field_of_a_configuration_class_is_classified(family: str) -> None:
     from transformers import AutoConfig

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -230,3 +231,48 @@ def test_memotrap_scores_endings_as_they_follow(name: str, space: str, models: d
     scores = ms.score(model, trap.prompt, [[f"{space}never .", f"{space}early ."]])[0].tolist()
     assert [row["logprob_trap"], row["logprob_target"]] == pytest.approx(scores, abs=1e-4)
     assert row["correct"] == (scores[1] > scores[0])
+
+
+@pytest.mark.parametrize("name", [name for name in TOKENIZERS if name != "T5"])
+def test_a_word_gets_no_space_where_people_write_none(name: str, models: dict[str, Any]) -> None:
+    model, hf = models[name]
+    for text, word in (('The capital is "', "Paris"), ("the capital (", "Rome"), ("The house", ".")):
+        prompt = ms.prompt(model, text, chat=False)
+        ids = following(model, prompt, word)
+        assert ids and word_ids(model, word, prompt) == ids, (text, word)
+        lens = ms.logit_lens(model, prompt, [word]).iloc[-1]
+        assert lens["probability"] == pytest.approx(
+            float(logprobs(hf, prompt.tokens.tolist(), ids)[0, ids[0]].exp()), abs=1e-4
+        )
+
+
+def test_a_special_token_is_followed_as_itself(models: dict[str, Any]) -> None:
+    for name in TOKENIZERS:
+        model, _ = models[name]
+        end = model.tokenizer.eos_token
+        assert word_ids(model, end, ms.prompt(model, "The capital of France is")) == [model.tokenizer.eos_token_id]
+
+
+def test_a_tokens_name_is_no_word(models: dict[str, Any]) -> None:
+    for name, given in (("bytes", "Ġcapital"), ("▁ first", "▁capital")):
+        model, _ = models[name]
+        number = model.tokenizer.convert_tokens_to_ids(given)
+        with pytest.raises(
+            ms.MechsteerError, match=f"is the name of a token, and no word: give 'capital', or .* {number}"
+        ):
+            ms.logit_lens(model, "The", [given])
+
+
+def test_a_word_that_the_model_has_no_embedding_of_is_refused(tmp_path: Path) -> None:
+    tokenizer = byte_level()
+    rows = len(tokenizer)
+    tokenizer.add_tokens(["<|user|>"])  # and nobody resized the embeddings
+    folder, _ = write(tmp_path, "gpt2", tokenizer, vocab_size=rows)
+    model = ms.load(folder, check=False)
+    for use in (
+        lambda: ms.logit_lens(model, "The", ["<|user|>"]),
+        lambda: ms.score(model, "The", "<|user|>"),
+        lambda: ms.generate(model, "The <|user|>"),
+    ):
+        with pytest.raises(ms.MechsteerError, match=f"(token {rows}, .*knows|knows more tokens than the model)"):
+            use()

@@ -6,6 +6,7 @@ that no prompt's padding is taken for text. Which search or sampling is used (``
 ``temperature``, ``top_k`` and so on) is not read: that is what a strategy says.
 """
 
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import cache
@@ -72,6 +73,18 @@ def check_tokens(generation_config: Any, d_vocab: int, directory: Any) -> None:
                     f"The generation configuration in {str(directory)!r} has {name}={shown(value)}; a token id, from 0 "
                     f"to {d_vocab - 1}, was expected."
                 )
+
+
+def say_unread(generation_config: Any, directory: Any) -> None:
+    """Log a search that Hugging Face's ``generate`` would make by default, and ours does not."""
+    beams = getattr(generation_config, "num_beams", None)
+    if isinstance(beams, int) and beams > 1:
+        logging.getLogger("mechsteer").warning(
+            "The generation configuration in %r asks for num_beams=%d, a beam search, which generate() does not have: "
+            "it is greedy unless it is given another strategy.",
+            str(directory),
+            beams,
+        )
 
 
 def check_settings(model: Any, settings: dict[str, Any]) -> None:

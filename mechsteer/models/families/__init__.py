@@ -9,7 +9,7 @@ from typing import Any
 
 from mechsteer.errors import MechsteerError
 from mechsteer.models.families import gpt2, gpt_neo, gpt_neox, gptj, llama, opt, phi, rope
-from mechsteer.models.families.family import Family, Refusals, must_be, not_represented
+from mechsteer.models.families.family import ACTIVATIONS, Family, Refusals, must_be, not_represented
 
 _LLAMA = Family(llama.state, fields=llama.FIELDS, refuses=llama.refuses)
 
@@ -91,6 +91,14 @@ def check_supported(config: Any) -> None:
         check_supported(config.text_config)
     elif family in ENCODER_DECODERS:
         refused.append(must_be(config, "is_encoder_decoder", True, "an encoder alone has no next-token distribution"))
+        activation = config.dense_act_fn
+        refused.append(
+            (
+                "feed_forward_proj",
+                activation not in ACTIVATIONS and activation,
+                f"must be one of {', '.join(ACTIVATIONS)}",
+            )
+        )
     else:
         row, layers = DECODERS[family], config.num_hidden_layers
         refused.append(("num_hidden_layers", layers < 1 and str(layers), "must be at least 1"))

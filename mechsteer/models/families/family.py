@@ -71,6 +71,15 @@ def declared(config: Any) -> dict[str, Any]:
     return {field.name: field.default for field in fields(type(config)) if field.name not in shared}
 
 
+def own(config: Any, name: str, default: Any = None) -> Any:
+    """A field that the configuration's class declares; the default where the file alone has it.
+
+    Hugging Face's model does not read what its class does not declare, but keeps it: a Llama that was a Mistral once
+    may still have ``sliding_window``.
+    """
+    return getattr(config, name, default) if name in type(config).__dataclass_fields__ else default
+
+
 def not_represented(config: Any, represented: Iterable[str]) -> Refusals:
     """The declared fields that nobody has classified and whose values are not the defaults."""
     known = SHARED | WITHOUT_EFFECT | set(represented) | set(type(config).attribute_map.values())

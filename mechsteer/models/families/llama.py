@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from mechsteer.models.families import weights
-from mechsteer.models.families.family import ACTIVATIONS, Refusals, StateDict, must_be
+from mechsteer.models.families.family import ACTIVATIONS, Refusals, StateDict, must_be, own
 from mechsteer.models.families.rope import context, rotary_base
 
 FIELDS = frozenset(
@@ -36,7 +36,7 @@ def settings(c: Any) -> dict[str, Any]:
     """What the configuration of a Llama says, in the library's terms."""
     n_heads = c.num_attention_heads
     n_kv = getattr(c, "num_key_value_heads", None) or n_heads
-    layer_norm = hasattr(c, "layer_norm_eps")
+    layer_norm, rms_eps = own(c, "layer_norm_eps") is not None, own(c, "rms_norm_eps")
     made: dict[str, Any] = {
         "d_model": c.hidden_size,
         "d_head": getattr(c, "head_dim", None) or c.hidden_size // n_heads,
@@ -45,7 +45,7 @@ def settings(c: Any) -> dict[str, Any]:
         "d_mlp": c.intermediate_size,
         "n_layers": c.num_hidden_layers,
         "n_ctx": context(c)[0],
-        "eps": c.layer_norm_eps if layer_norm else c.rms_norm_eps if hasattr(c, "rms_norm_eps") else 1e-5,
+        "eps": c.layer_norm_eps if layer_norm else 1e-5 if rms_eps is None else rms_eps,
         "act_fn": ACTIVATIONS[_activation(c)],
         "gated_mlp": c.model_type not in UNGATED,
         "normalization_type": "LN" if layer_norm else "RMS",
@@ -59,11 +59,10 @@ def settings(c: Any) -> dict[str, Any]:
 
 def windows(c: Any) -> dict[str, Any]:
     """Sliding-window attention: on the layers named in ``layer_types``, or on all where there is no such list."""
-    window = getattr(c, "sliding_window", None)
+    window = own(c, "sliding_window")
     if not window:
         return {}
-    listed = getattr(c, "layer_types", None) if "layer_types" in type(c).__dataclass_fields__ else None
-    kinds = listed or ["sliding_attention"] * c.num_hidden_layers
+    kinds = own(c, "layer_types") or ["sliding_attention"] * c.num_hidden_layers
     if "sliding_attention" not in kinds:
         return {}
     attn_types = ["local" if kind == "sliding_attention" else "global" for kind in kinds]
@@ -130,8 +129,9 @@ def _biases(c: Any) -> tuple[str, ...]:
 def refuses(c: Any) -> Refusals:
     """The features of Llama's relatives that the hooked modules have no place for."""
     activation = _activation(c)
-    kinds = set(getattr(c, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    kinds = set(own(c, "layer_types") or ()) - {"full_attention", "sliding_attention"}
     return [
+        _window(c),
         *(must_be(c, name, False, "the hooked gated MLP has no gate bias") for name in _biases(c)),
         must_be(c, "qk_layernorm", False, "the hooked attention has RMS norms of queries and keys only"),
         ("hidden_act", activation not in ACTIVATIONS and activation, f"must be one of {', '.join(ACTIVATIONS)}"),
@@ -142,6 +142,19 @@ def refuses(c: Any) -> Refusals:
             "must be false: the stack is causal",
         ),
     ]
+
+
+def _window(c: Any) -> tuple[str, object, str]:
+    """A window that Hugging Face's model or its cache cannot have."""
+    foreign = [name for name in ("sliding_window", "layer_types", "attention_chunk_size") if own(c, name) is None]
+    for name in foreign:  # its cache reads them all the same
+        value = getattr(c, name, None)
+        if value is not None and set(value if isinstance(value, list) else [value]) != {"full_attention"}:
+            return name, repr(value), "must be absent: Hugging Face's model of this family has no window"
+    window = getattr(c, "sliding_window", None)
+    wanted = window is not None or "sliding_attention" in (own(c, "layer_types") or ())
+    short = wanted and not (isinstance(window, int) and window > 1)
+    return "sliding_window", short and repr(window), "must be more than 1 for layers with sliding_attention"
 
 
 def refuses_bent_scores(c: Any) -> Refusals:
@@ -178,13 +191,13 @@ def state(hf: Any, cfg: Any) -> StateDict:
 
 def multipliers(c: Any) -> dict[str, float]:
     """What Granite multiplies by as it runs, and the weights here hold; see :class:`mechsteer.models.ModelInfo`."""
-    found = {"residual": getattr(c, "residual_multiplier", 1), "logits": 1 / getattr(c, "logits_scaling", 1)}
+    found = {"residual": own(c, "residual_multiplier", 1), "logits": 1 / own(c, "logits_scaling", 1)}
     return {name: float(value) for name, value in found.items() if value != 1}
 
 
 def _embedding(embedding: Any, c: Any) -> torch.Tensor:
     """As it enters the stream: Gemma and Granite multiply it at run time, in its own dtype."""
-    factor = getattr(embedding, "scalar_embed_scale", getattr(c, "embedding_multiplier", 1))
+    factor = getattr(embedding, "scalar_embed_scale", own(c, "embedding_multiplier", 1))
     return weights.scaled(embedding.weight, factor)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mechsteer.models.families.family import ACTIVATIONS
 from mechsteer.models.weights.norms import multiply_by_inverse
 from mechsteer.models.weights.views import build, heads_in, heads_out
 
@@ -34,13 +35,13 @@ def hooked_encoder_decoder(hf_model: Any) -> Any:
         n_layers=max(c.num_layers, c.num_decoder_layers),
         n_ctx=getattr(c, "n_positions", None) or 512,
         eps=c.layer_norm_epsilon,
-        act_fn=c.dense_act_fn,
+        act_fn=ACTIVATIONS[c.dense_act_fn],
         gated_mlp=c.is_gated_act,
         normalization_type="RMS",
         positional_embedding_type="relative_positional_bias",
         relative_attention_max_distance=c.relative_attention_max_distance,
         relative_attention_num_buckets=c.relative_attention_num_buckets,
-        decoder_start_token_id=c.decoder_start_token_id,
+        decoder_start_token_id=getattr(c, "decoder_start_token_id", None),  # or the generation configuration has it
         attention_dir="bidirectional",
         use_attn_scale=False,
         tie_word_embeddings=getattr(c, "scale_decoder_outputs", False),  # mT5 never scales

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mechsteer.models.families.family import own
+
 
 def multiply_by_inverse(model: Any) -> None:
     """Compute RMS norms as Hugging Face does; their hook points see what they see in the library."""
@@ -37,7 +39,7 @@ def _rms_norm(norm: Any, x: Float[Tensor, "*batch width"]) -> Float[Tensor, "*ba
 
 def rounds_once(config: Any) -> bool:
     """Whether a Hugging Face configuration is of a model whose norms round once."""
-    return config.model_type.startswith(("gemma", "olmo2")) or not hasattr(config, "rms_norm_eps")
+    return config.model_type.startswith(("gemma", "olmo2")) or own(config, "rms_norm_eps") is None
 
 
 def round_once(model: Any) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechsteer.models.digest import FIRST_ROWS
+from mechsteer.models.families.family import own
 from mechsteer.models.families.rope import by_kind
 
 NO_ROTATION = "none"
@@ -68,7 +69,7 @@ def rotary_dim(hf_model: Any) -> int:
 def _kinds(config: Any) -> list[str]:
     layers = config.num_hidden_layers
     kinds = list(config.layer_types) if "" not in by_kind(config) else [""] * layers
-    rotated = getattr(config, "no_rope_layers", None) or [1] * layers  # despite its name, 1 where there is one
+    rotated = own(config, "no_rope_layers") or [1] * layers  # despite its name, 1 where there is one
     return [kind if used else NO_ROTATION for kind, used in zip(kinds, rotated, strict=True)]
 
 
