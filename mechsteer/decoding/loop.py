@@ -17,7 +17,7 @@ from torch import Tensor
 from mechsteer.decoding.processors import Processors
 from mechsteer.decoding.repetition import read_so_far
 from mechsteer.decoding.strategies import Chooser, Pass
-from mechsteer.models import State, is_encoder_decoder, loaded_info, model_device, pad, rearrange
+from mechsteer.models import State, alike, is_encoder_decoder, loaded_info, model_device, pad, rearrange
 from mechsteer.prompts import Batch, Prompt
 from mechsteer.steering import Step, begin
 
@@ -65,13 +65,19 @@ class Queue:
         self.waiting = sorted(places, key=lambda place: -len(self.prompts[place]))
 
     def take(self, running: Sequence[int]) -> list[int]:
-        """The places of the next prompts that there is room for beside those that are running; one if none is."""
+        """The places of the next prompts that there is room for beside those that are running; one if none is.
+
+        A prompt that is much longer waits until they have ended.
+        """
         taken: list[int] = []
-        longest = max((len(self.prompts[place]) for place in running), default=0)
+        lengths = [len(self.prompts[place]) for place in running]
+        longest, tokens = max(lengths, default=0), sum(lengths)
         while self.waiting and len(running) + len(taken) < self.batch_size:
-            longest = max(longest, len(self.prompts[self.waiting[-1]]))
+            length = len(self.prompts[self.waiting[-1]])
+            longest, tokens = max(longest, length), tokens + length
             rows = len(running) + len(taken) + 1
-            if rows > 1 and rows * (longest + self.new) > self.max_batch_tokens:
+            large = rows * (longest + self.new) > self.max_batch_tokens
+            if rows > 1 and (large or not alike(rows, longest, tokens)):
                 break
             taken.append(self.waiting.pop())
         return taken

@@ -1,7 +1,7 @@
 """Models with every activation hooked, equal to Hugging Face's. The only folder that imports TransformerLens."""
 
 from mechsteer.models.attention import Fused
-from mechsteer.models.batching import as_prompts, at_last, first_tokens, pad
+from mechsteer.models.batching import alike, as_prompts, at_last, first_tokens, pad
 from mechsteer.models.checkpoint.generation_config import (
     applying,
     check_settings,
@@ -56,6 +56,7 @@ __all__ = [
     "adopt",
     "advance",
     "advance_together",
+    "alike",
     "applying",
     "as_prompts",
     "at_last",

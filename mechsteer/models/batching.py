@@ -12,6 +12,22 @@ from mechsteer.models.info import check_model, is_encoder_decoder
 from mechsteer.models.sites import position_stack
 from mechsteer.prompts import Batch, Prompt, Prompts, batch, prompt
 
+PADDING = 512
+"""Padded positions that cost no more than one pass more would."""
+
+
+def alike(rows: int, longest: int, tokens: int) -> bool:
+    """Whether prompts are padded to one length: not where that makes much more of what is computed.
+
+    Padding may be half as much as there are tokens, or :data:`PADDING`.
+
+    Args:
+        rows: How many prompts.
+        longest: How many tokens the longest has.
+        tokens: How many all have.
+    """
+    return rows * longest - tokens <= max(PADDING, tokens // 2)
+
 
 def as_prompts(model: Any, prompts: Prompts) -> list[Prompt]:
     """Make a list of prompts from one or many: texts, prompts, or messages (a list of mappings is one conversation).

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechsteer.errors import MechsteerError, positive_int
-from mechsteer.models import Room, State, at_last, fires, first_tokens, hooked, pad, parse, residual, start
+from mechsteer.models import Room, State, alike, at_last, fires, first_tokens, hooked, pad, parse, residual, start
 from mechsteer.models.hooking import Kept, check_finite
 from mechsteer.models.sites import switched_on
 from mechsteer.prompts import Batch, Prompt
@@ -104,13 +104,23 @@ def batches(
 
 
 def places_of_batches(prompts: Sequence[Prompt], size: int, *, by_length: bool = True) -> Iterator[list[int]]:
-    """The same without the batches themselves."""
+    """The same without the batches themselves; of like length is what ``alike`` of :mod:`mechsteer.models` says."""
     positive_int("batch_size", size)
     order = list(range(len(prompts)))
-    if by_length:
-        order.sort(key=lambda i: len(prompts[i]))
-    for first in range(0, len(order), size):
-        yield order[first : first + size]
+    if not by_length:
+        yield from (order[first : first + size] for first in range(0, len(order), size))
+        return
+    index: list[int] = []
+    tokens = 0
+    for place in sorted(order, key=lambda i: len(prompts[i])):
+        longest = len(prompts[place])
+        if index and not (len(index) < size and alike(len(index) + 1, longest, tokens + longest)):
+            yield index
+            index, tokens = [], 0
+        index.append(place)
+        tokens += longest
+    if index:
+        yield index
 
 
 @torch.no_grad()

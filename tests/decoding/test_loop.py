@@ -14,6 +14,7 @@ import mechsteer as ms
 from mechsteer.decoding.loop import Queue
 from mechsteer.models import is_encoder_decoder
 from mechsteer.models.info import set_info
+from mechsteer.sources.live import places_of_batches
 from tests.decoding.reference import prompts_of, row_logprobs, rows
 
 NEW, ENDS = 10, tuple(range(5, 30))
@@ -118,9 +119,9 @@ def test_the_context_is_never_outgrown_by_rows_that_have_ended(exact: Callable[[
 
 @settings(max_examples=60, deadline=None)
 @given(
-    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=12),
+    lengths=st.lists(st.integers(1, 30) | st.integers(400, 2000), min_size=1, max_size=12),
     batch_size=st.integers(1, 5),
-    budget=st.integers(1, 120),
+    budget=st.integers(1, 120) | st.just(9000),
     data=st.data(),
 )
 def test_the_queue_hands_out_each_prompt_once_and_keeps_to_its_limits(
@@ -128,14 +129,44 @@ def test_the_queue_hands_out_each_prompt_once_and_keeps_to_its_limits(
 ) -> None:
     prompts = [ms.Prompt("", torch.ones(n, dtype=torch.long), {}) for n in lengths]
     queue, running, given_out = Queue(prompts, batch_size, budget, 4), [], []
+    places = list(places_of_batches(prompts, batch_size))
+    assert sorted(place for batch in places for place in batch) == list(range(len(lengths)))
+    batches = [[lengths[place] for place in batch] for batch in places]
     while queue.waiting:
         taken = queue.take(running)
         assert taken or running
         running, given_out = running + taken, given_out + taken
         assert len(running) <= batch_size
         assert len(running) == 1 or len(running) * (max(lengths[place] for place in running) + 4) <= budget
+        batches += [[lengths[place] for place in running]] if taken else []
         running = running[data.draw(st.integers(1, len(running))) :]
     assert sorted(given_out) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) <= batch_size
+        assert len(batch) * max(batch) - sum(batch) <= max(512, sum(batch) / 2)
+
+
+@pytest.mark.parametrize("family", ["llama-gqa", "t5"])
+def test_a_long_prompt_does_not_lengthen_short_ones(
+    family: str, exact: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mechsteer.models.batching.PADDING", 0)
+    model = exact(family)
+    texts = ["the cat", "the cat sat on the mat in the house " * 5, "the dog"]
+    prompts = prompts_of(model, texts)
+    seen = []
+    name = "encoder.0.hook_resid_pre" if is_encoder_decoder(model) else "blocks.0.hook_resid_pre"
+    with model.hooks(fwd_hooks=[(name, lambda x, hook: seen.append(tuple(x.shape[:2])))]):
+        out = ms.generate(model, prompts, max_new_tokens=2)
+        made, seen = [shape for shape in seen if shape[1] > 1], []
+        scored = ms.score(model, prompts, [[" house"]] * 3)
+        ms.capture(model, prompts, sites=[ms.site(model, "resid_post", layer=0)])
+    short, long = max(len(prompts[0]), len(prompts[2])), len(prompts[1])
+    assert made == [(2, short), (1, long)]
+    assert [shape for shape in seen if shape[1] > 1] == 2 * made
+    assert rows(out) == [one for p in prompts for one in rows(ms.generate(model, p, max_new_tokens=2))]
+    alone = [float(ms.score(model, p, [[" house"]])[0][0]) for p in prompts]
+    assert [float(one[0]) for one in scored] == pytest.approx(alone)
 
 
 @pytest.mark.parametrize("name", ["batch_size", "max_batch_tokens"])
