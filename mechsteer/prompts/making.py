@@ -10,7 +10,7 @@ from mechsteer.errors import MechsteerError, not_a_model, one_of, shown
 from mechsteer.prompts.offsets import encode, has_offsets
 from mechsteer.prompts.record import Messages, Prompt
 from mechsteer.prompts.tags import Pieces, parse_tags
-from mechsteer.prompts.templates import Rendered, Turn, render, trimmed
+from mechsteer.prompts.templates import Rendered, Turn, check_role, render, trimmed
 from mechsteer.prompts.vocabulary import once, token_names
 
 PARTS = ("instruction", "context", "task")
@@ -52,8 +52,8 @@ def prompt(
     Raises:
         MechsteerError: for unbalanced or nested tags, an unknown part in ``order``, an empty text, a tokenizer without
             character offsets, ``chat=True``, ``system``, ``template`` or messages without a template, text that holds
-            the template's own marks, an instruction that no message or more than one place of them has, a template that
-            fails, rewrites the messages or lacks an argument.
+            the template's own marks, a role that is nearly one that templates know, an instruction that no message or
+            more than one place of them has, a template that fails, rewrites the messages or lacks an argument.
 
     Warns:
         UserWarning: if the instruction is in a longer part of the text as well.
@@ -154,6 +154,7 @@ def _from_messages(
         for key in ("role", "content"):
             if not isinstance(message.get(key), str):
                 raise MechsteerError(f"A message's {key} must be a text, as in {fix}; got {shown(message)}.")
+        check_role(tokenizer, message["role"])
     users = [place for place, message in enumerate(messages) if message["role"] == "user"]
     parsed = [
         parse_tags(message["content"], "task" if users and place == users[-1] else None)

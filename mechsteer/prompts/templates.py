@@ -4,6 +4,7 @@ The template is rendered with a placeholder for each turn, which says what stand
 is the template's rendering of the contents, so that it is the one that Hugging Face's ``apply_chat_template`` makes.
 """
 
+import difflib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,9 @@ CharSpans = dict[str, list[tuple[int, int]]]
 OWN_ARGUMENTS = {"messages", "add_generation_prompt", "continue_final_message", "tokenize", "return_tensors",
                  "return_dict", "padding", "truncation", "max_length", "chat_template", "conversation"}  # fmt: skip
 """What ``apply_chat_template`` takes and mechsteer decides."""
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+"""Roles that most templates know. Each has its own beside these, and many take whatever they are given."""
 
 _OPEN, _CLOSE = "\ue000mechsteer", "\ue001"  # private-use characters: in no tokenizer's template
 _MARK = re.compile(r"<[^<>\s]{1,40}>|\[/?[A-Z_]{2,20}\]")
@@ -103,6 +107,22 @@ def check_arguments(tokenizer: Any, arguments: Mapping[str, Any]) -> None:
             json.dumps(value)
         except (TypeError, ValueError):
             raise MechsteerError(f"The template argument {name!r} must be plain data, got {shown(value)}.") from None
+
+
+def check_role(tokenizer: Any, role: str) -> None:
+    """Refuse a role that is likely misspelt: nearly one of :data:`ROLES`, and not named in the template.
+
+    A role that is like none of them is left to the template, for models are trained with roles of their own.
+
+    Raises:
+        MechsteerError: with the nearest role.
+    """
+    if role in ROLES or re.search(rf"""(["']){re.escape(role)}\1""", str(tokenizer.chat_template)):
+        return
+    if close := difflib.get_close_matches(role.strip().lower(), ROLES, n=1, cutoff=0.75):
+        raise MechsteerError(
+            f"Unknown role {shown(role)}, which the chat template does not name. Did you mean {close[0]!r}?"
+        )
 
 
 def _apply(

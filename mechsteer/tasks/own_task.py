@@ -115,8 +115,8 @@ class OwnTask:
         """What the check says of an answer, by name.
 
         Raises:
-            MechsteerError: for a check that fails, or gives something else than a truth value, a number or a dict of
-                them; with the sample.
+            MechsteerError: for a check that fails, or gives something else than a truth value, a finite number or a
+                dict of them; with the sample.
         """
         check = sample.check or self.check
         try:
@@ -161,9 +161,9 @@ def task(
     Args:
         samples: A JSONL or CSV file, a pandas table with the column ``prompt``, or prompts, texts, messages or dicts;
             see the top of this module. A value that is NaN is absent.
-        check: ``check(text, sample)`` gives a truth value, a number or a dict of them (``sample`` is the dict that was
-            given, or one with its ``prompt``); or the name of a check, see :mod:`mechsteer.tasks.checks`. None: each
-            sample names its own.
+        check: ``check(text, sample)`` gives a truth value, a finite number or a dict of them (``sample`` is the dict
+            that was given, or one with its ``prompt``); or the name of a check, see :mod:`mechsteer.tasks.checks`.
+            None: each sample names its own.
         name: Its name in result tables. Default: the file's name, or the check's.
         max_new_tokens: The most new tokens for an answer.
 
@@ -237,10 +237,12 @@ def _scores(sample: OwnSample, found: Scores | Any) -> dict[str, bool | float]:
     made: dict[str, bool | float] = {}
     for name, value in named.items():
         plain: Any = value.item() if getattr(value, "ndim", None) == 0 else value  # numpy's and torch's numbers
-        if not isinstance(name, str) or not isinstance(plain, bool | int | float) or _too_large(plain):
+        if not isinstance(name, str) or not isinstance(plain, bool | int | float):
             raise MechsteerError(
                 f"{sample.where}: a check gives True or False, a number, or a dict of them by name, got {found!r}."
             )
+        if not _is_finite(plain):
+            raise MechsteerError(f"{sample.where}: the check's score {name!r} must be finite, got {shown(plain)}.")
         made[name] = plain if isinstance(plain, bool) else float(plain)
     taken = sorted(set(made) & RESERVED)
     if not made or taken:
@@ -251,8 +253,8 @@ def _scores(sample: OwnSample, found: Scores | Any) -> dict[str, bool | float]:
     return made
 
 
-def _too_large(number: float) -> bool:
+def _is_finite(number: float) -> bool:
     try:
-        return math.isinf(float(number))
+        return math.isfinite(number)
     except OverflowError:
-        return True
+        return False

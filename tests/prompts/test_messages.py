@@ -172,6 +172,28 @@ def test_what_are_no_messages_is_refused(messages: Any, options: Any, message: s
         ms.prompt(of("chatml"), messages, **options)
 
 
+@pytest.mark.parametrize(
+    ("role", "meant"),
+    [("asistant", "assistant"), ("usr", "user"), ("User", "user"), ("sytem", "system"), ("tol", "tool")],
+)
+def test_a_misspelt_role_is_refused(role: str, meant: str) -> None:
+    turns = [*USER, {"role": role, "content": "Sure ."}, *USER]
+    with pytest.raises(ms.MechsteerError, match=f"Unknown role '{role}'.* Did you mean '{meant}'"):
+        ms.prompt(of("chatml"), turns)
+    task = ms.task([{"prompt": turns}], "lowercase")
+    with pytest.raises(ms.MechsteerError, match=f"Sample 0: Unknown role '{role}'"):
+        task.prompts(of("chatml"))
+
+
+@pytest.mark.parametrize("role", ["tool", "developer", "ipython", "observation", "critic", "tools"])
+def test_roles_of_other_kinds_are_the_templates_to_judge(role: str) -> None:
+    named = SimpleNamespace(
+        tokenizer=byte_level(chat=CHATML + "{# #}{% if messages[0]['role'] == 'tools' %}{% endif %}")
+    )
+    turns = [*USER, {"role": role, "content": "Sure ."}, *USER]
+    assert f"<|im_start|>{role}" in ms.prompt(named, turns).text
+
+
 def test_messages_need_a_template() -> None:
     with pytest.raises(ms.MechsteerError, match="Messages need a chat template"):
         ms.prompt(SimpleNamespace(tokenizer=byte_level()), USER)

@@ -1,6 +1,7 @@
 """``ms.task``: every form of sample, both files, what is refused before anything is generated, and use as a task."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from functools import partial
@@ -291,6 +292,14 @@ def test_what_is_no_score_is_refused(value: Any) -> None:
     task = ms.task(["x"], lambda text, sample: value)
     with pytest.raises(MechsteerError, match="Sample 0: "):
         task.scores(task.samples[0], "text")
+
+
+@pytest.mark.parametrize("value", [math.nan, -math.inf, np.float32("nan"), torch.tensor(math.nan), 10**400])
+def test_a_score_that_is_no_finite_number_is_refused_by_its_name(value: Any) -> None:
+    for found, name in ((value, "adherence"), ({"sound": True, "share": value}, "share")):
+        task = ms.task(["x", "y"], lambda text, sample, found=found: found)
+        with pytest.raises(MechsteerError, match=f"Sample 1: the check's score '{name}' must be finite, got"):
+            task.scores(task.samples[1], "text")
 
 
 def test_a_check_that_fails_is_named_with_its_sample() -> None:
