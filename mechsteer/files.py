@@ -10,7 +10,7 @@ import re
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -453,6 +453,51 @@ def read_table(path: str | os.PathLike[str]) -> "pd.DataFrame":
     for name in table.attrs.pop(_EMPTY, []):
         table[name] = pd.Series([None] * len(table), dtype=object)
     return table
+
+
+def tables_of(record: Any, path: Path) -> list[str]:
+    """The names of the tables that a record names; ``path`` is where the record lies.
+
+    Raises:
+        MechsteerError: for what are no names of tables.
+    """
+    names = record.get("tables", []) if isinstance(record, dict) else []
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise MechsteerError(f"{path} names no tables, got {shown(names)}.")
+    return [plain_name(name, "table") for name in names]
+
+
+@contextlib.contextmanager
+def written_together(
+    record: Path, tables: "Mapping[str, pd.DataFrame]", others: Iterable[str] = ()
+) -> Iterator[dict[str, Any]]:
+    """Write tables and the record of what they are, which is there only while all that lies beside it is its own.
+
+    An earlier record goes first, with the tables that it names and that are not written now. Then the tables come, what
+    the block writes, and last the new record.
+
+    Args:
+        record: The path of the record; the tables lie beside it.
+        tables: The tables, by name.
+        others: Files that an earlier run may have left, and the block may not write.
+
+    Yields:
+        What the record says, to be filled; the names of the tables are added.
+
+    Raises:
+        MechsteerError: if something cannot be removed or written.
+    """
+    earlier, about = [], {}
+    with contextlib.suppress(MechsteerError):  # of a damaged record nobody knows which tables were its own
+        earlier = tables_of(read_record(record, "record"), record)
+    remove(record)
+    left = [f"{name}.{suffix}" for name in {*earlier} - {*tables} for suffix in ("parquet", "csv")]
+    for name in (*left, *others):
+        remove(record.parent / name)
+    for name, table in tables.items():
+        write_table(table, record.parent / name)
+    yield about
+    write_record(record, {**about, "tables": list(tables)})
 
 
 def digest(value: Any) -> str:

@@ -145,6 +145,24 @@ def test_digest_depends_on_content_and_not_on_the_order_of_keys() -> None:
     assert files.digest([1, 2]) != files.digest([2, 1])
 
 
+def test_a_record_is_there_only_beside_its_own_tables(tmp_path: Path) -> None:
+    record, table = tmp_path / "run.json", pd.DataFrame({"x": [1]})
+    (tmp_path / "users.parquet").write_bytes(b"mine")
+    with files.written_together(record, {"a": table, "b": table}) as about:
+        about["of"] = 1
+        assert not record.exists() and (tmp_path / "b.parquet").exists()
+        (tmp_path / "extra").touch()
+    assert files.read_record(record, "record") == {"of": 1, "tables": ["a", "b"]}
+    with pytest.raises(RuntimeError), files.written_together(record, {"a": table}, ["extra"]):
+        assert not record.exists()
+        raise RuntimeError
+    assert {path.name for path in tmp_path.iterdir()} == {"a.parquet", "a.csv", "users.parquet"}
+    record.write_text('{"tables": ["users"], "checksum": "of another file"}')
+    with files.written_together(record, {"a": table}) as about:
+        about["of"] = 3
+    assert (tmp_path / "users.parquet").read_bytes() == b"mine" and files.read_record(record, "record")["of"] == 3
+
+
 def test_versions_name_the_packages_that_decide_numbers() -> None:
     import torch
 

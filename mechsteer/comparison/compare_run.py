@@ -2,18 +2,20 @@
 
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mechsteer.comparison.earlier import FIGURE, RECORD, keep_earlier
 from mechsteer.comparison.html_report import part, report_of, side_by_side
 from mechsteer.comparison.summary import score_column, summarise
 from mechsteer.decoding import Strategy
 from mechsteer.errors import MechsteerError, shown
 from mechsteer.evaluation import Task, timed
 from mechsteer.evaluation_run import Run
-from mechsteer.files import as_path, digest, read_record, read_table, remove, writable_dir, write_record, write_table
+from mechsteer.files import as_path, digest, read_record, read_table, writable_dir, written_together
 from mechsteer.html_report import write
 from mechsteer.html_report.page import NAME as PAGE
 from mechsteer.plots import save
@@ -25,8 +27,6 @@ from mechsteer.steering import Intervention, as_intervention, several
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-RECORD = "comparison.json"
 
 SHOWN = 5
 """Prompts in the text and in a notebook."""
@@ -59,14 +59,23 @@ class Comparison:
         return write(report_of(self.rows, self.summary, self.score, self.plot(), command()), path)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the rows, the summary, the figure and ``report.html``, which they suffice to make again."""
+        """Write the rows, the summary, the figure and ``report.html``, which they suffice to make again.
+
+        A finished comparison in the folder is replaced where this one has all of it. Otherwise (it has other methods,
+        prompts or another model) it is kept, in a folder of its own beside the new files.
+
+        Warns:
+            UserWarning: if an earlier comparison was kept, with its folder.
+        """
         out = writable_dir(folder)
-        remove(out / RECORD)  # that of other tables; the new one comes last
-        write_table(self.rows, out / "rows")
-        write_table(self.summary, out / "summary")
-        save(self.plot(), out / "comparison")
-        self.to_html(out / PAGE)
-        write_record(out / RECORD, {"score": self.score, "command": command()})
+        if kept := keep_earlier(out, self.rows):
+            warnings.warn(
+                f"{out} held a comparison that this one does not have all of; it is now in {kept}.", stacklevel=2
+            )
+        with written_together(out / RECORD, {"rows": self.rows, "summary": self.summary}) as about:
+            save(self.plot(), out / FIGURE)
+            self.to_html(out / PAGE)
+            about.update(score=self.score, command=command())
         return out
 
     def _repr_html_(self) -> str:

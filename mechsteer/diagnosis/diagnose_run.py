@@ -18,7 +18,7 @@ from mechsteer.diagnosis.supporting import supporting_of
 from mechsteer.diagnosis.supporting_findings import supporting_findings
 from mechsteer.diagnosis.verdict import cause_of
 from mechsteer.errors import positive_int
-from mechsteer.files import plain_name, read_record, read_table, remove, writable_dir, write_record, write_table
+from mechsteer.files import read_record, read_table, tables_of, writable_dir, written_together
 from mechsteer.html_report import write
 from mechsteer.html_report.page import NAME as PAGE
 from mechsteer.models import model_info
@@ -129,12 +129,9 @@ def diagnose(
 
 
 def _keep(found: Diagnosis, out: Path) -> None:
-    """Write the tables and the record, which is there only while all tables are its own: an earlier one goes first."""
-    remove(out / RECORD)
-    for name, table in found.tables.items():
-        write_table(table, out / name)
-    about = {"cause": found.cause, "title": found.title, "tables": list(found.tables)}
-    write_record(out / RECORD, {**about, "command": command()})
+    """Write the tables and the record."""
+    with written_together(out / RECORD, found.tables) as about:
+        about.update(cause=found.cause, title=found.title, command=command())
 
 
 def repage(folder: Path) -> Path:
@@ -144,7 +141,7 @@ def repage(folder: Path) -> Path:
         MechsteerError: if something of it is missing or damaged.
     """
     record = read_record(folder / RECORD, "record of a diagnosis")
-    tables = {name: read_table(folder / f"{name}.parquet") for name in record["tables"] if plain_name(name, "table")}
+    tables = {name: read_table(folder / f"{name}.parquet") for name in tables_of(record, folder / RECORD)}
     found = tuple(Finding(*row) for row in tables["findings"].itertuples(index=False))
     with running(record["command"]):
         return Diagnosis(record["cause"], found, tables, record["title"]).to_html(folder / PAGE)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mechsteer.decoding import Strategy
-from mechsteer.files import read_record, read_table, remove, writable_dir, write_record, write_table
+from mechsteer.files import read_record, read_table, writable_dir, written_together
 from mechsteer.html_report import write
 from mechsteer.html_report.page import NAME as PAGE
 from mechsteer.plots import save
@@ -114,18 +114,14 @@ class Tuning:
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write the tables, the figure, the page, the findings, and the intervention (of DIRECTER its settings)."""
-        out = writable_dir(folder)
-        for name in (RECORD, FILE, f"{EXAMPLES}.parquet", f"{EXAMPLES}.csv"):  # of another tuning, which may have them
-            remove(out / name)
-        for name, table in self._tables().items():
-            write_table(table, out / name)
-        save(self.plot(), out / "tuning")
-        self.to_html(out / PAGE)
-        setting = self.intervention
-        if isinstance(setting, Intervention) and setting.edits:
-            setting.save(out / FILE)
-        record = {"way": repr(setting), "findings": self.findings, "tokens": dict(self.tokens)}
-        write_record(out / RECORD, {**record, "command": self._command()})
+        out, setting = writable_dir(folder), self.intervention
+        left = (FILE, f"{EXAMPLES}.parquet", f"{EXAMPLES}.csv")  # of another tuning, which may have them
+        with written_together(out / RECORD, self._tables(), left) as about:
+            save(self.plot(), out / "tuning")
+            self.to_html(out / PAGE)
+            if isinstance(setting, Intervention) and setting.edits:
+                setting.save(out / FILE)
+            about.update(way=repr(setting), findings=self.findings, tokens=dict(self.tokens), command=self._command())
         return out
 
     def _repr_html_(self) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mechsteer.comparison import Comparison, compare_run
 from mechsteer.comparison.findings import findings
 from mechsteer.comparison.methods import methods_of
 from mechsteer.comparison.summary import score_column, summarise
+from mechsteer.files import read_table
 from mechsteer.html_report.changes import changes
 from mechsteer.plots.comparison import comparison_figure
 from mechsteer.stats import share_interval
@@ -133,6 +135,28 @@ def test_the_page_is_made_again_from_what_was_saved(model: Any, task: Any, tmp_p
     (tmp_path / "report.html").unlink()
     assert mechsteer("report", tmp_path)[0] == 0 and (tmp_path / "report.html").read_text("utf-8") == text
     assert "repaired and" in text and "against unsteered" in text and "ms.compare(ms.load(" in text
+
+
+def test_a_comparison_of_less_keeps_the_finished_one_beside_it(
+    model: Any, task: Any, tmp_path: Path, mechsteer: Any
+) -> None:
+    few, most = ({name: methods()[name] for name in names} for names in (["unsteered"], ["unsteered", "GUIDE <9>"]))
+    larger = ms.compare(model, task, most, quality=False)
+    larger.save(tmp_path)
+    page = (tmp_path / "report.html").read_bytes()
+    ms.compare(model, replace(task, samples=task.samples[:2]), most, quality=False).save(tmp_path / "other")
+    with pytest.warns(UserWarning, match="does not have all of; it is now in .*earlier-1"):
+        ms.compare(model, task, few, quality=False).save(tmp_path)
+    kept = tmp_path / "earlier-1"
+    assert (kept / "report.html").read_bytes() == page and (kept / "comparison.pdf").is_file()
+    assert read_table(kept / "summary.parquet").equals(larger.summary)
+    assert len(read_table(tmp_path / "summary.parquet")) == 1
+    assert mechsteer("report", kept)[0] == 0 and (kept / "report.html").read_bytes() == page
+    larger.save(tmp_path)  # has all of it, and replaces it
+    larger.save(tmp_path / "other")  # more prompts
+    assert not (tmp_path / "earlier-2").exists() and not (tmp_path / "other" / "earlier-1").exists()
+    with pytest.warns(UserWarning, match="earlier-2"):
+        ms.compare(model, replace(task, samples=task.samples[:2]), most, quality=False).save(tmp_path)
 
 
 @given(st.text(max_size=60), st.text(max_size=60))

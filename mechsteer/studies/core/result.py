@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer import plots
 from mechsteer.display import STRIP, folded, rows_of, titled
-from mechsteer.errors import MechsteerError, one_of, shown
-from mechsteer.files import as_path, is_there, plain_name, read_record, read_table, remove, write_record, write_table
+from mechsteer.errors import MechsteerError, one_of
+from mechsteer.files import as_path, is_there, read_record, read_table, tables_of, written_together
 from mechsteer.html_report import write
 from mechsteer.html_report.page import NAME as PAGE
 from mechsteer.models import provenance
@@ -135,15 +135,7 @@ def recorded(folder: Path) -> tuple[Study, list[str]]:
         raise MechsteerError(_no_study(folder))
     record = read_record(folder / RECORD, "record of a study")
     record = record if isinstance(record, dict) else {"study": record}
-    return STUDIES[one_of("study", str(record.get("study")), STUDIES)], _tables_of(record, folder)
-
-
-def _tables_of(record: Mapping[str, Any], folder: Path) -> list[str]:
-    """The names of the tables that a record names."""
-    names = record.get("tables", [])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise MechsteerError(f"{folder / RECORD} names no tables, got {shown(names)}.")
-    return [plain_name(name, "table") for name in names]
+    return STUDIES[one_of("study", str(record.get("study")), STUDIES)], tables_of(record, folder / RECORD)
 
 
 def _no_study(folder: Path) -> str:
@@ -192,25 +184,13 @@ def finished(
 def finish(folder: Path, about: Mapping[str, Any], tables: "Mapping[str, pd.DataFrame]") -> None:
     """Write a study's tables, and ``study.json``, which says what they are of.
 
-    ``study.json`` is there only while all the tables in the folder are its own: that of an earlier run goes first, with
-    the tables that it names and this run does not make, and the new one comes last. Until then, an earlier run's stay.
-
     Args:
         folder: The study's folder.
         about: The study's name, its settings and the model's provenance.
         tables: The tables, by name.
     """
-    record, earlier = folder / RECORD, []
-    with suppress(MechsteerError):
-        found = read_record(record, "record of a study")
-        earlier = _tables_of(found, folder) if isinstance(found, dict) else []
-    remove(record)
-    for name in set(earlier) - set(tables):
-        for suffix in ("parquet", "csv"):
-            remove(folder / f"{name}.{suffix}")
-    for name, table in tables.items():
-        write_table(table, folder / name)
-    write_record(record, {**about, "tables": list(tables)})
+    with written_together(folder / RECORD, tables) as said:
+        said.update(about)
 
 
 def redraw(study: Study, folder: Path, out: Path | None = None) -> list[Path]:

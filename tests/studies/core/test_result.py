@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from mechsteer import files
 from mechsteer.command import reproduce
 from mechsteer.errors import MechsteerError
 from mechsteer.files import read_record, read_table
@@ -46,7 +47,7 @@ def test_one_that_is_stopped_while_writing_leaves_no_record_of_other_tables(
     written: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish(tmp_path, {"n": 1}, {"a": table(1), "b": table(1)})
-    real, count = result.write_table, [0]
+    real, count = files.write_table, [0]
 
     def stopped(*arguments: Any) -> Any:
         if count[0] == written:
@@ -54,7 +55,7 @@ def test_one_that_is_stopped_while_writing_leaves_no_record_of_other_tables(
         count[0] += 1
         return real(*arguments)
 
-    monkeypatch.setattr(result, "write_table", stopped)
+    monkeypatch.setattr(files, "write_table", stopped)
     with pytest.raises(KeyboardInterrupt):
         finish(tmp_path, {"n": 2}, {"a": table(2), "b": table(2), "c": table(2)})
     assert "study.json" not in names(tmp_path)
