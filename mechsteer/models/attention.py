@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechsteer.models.heads import HOOKS, product_with_shared
+from mechsteer.models.heads import has_hooks, product_with_shared
 from mechsteer.models.state import Part
 
 SHORT = 128
@@ -146,12 +146,16 @@ def _fused(
     attention: Any, q: Float[Tensor, "batch heads new d_head"], parts: Sequence[Part], *, fires: bool
 ) -> Fused | None:
     """What the hooks ask for; None if one of them needs scores or weights, or the kernel cannot do this attention."""
-    keys = parts[0][0]
-    if len(parts) > 1 or len(keys) != len(q) or attention.cfg.attn_scores_soft_cap > 0 or _sharp(attention, keys):
+    keys, rows = parts[0][0], q.shape[0]
+    if len(parts) > 1 or keys.shape[0] != rows or attention.cfg.attn_scores_soft_cap > 0 or _sharp(attention, keys):
         return None
-    fused = Fused(len(q), q.shape[2], keys.shape[2], parts[0][1])
+    fused = Fused(rows, q.shape[2], keys.shape[2], parts[0][1])
     for point in (attention.hook_attn_scores, attention.hook_pattern) if fires else ():
-        if any(getattr(point, kind) for kind in HOOKS[1:]) or len(point._forward_hooks) != len(point.fwd_hooks):
+        if not (has_hooks(point) or point.fwd_hooks):
+            continue
+        if point._forward_pre_hooks or point._backward_hooks or point._backward_pre_hooks:
+            return None
+        if len(point._forward_hooks) != len(point.fwd_hooks):
             return None  # there are some that were not put on as the library does
         for handle in point.fwd_hooks:
             fuse = getattr(handle.user_hook, "fuse", None)
@@ -259,9 +263,9 @@ def _kernel(
     if new == 1:  # a group's heads are as good as queries
         by_head = added is not None and added.shape[1] > 1
         added = added.reshape(added.shape[0], kv_heads, group, -1) if added is not None and by_head else added
-        grouped = q.reshape(len(q), kv_heads, group, -1)
+        grouped = q.reshape(q.shape[0], kv_heads, group, -1)
         read = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=added, scale=scale)
-        return read.reshape(len(q), heads, 1, -1)
+        return read.reshape(q.shape[0], heads, 1, -1)
     if added is not None and q.device.type != "cpu":  # elsewhere no fast kernel takes both groups and a mask
         keys, values = (x.repeat_interleave(group, dim=1) for x in (keys, values))
     return F.scaled_dot_product_attention(

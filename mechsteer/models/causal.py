@@ -22,7 +22,7 @@ from torch import Tensor
 from mechsteer.models.attention import Mask, attend
 from mechsteer.models.heads import normalised, output, post_norm, queries_keys_values
 from mechsteer.models.mlp import apply_mlp
-from mechsteer.models.state import KeyValues, State
+from mechsteer.models.state import KeyValues, State, rows_of_each
 
 Rotation = tuple[Float[Tensor, "batch new 1 rotary"], Float[Tensor, "batch new 1 rotary"]]
 
@@ -139,9 +139,8 @@ def _attention(
     if positions.rotations:
         rotation, adjacent = positions.rotations[id(attention.rotary_cos)], attention.cfg.rotary_adjacent_pairs
         q, k = attention.hook_rot_q(_rotated(q, *rotation, adjacent)), _rotated(k, *rotation, adjacent)
-    sizes = [entry.rows for entry in entries]
     masks = [kinds[attention.attn_type] for kinds in positions.masks]
-    apart = zip(q.split(sizes), k.split(sizes), v.split(sizes), entries, masks, strict=True)
+    apart = zip(*(rows_of_each(x, entries) for x in (q, k, v)), entries, masks, strict=True)
     rotary = bool(positions.rotations)
     z = [_read(attention, *one, rotary=rotary, fires=not number) for number, one in enumerate(apart)]
     return output(attention, attention.hook_z(z[0] if len(z) == 1 else torch.cat(z)))

@@ -15,9 +15,6 @@ from torch import Tensor
 POST_NORM = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 """The architectures whose norms stand after attention and MLP, as the library's own block has it."""
 
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-"""Where torch keeps a module's hooks of each kind."""
-
 FEW, VERY_FEW, SEVERAL = range(1, 9), range(1, 5), range(1, 129)
 """How many rows PyTorch's linear function is slow for on CPUs, and what to do about it: up to eight rows are multiplied
 transposed (up to four, where the output is narrower than the input), up to 128 by oneDNN, which takes half to four
@@ -28,13 +25,22 @@ Heads = Float[Tensor, "batch pos n_heads d_head"]
 KvHeads = Float[Tensor, "batch pos n_kv_heads d_head"]
 
 
+def has_hooks(*modules: Any) -> bool:
+    """Whether torch has a hook of any kind on one of the modules. Every step asks this often, so it is quick."""
+    for module in modules:
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+            return True
+    return False
+
+
 def several(x: Float[Tensor, "*batch inner"]) -> bool:
     """Whether this is one position of so few rows that :func:`linear` may do better than PyTorch's own.
 
     Prompts are left to PyTorch however short they are: there is little to win, and rounding goes on through all layers.
     """
-    one = x.ndim < 3 or x.shape[-2] == 1
-    return one and x.shape[:-1].numel() in SEVERAL and x.device.type == "cpu" and x.dtype == torch.float32
+    shape = x.shape
+    one = len(shape) < 3 or shape[-2] == 1
+    return one and shape[:-1].numel() in SEVERAL and x.is_cpu and x.dtype == torch.float32
 
 
 def linear(
@@ -60,8 +66,9 @@ def _transposed(
     rows: Float[Tensor, "count inner"], weight: Float[Tensor, "outer inner"]
 ) -> Float[Tensor, "count outer"]:
     """One row is taken twice: a product with one column runs in another kernel, slower than the one for two."""
-    columns = (rows.repeat(2, 1) if len(rows) == 1 else rows).T
-    return (weight @ columns).T[: len(rows)].contiguous()
+    if rows.shape[0] == 1:
+        return (weight @ rows.repeat(2, 1).T).T[:1].contiguous()
+    return (weight @ rows.T).T.contiguous()
 
 
 def _onednn() -> Any:
@@ -88,7 +95,7 @@ def project(
 def queries_keys_values(block: Any, resid_pre: Float[Tensor, "batch new d_model"]) -> tuple[Heads, KvHeads, KvHeads]:
     """What a block's self-attention works with, before a rotary embedding; hooks and norms included."""
     attention = block.attn
-    grouped = "_" if hasattr(attention, "_W_K") else ""
+    grouped = "_" if "_W_K" in attention._parameters else ""
     weights = [(attention.W_Q, attention.b_Q)] + [
         (getattr(attention, f"{grouped}W_{letter}"), getattr(attention, f"{grouped}b_{letter}")) for letter in "KV"
     ]
@@ -130,13 +137,15 @@ def normalised(norm: Any, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "
     The library divides by the root mean square, Hugging Face multiplies by its inverse. That is a difference of
     rounding, but T5's scores are not divided, and make 1e-3 in a log-probability of it.
     """
-    inside = (norm, getattr(norm, "hook_scale", norm), getattr(norm, "hook_normalized", norm))
-    plain = type(norm).__name__ in ("LayerNorm", "RMSNorm") and x.dtype == norm.w.dtype == torch.float32
-    if not plain or any(getattr(part, kind) for part in inside for kind in HOOKS):
+    name = type(norm).__name__
+    if name not in ("LayerNorm", "RMSNorm") or has_hooks(norm, *norm._modules.values()):
         return norm(x)
-    if hasattr(norm, "b"):
-        return F.layer_norm(x, norm.w.shape, norm.w, norm.b, norm.eps)
-    return norm.w * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + norm.eps))
+    weight = norm.w
+    if not x.dtype == weight.dtype == torch.float32:
+        return norm(x)
+    if name == "LayerNorm":
+        return F.layer_norm(x, weight.shape, weight, norm.b, norm.eps)
+    return weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + norm.eps))
 
 
 def post_norm(cfg: Any) -> bool:

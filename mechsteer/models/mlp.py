@@ -5,14 +5,14 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.models.heads import HOOKS, linear, post_norm, several
+from mechsteer.models.heads import has_hooks, linear, post_norm, several
 
 
 def apply_mlp(block: Any, x: Float[Tensor, "batch new d_model"]) -> Float[Tensor, "batch new d_model"]:
     """What the block adds to the stream after attention; hooks included, and the norms that stand after it."""
     mlp = block.mlp
     gated = type(mlp).__name__ == "GatedMLP" and not mlp.cfg.is_layer_norm_activation()
-    if not (gated and several(x)) or any(getattr(mlp, kind) for kind in HOOKS):
+    if not (gated and several(x)) or has_hooks(mlp):
         return block.apply_mlp(x)
     gate = mlp.hook_pre(linear(x, mlp.W_gate.T))
     post = mlp.hook_post(mlp.act_fn(gate) * mlp.hook_pre_linear(linear(x, mlp.W_in.T)) + mlp.b_in)

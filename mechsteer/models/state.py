@@ -39,7 +39,7 @@ class KeyValues:
     @property
     def rows(self) -> int:
         """How many rows go through the next pass, copies counted."""
-        return len(self.keys if self.order is None else self.order) * self.times
+        return (self.keys if self.order is None else self.order).shape[0] * self.times
 
     @property
     def past_keys(self) -> Float[Tensor, "copies pos heads d_head"]:
@@ -83,6 +83,11 @@ def _joined(
     torch.index_select(past, 0, order, out=joined[:, :, :length])  # straight to its place: the cache is copied once
     joined[:, :, length:] = new.transpose(1, 2)
     return joined
+
+
+def rows_of_each(x: Tensor, of: Sequence[Any]) -> Sequence[Tensor]:
+    """The rows that belong to each entry or state; where there is one, nothing is cut, which would take time."""
+    return (x,) if len(of) < 2 else x.split([one.rows for one in of])
 
 
 @dataclass

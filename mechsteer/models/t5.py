@@ -11,7 +11,7 @@ from torch import Tensor
 from mechsteer.models.attention import Mask, attend
 from mechsteer.models.halving import say_cost
 from mechsteer.models.heads import normalised, output, project, queries_keys_values
-from mechsteer.models.state import CrossEntry, KeyValues, Part, State
+from mechsteer.models.state import CrossEntry, KeyValues, Part, State, rows_of_each
 
 
 def encode(
@@ -87,25 +87,23 @@ def _self_attention(
     """The stream after a block's self-attention; in the decoder, with cached keys and values."""
     resid_pre = block.hook_resid_pre(resid_pre)
     q, k, v = queries_keys_values(block, resid_pre)
-    sizes = [entry.rows for entry in entries] or [len(q)]
+    queries, keys, values = (rows_of_each(x, entries) for x in (q, k, v))
     parts = [[(k.transpose(1, 2), v.transpose(1, 2))]]
     if entries:
-        apart = zip(k.split(sizes), v.split(sizes), entries, strict=True)
-        parts = [entry.extended(*new) for *new, entry in apart]
-    z = _each(block.attn, q, sizes, parts, seen)
+        parts = [entry.extended(*new) for *new, entry in zip(keys, values, entries, strict=True)]
+    z = _each(block.attn, queries, parts, seen)
     attn_out = output(block.attn, block.attn.hook_z(z))
     return block.hook_resid_mid(resid_pre + block.hook_attn_out(attn_out))
 
 
 def _each(
     attention: Any,
-    q: Float[Tensor, "batch new heads d_head"],
-    sizes: list[int],
+    queries: Sequence[Tensor],
     parts: Sequence[Sequence[Part]],
     seen: Sequence[Mask],
 ) -> Float[Tensor, "batch new heads d_head"]:
     """What the heads read, each state's rows of its own keys and values."""
-    apart = zip(q.transpose(1, 2).split(sizes), parts, seen, strict=True)
+    apart = zip([q.transpose(1, 2) for q in queries], parts, seen, strict=True)
     read = [attend(attention, *one, fires=not number) for number, one in enumerate(apart)]
     return read[0] if len(read) == 1 else torch.cat(read)
 
@@ -121,5 +119,5 @@ def _cross_attention(
             state.cross.append(CrossEntry(k.transpose(1, 2).contiguous(), v.transpose(1, 2).contiguous()))
     parts = [[(state.cross[layer].keys, state.cross[layer].values)] for state in states]
     seen = [Mask(added=state.cross_mask) for state in states]
-    z = _each(attention, q, [state.rows for state in states], parts, seen)
+    z = _each(attention, rows_of_each(q, states), parts, seen)
     return output(attention, attention.hook_z(z))
