@@ -127,9 +127,9 @@
     const texts = data.prompts.map((prompt, place) => [prompt, ...data.answers[place], ...data.said[place]].join("\n").toLowerCase());
     const kinds = {
       all: () => true,
-      changed: (place) => data.answers[place].some((answer) => answer !== data.answers[place][0]),
-      better: (place) => data.good[place][0] === false && data.good[place].includes(true),
-      worse: (place) => data.good[place][0] === true && data.good[place].includes(false),
+      changed: (place) => data.answers[place].some((answer, at) => answer !== data.answers[place][data.against[at]]),
+      better: (place) => data.good[place].some((good, at) => good === true && data.good[place][data.against[at]] === false),
+      worse: (place) => data.good[place].some((good, at) => good === false && data.good[place][data.against[at]] === true),
     };
     const block = (place) => {
       const whole = make("article"), side = make("div", undefined, "side");
@@ -137,7 +137,8 @@
       data.names.forEach((name, at) => {
         const cell = make("div", undefined, "answer"), text = make("div", undefined, "text");
         const good = data.good[place][at], answer = data.answers[place][at];
-        if (at === 0) text.textContent = answer; else text.append(changes(data.answers[place][0], answer));
+        const other = data.against[at];
+        if (at === other) text.textContent = answer; else text.append(changes(data.answers[place][other], answer));
         cell.append(make("h3", name), make("p", data.said[place][at], good === null ? "mark" : good ? "mark-good" : "mark-bad"), text);
         side.append(cell);
       });

@@ -1,4 +1,4 @@
-"""Answers side by side: a block for each prompt, a column for each way, what changed against the first marked."""
+"""Answers side by side: a block for each prompt, a column for each way, what changed against another one marked."""
 
 import html
 from collections.abc import Callable, Sequence
@@ -32,14 +32,16 @@ class Samples:
     """Answers.
 
     Attributes:
-        names: The ways; the first is what the others are compared with.
+        names: The ways.
         prompts: One text a prompt.
         answers: For each prompt one ``(answer, verdict, good)`` a way; ``good`` is None where nothing says it.
+        against: For each way the place of the one that it is compared with; its own for none.
     """
 
     names: tuple[str, ...]
     prompts: tuple[str, ...]
     answers: tuple[tuple[tuple[str, str, bool | None], ...], ...]
+    against: tuple[int, ...]
 
 
 def samples_of(
@@ -48,6 +50,7 @@ def samples_of(
     verdict: Callable[[dict[Any, Any]], tuple[str, bool | None]],
     *,
     key: Sequence[str] = ("sample",),
+    against: Callable[[str], str] = lambda name: "",
 ) -> Samples | None:
     """The answers of a table with one row a prompt and way; None where it has no answers.
 
@@ -56,6 +59,7 @@ def samples_of(
         by: The column that names the way.
         verdict: What a row came to, in words, and whether that is good.
         key: The columns that say which prompt it is. Without them the rows of each way are in the same order.
+        against: The way that one is compared with; where there is none of that name, it is the first.
     """
     if "output" not in rows or rows.empty:
         return None
@@ -70,7 +74,8 @@ def samples_of(
     whole = [group for group in found.values() if len(group) == len(names)]
     answers = tuple(tuple((str(group[name]["output"]), *verdict(group[name])) for name in names) for group in whole)
     prompts = tuple(str(group[names[0]].get("prompt", f"sample {place}")) for place, group in enumerate(whole))
-    return Samples(tuple(names), prompts, answers)
+    others = tuple(names.index(other) if (other := against(name)) in names else 0 for name in names)
+    return Samples(tuple(names), prompts, answers, others)
 
 
 def score_of(rows: "pd.DataFrame") -> str | None:
@@ -108,7 +113,7 @@ def answers_of(samples: Samples) -> str:
         if limit
         else ""
     )
-    blocks = "".join(map(_block, [samples.names] * FIRST, samples.prompts[:FIRST], samples.answers[:FIRST]))
+    blocks = "".join(_block(samples, place) for place in range(min(FIRST, count)))
     shows = "".join(
         f"<option value={value}>{said}</option>"
         for value, said in (
@@ -135,6 +140,7 @@ def _data(samples: Samples, limit: int | None) -> dict[str, Any]:
     # Every kind of text in a list of its own: what is alike lies together, and compresses better.
     return {
         "names": list(samples.names),
+        "against": list(samples.against),
         "prompts": [cut(prompt) for prompt in samples.prompts],
         "answers": [[cut(answer) for answer, _, _ in row] for row in samples.answers],
         "said": [[said for _, said, _ in row] for row in samples.answers],
@@ -146,14 +152,19 @@ def _cut(text: str, limit: int) -> str:
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
-def _block(names: tuple[str, ...], prompt: str, row: tuple[tuple[str, str, bool | None], ...]) -> str:
-    first = _cut(row[0][0], STILL)
+def _block(samples: Samples, number: int) -> str:
+    texts = [_cut(answer, STILL) for answer, _, _ in samples.answers[number]]
+    marked = [
+        html.escape(text) if place == other else changes(texts[other], text)
+        for place, (text, other) in enumerate(zip(texts, samples.against, strict=True))
+    ]
     cells = [
         f"<div class=answer><h3>{html.escape(name)}</h3><p class={_class(good)}>{html.escape(said)}</p>"
-        f"<div class=text>{changes(first, _cut(answer, STILL)) if place else html.escape(first)}</div></div>"
-        for place, (name, (answer, said, good)) in enumerate(zip(names, row, strict=True))
+        f"<div class=text>{text}</div></div>"
+        for name, (_, said, good), text in zip(samples.names, samples.answers[number], marked, strict=True)
     ]
-    return f"<article><div class=prompt>{html.escape(prompt)}</div><div class=side>{''.join(cells)}</div></article>"
+    prompt = html.escape(samples.prompts[number])
+    return f"<article><div class=prompt>{prompt}</div><div class=side>{''.join(cells)}</div></article>"
 
 
 def _class(good: bool | None) -> str:

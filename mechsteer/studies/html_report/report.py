@@ -22,6 +22,10 @@ _KEYED = ("model_name", "key")
 """What says which prompt an answer is to; a prompt with a key of its own has it also in another wording or split."""
 
 
+STEERED = ", steered"
+"""How a way's name ends that is another one, steered: that one is what it is compared with."""
+
+
 def report_of(
     study: Study,
     folder: Path,
@@ -103,7 +107,12 @@ def _samples(folder: Path, tables: "Mapping[str, pd.DataFrame]") -> Samples | No
     if by is None:
         return None
     same = _KEYED if "key" in rows else _SAME
-    return samples_of(rows, by, verdict_of(rows), key=[name for name in same if name in rows])
+    key = [name for name in same if name in rows]
+    return samples_of(rows, by, verdict_of(rows), key=key, against=_own_unsteered)
+
+
+def _own_unsteered(way: str) -> str:
+    return way.removesuffix(STEERED) if way.endswith(STEERED) else ""
 
 
 def _command(study: Study, folder: Path, record: Mapping[str, Any], models: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mechsteer.html_report import provenance_of
+from mechsteer.html_report import page, provenance_of
 from mechsteer.studies.html_report.report import _asked, caption, report_of
 from mechsteer.studies.registry import STUDIES
 
@@ -67,6 +67,17 @@ def test_answers_to_one_prompt_stand_side_by_side_in_another_wording_too(tmp_pat
         [f"{key} {name}" for name in ways] for key in samples.prompts
     ]
     assert len(samples.prompts) == 2
+
+
+def test_a_steered_way_is_marked_against_its_own_unsteered_one(tmp_path: Path) -> None:
+    ways = ("without instruction", "without instruction, steered", "with instruction", "with instruction, steered")
+    rows = pd.DataFrame(
+        [{"name": name, "sample": 0, "prompt": "?", "output": f"so {name}", "strict": 1} for name in ways]
+    )
+    report = report_of(STUDIES["ifeval"], tmp_path, {}, {"summary": pd.DataFrame({"n": [1]}), "rows": rows}, {})
+    assert report.samples is not None and report.samples.against == (0, 0, 0, 2)
+    text = page(report)
+    assert "so with instruction<ins>, steered</ins>" in text and "so without instruction<ins>, steered</ins>" in text
 
 
 @pytest.mark.parametrize("study", STUDIES)
