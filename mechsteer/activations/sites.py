@@ -56,12 +56,10 @@ def _expand(model: Any, name: str) -> list[str]:
             raise MechsteerError(f"The pattern {name!r} finds no hook point.{nearest(name, model.hook_dict)}")
         return [full for full in matching if fires(model, full)] or matching
     sizes = stacks(model)
-    stack, dot, kind = name.partition(".")
-    if not dot:
-        stack, kind = predicting_stack(model)[0], name
-    if stack not in sizes or kind.removeprefix("hook_") not in KINDS:
+    stack, kind = name.rpartition(".")[::2]
+    if stack not in ("", *sizes) or kind.removeprefix("hook_") not in KINDS:
         raise unknown("site", name, [*model.hook_dict, *KINDS])
-    return [site(model, kind, layer, stack) for layer in range(sizes[stack])]
+    return [site(model, name, layer) for layer in range(sizes[stack or predicting_stack(model)[0]])]
 
 
 def _check(model: Any, name: str, asked: str) -> None:

@@ -71,7 +71,8 @@ def site(model: Any, kind: str, layer: int | None = None, stack: str | None = No
 
     Args:
         model: A loaded model.
-        kind: What to hook, e.g. ``"resid_post"`` (see :data:`KINDS`); or a full name, which is checked and returned.
+        kind: What to hook, e.g. ``"resid_post"`` (see :data:`KINDS`), with its stack before it where that is not the
+            default, ``"encoder.resid_post"``; or a full name, which is checked and returned.
         layer: The layer, from 0; negative counts from the end.
         stack: ``"encoder"`` or ``"decoder"``, for encoder-decoders only (default: ``"decoder"``).
 
@@ -86,10 +87,12 @@ def site(model: Any, kind: str, layer: int | None = None, stack: str | None = No
         raise MechsteerError(f"A site is a name, e.g. 'resid_post', got {shown(kind)}.")
     if kind in model.hook_dict:
         return kind
-    short = kind.removeprefix("hook_")
-    if "." in kind or short not in KINDS:
-        raise unknown("site", kind, list(model.hook_dict) if "." in kind else KINDS)
     sizes = stacks(model)
+    before, dot, last = kind.rpartition(".")
+    short = last.removeprefix("hook_")
+    if short not in KINDS or before not in ("", *sizes) or (dot and stack not in (None, before)):
+        raise unknown("site", kind, list(model.hook_dict) if dot else KINDS)
+    stack = before or stack
     if stack is None:
         stack, _ = predicting_stack(model)
     elif stack not in list(sizes):

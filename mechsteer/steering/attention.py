@@ -63,7 +63,7 @@ def attention_bias(
     Args:
         span: The prompt's span or spans.
         delta: Delta, in nats; 0 changes nothing.
-        layers: Layers to act in; None for all.
+        layers: Layers to act in, negative ones from the end; None for all.
         at: Encoder-decoders: ``"encoder"``, ``"cross"`` or ``"both"``.
         scope: Which queries: ``"prompt"`` as in GUIDE's experiments, ``"all"`` as in its pipeline.
         rows: Prompts to act on, by their place in the list; None for all.

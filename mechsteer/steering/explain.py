@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+GENERATED = "generated tokens only"
+"""What an edit acts on that has nothing to do before the first new token."""
+
 _MASKED = 1e9  # beyond this an attention score is a mask
 
 
@@ -59,7 +62,7 @@ def _rows(x: Tensor, site: str) -> Tensor:
 def explain(intervention: Intervention, model: Any, prompt: PromptLike) -> "pd.DataFrame":
     """Run one prompt without, with each edit alone, and with all of them, up to its first new token.
 
-    An edit in the scope ``"generated"`` has nothing to do yet there, so it shows as not fired.
+    An edit in the scope ``"generated"`` has nothing to do yet there: its ``tokens`` say that it acts on those alone.
 
     Returns:
         One row an edit and, when there are several, one for all ``together``. Columns: method, site, scope, span,
@@ -119,6 +122,8 @@ def _run(model: Any, made: Prompt, steer: Intervention) -> tuple[Float[Tensor, "
 def _tokens(model: Any, bound: BoundEdit, made: Prompt) -> str:
     """The tokens of the span whose keys are steered, or those at the positions that are."""
     step, edit = bound.step, bound.edit
+    if edit.scope.where == "generated":
+        return GENERATED
     stacks = {position_stack(name, two_stacks=bound.two_stacks) for name, _ in attach([bound], model)}
     if step is None or (stacks == {"decoder"} and not edit.spans):
         return "decoder start" if bound.fired else ""

@@ -54,7 +54,7 @@ def scale_keys(
     Args:
         span: The prompt's span or spans.
         alpha: Above 0; 1 changes nothing. The paper's value is 100.
-        layers: Layers to act in; None for all.
+        layers: Layers to act in, negative ones from the end; None for all.
         at: Encoder-decoders: ``"encoder"``, ``"cross"`` or ``"both"``.
         scope: For which queries: ``"all"``, ``"prompt"`` or ``"generated"``.
         rows: Prompts to act on, by their place in the list; None for all.

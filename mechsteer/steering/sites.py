@@ -22,18 +22,32 @@ class Sites:
 
     Attributes:
         kinds: ``(stack, kind)`` pairs, e.g. ``("blocks", "attn_scores")``; those that a model lacks are ignored.
-        layers: Layers, from 0; None for all.
+        layers: Layers, from 0; negative ones count from the end of each stack. None for all.
     """
 
     kinds: tuple[tuple[str, str], ...]
     layers: tuple[int, ...] | None = None
 
     def __call__(self, name: str) -> bool:
-        """Whether the hook point of that full name is meant."""
+        """Whether the hook point of that full name is meant.
+
+        Raises:
+            MechsteerError: for layers that count from the end: of which stack, a name alone does not say.
+        """
+        if self.layers and min(self.layers) < 0:
+            raise MechsteerError(
+                f"The layers {list(self.layers)} count from the end of a model, which hooks do not know: name them "
+                "from 0."
+            )
+        return self.of(name, {})
+
+    def of(self, name: str, sizes: Mapping[str, int]) -> bool:
+        """The same in a model whose stacks have so many layers."""
         parsed = parse(name)
         if parsed is None or (parsed[0], parsed[2]) not in self.kinds:
             return False
-        return self.layers is None or parsed[1] in self.layers
+        places = {parsed[1], parsed[1] - sizes.get(parsed[0], 0)}
+        return self.layers is None or not places.isdisjoint(self.layers)
 
     def within(self, model: Any) -> "Sites":
         """The same without the kinds that a model does not have."""
@@ -67,9 +81,9 @@ def names(target: Target, model: Any, method: str) -> list[str]:
     sizes = stacks(model)
     here = {stack: sizes[stack] for stack, _ in target.kinds if stack in sizes}
     for layer in target.layers or ():
-        if here and layer >= max(here.values()):
+        if here and not -max(here.values()) <= layer < max(here.values()):
             raise MechsteerError(f"{method}: layer {layer} is out of range: {_ranges(here)}.")
-    found = [name for name in model.hook_dict if target(name)]
+    found = [name for name in model.hook_dict if target.of(name, sizes)]
     if not found:
         raise MechsteerError(f"{method} acts at {target}, which this {family} model does not have: {_ranges(sizes)}.")
     return found
@@ -102,7 +116,7 @@ def checked_layers(layers: Sequence[int] | None) -> tuple[int, ...] | None:
     """Freeze a choice of layers.
 
     Raises:
-        MechsteerError: for an empty choice or one that is not of integers from 0.
+        MechsteerError: for an empty choice or one that is not of integers.
     """
     if layers is None:
         return None
@@ -110,6 +124,6 @@ def checked_layers(layers: Sequence[int] | None) -> tuple[int, ...] | None:
         found = {operator.index(layer) for layer in layers}  # NumPy's and PyTorch's integers too
     except TypeError:
         found = set()
-    if not found or min(found) < 0:
-        raise MechsteerError(f"layers must name layers from 0, e.g. [0, 3], got {shown(layers)}.")
+    if not found:
+        raise MechsteerError(f"layers must name layers, e.g. [0, 3], or [-1] for the last, got {shown(layers)}.")
     return tuple(sorted(found))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import mechsteer as ms
+from mechsteer.activations.sites import resolve
 from mechsteer.models import advance, fires, is_encoder_decoder, parse, position_stack, shape_of, start, width
 from tests.tiny import FAMILIES
 
@@ -83,6 +84,17 @@ def test_full_names_and_hook_prefixes_are_accepted(tiny: Callable) -> None:
     assert ms.site(model, "blocks.2.attn.hook_z") == "blocks.2.attn.hook_z"
     assert ms.site(model, "hook_resid_mid", layer=0) == "blocks.0.hook_resid_mid"
     assert ms.site(model, "hook_embed") == "hook_embed"
+
+
+def test_a_stack_may_stand_before_the_kind_as_captures_take_it(tiny: Callable) -> None:
+    t5 = tiny("t5-uneven")
+    for kind in ("encoder.resid_post", "encoder.hook_resid_post"):
+        assert ms.site(t5, kind, layer=0) == "encoder.0.hook_resid_post"
+        assert resolve(t5, kind) == ["encoder.0.hook_resid_post"]
+    assert ms.site(tiny("llama"), "blocks.z", layer=-1) == "blocks.2.attn.hook_z"
+    for kind, stack in (("blocks.z", None), ("encoder.z", "decoder"), ("encoder.zz", None)):
+        with pytest.raises(ms.MechsteerError, match=f"Unknown site '{kind}'"):
+            ms.site(t5, kind, layer=0, stack=stack)
 
 
 def test_negative_layers_count_from_the_end_of_their_stack(tiny: Callable) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 import mechsteer as ms
-from mechsteer.models import advance, fork, hooked, start
+from mechsteer.models import advance, fork, hooked, is_encoder_decoder, predicting_stack, start
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, attach
 from tests.steering.naive import INSTRUCTION, prompts_of
@@ -329,8 +330,7 @@ BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
     "compat 2": (lambda m: ms.spotlight(compat="papers"), "Unknown compat 'papers'.*'paper'"),
     "no span": (lambda m: ms.attention_bias([]), "attention_bias needs a span"),
     "no span, keys": (lambda m: ms.scale_keys([]), "scale_keys needs a span"),
-    "no layers": (lambda m: ms.attention_bias(layers=[]), "layers must name layers from 0"),
-    "layer -1": (lambda m: ms.scale_keys(layers=[-1]), "layers must name layers from 0"),
+    "no layers": (lambda m: ms.attention_bias(layers=[]), "layers must name layers"),
     "no heads": (lambda m: ms.pasta(heads=[]), r"heads must be \(layer, head\) pairs"),
     "head -1": (lambda m: ms.pasta(heads=[(0, -1)]), r"heads must be \(layer, head\) pairs"),
     "heads at resid": (lambda m: ms.heads(direction(m)), "heads needs a direction at a layer's hook_z.*resid_post"),
@@ -353,6 +353,7 @@ MISFITS: dict[str, tuple[Callable[[Any], Intervention], str]] = {
     "overlap, keys": (lambda m: ms.scale_keys(("task", "task")), "spans .* overlap"),
     "layer": (lambda m: ms.attention_bias(layers=[0, 9]), "layer 9 is out of range: .* 0 to"),
     "layer, keys": (lambda m: ms.scale_keys(layers=[3]), "scale_keys: layer 3 is out of range"),
+    "layer from the end": (lambda m: ms.scale_keys(layers=[-4]), "layer -4 is out of range"),
     "head": (lambda m: ms.pasta(heads=[(0, 4)]), "head 4 of layer 0 is out of range: heads are 0 to 3"),
     "head's layer": (lambda m: ms.pasta(heads=[(7, 0)]), "layer 7 is out of range"),
     "heads' width": (
@@ -375,6 +376,21 @@ def test_what_does_not_fit_the_model_or_the_prompt_is_refused_when_run(family: s
         with pytest.raises(ms.MechsteerError, match=message):
             use(make(model))
     assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
+@pytest.mark.parametrize("family", ["llama-gqa", "t5-uneven"])
+def test_layers_from_the_end_are_those_of_each_stack(family: str, tiny: Callable, tmp_path: Path) -> None:
+    model, prompt = tiny(family), prompts_of(tiny(family))[0]
+    for make in (ms.attention_bias, ms.spotlight, ms.scale_keys):
+        options = {"at": "cross"} if is_encoder_decoder(model) else {}
+        last, named = (make(layers=[layer], **options) for layer in (-1, predicting_stack(model)[1] - 1))
+        found = ms.generate(
+            model, prompt, steer=Intervention.load(last.save(tmp_path / "x.safetensors")), max_new_tokens=3
+        )
+        assert found.logprobs.equal(ms.generate(model, prompt, steer=named, max_new_tokens=3).logprobs)
+        assert not found.logprobs.equal(ms.generate(model, prompt, max_new_tokens=3).logprobs)
+    with pytest.raises(ms.MechsteerError, match="count from the end of a model, which hooks do not know"):
+        model.run_with_hooks(prompt.tokens[None], fwd_hooks=ms.attention_bias(layers=[-1]).hooks(prompt))
 
 
 def test_head_steering_from_another_model_needs_transfer(tiny: Callable) -> None:

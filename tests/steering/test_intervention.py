@@ -306,6 +306,15 @@ def test_explain_names_the_tokens_that_are_steered(tiny: Callable) -> None:
     assert ms.add(encoder, 1.0, scope=[1]).explain(t5, "the cat")["tokens"].tolist() == ["cat"]
 
 
+@pytest.mark.parametrize("family", ["llama-gqa", "t5"])
+def test_explain_says_what_acts_on_generated_tokens_only(family: str, tiny: Callable) -> None:
+    model = tiny(family)
+    steer = ms.add(direction(model), 1.0, scope="generated") + ms.add(direction(model), 1.0)
+    table = steer.explain(model, TEXTS[0])
+    assert table["tokens"].iloc[0] == "generated tokens only" != table["tokens"].iloc[1]
+    assert table["fired"].tolist() == [0, 1, 1]
+
+
 def test_explain_adds_a_row_for_all_edits_together(tiny: Callable) -> None:
     model = tiny("llama-gqa")
     one, two = ms.add(direction(model), 2.0), ms.add(direction(model, seed=1, layer=0), -4.0)
