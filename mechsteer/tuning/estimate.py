@@ -1,7 +1,7 @@
-"""What a tuning will take, said before it begins, and once more when it is known how long answers are."""
+"""What a tuning will take, said before it begins, and once more when the unsteered model has answered."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mechsteer.decoding.divergence import PROMPTS, TOKENS
@@ -9,11 +9,9 @@ from mechsteer.models import plan, predicting_stack
 from mechsteer.tuning.held_out import ASKED
 from mechsteer.tuning.ladders import Family, layers_tried
 
-SLOWER: Mapping[str, float] = {"directer": 7.0}
-"""How much longer a token takes than one of a full batch: DIRECTER's batches are small, and each has its trials."""
-
-BESIDE = 1.5
-"""The same for all others, since edits cost too and not every batch is full."""
+SLOWER: Mapping[str, float] = {"span": 1.2, "vector": 1.2, "gate": 2.0}
+"""How much longer a token of a family's answers takes than one of the unsteered model's: edits cost, and DIRECTER tries
+several layers for each token."""
 
 BEGUN = 30
 """About so many answers of a method are begun and not ended."""
@@ -23,6 +21,46 @@ READ = 1.6
 
 ARMS = 3 + len(ASKED)
 """Runs on the held-out prompts: unsteered, tuned, without instruction, and other ways to ask."""
+
+LONGER = 2
+"""So many prompts' length more the examples of one of them are, about."""
+
+BESIDE = 4.0
+"""Seconds for what no model computes: the search's draws, tables, figure and page."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much there is to do.
+
+    Attributes:
+        own: Answers of the unsteered model and of other ways to ask.
+        steered: Answers of methods, each counted as so many unsteered ones as it takes (:data:`SLOWER`).
+        side: Tokens of answers to unrelated prompts.
+        readings: Points whose divergence is read from given tokens.
+        writings: The same of gates, which write tokens for it, counted as steered answers are.
+    """
+
+    own: float = 0.0
+    steered: float = 0.0
+    side: float = 0.0
+    readings: float = 0.0
+    writings: float = 0.0
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was timed while the unsteered model answered.
+
+    Attributes:
+        token: Seconds for each token of its answers, with all that belongs to them: prompts, surprise, scores.
+        reading: Seconds for one divergence that is read from given tokens.
+        writing: Seconds for the tokens that a gate's divergence takes, unsteered.
+    """
+
+    token: float
+    reading: float
+    writing: float
 
 
 @dataclass(frozen=True)
@@ -35,6 +73,7 @@ class Estimate:
         fixed: Seconds, however long answers are.
         each: Seconds for one more token of every answer.
         megabytes: The model and the largest batch.
+        work: How much there is to do.
     """
 
     answers: int
@@ -42,10 +81,21 @@ class Estimate:
     fixed: float
     each: float
     megabytes: float
+    work: Work = Work()
 
     def minutes(self, length: float) -> float:
         """On this machine as it is now, if answers have so many tokens."""
         return (self.fixed + self.each * length) / 60
+
+    def after(self, seen: Seen) -> "Estimate":
+        """The same, once it is known how fast the unsteered model answers.
+
+        Where it was faster than the one batch that was timed, an earlier run had kept its answers: that says nothing.
+        """
+        work = self.work
+        each = seen.token * (work.own + work.steered)
+        fixed = seen.token * work.side + seen.reading * work.readings + seen.writing * work.writings + BESIDE
+        return self if each < self.each else replace(self, each=each, fixed=fixed)
 
     def __str__(self) -> str:
         return (
@@ -63,7 +113,13 @@ class Estimate:
 
 
 def estimate(
-    model: Any, choosing: Any, reporting: Any, families: Mapping[str, Family], answers: float, batch_size: int
+    model: Any,
+    choosing: Any,
+    reporting: Any,
+    aside: Any,
+    families: Mapping[str, Family],
+    answers: float,
+    batch_size: int,
 ) -> Estimate:
     """Time one batch, and count.
 
@@ -71,24 +127,37 @@ def estimate(
         model: A loaded model.
         choosing: The validation task.
         reporting: The held-out task.
+        aside: The unrelated task.
         families: The methods.
         answers: How often each method may answer all validation prompts.
         batch_size: Prompts computed together.
     """
     length = max(len(p) for task in (choosing, reporting) for p in task.prompts(model))
-    new = choosing.max_new_tokens
-    table = plan(model, prompts=batch_size, length=length, new_tokens=new, batch_size=batch_size).set_index("part")
-    read = float(table.loc["prompt pass", "seconds"]) / (batch_size * length)  # type: ignore[arg-type]
-    write = float(table.loc["new tokens", "seconds"]) / (batch_size * max(1, new - 1))  # type: ignore[arg-type]
-    searched, others = answers * len(choosing.samples), len(choosing.samples) + ARMS * len(reporting.samples)
-    weights = sum(SLOWER.get(name, BESIDE) for name in families)
-    asked = len(families) * searched + others
-    gates = sum(SLOWER.get(name, BESIDE) * len(f.ladder) for name, f in families.items() if f.kind == "gate")
-    probed = points(model, {name: f for name, f in families.items() if f.kind != "gate"})
-    fixed = read * ((asked + len(families) * BEGUN) * length + probed * PROMPTS * (length + TOKENS))
-    fixed += write * gates * PROMPTS * TOKENS
-    each = write * (weights * searched + BESIDE * others) + READ * read * asked
-    return Estimate(round(asked), new, fixed, each, float(table.loc["total", "megabytes"]))  # type: ignore[arg-type]
+    new, rows = choosing.max_new_tokens, min(batch_size, len(choosing.samples))
+    most = _planned(model, length, new, batch_size)
+    seconds = (most if rows == batch_size else _planned(model, length, new, rows))["seconds"]
+    read, write = seconds["prompt pass"] / (rows * length), seconds["new tokens"] / (rows * max(1, new - 1))
+    searched, tested = answers * len(choosing.samples), len(reporting.samples)
+    kinds = [family.kind for family in families.values()]
+    work = Work(
+        own=len(choosing.samples) + ARMS * tested,
+        steered=sum(SLOWER[kind] * searched for kind in kinds),
+        side=(1 + kinds.count("vector")) * len(aside.samples) * aside.max_new_tokens,
+        readings=points(model, {name: f for name, f in families.items() if f.kind != "gate"}),
+        writings=SLOWER["gate"] * sum(len(f.ladder) for f in families.values() if f.kind == "gate"),
+    )
+    asked = len(families) * searched + work.own
+    prompts = 2 * (asked + LONGER * tested) + len(families) * BEGUN  # twice, for surprise reads them again
+    fixed = read * (prompts * length + work.readings * PROMPTS * (length + TOKENS)) + BESIDE
+    fixed += write * (work.writings * PROMPTS * TOKENS + work.side)
+    each = write * (work.own + work.steered) + READ * read * asked
+    return Estimate(round(asked), new, fixed, each, most["megabytes"]["total"], work)
+
+
+def _planned(model: Any, length: int, new: int, rows: int) -> dict[str, dict[str, float]]:
+    """Megabytes and seconds by part, of one batch."""
+    table = plan(model, prompts=rows, length=length, new_tokens=new, batch_size=rows).set_index("part")
+    return table.astype(float).to_dict()  # type: ignore[return-value]
 
 
 def points(model: Any, families: Mapping[str, Family]) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 SHOWN = 5
 """Prompts in a notebook."""
 
-DECIMALS = {"p_value": 4, "divergence": 4}
+DECIMALS = {"p_value": 4, "p_adjusted": 4, "divergence": 4}
 
 
 def part(found: Any) -> str:

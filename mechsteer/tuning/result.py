@@ -30,6 +30,7 @@ EXAMPLES = "examples"
 BEST = ["method", "strength", "layer", "divergence", "adherence", "adherence_low", "adherence_high", "quality", "edge"]
 BEST += ["side_kept", "chosen"]
 TEST = ["name", "n", "adherence", "adherence_low", "adherence_high", "quality", "repaired", "broken", "p_value"]
+TEST += ["p_adjusted"]
 
 
 @dataclass(frozen=True)

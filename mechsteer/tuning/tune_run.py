@@ -1,6 +1,7 @@
 """``tune``: from prompts with an instruction to a setting that was chosen fairly and tested honestly."""
 
 import os
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -20,7 +21,7 @@ from mechsteer.files import writable_dir
 from mechsteer.identity import cell_key
 from mechsteer.models import check_model, predicting_stack, taken_once
 from mechsteer.steering import SinkWarning
-from mechsteer.tuning.estimate import Estimate, estimate, points
+from mechsteer.tuning.estimate import Estimate, Seen, estimate, points
 from mechsteer.tuning.grids import Grid
 from mechsteer.tuning.halves import blocks, halves
 from mechsteer.tuning.held_out import held_out, worked_examples
@@ -98,7 +99,7 @@ def tune(
     aside = side_task(side)
     folder = None if out is None else writable_dir(out)
     answers = budget * points(model, families) / len(families)
-    said = estimate(model, choosing, reporting, families, answers, batch_size) if progress else None
+    said = estimate(model, choosing, reporting, aside, families, answers, batch_size) if progress else None
     if said is not None:
         print(said)
     # Dozens of settings are tried, most of which are not taken: what is taken says it again where it is used.
@@ -110,7 +111,7 @@ def tune(
         runs = Runs(model, choosing, folder, batch_size, score, bar)
         study = _Study(runs, floor, answers)
         if said is not None:
-            _expected(said, study.tokens / len(choosing.samples), bar)
+            _expected(said.after(study.seen), study.tokens / len(choosing.samples), bar)
         study.search(families)
         unrelated = Side(Runs(model, aside, folder, batch_size, None, bar))
         found = study.result(Runs(model, reporting, folder, batch_size, score, bar), unrelated)
@@ -132,21 +133,28 @@ class _Study:
     def __init__(self, runs: Runs, floor: float, answers: float) -> None:
         self.runs = runs
         asked = [Asked(Way(), stretch) for stretch in blocks(len(runs.task.samples))]
+        began = time.perf_counter()
         self.unsteered = Tried(Candidate("unsteered", 0.0), runs.many(asked))
+        took = time.perf_counter() - began
         self.beginnings = float(runs.rows(Way(), BEGINNINGS, FIRST_TOKENS)["collapsed"].mean())
         self.tokens = int(sum(self.unsteered.values("n_tokens")))
         self.floor = floor
         self.budget = round(answers * self.tokens)
         self.prompts = runs.task.prompts(runs.model)[:PROMPTS]
-        self.probe = self._probe()
+        self.probe, *probed = self._probe()
+        self.seen = Seen(took / max(1, self.tokens), *probed)
         self.searches: dict[str, Search] = {}
         self.left_out: dict[str, str] = {}
         self.directions: dict[int, Direction] | None = None
 
-    def _probe(self) -> Probe:
+    def _probe(self) -> tuple[Probe, float, float]:
+        """What candidates are compared with; the seconds that its reading and its writing took."""
+        began = time.perf_counter()
         out = generate(self.runs.model, self.prompts, max_new_tokens=TOKENS, batch_size=PROMPTS)
         ids = [row[:length].tolist() for row, length in zip(out.tokens, out.lengths, strict=True)]
-        return probe(self.runs.model, self.prompts, ids)
+        written = time.perf_counter()
+        made = probe(self.runs.model, self.prompts, ids)
+        return made, time.perf_counter() - written, written - began
 
     def search(self, families: Mapping[str, Family]) -> None:
         """Search all methods, or say of each why it cannot be used."""
