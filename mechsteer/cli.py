@@ -22,6 +22,7 @@ from mechsteer.command.prompts import Compare, Diagnose, Score, Tune
 from mechsteer.command.reproduce import Figures, Report, Reproduce
 from mechsteer.command.sweep import Sweep
 from mechsteer.errors import MechsteerError, one_line
+from mechsteer.files import printable
 from mechsteer.running_command import running
 
 Command = (
@@ -60,7 +61,7 @@ def main(args: Sequence[str] | None = None) -> None:
         config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes),
     )
     try:
-        with running(shlex.join(["mechsteer", *given]).encode(errors="backslashreplace").decode()):
+        with running(printable(shlex.join(["mechsteer", *given]))):
             _run(command)
             sys.stdout.flush()
     except MechsteerError as error:

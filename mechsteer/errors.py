@@ -199,6 +199,19 @@ def positive_int(name: str, value: int) -> int:
     return value
 
 
+def whole_text(name: str, value: str) -> str:
+    """Return a text, if tokenizers and files can hold it.
+
+    Raises:
+        MechsteerError: for one with half a character (a lone surrogate) in it.
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise MechsteerError(f"{name} has half a character (a lone surrogate) in it, got {shown(value)}.") from None
+    return value
+
+
 def listed(name: str, value: Iterable[T]) -> list[T]:
     """Return the items of ``value`` if it is a list or something like one, but no text, mapping or table.
 

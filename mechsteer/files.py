@@ -64,6 +64,11 @@ def as_path(path: Any) -> Path:
     return Path(path)
 
 
+def printable(path: str) -> str:
+    """A path as a text that files can hold: bytes of it that are not UTF-8 as escapes."""
+    return path.encode(errors="backslashreplace").decode()
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary file name beside ``path`` to write to; rename it to ``path`` when all went well.
@@ -72,7 +77,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     the next one that writes into the folder.
 
     Raises:
-        MechsteerError: if the folder cannot be written to or the disk is full, or for what is no path.
+        MechsteerError: if the folder cannot be written to or the disk is full, for what is no path, or if the block
+            cannot encode a text.
     """
     target = as_path(path)
     temporary: Path | None = None
@@ -88,6 +94,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         temporary.replace(target)
     except OSError as error:
         raise MechsteerError(f"Cannot write {target}: {error.strerror or error}.") from error
+    except UnicodeEncodeError as error:
+        part = shown(error.object[max(0, error.start - 20) : error.end])
+        raise MechsteerError(f"Cannot write {target}: in {part} is half a character (a lone surrogate).") from None
     finally:
         if temporary is not None:
             with contextlib.suppress(OSError):
@@ -401,10 +410,10 @@ def write_table(table: "pd.DataFrame", stem: str | os.PathLike[str], *, csv: boo
     noted.attrs = {**table.attrs, NAME: BLANK, _EMPTY: empty}  # pandas writes these into the file's metadata
     with atomic_path(paths[0]) as temporary:
         try:
-            noted.to_parquet(temporary, index=False)
+            content = noted.to_parquet(None, index=False)  # not to a path, which Arrow takes in UTF-8 alone
         except (ValueError, TypeError, NotImplementedError, ArithmeticError) as error:  # pyarrow's are among these
             raise MechsteerError(f"The table {paths[0]} cannot be written as parquet: {error}") from error
-        temporary.write_bytes(sealed(temporary.read_bytes()))
+        temporary.write_bytes(sealed(content))
     if csv:
         paths.append(Path(f"{stem}.csv"))
         with atomic_path(paths[1]) as temporary:

@@ -24,6 +24,9 @@ from mechsteer.steering.registry import registered
 
 _OURS = ("mechsteer", "torch", "builtins")
 
+LEFT_OUT = {"in cell_key": False}
+"""The metadata of a dataclass's field that decides no result: ``field(metadata=LEFT_OUT)``."""
+
 
 def cell_key(
     model: Any, task: Any = None, steer: Intervention | None = None, strategy: Any = None, options: Any = None
@@ -190,7 +193,7 @@ def _object(value: Any) -> Any:
     if kind.__module__.partition(".")[0] not in _OURS:
         about["source"] = _source(kind)
     if is_dataclass(value):
-        held = {field.name: getattr(value, field.name) for field in fields(value)}
+        held = {field.name: getattr(value, field.name) for field in fields(value) if field.metadata != LEFT_OUT}
     elif hasattr(value, "__dict__"):
         held = dict(vars(value))
     else:

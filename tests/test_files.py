@@ -8,8 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+import mechsteer as ms
 from mechsteer import files
+from mechsteer.activations.recorded import grouped
 from mechsteer.errors import MechsteerError
+from mechsteer.steering import method
 
 
 def test_atomic_path_puts_the_file_in_place_and_leaves_nothing_else(tmp_path: Path) -> None:
@@ -74,11 +77,12 @@ def test_a_read_only_folder_is_reported(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_full_disk_leaves_the_old_table_and_no_fragments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files.write_table(pd.DataFrame({"x": [1]}), tmp_path / "t")
 
-    def full(self: pd.DataFrame, path: Path, **kwargs: object) -> None:
-        Path(path).write_bytes(b"PAR1 half")
+    def full(self: Path, content: bytes) -> int:
+        with self.open("wb") as file:
+            file.write(content[:9])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(MechsteerError, match=r"t\.parquet: No space left on device"):
         files.write_table(pd.DataFrame({"x": [2]}), tmp_path / "t")
     monkeypatch.undo()
@@ -161,6 +165,37 @@ def test_a_record_is_there_only_beside_its_own_tables(tmp_path: Path) -> None:
     with files.written_together(record, {"a": table}) as about:
         about["of"] = 3
     assert (tmp_path / "users.parquet").read_bytes() == b"mine" and files.read_record(record, "record")["of"] == 3
+
+
+def test_half_a_character_is_named_by_whatever_would_write_it(tmp_path: Path, unchecked: None) -> None:
+    path = tmp_path / "a.json"
+    writers = {
+        "json": lambda: files.write_json(path, {"a": "x\ud800"}),
+        "record": lambda: files.write_record(path, {"x\ud800": 1}),
+        "table": lambda: files.write_table(pd.DataFrame({"a": pd.Series(["x\ud800"], dtype=object)}), tmp_path / "t"),
+        "method": lambda: ms.compare(None, None, {"x\ud800": None}),
+        "registered": lambda: method("x\ud800"),
+        "group": lambda: grouped({"x\ud800": ["a"]}),
+        "kind": lambda: ms.task([{"prompt": "a", "kind": "x\ud800"}], "lowercase"),
+        "task": lambda: ms.task(["a"], "lowercase", name="x\ud800"),
+    }
+    for write in writers.values():
+        with pytest.raises(MechsteerError, match=r"half a character|surrogates not allowed") as found:
+            write()
+        assert str(found.value).isprintable()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="paths are Unicode there")
+def test_a_path_that_is_not_utf_8_is_a_path_or_is_refused_as_one(tmp_path: Path) -> None:
+    path = tmp_path / "own\udcff.jsonl"
+    path.write_text('{"prompt": "a"}')
+    task = ms.task(path, "lowercase")
+    assert task.name == r"own\udcff.jsonl"
+    files.write_table(pd.DataFrame({"task": [task.name]}), tmp_path / "\udcff" / "rows")
+    assert files.read_table(tmp_path / "\udcff" / "rows.parquet")["task"].tolist() == [task.name]
+    with pytest.raises(MechsteerError, match="is not UTF-8, and what reads weights"):
+        ms.load(tmp_path / "\udcff")
 
 
 def test_versions_name_the_packages_that_decide_numbers() -> None:

@@ -213,7 +213,7 @@ def test_it_runs_from_lm_evals_command_line(
 
 
 def test_the_device_that_lm_eval_takes_for_granted_is_asked_for_by_nobody(
-    checkpoint: Callable, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Callable, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     from mechsteer.harness import SteeredLM
 
@@ -222,6 +222,9 @@ def test_the_device_that_lm_eval_takes_for_granted_is_asked_for_by_nobody(
     for given, rows in ((f"pretrained={path}", 1), (f"pretrained={path},device=cpu,batch_size=8", 8)):
         lm = SteeredLM.create_from_arg_string(given, default)
         assert (str(lm.model.cfg.device), lm.batch_size) == ("cpu", rows)
+    assert [one.getMessage() for one in caplog.records] == [
+        "There is no CUDA device here: the model runs on the CPU, not on lm-eval's cuda:0."
+    ]  # of the first; the second asked for the CPU
     with pytest.raises(ms.MechsteerError, match="Device 'cuda:1' is not available here"):
         SteeredLM.create_from_arg_string(f"pretrained={path}", {"device": "cuda:1"})
 

@@ -255,6 +255,17 @@ def test_nothing_else_changes_it(checkpoint: Callable, tmp_path: Path) -> None:
     assert key(deepcopy(model), options=one) == before
 
 
+def test_where_a_file_of_prompts_lies_does_not_change_it(tmp_path: Path) -> None:
+    found = []
+    for place, text in (("a", "the cat"), ("b/c", "the cat"), ("d", "the dog")):
+        (tmp_path / place).mkdir(parents=True)
+        path = tmp_path / place / "own.jsonl"
+        path.write_text(json.dumps({"prompt": text, "instruction": "answer in capitals"}))
+        found.append(ms.cell_key(None, ms.task(path, "uppercase")))
+    assert found[0] == found[1] != found[2]
+    assert "own.jsonl" in ms.task(path, "uppercase").samples[0].where
+
+
 def test_prompts_of_any_length_do_not_change_it(checkpoint: Callable) -> None:
     model = ms.load(checkpoint("llama-gqa"), check=False)
     direction, before, rows = random_direction(model, seed=0, layer=1), key(model), len(model.blocks[0].attn.rotary_cos)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from mechsteer.activations.shards import PROMPT, read_index
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, whole_text
 from mechsteer.prompts import Prompt
 from mechsteer.sources import DEFAULT_GROUP, Member, Places, Recorded, member_of
 
@@ -139,7 +139,7 @@ def grouped(prompts: Any) -> dict[str, Any]:
         return {DEFAULT_GROUP: prompts}
     if not prompts or not all(isinstance(name, str) and name for name in prompts):
         raise MechsteerError(f"Groups are prompts by name, e.g. {{'with': [...]}}, got {sorted(map(str, prompts))}.")
-    return dict(prompts)
+    return {whole_text("A group's name", name): some for name, some in prompts.items()}
 
 
 def joined_groups(where: str, has: Mapping[str, list[str]], new: Mapping[str, list[str]]) -> dict[str, list[str]]:

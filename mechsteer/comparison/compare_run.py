@@ -12,7 +12,7 @@ from mechsteer.comparison.earlier import FIGURE, RECORD, keep_earlier
 from mechsteer.comparison.html_report import part, report_of, side_by_side
 from mechsteer.comparison.summary import score_column, summarise
 from mechsteer.decoding import Strategy
-from mechsteer.errors import MechsteerError, shown
+from mechsteer.errors import MechsteerError, shown, whole_text
 from mechsteer.evaluation import Task, timed
 from mechsteer.evaluation_run import Run
 from mechsteer.files import as_path, digest, read_record, read_table, writable_dir, written_together
@@ -83,7 +83,7 @@ class Comparison:
 
     def __repr__(self) -> str:
         columns = ["name", "n", "adherence", "adherence_low", "adherence_high", "adherence_uncollapsed", "repaired"]
-        columns += ["broken", "p_value", "collapsed", "n_tokens", "surprise", "tokens_per_second"]
+        columns += ["broken", "p_value", "p_adjusted", "collapsed", "n_tokens", "surprise", "tokens_per_second"]
         table = self.summary[[name for name in columns if not self.summary[name].isna().all()]]
         return f"{show(table, decimals=2)}\n\n{side_by_side(self.rows, self.score, SHOWN)}"
 
@@ -159,7 +159,7 @@ def _named(methods: Any) -> dict[str, Any]:
     wrong = next((name for name in methods if not isinstance(name, str) or not name.strip()), None)
     if wrong is not None:
         raise MechsteerError(f"A method's name must be a text, got {wrong!r}.")
-    return dict(methods)
+    return {whole_text("A method's name", name): value for name, value in methods.items()}
 
 
 def _method(model: Any, name: str, value: Any) -> tuple[Intervention | None, Strategy | None]:

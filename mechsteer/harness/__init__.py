@@ -19,6 +19,7 @@ tokenizer adds: a start token, which there is the option ``add_bos_token``, and 
 there is left out. Install with ``pip install 'mechsteer[eval]'``.
 """
 
+import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -48,6 +49,8 @@ try:
     from lm_eval.utils import get_rolling_token_windows, make_disjoint_window, simple_parse_args_string
 except ImportError as error:
     raise MechsteerError(f"The bridge to lm-eval needs its package ({error}): pip install 'mechsteer[eval]'.") from None
+
+LOG = logging.getLogger("mechsteer")
 
 
 @register_model("mechsteer")
@@ -102,8 +105,10 @@ class SteeredLM(LM):
         What they say wins over ``additional_config``, in which lm-eval's command line puts defaults of its own.
         """
         more = {name: value for name, value in (additional_config or {}).items() if value is not None}
-        if more.get("device") == "cuda:0" and not torch.cuda.is_available():  # its default, where there is none
+        asked = more.get("device") == "cuda:0" and "device" not in arg_dict
+        if asked and not torch.cuda.is_available():  # its default, also where there is none
             del more["device"]
+            LOG.warning("There is no CUDA device here: the model runs on the CPU, not on lm-eval's cuda:0.")
         return cls(**loaded(more | arg_dict))
 
     @classmethod

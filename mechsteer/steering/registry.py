@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.errors import MechsteerError, one_of, unknown
+from mechsteer.errors import MechsteerError, one_of, unknown, whole_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,6 +106,7 @@ def method(
     """
     if not isinstance(name, str) or not name:
         raise MechsteerError(f"A method's name must be a text, got {name!r}.")
+    whole_text("A method's name", name)
     if bool(one_of("takes", takes, TAKES)) != (make is not None):
         raise MechsteerError(f"The method {name!r} needs both takes= and make=, or neither.")
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from mechsteer.errors import MechsteerError, shown
+from mechsteer.errors import MechsteerError, shown, whole_text
+from mechsteer.identity import LEFT_OUT
 from mechsteer.prompts import Prompt
 from mechsteer.prompts import prompt as make_prompt
 from mechsteer.prompts.tags import parse_tags
@@ -34,7 +35,7 @@ class OwnSample:
         marked: Whether the tags in the text are ours, not the user's.
     """
 
-    where: str
+    where: str = field(metadata=LEFT_OUT)
     asked: str | tuple[Mapping[str, Any], ...] | Prompt
     instruction: str = ""
     context: str = ""
@@ -131,6 +132,8 @@ def read_sample(value: Any, where: str) -> OwnSample:
     for name, text in texts.items():
         if not isinstance(text, str) and not (name == "base" and is_conversation(text)):
             raise wrong(f"{name!r} must be a text, got {shown(text)}.")
+        if isinstance(text, str):
+            whole_text(f"{where}: {name!r}", text)
     texts = dict.fromkeys(TEXTS, "") | texts
     asked = row["prompt"]
     if isinstance(asked, Prompt):

@@ -25,8 +25,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.errors import MechsteerError, positive_int, shown
-from mechsteer.files import digest
+from mechsteer.errors import MechsteerError, positive_int, shown, whole_text
+from mechsteer.files import digest, printable
 from mechsteer.prompts import Prompt
 from mechsteer.tasks.answered import answered
 from mechsteer.tasks.check_identity import identity_of
@@ -65,6 +65,11 @@ class OwnTask:
     samples: tuple[OwnSample, ...] = field(repr=False)
     check: Spec | Check | None
     max_new_tokens: int = MAX_NEW_TOKENS
+
+    def __repr__(self) -> str:
+        own = ", ".join(dict.fromkeys(str(sample.check) for sample in self.samples if sample.check is not None))
+        check = f"of each sample ({shown(own)[1:-1]})" if own else repr(self.check)
+        return f"OwnTask(name={self.name!r}, check={check}, max_new_tokens={self.max_new_tokens})"
 
     @property
     def data_hash(self) -> str:
@@ -177,7 +182,7 @@ def task(
     """
     positive_int("max_new_tokens", max_new_tokens)
     if isinstance(samples, str | os.PathLike):
-        read, default = read_samples(samples), os.path.basename(os.fspath(samples))  # noqa: PTH119
+        read, default = read_samples(samples), printable(os.path.basename(os.fspath(samples)))  # noqa: PTH119
     else:
         if type(samples).__module__.startswith("pandas") and hasattr(samples, "columns"):
             samples = samples.to_dict("records")  # type: ignore[union-attr]  # a table, by row
@@ -193,6 +198,7 @@ def task(
         _look(chosen, made[0])
     if name is not None and (not isinstance(name, str) or not name.strip()):
         raise MechsteerError(f"name must be a text, got {name!r}.")
+    whole_text("name", name or "")
     named = name or default or (str(chosen) if isinstance(chosen, Spec) else getattr(chosen, "__name__", "own task"))
     return OwnTask(named, tuple(made), chosen, max_new_tokens)
 

@@ -85,6 +85,8 @@ def test_p_values_are_adjusted_and_other_scores_count_by_sign() -> None:
     assert table.loc["b", ["repaired", "broken", "p_value"]].tolist() == [6, 0, 2 / 64]
     assert table.loc["c", ["repaired", "broken", "p_value"]].tolist() == [1, 5, 2 * 7 / 64]
     assert table["p_adjusted"].tolist()[1:] == pytest.approx([4 / 64, 2 * 7 / 64])
+    lines = repr(Comparison(rows, table.reset_index(), "score")).splitlines()
+    assert "p_value  p_adjusted" in lines[0] and "0.031       0.062" in lines[3]
 
 
 def test_a_killed_comparison_goes_on(model: Any, task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +177,23 @@ def test_marked_changes_hold_both_texts(before: str, after: str) -> None:
 def test_changes_by_hand() -> None:
     assert changes("The sky is blue.", "The sky is RED & blue.") == "The sky is <ins>RED &amp; </ins>blue."
     assert changes("a b", "a c") == "a <del>b</del><ins>c</ins>" and changes("x", "x") == "x"
+    assert changes("a b", "a") == "a<del> b</del>" and changes("a", "a b") == "a <ins>b</ins>"
+
+
+def test_changes_of_long_loops_take_no_time() -> None:
+    from time import process_time
+
+    loops = [
+        ("a b c " * 3000, "a b d " * 3000),
+        ("x" + " a" * 222, "y" + " a b" * 222 + " z"),
+        ("a " * 9000, "b a " * 9000),
+    ]
+    began = process_time()
+    first, *_ = (changes(before, after) for before, after in loops)
+    assert process_time() - began < 3  # what is more than so many equal words is looked at by no more than its ends
+    assert first.startswith("a b <del>c a b") and first.count("<del>") == 1
+    sentence = "the cat sat on a mat . " * 40
+    assert changes(sentence, sentence.replace("sat", "lay", 1).replace(". ", "! ")).count("<ins>lay </ins>") == 1
 
 
 def test_a_score_that_is_no_share_is_in_no_percent() -> None:

@@ -302,6 +302,12 @@ def test_a_score_that_is_no_finite_number_is_refused_by_its_name(value: Any) -> 
             task.scores(task.samples[1], "text")
 
 
+def test_a_task_shows_the_checks_of_its_samples() -> None:
+    own = ms.task([{"prompt": "a", "check": f"max_words:{n}"} for n in (3, 3, 4)], name="own")
+    assert repr(own) == "OwnTask(name='own', check=of each sample (max_words:3, max_words:4), max_new_tokens=128)"
+    assert "check=Spec(name='lowercase'" in repr(ms.task(["a"], "lowercase"))
+
+
 def test_a_check_that_fails_is_named_with_its_sample() -> None:
     task = ms.task(["x", {"prompt": "y", "word": "z"}], lambda text, sample: sample["word"] in text)
     with pytest.raises(MechsteerError, match="Sample 0: the check failed on 'text': KeyError"):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mechsteer.errors import MechsteerError, foreign, nearest, shown, unknown
-from mechsteer.files import data_path, digest, file_at, home, is_there, read_json
+from mechsteer.files import data_path, digest, file_at, home, is_there, printable, read_json
 from mechsteer.models.checkpoint.gguf_header import tensor_shapes
 from mechsteer.models.digest import file_digest
 
@@ -63,6 +63,11 @@ def _local(path: Path) -> Path:
     if not path.is_dir() and path.suffix != ".gguf":
         raise MechsteerError(
             f"{str(path)!r} is a file; expected a directory with config.json and *.safetensors, or a .gguf file."
+        )
+    if printable(str(path)) != str(path):
+        raise MechsteerError(
+            f"The path {shown(str(path), 400)} is not UTF-8, and what reads weights and tokenizers cannot open it: "
+            "rename it, or make a link to it."
         )
     return path
 
