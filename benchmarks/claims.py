@@ -32,6 +32,15 @@ QUICK = ("t5-dola",)
 SPEED = 0.25
 """By what part a ratio of times may be another one on another machine, or another day."""
 
+COMMANDS = {
+    "ifeval": "mechsteer reproduce ifeval --model SmolLM2-135M-Instruct --data ifeval.jsonl (see docs/results/ifeval.md)",
+    "ifeval_vectors": "ms.studies.ifeval_vectors.run(...) (see docs/results/ifeval.md)",
+    "questions_smollm2": "ms.studies.questions.run(...) (see docs/results/questions.md)",
+    "seeds": "python -m benchmarks.seeds NAME",
+    "tuning": "python -m benchmarks.tuning --out FOLDER --seeds 5",
+}
+"""How tables in docs/results are made that no study makes on its bundled model: in hours."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -80,13 +89,10 @@ def source(name: str, options: Options) -> Source:
     if name == "benchmarks/results":
         return Source("make bench", _benchmarks if options.full else None, SPEED)
     study = name.removeprefix("docs/results/")
-    if study in STUDIES and study != "ifeval":
-        return Source(f"mechsteer reproduce {study}", (lambda: _study(study, options.out)) if options.full else None)
-    command = (
-        "mechsteer reproduce ifeval --model SmolLM2-135M-Instruct --data ifeval.jsonl (see docs/results/ifeval.md)"
-    )
-    given = options.full and options.model and options.data
-    return Source(command, (lambda: _ifeval(options)) if given else None)
+    if study in COMMANDS:
+        given = study == "ifeval" and options.full and options.model and options.data
+        return Source(COMMANDS[study], (lambda: _ifeval(options)) if given else None)
+    return Source(f"mechsteer reproduce {study}", (lambda: _study(study, options.out)) if options.full else None)
 
 
 def _study(name: str, out: Path) -> dict[str, pd.DataFrame]:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import claims
-from benchmarks.claims import QUICK, Options, Source, judged, source
+from benchmarks.claims import COMMANDS, QUICK, Options, Source, judged, source
 from benchmarks.golden import TABLES
 from benchmarks.measures import MEASURES, compared_tools, size
 from benchmarks.sentences import ROOT, agree, listed, said, source_of, unlisted
@@ -63,6 +63,10 @@ def test_every_claim_has_a_source_that_can_be_run() -> None:
     assert not source("docs/results/compose", Options()).measure
     assert not source("docs/results/ifeval", Options(full=True)).measure  # needs a checkpoint and a file
     assert source("docs/results/ifeval", Options(full=True, model="x", data=Path("y"))).measure
+    assert source("docs/results/seeds", Options(full=True, model="x", data=Path("y"))).measure is None
+    assert {name.removeprefix("docs/results/") for name in map(source_of, listed()["sentence"])} >= set(COMMANDS)
+    for name in (path.name for path in (ROOT / "docs" / "results").iterdir() if path.is_dir()):
+        assert (name in COMMANDS) != (name in STUDIES and name != "ifeval"), name
 
 
 @pytest.fixture
