@@ -33,7 +33,7 @@ SPEED = 0.25
 """By what part a ratio of times may be another one on another machine, or another day."""
 
 COMMANDS = {
-    "ifeval": "mechsteer reproduce ifeval --model SmolLM2-135M-Instruct --data ifeval.jsonl (see docs/results/ifeval.md)",
+    "ifeval": "mechsteer reproduce ifeval --model SmolLM2-135M-Instruct --data FILE (see docs/results/ifeval.md)",
     "ifeval_vectors": "ms.studies.ifeval_vectors.run(...) (see docs/results/ifeval.md)",
     "questions_smollm2": "ms.studies.questions.run(...) (see docs/results/questions.md)",
     "seeds": "python -m benchmarks.seeds NAME",
