@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Integral
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -194,9 +195,9 @@ def positive_int(name: str, value: int) -> int:
     Raises:
         MechsteerError: otherwise.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:  # NumPy's integers too
         raise MechsteerError(f"{name} must be an integer of at least 1, got {shown(value)}.")
-    return value
+    return int(value)
 
 
 def whole_text(name: str, value: str) -> str:

@@ -2,6 +2,7 @@
 
 from inspect import unwrap
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -67,6 +68,8 @@ def test_positive_int_refuses_everything_else(value: object) -> None:
 
 def test_positive_int_returns_the_value() -> None:
     assert positive_int("n", 7) == 7
+    found = positive_int_untyped("n", np.int64(7))
+    assert found == 7 and type(found) is int
 
 
 def test_one_of_returns_a_valid_choice_and_suggests_for_a_wrong_one() -> None:

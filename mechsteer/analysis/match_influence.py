@@ -7,7 +7,7 @@ Influence mostly grows with Delta, but need not; of several such Deltas one near
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -136,7 +136,8 @@ def last_tokens(table: "pd.DataFrame", quantity: str, *, last: int, layer: int =
 
 
 def _targets(target: Any, count: int, read: Callable[[Sequence[Prompt]], list[float]]) -> list[float]:
-    many: list[Any] = [target] * count if isinstance(target, int | float) else list(target)
+    single = not isinstance(target, Iterable) or getattr(target, "ndim", 1) == 0
+    many: list[Any] = [target] * count if single else list(target)
     if len(many) != count:
         raise MechsteerError(f"{count} prompts but {len(many)} targets were given.")
     if all(isinstance(one, Prompt) for one in many):

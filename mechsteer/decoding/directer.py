@@ -32,7 +32,7 @@ from torch import Tensor
 from mechsteer.analysis.key_scaling import check_key_scaling, key_scaling_distances, scaled_sites
 from mechsteer.analysis.sensitivity import cached_columns, layer_scores, ranking, span_columns
 from mechsteer.decoding.gate import checked_betas
-from mechsteer.decoding.strategies import Pass
+from mechsteer.decoding.strategies import Pass, own_numbers
 from mechsteer.decoding.trial_copies import Copies, Hooks
 from mechsteer.decoding.trials import GatedChooser
 from mechsteer.errors import MechsteerError, one_of, positive_int, shown
@@ -77,6 +77,7 @@ class Directer:
     strength: int | None = None
 
     def __post_init__(self) -> None:
+        own_numbers(self, "alpha", *(() if isinstance(self.beta, list | tuple) else ("beta",)), whole=("seed",))
         check_key_scaling(self.alpha, "cosine")
         checked_betas(self.beta)
         one_of("compat", self.compat, ("paper", "released"))
@@ -84,7 +85,7 @@ class Directer:
         if not self.span or not isinstance(self.span, str | Sequence):
             raise MechsteerError(f"Directer needs a span, e.g. 'instruction', got {shown(self.span)}.")
         if self.strength is not None:
-            positive_int("strength", self.strength)
+            object.__setattr__(self, "strength", positive_int("strength", self.strength))
 
     def chooser(self, model: Any) -> GatedChooser:
         """Begin a run.

@@ -50,8 +50,8 @@ from torch import Tensor
 from mechsteer.analysis.distributions import jsd
 from mechsteer.decoding.exits import check_layers, early_exits, exit_streams
 from mechsteer.decoding.repetition import checked_penalty
-from mechsteer.decoding.strategies import Choice, Pass
-from mechsteer.errors import MechsteerError, finite, one_of
+from mechsteer.decoding.strategies import Choice, Pass, own_numbers
+from mechsteer.errors import MechsteerError, one_of
 from mechsteer.models import is_encoder_decoder, model_info, multiplier, refuse_folded, unembed
 
 COMPAT = ("paper", "released", "huggingface")
@@ -90,8 +90,8 @@ class DoLa:
     def __post_init__(self) -> None:
         one_of("compat", self.compat, COMPAT)
         object.__setattr__(self, "layers", check_layers(self.layers))
-        finite("contrast", self.contrast)
-        if not 0 <= finite("relative_top", self.relative_top) <= 1:
+        own_numbers(self, "contrast", "relative_top", "repetition_penalty")
+        if not 0 <= self.relative_top <= 1:
             raise MechsteerError(f"relative_top must be from 0 (keep all) to 1, got {self.relative_top}.")
         checked_penalty(self.repetition_penalty)
         if self.compat != "paper" and (self.contrast != 1 or self.normalise):
@@ -170,7 +170,13 @@ class Contrast:
             place = most_divergent(divergences)
             premature = self.exit_logits(model, early[place, torch.arange(len(place), device=place.device)])
         kept = likely(mature, settings.relative_top)
-        scores = self._scores(mature, premature).masked_fill(~kept, -torch.inf)
+        scores = self._scores(mature, premature)
+        lost = ~(scores.isfinite() | ~kept).all(-1)
+        if (lost if current.running is None else lost & current.running.to(lost.device)).any():
+            raise MechsteerError(
+                f"contrast={settings.contrast:g} makes scores that no float32 holds: take a smaller one."
+            )
+        scores = scores.masked_fill(~kept, -torch.inf)
         scores = self._processed(current, scores, logits)
         return Contrasted(logits, scores, place, divergences, kept.sum(-1), early)
 

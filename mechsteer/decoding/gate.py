@@ -31,8 +31,8 @@ def beta_of(beta: float | Sequence[float], places: Sequence[int], device: torch.
     Raises:
         MechsteerError: if there are fewer than prompts.
     """
-    if isinstance(beta, float | int):
-        return float(beta)
+    if not isinstance(beta, list | tuple):
+        return float(beta)  # type: ignore[arg-type]
     if max(places) >= len(beta):
         raise MechsteerError(f"beta is {len(beta)} numbers, one a prompt, but there are more prompts than that.")
     return torch.tensor([beta[place] for place in places], device=device)[:, None]

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from mechsteer.decoding.gate import checked_beta
-from mechsteer.decoding.strategies import Pass
+from mechsteer.decoding.strategies import Pass, own_numbers
 from mechsteer.decoding.trial_copies import Copies, Hooks
 from mechsteer.decoding.trials import GatedChooser
 from mechsteer.errors import MechsteerError, shown
@@ -41,6 +41,7 @@ class Gated:
     beta: float = 0.5
 
     def __post_init__(self) -> None:
+        own_numbers(self, "beta")
         checked_beta(self.beta)
         if not isinstance(self.schedule, Sequence) or not self.schedule:
             raise MechsteerError(

@@ -4,6 +4,7 @@ A :class:`Strategy` holds the settings. For one run of ``generate`` it makes a :
 :class:`Pass` after another: it runs the model (once, or as often as its method needs) and says which tokens it takes.
 """
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -141,6 +142,36 @@ def as_strategy(strategy: Any) -> Strategy:
     return strategy
 
 
+MOST = 2**40
+"""The largest seed; it is multiplied by a million."""
+
+
+def own_numbers(settings: Any, *names: str, whole: Sequence[str] = ()) -> None:
+    """Make NumPy's and PyTorch's numbers in a strategy's settings Python's.
+
+    Args:
+        settings: The strategy.
+        names: What must be a finite number.
+        whole: What must be a whole one.
+
+    Raises:
+        MechsteerError: for another value.
+    """
+    for name in names:
+        value = getattr(settings, name)
+        found = finite(name, value)
+        object.__setattr__(settings, name, value if isinstance(value, int | float) else found)
+    for name in whole:
+        value = getattr(settings, name)
+        try:
+            found = operator.index(value)
+        except TypeError:
+            found = MOST + 1
+        if abs(found) > MOST or isinstance(value, bool):
+            raise MechsteerError(f"{name} must be a whole number, in size at most 2 ** 40, got {shown(value)}.")
+        object.__setattr__(settings, name, found)
+
+
 @dataclass(frozen=True)
 class Greedy:
     """The most likely token; of equals, the one with the smallest id.
@@ -156,6 +187,7 @@ class Greedy:
     repetition_penalty: float = 1.0
 
     def __post_init__(self) -> None:
+        own_numbers(self, "repetition_penalty")
         checked_penalty(self.repetition_penalty)
 
     def chooser(self, model: Any) -> "Greedy":
@@ -193,11 +225,12 @@ class Sample:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not finite("temperature", self.temperature) > 0:
+        own_numbers(self, "temperature", "top_p", whole=("top_k", "seed"))
+        if not self.temperature > 0:
             raise MechsteerError(f"temperature must be above 0, got {self.temperature}; use Greedy() for the limit 0.")
         if self.top_k < 0:
             raise MechsteerError(f"top_k must be 0 (all) or more, got {self.top_k}.")
-        if not 0 < finite("top_p", self.top_p) <= 1:
+        if not 0 < self.top_p <= 1:
             raise MechsteerError(f"top_p must be in (0, 1], got {self.top_p}.")
 
     def chooser(self, model: Any) -> "_Sampler":
@@ -207,6 +240,8 @@ class Sample:
     def truncated(self, logits: Float[Tensor, "rows d_vocab"]) -> Float[Tensor, "rows d_vocab"]:
         """The distribution that is drawn from: temperature, then top-k, then top-p, renormalised."""
         scaled = logits / self.temperature
+        if not scaled.amax(-1).isfinite().all():  # too large for a float: what counts is the distance from the largest
+            scaled = (logits - logits.amax(-1, keepdim=True)) / self.temperature
         if 0 < self.top_k < scaled.shape[-1]:
             kth = scaled.topk(self.top_k, dim=-1).values[:, -1:]
             scaled = scaled.masked_fill(scaled < kth, -torch.inf)

@@ -14,6 +14,7 @@ the gradient at the *input* of block l and adds the vector to the *output* of bl
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -164,11 +165,12 @@ def _different(traps: Sequence[TrapExample], ids: Int[Tensor, "n 2"]) -> list[in
 
 
 def _token(model: Any, word: str | int, prompt: Prompt) -> int:
-    if not isinstance(word, int) or isinstance(word, bool):
+    if not isinstance(word, Integral) or isinstance(word, bool):  # NumPy's integers are ids too
         return word_id(model, word, prompt, strip=" .")  # pyright: ignore[reportArgumentType]  # refuses what is no text
-    if not 0 <= word < model.cfg.d_vocab:
-        raise MechsteerError(f"There is no token {word}: the vocabulary has ids 0 to {model.cfg.d_vocab - 1}.")
-    return word
+    number = int(word)
+    if not 0 <= number < model.cfg.d_vocab:
+        raise MechsteerError(f"There is no token {number}: the vocabulary has ids 0 to {model.cfg.d_vocab - 1}.")
+    return number
 
 
 def _text(value: PromptLike) -> Any:

@@ -15,7 +15,7 @@ Ours, too: several layers at once, whose groups are the heads of all of them, an
 are one group a layer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -200,7 +200,7 @@ def sparse_path(
     """
     options: dict[str, Any] = {"generated": generated, "n": n, "validation": validation, "seed": seed}
     options |= {"steer": steer, "batch_size": batch_size}
-    layers = [layer] if isinstance(layer, int) else layer
+    layers = layer if isinstance(layer, Iterable) else [layer]
     problem = Problem.of(model, examples, layers=layers, site=site, **options)
     pairs = default_weights(problem, points, smallest, l1_share) if weights is None else listed("weights", weights)
     fits: list[SparseFit] = []

@@ -73,6 +73,7 @@ class Fused:
         queries: Queries of each.
         keys: Keys of each.
         like: A tensor with the dtype and device of the values.
+        mask: What the queries see.
         factor: What the scores of each key are multiplied by.
         biases: Pairs b, c that add b_i c_j; no b for a bias on all queries.
         reads: Pairs of columns and what is to be called with the weights' product with them.
@@ -82,11 +83,21 @@ class Fused:
     queries: int
     keys: int
     like: Tensor
+    mask: Mask = field(default_factory=Mask)
     factor: Float[Tensor, "rows keys"] | None = None
     biases: list[tuple[Float[Tensor, "rows queries"] | None, Float[Tensor, "rows keys"]]] = field(default_factory=list)
     reads: list[tuple[Float[Tensor, "rows kv_heads keys columns"], Callable[[Tensor], None]]] = field(
         default_factory=list
     )
+
+    def sees(self, columns: Bool[Tensor, "rows keys"]) -> Bool[Tensor, "rows queries"]:
+        """Which queries see one of the keys."""
+        if self.mask.causal:
+            return columns.cumsum(1) > 0
+        if self.mask.added is None:
+            return columns.any(1, keepdim=True).expand(-1, self.queries)
+        hidden = torch.finfo(self.like.dtype).min / 2
+        return ((self.mask.added[:, 0] > hidden) & columns[:, None]).any(-1)
 
     def scale(self, factor: Float[Tensor, "rows keys"]) -> bool:
         """Multiply the scores of each key; False after a bias, which would have to be multiplied too."""
@@ -123,7 +134,7 @@ def attend(
         mask: What is added to the scores.
         fires: Whether the hook points are for these rows.
     """
-    fused = _fused(attention, q, parts, fires=fires)
+    fused = _fused(attention, q, parts, mask, fires=fires)
     if fused is None:
         return _by_scores(attention, q, parts, mask, fires=fires).transpose(1, 2)
     ((keys, values),) = parts  # shared rows come in two parts, which the kernel cannot take
@@ -143,13 +154,13 @@ def _lost(
 
 
 def _fused(
-    attention: Any, q: Float[Tensor, "batch heads new d_head"], parts: Sequence[Part], *, fires: bool
+    attention: Any, q: Float[Tensor, "batch heads new d_head"], parts: Sequence[Part], mask: Mask, *, fires: bool
 ) -> Fused | None:
     """What the hooks ask for; None if one of them needs scores or weights, or the kernel cannot do this attention."""
     keys, rows = parts[0][0], q.shape[0]
     if len(parts) > 1 or keys.shape[0] != rows or attention.cfg.attn_scores_soft_cap > 0 or _sharp(attention, keys):
         return None
-    fused = Fused(rows, q.shape[2], keys.shape[2], parts[0][1])
+    fused = Fused(rows, q.shape[2], keys.shape[2], parts[0][1], mask)
     for point in (attention.hook_attn_scores, attention.hook_pattern) if fires else ():
         if not (has_hooks(point) or point.fwd_hooks):
             continue

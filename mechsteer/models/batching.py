@@ -11,6 +11,7 @@ from mechsteer.errors import MechsteerError, listed, shown
 from mechsteer.models.info import check_model, is_encoder_decoder
 from mechsteer.models.sites import position_stack
 from mechsteer.prompts import Batch, Prompt, Prompts, batch, prompt
+from mechsteer.prompts.batches import check_tokens
 
 PADDING = 512
 """Padded positions that cost no more than one pass more would."""
@@ -33,7 +34,8 @@ def as_prompts(model: Any, prompts: Prompts) -> list[Prompt]:
     """Make a list of prompts from one or many: texts, prompts, or messages (a list of mappings is one conversation).
 
     Raises:
-        MechsteerError: if there are none, one is neither, or one was made for a model with a larger vocabulary.
+        MechsteerError: if there are none, one is neither or has no tokens, or one was made for a model with a larger
+            vocabulary.
     """
     check_model(model)
     many = [prompts] if isinstance(prompts, str | Prompt) or _are_messages(prompts) else listed("prompts", prompts)
@@ -43,6 +45,7 @@ def as_prompts(model: Any, prompts: Prompts) -> list[Prompt]:
         if not isinstance(p, str | Prompt) and not _are_messages(p):
             raise MechsteerError(f"A prompt is a text or what mechsteer.prompt makes, got {shown(p)}.")
     made: list[Prompt] = [p if isinstance(p, Prompt) else prompt(model, p) for p in many]  # pyright: ignore[reportArgumentType]
+    check_tokens(made)
     for p in made:
         if int(p.tokens.max()) >= model.cfg.d_vocab:
             raise MechsteerError(

@@ -40,6 +40,17 @@ class Batch:
         return int(self.tokens.shape[1])
 
 
+def check_tokens(prompts: Sequence[Prompt]) -> None:
+    """Refuse prompts without tokens.
+
+    Raises:
+        MechsteerError: with the place of the first one.
+    """
+    for place, p in enumerate(prompts):
+        if not len(p):
+            raise MechsteerError(f"Prompt {place} of {len(prompts)} has no tokens.")
+
+
 def batch(prompts: Sequence[Prompt], *, side: str, pad_id: int = 0) -> Batch:
     """Pad prompts to the longest one.
 
@@ -50,7 +61,7 @@ def batch(prompts: Sequence[Prompt], *, side: str, pad_id: int = 0) -> Batch:
         pad_id: The id at padded positions. It is never seen: the mask goes with it everywhere.
 
     Raises:
-        MechsteerError: if there are no prompts.
+        MechsteerError: if there are no prompts, or one has no tokens.
 
     Example:
         >>> ms.batch(prompts, side="left").starts
@@ -58,6 +69,7 @@ def batch(prompts: Sequence[Prompt], *, side: str, pad_id: int = 0) -> Batch:
     if not prompts:
         raise MechsteerError("No prompts were given.")
     one_of("padding side", side, ("left", "right"))
+    check_tokens(prompts)
     length = max(len(p) for p in prompts)
     tokens = torch.full((len(prompts), length), pad_id, dtype=torch.long)
     mask = torch.zeros((len(prompts), length), dtype=torch.bool)

@@ -46,6 +46,11 @@ PLACES = {
 
 _MASKED = -1e30  # a score at or below this is a mask, and stays one
 
+_FAR = 64.0
+"""From here on a bias is taken from the side that it leaves nothing of: scores of 1e6 + s hold little of s."""
+_FARTHEST = {torch.float32: 1e30}
+_FARTHEST_IN_HALF = 4096.0
+
 Scores = Float[Tensor, "rows heads queries keys"]
 
 
@@ -211,6 +216,10 @@ def fuse_bias(edit: Edit, fused: Fused, where: Where) -> bool:
     columns = where.columns(edit.span_scopes(), fused.keys, fused.like.device)
     if not edit.strength:
         return True  # so that it is the unsteered pass to the last bit
+    if abs(edit.strength) > _FAR:
+        left, by = _far_side(edit.strength, columns, fused.like.dtype)
+        both = fused.sees(~left) & where.query_mask(fused.rows, fused.queries, fused.like.device)
+        return fused.bias(both.to(fused.like), left.to(fused.like) * -by)
     queries = None if isinstance(where.queries, bool) else where.queries.to(fused.like)
     return fused.bias(queries, columns.to(fused.like) * edit.strength)
 
@@ -225,7 +234,24 @@ def fuse_bias(edit: Edit, fused: Fused, where: Where) -> bool:
 )
 def apply_bias(edit: Edit, x: Scores, where: Where) -> Scores:
     """s_ij + Delta for j in G."""
-    return _biased(x, where, where.columns(edit.span_scopes(), x.shape[-1], x.device), edit.strength)
+    columns = where.columns(edit.span_scopes(), x.shape[-1], x.device)
+    if abs(edit.strength) <= _FAR:
+        return _biased(x, where, columns, edit.strength)
+    left, by = _far_side(edit.strength, columns, x.dtype)
+    seen = x > max(_MASKED, torch.finfo(x.dtype).min / 2)
+    both = (seen & ~left[:, None, None, :]).any(-1, keepdim=True)
+    return torch.where(both, _biased(x, where, left, -by), x)
+
+
+def _far_side(
+    delta: float, columns: Bool[Tensor, "rows keys"], dtype: torch.dtype
+) -> tuple[Bool[Tensor, "rows keys"], float]:
+    """The keys that a large bias leaves nothing of, and how much is to be taken from their scores.
+
+    A softmax is the same when all scores of a query move together. So a query that sees keys of both sides may have the
+    bias on either, and one that sees those of one side needs none.
+    """
+    return (columns if delta < 0 else ~columns), min(abs(delta), _FARTHEST.get(dtype, _FARTHEST_IN_HALF))
 
 
 @method(

@@ -247,7 +247,10 @@ class Step:
         elif isinstance(scope.where, str):
             if stack == "decoder":
                 raise MechsteerError(f"{scope.where!r} lies in the encoder's input; decoder positions have no spans.")
-            wanted = self.batch.prompts[row].positions(scope.where.removeprefix("span:"))
+            span, prompt = scope.where.removeprefix("span:"), self.batch.prompts[row]
+            wanted = prompt.positions(span)
+            if not wanted and span in prompt.spans:
+                raise MechsteerError(f"The span {span!r} of {prompt!r} is empty.")
         else:
             wanted = [p + length if p < 0 else p for p in scope.where]
         return [first + p for p in wanted if first + p in seen]

@@ -124,6 +124,6 @@ def checked_layers(layers: Sequence[int] | None) -> tuple[int, ...] | None:
         found = {operator.index(layer) for layer in layers}  # NumPy's and PyTorch's integers too
     except TypeError:
         found = set()
-    if not found:
+    if not found or any(isinstance(layer, bool) for layer in layers):
         raise MechsteerError(f"layers must name layers, e.g. [0, 3], or [-1] for the last, got {shown(layers)}.")
     return tuple(sorted(found))

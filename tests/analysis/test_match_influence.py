@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 import mechsteer as ms
 from mechsteer.analysis.match_influence import influences, match_influence
@@ -112,3 +115,17 @@ def test_what_it_refuses(tiny: Callable, prompts: Callable, target: Any, options
     model = tiny("llama-gqa")
     with pytest.raises(ms.MechsteerError, match=message):
         match_influence(model, prompts(model), target, **options)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "number", [np.float32(0.5), np.array(0.5), torch.tensor(0.5)], ids=["scalar", "array", "tensor"]
+)
+def test_a_number_may_be_numpys_or_torchs(number: Any, tiny: Callable, prompts: Callable) -> None:
+    model = tiny("llama-gqa")
+    made = prompts(model)[:1]
+    pd.testing.assert_frame_equal(ms.influence(model, made, delta=number), ms.influence(model, made, delta=0.5))
+    wide = {"low": -8.0, "high": 40.0}
+    pd.testing.assert_frame_equal(
+        ms.match_influence(model, made, number, **wide), ms.match_influence(model, made, 0.5, **wide)
+    )

@@ -192,3 +192,12 @@ def test_without_the_first_position_the_other_keys_weights_add_up_to_one(tiny: C
         mine = table[table["layer"] == layer].sort_values("position")["rollout"]
         assert mine.tolist() == pytest.approx(now[1:].tolist(), abs=1e-5)
     assert "skip_first" not in ms.rollout(model, prompt)
+
+
+def test_a_prompt_of_one_token_has_nothing_but_the_first(tiny: Callable) -> None:
+    model = tiny("llama-gqa")
+    one = ms.Prompt("the", torch.tensor([4]), {"instruction": [(0, 1)]})
+    assert rollout(model, one, skip_first=True).empty
+    both = rollout(model, [one, prompt_of(model)], skip_first=True)
+    assert set(both["prompt"]) == {1} and (both["position"] > 0).all()
+    assert rollout(model, one)["rollout"].tolist() == [1.0] * len(model.blocks)

@@ -256,6 +256,11 @@ def test_logprobs_stay_the_models_own(family: str, tiny: Callable) -> None:
     torch.testing.assert_close(out.logprobs[0, : len(tokens)], expected, atol=1e-4, rtol=1e-4)
 
 
+def test_a_contrast_beyond_floats_is_refused(tiny: Callable) -> None:
+    with pytest.raises(ms.MechsteerError, match=r"contrast=1e\+38 makes scores that no float32 holds"):
+        ms.generate(tiny("llama-gqa"), "the cat", strategy=DoLa([0, 1], contrast=1e38), max_new_tokens=2)
+
+
 # ------------------------------------------------------------------------------------------------------------ steering
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -116,6 +117,56 @@ def test_sampling_the_most_likely_only_is_greedy(tiny: Callable) -> None:
 def test_settings_without_a_meaning_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ms.MechsteerError, match=message):
         ms.Sample(**arguments)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": 1.5}, "seed must be a whole number, in size at most 2 ..? 40, got 1.5"),
+        ({"seed": 10**20}, "seed must be a whole number"),
+        ({"top_k": 2.5}, "top_k must be a whole number"),
+        ({"temperature": torch.tensor([1.0, 2.0])}, "temperature must be a number, got tensor"),
+        ({"temperature": 10**400}, "temperature must be finite, got 10+…, which no float can hold"),
+    ],
+)
+def test_settings_of_another_type_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ms.MechsteerError, match=message):
+        ms.Sample(**arguments)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        (lambda: ms.Sample(np.float32(0.5), np.int64(3), torch.tensor(0.5), np.int64(2)), ms.Sample(0.5, 3, 0.5, 2)),
+        (lambda: ms.Greedy(np.float32(1.5)), ms.Greedy(1.5)),
+        (lambda: ms.Directer(np.float32(3), np.float32(0.25), seed=np.int64(1)), ms.Directer(3.0, 0.25, seed=1)),
+        (lambda: ms.Directer(beta=torch.tensor(0.25), strength=np.int64(2)), ms.Directer(beta=0.25, strength=2)),
+        (
+            lambda: ms.DoLa([0], contrast=np.float32(0.5), relative_top=torch.tensor(0.25)),
+            ms.DoLa([0], "paper", 0.5, 0.25),
+        ),
+    ],
+)
+def test_numbers_of_numpy_and_torch_are_pythons(given: Callable[[], Any], plain: Any, tiny: Callable) -> None:
+    made, model = given(), tiny("llama-gqa")
+    assert made == plain and repr(made) == repr(plain)
+    prompt = ms.prompt(model, "the cat sat", instruction="answer in capitals")
+    one, other = (ms.generate(model, prompt, strategy=how, max_new_tokens=2) for how in (made, plain))
+    assert one.tokens.equal(other.tokens)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_gates_threshold_may_be_numpys(tiny: Callable) -> None:
+    gated = ms.Gated([ms.attention_bias(delta=2.0)], beta=np.float32(0.25))
+    assert gated.beta == 0.25 and type(gated.beta) is float
+
+
+def test_a_temperature_that_no_float_survives_is_the_limit() -> None:
+    logits = torch.cat([LOGITS, LOGITS - 5.0, LOGITS.masked_fill(LOGITS > 1, -torch.inf)])
+    drawn = ms.Sample(temperature=1e-42).truncated(logits)
+    assert drawn.equal(torch.nn.functional.one_hot(torch.tensor([0, 0, 1]), 6).float())
 
 
 @dataclass(frozen=True)

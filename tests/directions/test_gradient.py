@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -224,7 +225,7 @@ def test_what_is_not_finite_is_named_by_site_and_example(family: str, checkpoint
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
 def test_token_ids_stand_for_the_words_that_begin_with_them(family: str, tiny: Callable) -> None:
     model = tiny(family)
-    by_id = [IdTrap(t.prompt, first_id(model, t.target), first_id(model, t.trap)) for t in TRAPS]
+    by_id = [IdTrap(t.prompt, np.int64(first_id(model, t.target)), first_id(model, t.trap)) for t in TRAPS]
     words, ids = (ms.gradient_direction(model, traps, layer=1) for traps in (TRAPS, by_id))
     assert ids.vector.equal(words.vector)
     other = [replace(by_id[0], target=(by_id[0].target + 1) % model.cfg.d_vocab), *by_id[1:]]

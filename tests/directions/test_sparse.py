@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -86,6 +87,14 @@ def test_the_path_goes_from_zero_to_many_heads(tiny: Callable) -> None:
     assert table["entries"].iloc[0] == 0 and table["groups"].iloc[-1] >= 3
     assert (table["groups"].diff().dropna() >= 0).all() and table["entries"].iloc[-1] > table["entries"].iloc[1]
     assert (table["loss"].diff().dropna() < 0).all()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_layers_may_be_numpys(tiny: Callable) -> None:
+    options: dict[str, Any] = {"points": 2, "validation": 0.0, "max_steps": 2}
+    for layer, same in ((np.int64(1), 1), (np.array([0, 2]), [0, 2])):
+        one, other = (sparse_path(tiny("gpt2"), EXAMPLES, layer=given, **options) for given in (layer, same))
+        assert one[1].sites == other[1].sites and one[1].delta.equal(other[1].delta)
 
 
 @pytest.fixture(scope="module")

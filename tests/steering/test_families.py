@@ -14,6 +14,8 @@ import mechsteer as ms
 from mechsteer.models import advance, fork, hooked, is_encoder_decoder, predicting_stack, start
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, attach
+from tests.models.test_parity import hugging_face
+from tests.steering import naive
 from tests.steering.naive import INSTRUCTION, prompts_of
 from tests.steering.steers import BOTH, direction
 from tests.steering.test_intervention import run
@@ -141,6 +143,62 @@ def test_spotlight_as_released_takes_one_share_of_all_heads_and_queries() -> Non
     paper = edited(ms.spotlight(target=0.5), scores).softmax(-1)[0]
     torch.testing.assert_close(paper[0, 1], weights[0, 1])  # has 0.6 already
     assert (paper - after).abs().max() > 0.05
+
+
+FAR = [1e3, 1e6, 1e300]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("delta", [*FAR, *(-delta for delta in FAR)])
+def test_a_bias_that_leaves_nothing_of_a_side_leaves_the_other_as_it_is(delta: float, dtype: torch.dtype) -> None:
+    """Also for queries that see one side alone: the first of a span at the very start."""
+    scores = 3 * torch.randn(1, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+    scores = scores.masked_fill(torch.ones(4, 4, dtype=torch.bool).triu(1), -math.inf).to(dtype)
+    for span in ((0, 2), (1, 3), (2, 4), (0, 4)):
+        inside = torch.tensor([span[0] <= key < span[1] for key in range(4)])
+        kept = inside if delta > 0 else ~inside
+        left = scores.double().masked_fill(~kept, -math.inf)
+        sees = left.isfinite().any(-1, keepdim=True)
+        expected = torch.where(sees, left, scores.double()).softmax(-1)
+        steer = ms.attention_bias(delta=delta)
+        after = edited(steer, scores, Prompt("x", torch.arange(4), {"instruction": [span]}))
+        torch.testing.assert_close(after.double().softmax(-1), expected, atol=1e-6, rtol=0)
+        first = ms.attention_bias(delta=delta, scope=[0, 2])
+        some = edited(first, scores, Prompt("x", torch.arange(4), {"instruction": [span]}))
+        assert some[:, :, 1::2].equal(scores[:, :, 1::2]) and some[:, :, ::2].equal(after[:, :, ::2])
+
+
+class Cut(naive.Rule):
+    """Weights of one side 0, where a query sees the other; the rest renormalised."""
+
+    def __init__(self, prompt: Prompt, delta: float) -> None:
+        super().__init__(prompt)
+        self.delta = delta
+
+    def weights(self, place: naive.Place, weights: Tensor) -> Tensor:
+        if place[0] == "decoder":
+            return weights
+        inside = torch.zeros(weights.shape[-1], dtype=torch.bool)
+        inside[self.inside] = True
+        kept = weights * (inside if self.delta > 0 else ~inside)
+        kept = torch.where(kept.sum(-1, keepdim=True) > 0, kept, weights)
+        return kept / kept.sum(-1, keepdim=True)
+
+
+@pytest.mark.parametrize("delta", [1e5, -1e5])
+@pytest.mark.parametrize("family", ["llama-gqa", "mistral", "gemma2", "t5"])
+def test_attention_is_cut_in_the_fused_kernel_as_in_the_scores(
+    family: str, delta: float, tiny: Callable, checkpoint: Callable
+) -> None:
+    """A span at the very start, one longer than a window, and all but the last token."""
+    model, hf = tiny(family), hugging_face(checkpoint(family))
+    tokens = torch.arange(4, 24)
+    for span in ((0, 3), (4, 14), (0, 19)):
+        prompt = Prompt("x", tokens, {"instruction": [span]}, encoder_decoder=family == "t5")
+        expected = naive.hf_probabilities(hf, model, prompt, [9, 17], Cut(prompt, delta))
+        for cached in (False, True):
+            ours = naive.our_probabilities(model, prompt, [9, 17], ms.attention_bias(delta=delta), cached=cached)
+            torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
 
 
 def test_several_spans_are_steered_together() -> None:
@@ -331,6 +389,7 @@ BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no span": (lambda m: ms.attention_bias([]), "attention_bias needs a span"),
     "no span, keys": (lambda m: ms.scale_keys([]), "scale_keys needs a span"),
     "no layers": (lambda m: ms.attention_bias(layers=[]), "layers must name layers"),
+    "layer True": (lambda m: ms.attention_bias(layers=[True]), "layers must name layers"),
     "no heads": (lambda m: ms.pasta(heads=[]), r"heads must be \(layer, head\) pairs"),
     "head -1": (lambda m: ms.pasta(heads=[(0, -1)]), r"heads must be \(layer, head\) pairs"),
     "heads at resid": (lambda m: ms.heads(direction(m)), "heads needs a direction at a layer's hook_z.*resid_post"),

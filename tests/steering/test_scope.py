@@ -225,3 +225,26 @@ def test_no_generated_token_is_in_an_encoder(tiny: Callable) -> None:
         with pytest.raises(ms.MechsteerError, match="would never act: its scope is 'generated', but the encoder"):
             ms.generate(model, prompt, steer=steer, max_new_tokens=2)
     ms.attention_bias(delta=2.0, at="both", scope="generated").check(model)  # it acts in cross-attention
+
+
+@pytest.mark.parametrize("where", [(3, 3), (2, 1)])
+def test_an_empty_span_is_no_place_to_steer(where: tuple[int, int], tiny: Callable) -> None:
+    model = tiny("llama-gqa")
+    full = ms.prompt(model, "the cat sat", instruction="answer in capitals")
+    empty = Prompt(full.text, full.tokens, {"instruction": [where]})
+    for steer in (
+        ms.attention_bias(delta=2.0),
+        ms.scale_keys(alpha=2.0),
+        ms.add(ms.random_direction(model, layer=1, seed=0), 4.0, scope="span:instruction"),
+    ):
+        with pytest.raises(ms.MechsteerError, match=r"The span 'instruction' of .* is empty"):
+            ms.generate(model, [full, empty], steer=steer, max_new_tokens=2)
+    one = Prompt("the", torch.tensor([4]), {})  # all of it is the first token, which "content" leaves out
+    ms.generate(model, one, steer=ms.attention_bias("content", 2.0), max_new_tokens=1)
+
+
+def test_a_prompt_without_tokens_is_refused(tiny: Callable) -> None:
+    nothing = Prompt("", torch.tensor([], dtype=torch.long), {})
+    for prompts in ([nothing], [ms.prompt(tiny("llama-gqa"), "a cat"), nothing]):
+        with pytest.raises(ms.MechsteerError, match=f"Prompt {len(prompts) - 1} of {len(prompts)} has no tokens"):
+            ms.generate(tiny("llama-gqa"), prompts, max_new_tokens=1)

@@ -100,6 +100,8 @@ def _table(frames: list["pd.DataFrame"], spans: Sequence[str], weighing: Weighin
         frames = [frame[frame["position"] > 0].assign(skip_first=True) for frame in frames]
     order = {name: place for place, name in enumerate(spans)}
     table = pd.concat(frames, ignore_index=True)
+    if table.empty:  # of prompts of one token, without the first
+        return table
     keys = table["prompt"] * len(order) + table["span"].map(order)
     return table.iloc[keys.argsort(kind="stable")].reset_index(drop=True)
 
@@ -118,7 +120,8 @@ def _spans(span: str | Sequence[str]) -> list[str]:
 
 
 def _deltas(delta: float | Iterable[float]) -> list[float]:
-    many: Iterable[Any] = delta if isinstance(delta, Iterable) and not isinstance(delta, str) else [delta]
+    several = isinstance(delta, Iterable) and not isinstance(delta, str) and getattr(delta, "ndim", 1)
+    many: Iterable[Any] = delta if several else [delta]  # pyright: ignore[reportAssignmentType]
     given = list(islice(many, MOST_DELTAS + 1))
     if len(given) > MOST_DELTAS:
         raise MechsteerError(f"delta has more than {MOST_DELTAS:,} values, each a pass of its own: leave some out.")
