@@ -14,6 +14,7 @@ from mechsteer.decoding.loop import MAX_BATCH_TOKENS, Queue, Writer, Written
 from mechsteer.decoding.processors import Processors, processors
 from mechsteer.decoding.recorder import Recorder
 from mechsteer.decoding.showing import page_of, text_of
+from mechsteer.decoding.stops import naming_specials, text_before
 from mechsteer.decoding.strategies import Chooser, Strategy, as_strategy
 from mechsteer.errors import MechsteerError, positive_int, shown
 from mechsteer.models import as_prompts, context_of, fits, hooked, is_encoder_decoder, pad
@@ -97,7 +98,8 @@ def generate(
         strategy: ``Greedy()`` (default), ``Sample(...)``, ``DoLa(...)``, ``Directer(...)``, ``Gated(...)`` or your own
             :class:`mechsteer.decoding.Strategy`.
         max_new_tokens: The most new tokens for each prompt.
-        stop: Texts that end a row as soon as it has one of them. ``texts`` end before it; the tokens have it.
+        stop: Texts that end a row as soon as it has one of them, special tokens such as ``<|im_end|>`` too. ``texts``
+            end before it; the tokens have it.
         batch_size: The most prompts computed together.
         max_batch_tokens: The most positions whose keys and values are held together: rows times the longest of their
             prompts and ``max_new_tokens``. It bounds the memory. A prompt that alone is more runs alone.
@@ -216,10 +218,6 @@ class Generating:
         return _collect(self.model, self.rows, self.recorder, self.stop, applied)
 
 
-def _cut(text: str, stop: Sequence[str]) -> str:
-    return text[: min((place for end in stop if (place := text.find(end)) >= 0), default=len(text))]
-
-
 def _check_context(model: Any, prompts: Sequence[Prompt], max_new_tokens: int) -> None:
     longest = max(len(p) for p in prompts)
     if not is_encoder_decoder(model) and longest + max_new_tokens > model.cfg.n_ctx:
@@ -239,7 +237,7 @@ def _collect(
     for place, row in enumerate(rows):
         tokens[place, : lengths[place]] = torch.tensor(row.tokens)
         logprobs[place, : lengths[place]] = torch.tensor(row.logprobs)
-    whole = model.tokenizer.batch_decode([row.tokens for row in rows], skip_special_tokens=True)
-    texts = [_cut(text, stop) for text in whole]
+    special = naming_specials(model.tokenizer, stop)
+    texts = [text_before(model.tokenizer, row.tokens, stop, special) for row in rows]
     trace = pd.DataFrame([line for row in rows for line in row.trace])
     return Generation(texts, tokens, logprobs, lengths, recorder.result(lengths), trace, applied, model.tokenizer)

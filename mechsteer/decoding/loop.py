@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mechsteer.decoding.processors import Processors
 from mechsteer.decoding.repetition import read_so_far
+from mechsteer.decoding.stops import completed, naming_specials
 from mechsteer.decoding.strategies import Chooser, Pass
 from mechsteer.models import State, alike, is_encoder_decoder, loaded_info, model_device, pad, rearrange
 from mechsteer.prompts import Batch, Prompt
@@ -128,6 +129,7 @@ class Writer:
 
     def __post_init__(self) -> None:
         self._eos = torch.tensor(loaded_info(self.model).eos_ids, dtype=torch.long)
+        self._special = naming_specials(self.model.tokenizer, self.stop)
 
     def write(self, step: Step, queue: Queue | None = None) -> None:
         """Write after the step's prompts, and then after those of the queue, until all rows have ended.
@@ -186,7 +188,9 @@ class Writer:
         """Which rows are as long as they may be, or have just completed a text that ends them."""
         stopped = [len(ids) >= self.max_new_tokens for ids in written]
         if self.stop:
-            stopped = [one or completed(self.model, ids, self.stop) for one, ids in zip(stopped, written, strict=True)]
+            tokenizer, special = self.model.tokenizer, self._special
+            ended = (completed(tokenizer, ids, self.stop, special) for ids in written)
+            stopped = [one or end for one, end in zip(stopped, ended, strict=True)]
         if self.applied is not None and "stop_strings" in self.applied.settings:
             read = read_so_far(self.model, step, written)
             stopped = [one or self.applied.stopped(ids) for one, ids in zip(stopped, read, strict=True)]
@@ -237,10 +241,3 @@ class Writer:
         mask = torch.arange(length)[None] >= torch.tensor(starts)[:, None]
         step.show(Batch(tuple(prompts), tokens, mask, starts), places)
         return length
-
-
-def completed(model: Any, tokens: Sequence[int], stop: Sequence[str]) -> bool:
-    """Whether one of the texts has just been completed."""
-    tail = tokens[-(4 * max(map(len, stop)) + 4) :]  # no character takes more than four tokens
-    text = model.tokenizer.decode(tail, skip_special_tokens=True)
-    return any(end in text for end in stop)

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import mechsteer as ms
+from mechsteer.decoding.stops import completed, naming_specials, text_before
 from mechsteer.directions import random_direction
 from mechsteer.models import is_encoder_decoder, parse
 from tests.decoding.reference import TEXTS, greedy, next_logprobs, prompts_of, row_logprobs, rows
 from tests.models.test_parity import hugging_face
 from tests.tiny import ENCODER_DECODERS, FAMILIES, WORDS
+from tests.tokenizers import byte_level, write
 
 BOTH = ["llama-gqa", "t5"]
 NEW = 12
@@ -398,6 +400,35 @@ def test_a_stop_text_ends_a_row_and_is_cut_off(family: str, tiny: Callable) -> N
         assert after == before.split(word)[0]
         said = [word in model.tokenizer.decode(tokens[:n], skip_special_tokens=True) for n in range(1, len(tokens) + 1)]
         assert not any(said[:-1])  # nothing was generated after it
+
+
+def test_a_stop_text_may_be_a_special_token(tmp_path: Path) -> None:
+    folder, _ = write(tmp_path, "gpt2", byte_level(), eos_token_id=None)
+    model = ms.load(folder, check=False)
+    mark = model.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model.unembed.b_U[mark] = 1e4  # says it at once, and nothing else
+    assert ms.generate(model, TEXTS, max_new_tokens=5).lengths == [5] * len(TEXTS)
+    out = ms.generate(model, TEXTS, max_new_tokens=5, stop=["<|im_end|>"])
+    assert out.lengths == [1] * len(TEXTS) and rows(out) == [[mark]] * len(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("written", "stop", "ends", "said"),
+    [
+        ("Paris.<|im_end|>\n<|im_start|>", ["<|im_end|>"], True, "Paris."),
+        ("Paris.<|im_end|>\n<|im_start|>user", ["<|im_end|>\n<|im_start|>"], True, "Paris."),
+        ("Paris. Rome<|im_end|>", ["ome", "<|im_end|>"], True, "Paris. R"),
+        ("Paris<|im_start|>. Rome", ["Rome"], True, "Paris. "),
+        ("Paris<|im_start|>Rome", ["im_start"], False, "ParisRome"),
+        ("Paris", ["<|im_end|>"], False, "Paris"),
+    ],
+)
+def test_what_is_said_before_a_stop_text(written: str, stop: list[str], ends: bool, said: str) -> None:
+    tokenizer = byte_level()
+    tokens = tokenizer(written)["input_ids"]
+    special = naming_specials(tokenizer, stop)
+    assert completed(tokenizer, tokens, stop, special) == ends
+    assert text_before(tokenizer, tokens, stop, special) == said
 
 
 @pytest.mark.parametrize("stop", ["end", [""]])

@@ -370,6 +370,43 @@ def test_the_hash_of_a_function_is_of_the_values_that_it_holds() -> None:
         assert task.data_hash == ms.task(list(map(dict, [task.samples[0].given])), within(values)[0]).data_hash
 
 
+NOTEBOOK = """
+import json
+LIMIT, BANNED, seen, calls = 3, ["a"], [], 0
+def count(text):
+    return len(text.split()) - OFFSET
+OFFSET = 0
+def short(text, sample):
+    return count(text) <= LIMIT and json is not None
+def clean(text, sample):
+    return not any(word in text for word in BANNED)
+def watched(text, sample):
+    global calls
+    calls += 1
+    seen.append(text)
+    return True
+"""
+
+
+def test_the_hash_of_a_function_is_of_the_global_values_that_it_names() -> None:
+    names: dict[str, Any] = {"__name__": "notebook"}
+    exec(NOTEBOOK, names)
+    checks = ("short", "clean", "watched")
+
+    def hashes() -> list[str]:
+        return [ms.task(["b"], names[check]).data_hash for check in checks]
+
+    before = hashes()
+    ms.task(["b"], names["watched"]).scores(ms.task(["b"], "lowercase").samples[0], "b")
+    assert hashes() == before  # what a check writes down is none of its settings
+    changed = []
+    for name, value in (("LIMIT", 4), ("OFFSET", 1), ("BANNED", ["a", "b"])):
+        names[name], old = value, names[name]
+        changed.append([check for check, one, two in zip(checks, before, hashes(), strict=True) if one != two])
+        names[name] = old
+    assert changed == [["short"], ["short"], ["clean"]] and hashes() == before
+
+
 def test_a_table_of_pandas_is_read_by_row_and_nan_is_absent() -> None:
     table = pd.DataFrame(
         {
