@@ -161,7 +161,9 @@ def read_responses(task: Any, path: str | os.PathLike[str]) -> Responses:
     used: set[str] = set()
     samples, texts, missing = [], [], []
     for sample in task.samples:
-        match = next((by_plain[p] for form in how.asked(sample) if (p := _plain(form)) in by_plain), None)
+        forms = how.asked(sample)
+        alike = (by_plain[p] for form in forms if (p := _plain(form)) in by_plain)  # but for its white space
+        match = next((form for form in forms if form in given), next(alike, None))
         if match is None:
             missing.append(how.asked(sample)[0])
             continue

@@ -63,6 +63,15 @@ def test_responses_are_found_by_their_prompts(tmp_path: Path) -> None:
     assert ms.score_outputs(task, mapping)["output"].tolist() == ["first", "me", "third"]
 
 
+def test_prompts_that_differ_in_white_space_alone_have_their_own_responses(tmp_path: Path) -> None:
+    asked = ["if a:\n  b", "if a:\n    b", "Say  it"]
+    path = tmp_path / "answers.jsonl"
+    given = [{"prompt": text, "response": str(place)} for place, text in enumerate([*asked[:2], "Say it"])]
+    path.write_text("\n".join(map(json.dumps, given)))
+    found = read_responses(ms.task(asked, "lowercase"), path)
+    assert found.texts == ["0", "1", "2"] and not (found.missing or found.unknown or found.repeated)
+
+
 def test_responses_are_found_by_the_parts_of_their_prompts(tmp_path: Path) -> None:
     turns = [{"role": "system", "content": "Use small letters."}, {"role": "user", "content": "Where is it?"}]
     asked: list[dict[str, Any]] = [

@@ -93,7 +93,9 @@ def _what_is_wrong(model: Any, hf_model: Any) -> str:
             "be equal to. Load the model in another dtype: float32, or bfloat16 for float16."
         )
     found = compare(ours, theirs)
-    if found.within(model) or _as_exact(model, hf_model, tokens, mask, ours, theirs):
+    if found.within(model) or _but_for_routing(model, ours, theirs):
+        return ""
+    if _as_exact(model, hf_model, tokens, mask, ours, theirs):
         return ""
     return (
         f"{differs} log-probabilities by {found.typical:.2g} (root mean square) and up to {found.largest:.2g} in "
@@ -115,6 +117,21 @@ def _as_exact(
         return False
     exact = _theirs(deepcopy(hf_model).float(), *_fed(model, tokens, mask, _TOKENS))
     return compare(ours, exact).typical <= _AS_EXACT * compare(theirs, exact).typical
+
+
+def _but_for_routing(
+    model: Any, ours: Float[Tensor, "positions d_vocab"], theirs: Float[Tensor, "positions d_vocab"]
+) -> bool:
+    """Of a mixture of experts in half precision: whether ours is Hugging Face's at three of four positions.
+
+    Rounding sends a token to another expert now and then, and there the two differ by far.
+    """
+    half = model.cfg.dtype in (torch.bfloat16, torch.float16)
+    if not (model.cfg.num_experts and half and ours.isfinite().all()):
+        return False
+    apart = torch.tensor([compare(ours[i : i + 1], theirs[i : i + 1]).typical for i in range(len(ours))])
+    kept = apart.argsort()[: 3 * len(apart) // 4]
+    return compare(ours[kept], theirs[kept]).within(model)
 
 
 def _length(model: Any) -> int:
@@ -154,8 +171,10 @@ def verify(model: Any, hf_model: Any = None) -> "pd.DataFrame":
     rows = []
     for seed, (check, given) in enumerate(lengths.items(), start=1):
         tokens, mask = _random_prompts(model, tuple(max(1, n) for n in given), seed)
-        found = compare(*_both(model, hf_model, tokens, mask, decoder=_FEW, cached=check == "cached"))
-        rows.append((check, found.probability, found.agreement, sound and found.within(model)))
+        both = _both(model, hf_model, tokens, mask, decoder=_FEW, cached=check == "cached")
+        found = compare(*both)
+        close = found.within(model) or _but_for_routing(model, *both)
+        rows.append((check, found.probability, found.agreement, sound and close))
     return pd.DataFrame(rows, columns=["check", "max_abs_diff", "argmax_agreement", "ok"])
 
 

@@ -184,6 +184,19 @@ def test_half_precision_passes_and_a_wrong_one_does_not(
         parity.gate(model, hf)
 
 
+@pytest.mark.parametrize("name", ["Qwen 3 MoE", "Mixtral"])
+def test_a_token_that_rounding_sends_to_another_expert_is_no_wrong_model(name: str, tmp_path: Path) -> None:
+    write(CONFIGS[name], tmp_path)
+    model = ms.load(tmp_path, dtype="float16")
+    assert ms.verify(model)["ok"].all()
+    hf = load_hf(tmp_path, dtype=model.cfg.dtype, device=torch.device("cpu"))
+    for wrong in (1.2, torch.nan):
+        for block in model.blocks:
+            block.attn.attn_scale *= wrong
+        with pytest.raises(ms.ParityError, match="root mean square"):
+            parity.gate(model, hf)
+
+
 def test_rows_are_compared_a_few_at_a_time_and_nan_is_never_equal() -> None:
     generator = torch.Generator().manual_seed(0)
     ours = torch.randn(40, 50, generator=generator)
