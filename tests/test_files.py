@@ -11,6 +11,7 @@ import pytest
 import mechsteer as ms
 from mechsteer import files
 from mechsteer.activations.recorded import grouped
+from mechsteer.comparison.methods import methods_of
 from mechsteer.errors import MechsteerError
 from mechsteer.steering import method
 
@@ -194,6 +195,9 @@ def test_a_path_that_is_not_utf_8_is_a_path_or_is_refused_as_one(tmp_path: Path)
     assert task.name == r"own\udcff.jsonl"
     files.write_table(pd.DataFrame({"task": [task.name]}), tmp_path / "\udcff" / "rows")
     assert files.read_table(tmp_path / "\udcff" / "rows.parquet")["task"].tolist() == [task.name]
+    saved = ms.attention_bias().save(tmp_path / "\udcff" / "steer.safetensors")
+    (name,) = set(methods_of([str(saved)])) - {"unsteered"}
+    assert name.isprintable() and name.endswith(r"\udcff/steer.safetensors")
     with pytest.raises(MechsteerError, match="is not UTF-8, and what reads weights"):
         ms.load(tmp_path / "\udcff")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from mechsteer.decoding import Directer, DoLa
 from mechsteer.errors import MechsteerError, finite, unknown
+from mechsteer.files import printable
 from mechsteer.steering import METHODS, Intervention, made_of
 
 GUIDE = "attention_bias"
@@ -27,7 +28,7 @@ def methods_of(names: Sequence[str]) -> dict[str, Any]:
     """
     made: dict[str, Any] = {"unsteered": None}
     for text in names:
-        made[text] = _method(text)
+        made[printable(text)] = _method(text)
     return made
 
 

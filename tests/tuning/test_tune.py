@@ -218,12 +218,18 @@ def test_what_makes_no_sense_is_refused(options: dict[str, Any], said: str, mode
         ms.tune(model, task, **options)
 
 
-@pytest.mark.parametrize(("value", "said"), [(float("nan"), "is nan"), (27.0, "is 27"), (-1, "is -1")])
+NO_SHARE = r"must be from 0 \(not followed\) to 1 .* is {} .*(4 of 4|8 of 8)"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(float("nan"), r"Sample \d: .* must be finite, got nan"), (27.0, NO_SHARE.format(27)), (-1, NO_SHARE.format(-1))],
+)
 @pytest.mark.parametrize("command", [ms.tune, ms.diagnose])
 def test_scores_that_are_no_shares_are_refused(command: Any, value: float, said: str, model: Any) -> None:
     samples = [{"prompt": text, "instruction": "answer in capitals"} for text in PROMPTS]
     task = ms.task(samples, lambda text, sample: value, name="no share", max_new_tokens=2)
-    with pytest.raises(ms.MechsteerError, match=rf"must be from 0 \(not followed\) to 1 .* {said} .*4 of 4|8 of 8"):
+    with pytest.raises(ms.MechsteerError, match=said):
         command(model, task)
 
 
