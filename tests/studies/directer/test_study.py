@@ -40,7 +40,7 @@ def model(instruct_llama: Any) -> Any:
 
 def limited(*a: Any, **k: Any) -> Any:
     """Instructions whose answers, also those that would not end, are at most this long."""
-    return replace(ms.tasks.instructions(*a, **k), max_new_tokens=32)
+    return replace(ms.tasks.instructions(*a, **k), max_new_tokens=16)
 
 
 def short(*a: Any, **k: Any) -> Any:

@@ -18,9 +18,11 @@ from mechsteer.studies.guide import choose as guide_choice
 from mechsteer.studies.guide import figures as guide_figures
 from mechsteer.studies.guide import published as guide_published
 from mechsteer.studies.guide import study as guide
+from mechsteer.studies.guide import tables as guide_tables
 from mechsteer.studies.guide.tables import limits
 from mechsteer.studies.guide.tasks import DOCUMENTS, ORGANISM, TaskByLength, subsets, worded
 from mechsteer.studies.registry import STUDIES
+from mechsteer.tasks import json_schema
 from mechsteer.tasks.summaries import is_french, summaries
 from tests.command_line import CommandLine
 from tests.typecheck import unchecked
@@ -42,6 +44,19 @@ def small(subject: TaskByLength) -> TaskByLength:
     return replace(subject, make=make, lengths=LENGTHS[subject.name], deltas=DELTAS[subject.name])
 
 
+def shortened(make: Callable[..., Any], *a: Any, **k: Any) -> Any:
+    """A task whose answers are cut off."""
+    return replace(make(*a, **k), max_new_tokens=40)
+
+
+def make_small(patch: pytest.MonkeyPatch) -> None:
+    """The small tasks, and less of what the model cannot do: it never ends an answer."""
+    patch.setattr(guide, "ORGANISM", tuple(small(s) for s in ORGANISM))
+    patch.setattr(guide, "limits", partial(limits, n=2))
+    for make in (summaries, json_schema):
+        patch.setattr(guide_tables, make.__name__, partial(shortened, make))
+
+
 @pytest.fixture(scope="module")
 def model(instruct_llama: Any) -> Any:
     return instruct_llama
@@ -50,8 +65,7 @@ def model(instruct_llama: Any) -> Any:
 @pytest.fixture(scope="module")
 def study(model: Any, tmp_path_factory: pytest.TempPathFactory) -> guide.Result:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guide, "ORGANISM", tuple(small(s) for s in ORGANISM))
-        patch.setattr(guide, "limits", partial(limits, n=2))
+        make_small(patch)
         with unchecked():
             return guide.run(model, tmp_path_factory.mktemp("guide"), n=1, draw=False, progress=False)
 
@@ -265,8 +279,7 @@ def test_figures_come_from_the_tables_alone(
 
 
 def test_a_second_run_computes_nothing(study: guide.Result, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guide, "ORGANISM", tuple(small(s) for s in ORGANISM))
-    monkeypatch.setattr(guide, "limits", partial(limits, n=2))
+    make_small(monkeypatch)
     for module in ("mechsteer.studies.core.cells.evaluate", "mechsteer.studies.guide.tables.predictors"):
         monkeypatch.setattr(module, lambda *a, **k: pytest.fail("computed again"))
     with unchecked():

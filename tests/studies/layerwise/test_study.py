@@ -65,13 +65,19 @@ def bench(rules_gpt2: Any, tmp_path: Path) -> Bench:
     return Bench(rules_gpt2, tmp_path, 64, Bar(), 8, 12, (0, 1))
 
 
+def words_of(rule: str | Path) -> Any:
+    """The test words of the small study."""
+    task = rules(rule)
+    return replace(task, samples=task.samples[: SMALL["n_test"]])
+
+
 def test_the_numbers_are_the_measurements(study: layerwise.Result, rules_gpt2: Any) -> None:
     row = study.tables["layers"].query("rule == 'english-french' and layer == 3").iloc[0]
     task = rules("english-french", split="train", n=4)
     d = sparse_direction(rules_gpt2, task.examples(rules_gpt2), layer=3, validation=0.25, patience=6, max_steps=2)
-    right = ms.evaluate(rules_gpt2, rules("english-french"), steer=ms.heads(d))["correct"][:8].mean()
+    right = ms.evaluate(rules_gpt2, words_of("english-french"), steer=ms.heads(d))["correct"].mean()
     assert row["exact_match_percent"] == pytest.approx(100 * right) and row["n"] == 8
-    plain = ms.evaluate(rules_gpt2, rules("english-french"))["correct"][:8].mean()
+    plain = ms.evaluate(rules_gpt2, words_of("english-french"))["correct"].mean()
     assert row["zero_shot_percent"] == pytest.approx(100 * plain)
 
 
@@ -133,7 +139,7 @@ def test_the_own_layer_is_the_one_with_the_lowest_loss_of_the_same_words(
             for at in range(6)]  # fmt: skip
     own = min(range(6), key=lambda at: (fits[at].validation_loss, at))
     d = sparse_direction(rules_gpt2, words.examples(rules_gpt2), layer=own, **options)
-    right = ms.evaluate(rules_gpt2, rules("english-french"), steer=ms.heads(d))["correct"][:8].mean()
+    right = ms.evaluate(rules_gpt2, words_of("english-french"), steer=ms.heads(d))["correct"].mean()
     rows = study.tables["examples"].query("rule == 'english-french' and examples == 2").set_index("method")
     assert rows.loc["learned, own layer", "exact_match_percent"] == pytest.approx(100 * right)
 
@@ -141,8 +147,8 @@ def test_the_own_layer_is_the_one_with_the_lowest_loss_of_the_same_words(
 def test_few_shot_rows_are_prompts_with_the_same_words_before_them(study: layerwise.Result, rules_gpt2: Any) -> None:
     words = rules("english-french", split="train", n=2, seed=0)
     shown = tuple((sample.question, sample.answers[0]) for sample in words.samples)
-    task = rules("english-french")
-    task = replace(task, samples=tuple(replace(sample, shots=shown) for sample in task.samples[:8]))
+    task = words_of("english-french")
+    task = replace(task, samples=tuple(replace(sample, shots=shown) for sample in task.samples))
     right = ms.evaluate(rules_gpt2, task)["correct"].mean()
     rows = study.tables["examples"].query("rule == 'english-french' and examples == 2").set_index("method")
     row = rows.loc["few-shot"]
@@ -216,7 +222,7 @@ def test_other_models_and_files(tiny: Callable, tmp_path: Path, monkeypatch: pyt
     for seed in (0, 1):
         task = rules(path, split="train", n=4, seed=seed).examples(tiny("t5"))
         d = sparse_direction(tiny("t5"), task, layer=0, validation=0.25, patience=6, max_steps=2, seed=seed)
-        right.append(ms.evaluate(tiny("t5"), rules(path), steer=ms.heads(d))["correct"][:8].mean())
+        right.append(ms.evaluate(tiny("t5"), words_of(path), steer=ms.heads(d))["correct"].mean())
     assert row["seeds"] == 2 and row["exact_match_percent"] == pytest.approx(50 * sum(right))
     assert set(result.summary["rule"]) == {"colours", "mean of the rules"}
     assert "calculus" not in result.tables and result.tables["sparse"]["most_heads"].le(1).all()

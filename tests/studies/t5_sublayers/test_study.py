@@ -1,6 +1,7 @@
 """The study of sublayers: its numbers are the measurements', its figures come from its tables, and what it refuses."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,11 @@ def study(trap_t5: object, tmp_path_factory: pytest.TempPathFactory) -> inside.R
 
 def test_the_groups_are_those_of_the_evaluation(study: inside.Result, trap_t5: object) -> None:
     task = ms.tasks.memotrap()
-    correct = ms.evaluate(trap_t5, task)["correct"][:N].astype(bool)
+    task = replace(task, samples=task.samples[:N])
+    correct = ms.evaluate(trap_t5, task)["correct"].astype(bool)
     sizes = study.summary.groupby("group")["n"].first().to_dict()
     assert sizes == {"obeyed": correct.sum(), "trapped": N - correct.sum()} and 0 < correct.sum() < N
-    traps = [trap for trap, flag in zip(task.samples, correct, strict=False) if flag]
+    traps = [trap for trap, flag in zip(task.samples, correct, strict=True) if flag]
     shift = ms.cross_attention_shift(trap_t5, [trap.prompt for trap in traps], traps)
     wanted = shift.groupby(["layer", "sublayer"], sort=False)["logit_difference"].mean()
     found = study.summary[study.summary["group"] == "obeyed"].set_index(["layer", "sublayer"])
