@@ -33,10 +33,11 @@ def cell_key(
 ) -> str:
     """A key that is the same if, and only if, all that decides a result is the same.
 
-    It covers the model (all bytes of its weights and buffers as they are in memory now, its configuration, tokenizer,
-    chat template and generation configuration), the task (everything in its rows, its options, who scores it), every
-    edit, every field of the strategy, the options, and the versions of the packages. The device, the folder that the
-    model was loaded from and the order of names in dicts do not change it.
+    It covers the model (all bytes of its weights and buffers as they are in memory now, the settings of its modules,
+    its configuration, tokenizer, chat template, with the date where that writes it into prompts, and generation
+    configuration), the task (everything in its rows, its options, who scores it), every edit, every field of the
+    strategy, the options, and the versions of the packages. The device, the folder that the model was loaded from and
+    the order of names in dicts do not change it.
 
     Taking it costs one pass over the weights: 0.05 s for 135 M parameters in float32 on one core, at 13 GB/s; so 1.2 s
     for 8 billion in bfloat16 at that rate. Weights on an accelerator are copied to the host first. It is taken anew at

@@ -95,6 +95,20 @@ def test_hooks_on_the_model_are_refused(family: str, dtype: str, checkpoint: Cal
     assert ms.cell_key(model) == before
 
 
+def test_a_template_that_writes_the_date_makes_other_prompts_every_day(
+    checkpoint: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = ms.load(checkpoint("llama-gqa", chat=True), check=False)
+    dated = "{{ strftime_now('%d %b %Y') }} " + model.tokenizer.chat_template
+    keys = []
+    for template in (model.tokenizer.chat_template, dated):
+        model.tokenizer.chat_template = template
+        for day in ("2026-11-28", "2026-11-29", "2026-11-28"):
+            monkeypatch.setattr("mechsteer.models.identity.today", lambda day=day: day)
+            keys.append(ms.cell_key(model))
+    assert keys[0] == keys[1] == keys[2] and keys[3] == keys[5] and len(set(keys)) == 3
+
+
 def test_a_replaced_forward_is_refused(tiny: Callable) -> None:
     model = deepcopy(tiny("llama-gqa"))
     model.blocks[1].mlp.forward = lambda x: x * 0

@@ -1,6 +1,7 @@
 """What of a model decides results besides the prompts: weights, configuration, tokenizer, chat template, generation."""
 
 import hashlib
+from datetime import datetime
 from typing import Any
 
 from mechsteer.errors import MechsteerError
@@ -34,9 +35,19 @@ def model_identity(model: Any) -> dict[str, Any]:
         "weights": weights,
         "configuration": digest({k: str(v) for k, v in model.cfg.to_dict().items() if k not in _NOT_DECIDING}),
         "tokenizer": tokenizer_digest(tokenizer),
-        "chat template": digest(getattr(tokenizer, "chat_template", None)),
+        "chat template": digest(_with_date(getattr(tokenizer, "chat_template", None))),
         "generation configuration": digest([info.eos_ids, info.generation_config]),
     }
+
+
+def _with_date(template: Any) -> Any:
+    """A chat template, and today's date if it writes that into every prompt (as Llama 3.2's does)."""
+    return [template, today()] if "strftime_now" in str(template) else template
+
+
+def today() -> str:
+    """The date, as templates see it."""
+    return datetime.now().date().isoformat()
 
 
 _AS_LOADED = "mechsteer_settings"
