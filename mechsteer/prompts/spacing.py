@@ -7,7 +7,7 @@ _WITHOUT_SPACES = ("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "BOPOMOFO", "FU
                    "MYANMAR", "TIBETAN")  # fmt: skip
 """How Unicode names the characters of writing that has no spaces between words (Korean has them)."""
 
-_QUOTES, _JOINING = "\"'`", "/\\_@#¿¡"
+_QUOTES, _JOINING = "\"'`", "/\\_@¿¡"
 _ENDS = re.compile(r"[.,;:!?%\u2026]+|['\u2019]\w{1,2}")
 
 
@@ -32,6 +32,8 @@ def _opens(before: str) -> bool:
         return True
     if last in _QUOTES:
         return apart
+    if last == "#":  # a hashtag; several are a heading
+        return earlier != "#"
     if unicodedata.category(last) == "Pd":
         return not apart
     return unicodedata.name(last, "").startswith(_WITHOUT_SPACES)

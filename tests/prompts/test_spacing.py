@@ -16,6 +16,7 @@ APART = [
     ("it's the dogs'", "house"),
     ("5 %", "of"),
     ("written in", ".NET"),
+    ("###", "Response"),
     ("we say", "'tis"),
     ("عاصمة فرنسا هي", "باريس"),
 ]
@@ -30,6 +31,7 @@ TOGETHER = [
     ("well-", "known"),
     ("and/", "or"),
     ("written by @", "someone"),
+    ("it is #", "one"),
     ("It costs $", "12"),
     ("¿", "Dónde"),
     ("法国的首都是", "巴黎"),
