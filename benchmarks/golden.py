@@ -39,9 +39,6 @@ TABLES = {
 }
 """The tables that are kept, by study: the summary, and what the pages tell of others."""
 
-NOT_YET = {f"directer.{name}" for name in ("ablation", "rankings", "strengths", "sweeps", "gate")}
-"""Those of them that nobody has written yet: ``--write`` does, and until then comparing says that they are missing."""
-
 ENDS = ("_low", "_high", "_low_pp", "_high_pp")
 
 

@@ -1,8 +1,8 @@
 """Every study on bundled models twice from scratch, in two processes at once, and whether both made the same.
 
 Tables and the cells that they are made of are compared to the bit (provenance, times and memory apart, see
-:mod:`benchmarks.same_tables`), figures byte by byte. All studies take hours on two cores; one of them is chosen by its
-name, and made smaller by arguments of its ``run``.
+:mod:`benchmarks.same_tables`), figures byte by byte, those of measured times apart. All studies take an hour and a half
+on two cores; one of them is chosen by its name, and made smaller by arguments of its ``run``.
 
 Run: ``make reproduce-twice``, or ``make reproduce-twice STUDY=t5-dola``, or
 ``.venv/bin/python -m benchmarks.reproduce_twice guide --sizes n=2 'tasks=["json"]'``. The exit code is 1 where
@@ -27,6 +27,8 @@ from mechsteer.studies.registry import STUDIES
 TIMES = ("first", "second")
 BUNDLED = tuple(name for name, study in STUDIES.items() if study.models)
 DRAWN = (".png", ".pdf", ".svg")
+OF_TIMES = ("cost",)
+"""Figures of measured times, by the names of their files."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,8 @@ def compared(first: Path, second: Path) -> Iterator[Compared]:
 
 
 def _figures(folder: Path) -> dict[str, Path]:
-    return {str(path.relative_to(folder)): path for path in sorted(folder.rglob("*")) if path.suffix in DRAWN}
+    found = [path for path in sorted(folder.rglob("*")) if path.suffix in DRAWN and path.stem not in OF_TIMES]
+    return {str(path.relative_to(folder)): path for path in found}
 
 
 def _beside(kind: str, first: dict[str, Path], second: dict[str, Path]) -> Compared:

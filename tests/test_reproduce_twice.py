@@ -39,6 +39,7 @@ def study(changes: str, runs: list[Path]) -> Any:
         write_table(cell, out / "cells" / (f"c{turn}" if changes == "name" else "c"))
         (out / "figures").mkdir()
         (out / "figures" / "a.png").write_bytes(b"%d" % (turn if changes == "figure" else 0))
+        (out / "figures" / "cost.png").write_bytes(b"%d" % turn)
 
     return SimpleNamespace(run=run, models=("organism:x",))
 
