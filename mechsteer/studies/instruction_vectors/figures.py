@@ -183,12 +183,14 @@ def lengths(table: "pd.DataFrame") -> "Figure":
     places = [(setting, *limit) for setting in settings for limit in limits]
     for ax, (setting, constraint, unit) in zip(axes, places, strict=True):
         part = table[(table["setting"] == setting) & (table["constraint"] == constraint) & (table["unit"] == unit)]
-        for vector, (label, colour, marker) in VECTORS.items():
+        counts = sorted(set(part["count"]))
+        apart = 0.02 * (counts[-1] - counts[0])  # lines that lie on each other are all seen
+        for place, (vector, (label, colour, marker)) in enumerate(VECTORS.items()):
             line = part[part["vector"] == vector].sort_values("count")
             ends = errors(line, "adherence_percent")
             seen = look(0, color=colour, marker=marker, elinewidth=0.8, label=label)
-            ax.errorbar(line["count"], line["adherence_percent"], yerr=ends, **seen)
-        ax.set_xticks(sorted(set(part["count"])))
+            ax.errorbar(line["count"] + (place - 1) * apart, line["adherence_percent"], yerr=ends, **seen)
+        ax.set_xticks(counts)
         ax.set(xlabel=f"{unit.capitalize()}, {constraint}", ylabel="As wanted (%)", title=setting, ylim=(-4, 104))
         grid_lines(ax)
     legend_above(made, axes[0], 3)
