@@ -78,10 +78,8 @@ def _check(model: Any, name: str, asked: str) -> None:
 
 def width_of(model: Any, name: str) -> tuple[int, ...]:
     """The sizes of a site's dimensions after the position: ``(d_model,)``, ``(n_heads, d_head)``."""
-    if name.endswith(".hook_scale") or parse_column(name):
+    if parse_column(name):
         return (1,)
-    if name == "unembed.hook_out":
-        return (model.cfg.d_vocab,)
     return tuple(int(dim.split("=")[1]) for dim in shape_of(model, name)[2:])
 
 

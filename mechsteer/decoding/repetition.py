@@ -47,10 +47,16 @@ def read_so_far(model: Any, step: Step, written: Sequence[Sequence[int]]) -> lis
 def penalised(
     scores: Float[Tensor, "rows d_vocab"], seen: Sequence[Sequence[int]], penalty: float
 ) -> Float[Tensor, "rows d_vocab"]:
-    """The scores with those of each row's seen tokens made worse."""
+    """The scores with those of each row's seen tokens made worse.
+
+    Raises:
+        MechsteerError: for a penalty so far below 1 that it makes infinite ones.
+    """
     made = scores.clone()
     for row, ids in enumerate(seen):
         chosen = torch.tensor(sorted(set(ids)), dtype=torch.long, device=scores.device)
         values = scores[row, chosen]
         made[row, chosen] = torch.where(values < 0, values * penalty, values / penalty)
+        if made[row, chosen].isposinf().any():
+            raise MechsteerError(f"repetition_penalty={penalty:g} makes infinite scores: take a larger one.")
     return made

@@ -14,7 +14,7 @@ from mechsteer.models.info import check_model, is_encoder_decoder
 if TYPE_CHECKING:
     import pandas as pd
 
-_STREAM, _MLP = "batch pos d_model", "batch pos d_mlp"
+_STREAM, _MLP, _LOGITS, _SCALE = (f"batch pos {last}" for last in ("d_model", "d_mlp", "d_vocab", "scale"))
 _HEADS, _KV_HEADS = "batch pos n_heads d_head", "batch pos n_kv_heads d_head"
 _SCORES, _CROSS_SCORES = "batch n_heads query_pos key_pos", "batch n_heads query_pos encoder_pos"
 
@@ -146,10 +146,13 @@ def switched_on(name: str) -> str:
 def shape_of(model: Any, name: str) -> tuple[str, ...]:
     """The named dimensions at a site, sizes filled in where the model fixes them: ``("batch", "pos", "d_model=8")``."""
     parsed = parse(name)
-    spec = KINDS[parsed[2]][1] if parsed else _STREAM
+    outside = {"hook_scale": _SCALE, "hook_out": _LOGITS}.get(name.rpartition(".")[2], _STREAM)
+    spec = KINDS[parsed[2]][1] if parsed else outside
     cfg = model.cfg
     sizes = {
         "d_model": cfg.d_model,
+        "d_vocab": cfg.d_vocab,
+        "scale": 1,
         "d_mlp": cfg.d_mlp,
         "n_heads": cfg.n_heads,
         "n_kv_heads": cfg.n_key_value_heads or cfg.n_heads,

@@ -79,7 +79,7 @@ def check_affine(edit: Edit, model: Any) -> None:
 
 
 @method("affine", check=check_affine)
-def apply_affine(edit: Edit, x: Float[Tensor, "rows positions width"], where: Where) -> Tensor:
+def apply_affine(edit: Edit, x: Float[Tensor, "rows positions *heads width"], where: Where) -> Tensor:
     """Return x + c (d + M (x - mu)), the change taken in float32."""
     check_width(direction_of(edit), x.shape[-1])
     return x + masked((edit.strength * map_of(edit).change(x)).to(x.dtype), where.queries)

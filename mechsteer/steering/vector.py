@@ -1,4 +1,6 @@
-"""Steering with one vector in the residual stream (or at any site with one vector a position).
+"""Steering with one vector in the residual stream, or at any site with a vector a position.
+
+Of queries, keys and values, which have a vector for each head, each is changed.
 
 ``add``: h' = h + c u with u = v / ||v|| (arXiv 2512.03803, eq. 6, where c is called alpha; arXiv 2410.12877 uses the
 same form for length and word instructions). Both papers add at every position that is processed, prompt and generated;
@@ -114,11 +116,11 @@ def check_vector(edit: Edit, model: Any) -> None:
     make=lambda direction, scale: add(direction, scale),
     adds=lambda edit: edit.strength,
 )
-def apply_add(edit: Edit, x: Float[Tensor, "rows positions width"], where: Where) -> Tensor:
-    """Return x + c u."""
+def apply_add(edit: Edit, x: Float[Tensor, "rows positions *heads width"], where: Where) -> Tensor:
+    """Return x + c u; where there are several vectors a position, one a head, for each of them."""
     direction = direction_of(edit)
     check_width(direction, x.shape[-1])
-    return x + masked((direction.unit * edit.strength).to(x.device, x.dtype), where.queries)
+    return x + masked((direction.unit * edit.strength).to(x.device, x.dtype).expand_as(x), where.queries)
 
 
 @method(
@@ -128,8 +130,8 @@ def apply_add(edit: Edit, x: Float[Tensor, "rows positions width"], where: Where
     make=lambda direction, target: project(direction, target=target),
     strength="target",
 )
-def apply_project(edit: Edit, x: Float[Tensor, "rows positions width"], where: Where) -> Tensor:
-    """Return x + (zbar - <x, u>) u, the projection taken in float32."""
+def apply_project(edit: Edit, x: Float[Tensor, "rows positions *heads width"], where: Where) -> Tensor:
+    """Return x + (zbar - <x, u>) u, the projection taken in float32; of several vectors a position, each one's."""
     direction = direction_of(edit)
     check_width(direction, x.shape[-1])
     unit = direction.unit.to(x.device)
@@ -137,9 +139,11 @@ def apply_project(edit: Edit, x: Float[Tensor, "rows positions width"], where: W
     return x + masked((missing[..., None] * unit).to(x.dtype), where.queries)
 
 
-def masked(change: Tensor, queries: Selection) -> Tensor:
+def masked(change: Float[Tensor, "rows positions *rest"], queries: Selection) -> Float[Tensor, "rows positions *rest"]:
     """The change where it is meant; not a product, in which a change that overflows would be NaN everywhere else."""
-    return change if isinstance(queries, bool) else torch.where(queries[..., None], change, 0.0)
+    if isinstance(queries, bool):
+        return change
+    return torch.where(queries[(...,) + (None,) * (change.ndim - 2)], change, 0.0)
 
 
 def checked_direction(method: str, direction: Direction) -> Direction:

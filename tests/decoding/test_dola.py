@@ -365,6 +365,11 @@ def test_the_penalty_equals_transformers(scores: list[float], seen: list[int], p
     assert torch.equal(given_scores, kept)
 
 
+def test_a_penalty_that_makes_infinite_scores_is_refused() -> None:
+    with pytest.raises(ms.MechsteerError, match="repetition_penalty=1e-40 makes infinite scores: take a larger one"):
+        penalised(torch.tensor([[1.0, 2.0]]), [[0]], 1e-40)
+
+
 def test_padding_and_finished_rows_do_not_count_as_read(tiny: Callable) -> None:
     model = tiny("llama-gqa")
     prompts = [ms.prompt(model, text) for text in ("the cat sat on mat", "one", "red dog")]

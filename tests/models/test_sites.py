@@ -157,6 +157,8 @@ def test_widths_are_the_last_dimension_and_none_for_scores(tiny: Callable) -> No
     assert width(model, "blocks.0.attn.hook_z") == 16
     assert width(model, "blocks.0.mlp.hook_post") == 48
     assert width(model, "blocks.0.attn.hook_pattern") is None
+    assert width(model, "unembed.hook_in") == 32 and width(model, "unembed.hook_out") == model.cfg.d_vocab
+    assert width(model, "blocks.0.ln1.hook_scale") == width(model, "ln_final.hook_scale") == 1
     assert shape_of(tiny("llama-gqa"), "blocks.0.attn.hook_k") == ("batch", "pos", "n_kv_heads=2", "d_head=8")
 
 

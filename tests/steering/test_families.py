@@ -554,3 +554,26 @@ def test_only_the_rows_that_are_meant_need_the_span(family: str, make: Any, tiny
 def test_what_is_no_span_is_one_line_that_names_the_strength(make: Any, strength: str, span: Any) -> None:
     with pytest.raises(ms.MechsteerError, match=rf"^{make.__name__} needs a span, .* the strength is {strength}=\.$"):
         make(span)
+
+
+@pytest.mark.parametrize(("family", "kind"), [("llama-gqa", "v"), ("llama-gqa", "q"), ("gpt2", "z"), ("t5", "cross_v")])
+def test_where_each_head_has_a_vector_each_is_changed_where_the_scope_says(
+    family: str, kind: str, tiny: Callable
+) -> None:
+    """Also in a prompt of as many tokens as there are heads, and in a padded batch."""
+    model = tiny(family)
+    site = ms.site(model, kind, layer=1)
+    unit = torch.nn.functional.normalize(torch.arange(1.0, model.cfg.d_head + 1), dim=0)
+    direction = ms.Direction(unit, site, "mine", meta={"model_fingerprint": ms.model_info(model).fingerprint})
+    for prompts in ([ms.prompt(model, "a cat sat")], prompts_of(model)):
+        starts = ms.batch(prompts, side="right" if family == "t5" else "left").starts
+        _, before = run(model, prompts, [])
+        for steer, expected in (
+            (ms.add(direction, 2.0, scope=[-2]), lambda x: x + 2.0 * unit),
+            (ms.project(direction, target=3.0, scope=[-2]), lambda x: x + (3.0 - x @ unit)[..., None] * unit),
+        ):
+            _, after = run(model, prompts, steer.hooks(prompts))
+            for row, (first, prompt) in enumerate(zip(starts, prompts, strict=True)):
+                wanted, place = before[site][row].clone(), first + len(prompt) - 2
+                wanted[place] = expected(wanted[place])
+                torch.testing.assert_close(after[site][row], wanted, atol=1e-5, rtol=0)

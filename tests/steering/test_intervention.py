@@ -332,3 +332,16 @@ def test_explain_refuses_an_edit_that_does_not_act(tiny: Callable) -> None:
     model = tiny("llama-gqa")
     with pytest.raises(ms.MechsteerError, match="never fired"):
         ms.add(direction(model), 1.0, scope=[40]).explain(model, TEXTS[0])
+
+
+@pytest.mark.parametrize("family", BOTH)
+def test_logits_are_steered_at_the_head(family: str, tiny: Callable) -> None:
+    """A vector of the vocabulary's size, at the logits themselves."""
+    model = tiny(family)
+    unit = torch.nn.functional.one_hot(torch.tensor(17), model.cfg.d_vocab).float()
+    made = ms.Direction(unit, "unembed.hook_out", "mine", meta=direction(model).meta)
+    plain = ms.generate(model, TEXTS, max_new_tokens=2, record=["unembed.hook_out"])
+    steered = ms.generate(model, TEXTS, steer=ms.add(made, 1000.0), max_new_tokens=2, record=["unembed.hook_out"])
+    assert steered.tokens.tolist() == [[17, 17]] * len(TEXTS)
+    for one, other in zip(plain.activations[made.site], steered.activations[made.site], strict=True):
+        torch.testing.assert_close(other[0], one[0] + 1000.0 * unit)
