@@ -40,9 +40,9 @@ def constant(cell: Cell, model: Any) -> Any:
 
 
 def slow(cell: Cell, model: Any) -> Any:
-    """The same, late enough that something can happen in the middle."""
+    """The same, where ``SWEEP_SECONDS`` says so late enough that something can happen in the middle."""
     log("begin")
-    time.sleep(60 if cell["a"] == 1 and "SWEEP_STUCK" in os.environ else 0.25)
+    time.sleep(60 if cell["a"] == 1 and "SWEEP_STUCK" in os.environ else float(os.environ.get("SWEEP_SECONDS", "0")))
     return rows(cell, model)
 
 

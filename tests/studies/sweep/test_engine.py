@@ -35,6 +35,12 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[li
     return lambda: [line.split(" ", 1) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells take long enough for what is to happen in the middle of them."""
+    monkeypatch.setenv("SWEEP_SECONDS", "0.25")
+
+
 def counted(log: list[list[str]]) -> Counter[str]:
     """How often each thing was done."""
     return Counter(text for _, text in log)
@@ -156,13 +162,17 @@ def test_a_model_is_loaded_once_though_the_grid_changes_it_all_the_time(
     assert result.tables["results"]["by"].tolist()[::3] == ["x on cuda:1, float16", "y on cuda:1, float16"] * 4
 
 
-def test_each_worker_process_loads_its_model_once(tmp_path: Path, log: Callable[[], list[list[str]]]) -> None:
+@pytest.mark.usefixtures("late")
+def test_each_worker_process_loads_its_model_once(
+    tmp_path: Path, log: Callable[[], list[list[str]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     cells = grid(model=["x", "y"], a=[0, 1], b=[0, 1, 2])
     result = sweep(cells, tmp_path / "out", run=sweep_runs.slow, executor="processes", workers=2, **QUIET)
     loads = [(pid, text) for pid, text in log() if text.startswith("load")]
     assert len(loads) == len(set(loads)) and {text for _, text in loads} == {"load x", "load y"}
     workers = {pid for pid, _ in log()}
     assert len(workers) == 2 and str(os.getpid()) not in workers
+    monkeypatch.delenv("SWEEP_SECONDS")
     serial = sweep(cells, tmp_path / "serial", run=sweep_runs.slow, **QUIET)
     assert_frame_equal(result.tables["results"], serial.tables["results"])
     assert pages(tmp_path / "out") == pages(tmp_path / "serial")
@@ -258,7 +268,7 @@ def test_a_script_that_workers_cannot_import_is_told_what_to_do(tmp_path: Path) 
     script = tmp_path / "script.py"
     script.write_text(
         "from tests.studies.sweep_runs import CELLS, rows\nfrom mechsteer.studies.sweep import sweep\n"
-        f"sweep(CELLS, {str(tmp_path / 'out')!r}, run=rows, executor='processes', progress=False)\n",
+        f"sweep(CELLS, {str(tmp_path / 'out')!r}, run=rows, executor='processes', workers=1, progress=False)\n",
         encoding="utf-8",
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
@@ -300,8 +310,9 @@ def alive(pid: str) -> bool:
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("executor", ["serial", pytest.param("processes", marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("late")
 def test_a_sweep_that_is_killed_twice_ends_as_one_that_was_not(
-    executor: str, tmp_path: Path, log: Callable[[], list[list[str]]]
+    executor: str, tmp_path: Path, log: Callable[[], list[list[str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, counts = tmp_path / "out", [0]
     for more in (2, 3):
@@ -312,6 +323,7 @@ def test_a_sweep_that_is_killed_twice_ends_as_one_that_was_not(
         counts.append(finished(out))
         wait_for(lambda: not any(alive(pid) for pid, _ in log()))  # no worker is left behind
     assert 0 < counts[1] < counts[2] < 12 and not (out / "results.parquet").exists()
+    monkeypatch.delenv("SWEEP_SECONDS")
     assert ended(start(out, executor), out) == (0, "")
     # At each kill, each of two workers lost the cell it was at, and one that was done but not yet written.
     assert counted(log())["begin"] <= 12 + 2 * 2 * 2
@@ -321,6 +333,7 @@ def test_a_sweep_that_is_killed_twice_ends_as_one_that_was_not(
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+@pytest.mark.usefixtures("late")
 def test_ctrl_c_ends_the_workers_at_once_and_leaves_what_was_done_usable(
     tmp_path: Path, log: Callable[[], list[list[str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
