@@ -30,9 +30,9 @@ def cache(model: Any, prompt: ms.Prompt, steer: Any = None) -> Any:
         return model.run_with_cache(prompt.tokens[None], prepend_bos=False)[1]
 
 
-def rows(model: Any, prompt: ms.Prompt, site: str, positions: Any, steer: Any = None) -> Tensor:
-    """The rows of one prompt at a site: ``[positions, width...]``."""
-    whole = cache(model, prompt, steer)[site][0]
+def rows(cached: Any, prompt: ms.Prompt, site: str, positions: Any) -> Tensor:
+    """The rows of one prompt at a site, of what was cached: ``[positions, width...]``."""
+    whole = cached[site][0]
     if positions == "last":
         return whole[-1:]
     if positions == "all":

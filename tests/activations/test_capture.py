@@ -14,7 +14,7 @@ from mechsteer.activations import Activations, capture
 from mechsteer.activations.sites import resolve
 from mechsteer.directions import random_direction
 from mechsteer.models import is_encoder_decoder, shape_of
-from tests.activations.naive import TEXTS, prompts_of, rows
+from tests.activations.naive import TEXTS, cache, prompts_of, rows
 from tests.tiny import WORDS
 
 BOTH = ["llama-gqa", "t5"]
@@ -28,8 +28,9 @@ def close(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 def matches_naive(found: Activations, model: Any, prompts: list[ms.Prompt], positions: Any, steer: Any = None) -> None:
+    runs = [(cache(model, p, steer), p) for p in prompts]
     for site, values in found.items():
-        expected = [rows(model, p, site, positions, steer) for p in prompts]
+        expected = [rows(cached, p, site, positions) for cached, p in runs]
         close(values, torch.cat(expected))
         for part, one in zip(found.by_prompt(site), expected, strict=True):
             close(part, one)
