@@ -16,6 +16,7 @@ from mechsteer.identity import cell_key
 from mechsteer.quality.columns import as_numbers, asked_of, surprise_columns, text_columns, token_columns
 from mechsteer.resumable import Parts
 from mechsteer.steering import Intervention
+from mechsteer.tasks.check_identity import identity_of_task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +55,7 @@ class Run:
         """What decides the rows; the check of an own task does not: scores are made again from outputs."""
         task = [self.task.name, self.task.data_hash, self.task.samples, getattr(self.task, "max_new_tokens", None)]
         if type(self.task).__module__.partition(".")[0] != "mechsteer":  # of another, its own way to run decides too
-            task.append(self.task)
+            task.append(identity_of_task(self.task))
         options = {"quality": self.quality, "generation_config": self.generation_config}
         return cell_key(self.model, task, self.steer, self.strategy, options)
 

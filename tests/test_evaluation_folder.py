@@ -101,6 +101,9 @@ class Loud(Echo):
 def test_a_task_of_ones_own_counts_with_its_options_and_its_code(model: Any, tmp_path: Path) -> None:
     for task, output in ((Echo(), "the cat"), (Echo("now "), "now the cat"), (Loud(), "THE CAT"), (Echo(), "the cat")):
         assert ms.evaluate(model, task, out=tmp_path)["output"].tolist() == [output]
+    judged = Echo()
+    object.__setattr__(judged, "judge", model)  # what cannot be described does no harm
+    assert ms.evaluate(model, judged, out=tmp_path)["output"].tolist() == ["the cat"]
 
 
 def test_scores_are_made_again_with_the_check_of_now(

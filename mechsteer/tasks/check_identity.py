@@ -31,6 +31,14 @@ def identity_of(check: Any) -> Any:
     return [type(check).__qualname__, _code(call), plain(getattr(check, "__dict__", None)), *_named(call)]
 
 
+def identity_of_task(task: Any) -> Any:
+    """What a task of a class of one's own is: the code of the class's functions, and the task's plain attributes."""
+    kind = type(task)
+    functions = {name: getattr(kind, name) for name in dir(kind) if isinstance(getattr(kind, name), FunctionType)}
+    code = [[name, _code(function), *_named(function)] for name, function in sorted(functions.items())]
+    return [kind.__qualname__, code, plain(getattr(task, "__dict__", None))]
+
+
 _PLAIN = (bool, int, float, str, tuple, frozenset, re.Pattern)
 _CONTAINERS = (list, dict, set)
 _CHANGES = frozenset("append add extend insert update setdefault pop popitem clear remove discard".split())
