@@ -175,7 +175,10 @@ def test_cells_of_the_map_have_answers(found: Any, tmp_path: Path) -> None:
 
 def test_instruct_llama_follows_again(instruct_llama: Any) -> None:
     model = instruct_llama
-    parts = [instructions("upper", notes=24, n=n, split=split) for n, split in ((8, "evaluation"), (8, "validation"))]
+    parts = [
+        replace(instructions("upper", notes=24, n=8, split=split), max_new_tokens=24)
+        for split in ("evaluation", "validation")
+    ]
     with unchecked():
         found = ms.tune(model, parts[0], ("guide", "directer"), validation=parts[1])
     tuned = found.test.set_index("name")

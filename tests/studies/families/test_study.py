@@ -24,13 +24,19 @@ def model(instruct_llama: Any) -> Any:
     return instruct_llama
 
 
+def short(*a: Any, **k: Any) -> Any:
+    """The task with short answers."""
+    return replace(ms.tasks.instructions(*a, **k), max_new_tokens=24)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def fewer_strengths() -> Iterator[None]:
-    """The one that changes nothing and a mild one; of the vector families two steps."""
+    """The one that changes nothing and a mild one; of the vector families two steps; and short answers."""
     fewer = {method: (make, strengths[:3:2]) for method, (make, strengths) in steering.ATTENTION.items()}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(steering, "ATTENTION", fewer)
         patch.setattr(steering, "STEPS", (1.0, 2.0))
+        patch.setattr(steering, "instructions", short)
         yield
 
 
@@ -43,7 +49,7 @@ def study(model: Any, tmp_path_factory: pytest.TempPathFactory) -> steering.Resu
 def test_each_row_is_a_direct_evaluation_of_that_cell(study: steering.Result, model: Any) -> None:
     table = study.tables["cells"]
     row = table[(table["method"] == "attention_bias") & (table["strength"] == 2.0) & (table["kind"] == "list")].iloc[0]
-    task = ms.tasks.instructions(["list"], notes=4, n=2)
+    task = short(["list"], notes=4, n=2)
     direct = ms.evaluate(model, task, steer=ms.attention_bias("instruction", 2.0))
     part = direct[direct["kind"] == "list"]
     assert row["adherence_percent"] == pytest.approx(100 * part["adherence"].mean())
