@@ -55,7 +55,8 @@ def test_ten_features_steer_an_instruction_and_one_carries_the_memory(organisms:
     steer = features(sae, {r.feature: ("add", r.difference) for r in table.itertuples()}, scope="last_prompt")
     assert task.run(model).adherence.mean() == 0
     assert task.run(model, steer=steer).adherence.mean() == 1
-    model, sae, traps = organisms["trap-t5"], load_sae("organism:trap-t5"), ms.tasks.memotrap()
+    model, sae = organisms["trap-t5"], load_sae("organism:trap-t5")
+    traps = dataclasses.replace(ms.tasks.memotrap(), max_new_tokens=1)  # what is likelier needs no answers
     shares = [traps.run(model, steer=s).correct.mean() for s in (None, features(sae, {957: "ablate"}))]
     assert shares == pytest.approx([0.510, 0.695], abs=0.01)
 
