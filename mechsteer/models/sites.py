@@ -100,10 +100,12 @@ def site(model: Any, kind: str, layer: int | None = None, stack: str | None = No
     if layer is None:
         raise MechsteerError(f"Site kind {kind!r} needs a layer: 0 to {sizes[stack] - 1} of the {stack}.")
     try:
-        layer = operator.index(layer)
+        number = operator.index(layer)
     except TypeError:
-        raise MechsteerError(f"layer must be an integer, got {shown(layer)}.") from None
-    index = layer + sizes[stack] if layer < 0 else layer
+        number = None
+    if number is None or isinstance(layer, bool):
+        raise MechsteerError(f"layer must be an integer, got {shown(layer)}.")
+    index = number + sizes[stack] if number < 0 else number
     if not 0 <= index < sizes[stack]:
         raise MechsteerError(f"Layer {layer} is out of range: the {stack} has layers 0 to {sizes[stack] - 1}.")
     name = f"{stack}.{index}.{KINDS[short][0]}"

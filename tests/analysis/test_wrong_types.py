@@ -108,6 +108,7 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("separability", {"seed": None}, "seed must be an integer, got None"),
     ("similarity", {"instructions": 3}, "instructions must be a list, got 3"),
     ("similarity", {"layers": ["a"]}, "layer must be an integer, got 'a'"),
+    ("similarity", {"layers": [True]}, "layer must be an integer, got True"),
     ("similarity", {"site": 3}, "A site is a name, e.g. 'resid_post', got 3"),
     ("similarity", {"stack": []}, r"Unknown stack \[\]"),
     ("volatility", {"seed": 1.5}, "seed must be an integer, got 1.5"),
