@@ -235,6 +235,7 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_reproduce_prints_its_tables_and_figures_draws_from_them(
     mechsteer: CommandLine, loaded: Any, small: Path, tmp_path: Path
 ) -> None:

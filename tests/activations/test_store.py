@@ -178,6 +178,7 @@ def attacked(tiny: Callable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_writer_killed_at_any_file_operation_is_resumed(tiny: Callable, attacked: Path, tmp_path: Path) -> None:
     model = tiny("llama-gqa")
     ActivationStore.create(tmp_path / "whole", shard_mb=KILLED_SHARD_MB)

@@ -38,9 +38,11 @@ def task(model: Any, plant: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def found(model: Any, task: Any) -> Any:
+    """The one run that is checked; the others do the same."""
     return ms.diagnose(model, task)
 
 
+@pytest.mark.usefixtures("found", "unchecked")
 def test_batches_do_not_matter(model: Any, task: Any, found: Any) -> None:
     again = ms.diagnose(model, task, batch_size=3)
     assert again.cause == found.cause
@@ -48,6 +50,7 @@ def test_batches_do_not_matter(model: Any, task: Any, found: Any) -> None:
         assert_frame_equal(found.tables[name], again.tables[name], check_dtype=False, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.usefixtures("found", "unchecked")
 def test_killed_and_continued_it_gives_the_same(
     model: Any, task: Any, found: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +131,7 @@ def test_one_prompt_gives_no_evidence(model: Any) -> None:
     assert all(one.says in ("no evidence", "measured") for one in found.findings[1:])
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_command_line(mechsteer: Callable[..., Any], folder: Path, task: Any, tmp_path: Path) -> None:
     rows = [
         {"prompt": sample.asked, "instruction": sample.instruction, "context": sample.context}

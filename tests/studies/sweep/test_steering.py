@@ -191,6 +191,7 @@ def test_a_sweep_refuses_them_before_anything_is_written(wrong: dict[str, Any], 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
 def test_worker_processes_give_the_rows_of_this_process(tmp_path: Path) -> None:
     cells = [
         *grid(**LLAMA, method=["none", "add"], layer=[1, 3], strength=1),
