@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -332,7 +333,9 @@ def test_vectors_act_on_the_prompts_of_their_kind(made: Ways) -> None:
     assert [edit.strength for edit in steer.edits] == [4.0, 6.0]
 
 
-def test_answers_stand_side_by_side_on_the_page(study: compose.Result, work: Setup, model: Any) -> None:
+def test_answers_stand_side_by_side_on_the_page(
+    study: compose.Result, work: Setup, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     samples, summary = study.tables["samples"], study.summary
     means = samples.groupby("name", sort=False)["adherence"].mean() * 100
     assert next(iter(means)) == pytest.approx(summary["adherence_percent"].iloc[0])
@@ -344,6 +347,7 @@ def test_answers_stand_side_by_side_on_the_page(study: compose.Result, work: Set
     task = work.task()
     plain = ms.generate(model, task.prompts(model), max_new_tokens=task.max_new_tokens)
     assert samples[samples["name"] == "unsteered"]["output"].tolist() == plain.texts
+    monkeypatch.setattr(ms.plots, "paper", partial(ms.plots.paper, formats=["png"]))  # which the page shows
     text = study.to_html(study.folder / "again.html").read_text(encoding="utf-8")
     assert "Answers side by side" in text and name in text.replace("&#x27;", "'")
 

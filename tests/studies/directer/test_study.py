@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,9 @@ def test_few_shot_prompts_have_the_models_own_followed_and_true_answers(study: d
     assert row["fidelity_percent"] == pytest.approx(100 * scored["fidelity"].mean())
 
 
-def test_answers_stand_side_by_side_on_the_page(study: directer.Result, model: Any) -> None:
+def test_answers_stand_side_by_side_on_the_page(
+    study: directer.Result, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     samples = study.tables["samples"]
     task = limited(KINDS, notes=24, n=1)
     made = {"zero-shot": ms.generate(model, task.prompts(model), max_new_tokens=task.max_new_tokens)}
@@ -177,6 +180,7 @@ def test_answers_stand_side_by_side_on_the_page(study: directer.Result, model: A
         assert rows["output"].tolist() == found.texts
         assert [text.split("\n\n") for text in rows["prompt"]] == [[s.instruction, s.task] for s in task.samples]
     assert samples["name"].str.contains("chosen on validation").sum() == 4 * len(task.samples)
+    monkeypatch.setattr(ms.plots, "paper", partial(ms.plots.paper, formats=["png"]))  # which the page shows
     text = study.to_html(study.folder / "again.html").read_text(encoding="utf-8")
     assert "Answers side by side" in text and "directer, 0.5, as published" in text
 
