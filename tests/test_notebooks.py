@@ -71,7 +71,7 @@ SMALLER = {
         "(1, 2, 3, 5, 7, 10, 20)": "(1, 10)",
     },
     "08_your_own_model": {
-        "n=12": "n=8",
+        "notes=24, n=12": "notes=12, n=8",
         '("guide", "spotlight")': '("guide",)',
     },
 }
