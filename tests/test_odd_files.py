@@ -296,7 +296,7 @@ FORGED: list[tuple[str, Any]] = [
         for value in (None, 3, "x", [0], [[0, None]], [[0, 1.5]], [[0, -1]])
     ),
     *(("site", {"kinds": value, "layers": None}) for value in ([[[], "x"]], [["blocks"]], 3)),
-    *(("site", {"kinds": [["blocks", "attn_scores"]], "layers": value}) for value in ("x", [], [-1], [None], 3)),
+    *(("site", {"kinds": [["blocks", "attn_scores"]], "layers": value}) for value in ("x", [], [-99], [None], 3)),
 ]
 
 

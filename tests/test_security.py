@@ -123,7 +123,7 @@ def test_texts_are_escaped_in_every_view(tiny: Callable, tmp_path: Path) -> None
     pages = [one._repr_html_() for one in shown if hasattr(one, "_repr_html_")]
     assert len(pages) >= 5
     table, figures = pd.DataFrame({EVIL: [EVIL]}), {EVIL: b"png"}
-    samples = Samples((EVIL, EVIL + "2"), (EVIL,), (((EVIL, EVIL, True), ("b" + EVIL, EVIL, None)),))
+    samples = Samples((EVIL, EVIL + "2"), (EVIL,), (((EVIL, EVIL, True), ("b" + EVIL, EVIL, None)),), (0, 0))
     pages.append(page(Report(EVIL, [EVIL], {EVIL: [EVIL]}, figures, (), {EVIL: table}, samples, {EVIL: EVIL}, EVIL)))
     for own in (False, True):
         pages.append(ms.plots.attention_view(torch.eye(2)[None], [EVIL, "b"], names=[EVIL], own=own)._repr_html_())

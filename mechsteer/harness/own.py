@@ -1,6 +1,5 @@
 """A task of one's own as a task of lm-eval."""
 
-import math
 from typing import Any
 
 from datasets import Dataset
@@ -32,7 +31,7 @@ def lm_eval_task(task: OwnTask) -> ConfigurableTask:
 
     def scored(doc: dict[str, Any], results: list[str]) -> dict[str, float]:
         scores = task.scores(task.samples[doc["number"]], results[0])
-        return {name: float(value) for name, value in scores.items() if not math.isnan(value)}
+        return {name: float(value) for name, value in scores.items()}
 
     config = {
         "task": task.name,
