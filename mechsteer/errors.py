@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from numbers import Integral
+from operator import index
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -189,15 +189,44 @@ def finite(name: str, value: float) -> float:
     return number
 
 
+def whole(value: Any) -> int | None:
+    """Python's own integer for one of Python's, NumPy's or PyTorch's; None for a truth value or anything else."""
+    try:
+        return None if isinstance(value, bool) or str(getattr(value, "dtype", "")) == "torch.bool" else index(value)
+    except TypeError:
+        return None
+
+
+def wholes(values: Any) -> list[int]:
+    """Python's own integers for those of a list or anything like one; none at all if one of them is something else."""
+    found = [whole(value) for value in values] if isinstance(values, Iterable) else []
+    numbers = [number for number in found if number is not None]
+    return numbers if len(numbers) == len(found) else []
+
+
 def positive_int(name: str, value: int) -> int:
     """Return ``value`` if it is an integer of at least 1.
 
     Raises:
         MechsteerError: otherwise.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:  # NumPy's integers too
-        raise MechsteerError(f"{name} must be an integer of at least 1, got {shown(value)}.")
-    return int(value)
+    return _integer_from(1, name, value)
+
+
+def natural_int(name: str, value: int) -> int:
+    """Return ``value`` if it is an integer of at least 0.
+
+    Raises:
+        MechsteerError: otherwise.
+    """
+    return _integer_from(0, name, value)
+
+
+def _integer_from(least: int, name: str, value: Any) -> int:
+    number = whole(value)
+    if number is None or number < least:
+        raise MechsteerError(f"{name} must be an integer of at least {least}, got {shown(value)}.")
+    return number
 
 
 def whole_text(name: str, value: str) -> str:

@@ -5,6 +5,7 @@ from inspect import unwrap
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from mechsteer.errors import (
     MechsteerError,
@@ -17,6 +18,8 @@ from mechsteer.errors import (
     one_of,
     positive_int,
     unknown,
+    whole,
+    wholes,
 )
 
 # Without the type checks of the test run, as in ordinary use.
@@ -70,6 +73,22 @@ def test_positive_int_returns_the_value() -> None:
     assert positive_int("n", 7) == 7
     found = positive_int_untyped("n", np.int64(7))
     assert found == 7 and type(found) is int
+
+
+INTEGERS = [3, np.int64(3), np.array(3), torch.tensor(3)]
+NO_INTEGERS = [True, np.True_, torch.tensor(True), 3.0, np.float64(3), torch.tensor(3.0), "3", None, [3]]
+
+
+def test_integers_of_numpy_and_pytorch_are_pythons_and_truth_values_are_none() -> None:
+    found = [unwrap(whole)(value) for value in INTEGERS]
+    assert found == [3] * 4 and {type(number) for number in found} == {int}
+    assert [unwrap(whole)(value) for value in NO_INTEGERS] == [None] * len(NO_INTEGERS)
+
+
+def test_one_that_is_no_integer_leaves_none_of_a_list() -> None:
+    assert wholes(torch.arange(3)) == wholes(np.arange(3)) == wholes(iter((0, 1, 2))) == wholes(range(3)) == [0, 1, 2]
+    assert all(wholes([0, other]) == [] for other in NO_INTEGERS)
+    assert wholes([]) == wholes(None) == wholes(3) == wholes("12") == []
 
 
 def test_one_of_returns_a_valid_choice_and_suggests_for_a_wrong_one() -> None:

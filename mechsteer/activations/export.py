@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mechsteer.activations.reading import SiteRows
 from mechsteer.activations.store import ActivationStore
-from mechsteer.errors import MechsteerError, one_of, positive_int
+from mechsteer.errors import MechsteerError, natural_int, one_of, positive_int
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,8 +63,7 @@ def batches(
         positive_int("epochs", epochs)
     if not isinstance(dtype, torch.dtype):
         raise MechsteerError(f"dtype must be a dtype, e.g. torch.float32, got {dtype!r}.")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise MechsteerError(f"seed must be an integer of at least 0, got {seed!r}.")
+    seed = natural_int("seed", seed)
     try:
         torch.empty(0, device=device)
     except (TypeError, RuntimeError, AssertionError) as error:

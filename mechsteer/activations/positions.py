@@ -8,9 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from mechsteer.errors import MechsteerError, shown, unknown
+from mechsteer.errors import MechsteerError, shown, unknown, wholes
 from mechsteer.prompts import Prompt
 
 Where = str | tuple[int, ...]
@@ -33,10 +31,10 @@ def make_positions(positions: str | Sequence[int]) -> Where:
         raise MechsteerError(
             f'positions must be "last", "all", "span:NAME" or integers, got {shown(positions)}.'
         ) from None
-    whole = [isinstance(p, int | np.integer) and not isinstance(p, bool) for p in chosen]
-    if not chosen or not all(whole):
+    numbers = wholes(chosen)
+    if not numbers:
         raise MechsteerError(f"positions must name integers, got {shown(positions)}.")
-    return tuple(int(p) for p in chosen)
+    return tuple(numbers)
 
 
 def check_stack(where: Where, stack: str) -> None:

@@ -18,7 +18,7 @@ from mechsteer.decoding.loop import Writer, Written
 from mechsteer.decoding.processors import processors
 from mechsteer.decoding.recorder import Recorder
 from mechsteer.decoding.strategies import Greedy, Strategy, as_strategy
-from mechsteer.errors import MechsteerError, positive_int, shown
+from mechsteer.errors import MechsteerError, positive_int, shown, whole
 from mechsteer.models import context_of, encode, is_encoder_decoder, model_device, position_stack, residual, unembed
 from mechsteer.models.hooking import Hook, Kept
 from mechsteer.prompts import Prompt
@@ -86,7 +86,8 @@ def make_plan(
     stacks = {name: position_stack(name, two_stacks=two_stacks) for name in chosen}
     for stack in set(stacks.values()):
         check_stack(where, stack)
-    if isinstance(generate, bool) or not isinstance(generate, int) or generate < 0:
+    count = whole(generate)
+    if count is None or count < 0:
         raise MechsteerError(f"generate must be a number of new tokens, 0 or more, got {shown(generate)}.")
     if strategy is not None and not generate:
         raise MechsteerError("strategy= needs generate=, the number of new tokens.")
@@ -105,7 +106,7 @@ def make_plan(
         where,
         max(stage(model, name) for name in reached),
         steer,
-        generate,
+        count,
         strategy or Greedy(),
         dtype or model.cfg.dtype,
     )

@@ -6,7 +6,6 @@ the layer number of the DoLa papers and the index in Hugging Face's ``hidden_sta
 the embeddings, need not have been captured.
 """
 
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, listed, positive_int, shown
+from mechsteer.errors import MechsteerError, listed, positive_int, shown, whole
 from mechsteer.models import (
     continuation_ids,
     is_encoder_decoder,
@@ -229,12 +228,9 @@ def _positions(positions: str | Sequence[int], length: int) -> list[int]:
         return [length - 1] if positions == "last" else list(range(length))
     found = []
     for position in listed("positions", positions):
-        try:
-            index = operator.index(position)  # NumPy's and PyTorch's integers too
-        except TypeError:
-            raise MechsteerError(
-                f"positions must be 'last', 'all' or a list of integers, got {shown(positions)}."
-            ) from None
+        index = whole(position)
+        if index is None:
+            raise MechsteerError(f"positions must be 'last', 'all' or a list of integers, got {shown(positions)}.")
         index = index + length if index < 0 else index
         if not 0 <= index < length:
             raise MechsteerError(f"Position {position} is not there: this prompt has positions 0 to {length - 1}.")

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mechsteer.analysis.distributions import entropy, jsd, ranks
 from mechsteer.analysis.exits import Exits, captured, each_prompts_exits, written
-from mechsteer.errors import MechsteerError, listed, not_finite, positive_int, shown
+from mechsteer.errors import MechsteerError, listed, not_finite, positive_int, shown, whole
 from mechsteer.models import as_prompts, unembed, word_id, word_ids
 from mechsteer.prompts import Prompt, Prompts
 from mechsteer.prompts.vocabulary import token_pieces
@@ -128,11 +128,12 @@ def target_id(model: Any, target: str | int, prompt: Prompt) -> int:
     """
     if isinstance(target, str):
         return word_id(model, target, prompt)
-    if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < model.cfg.d_vocab:
+    number = whole(target)
+    if number is None or not 0 <= number < model.cfg.d_vocab:
         raise MechsteerError(
             f"A target is a word or a token id from 0 to {model.cfg.d_vocab - 1}, got {shown(target)}."
         )
-    return target
+    return number
 
 
 Followed = dict[int, list[tuple[str, int]]]
@@ -149,7 +150,7 @@ def _followed(model: Any, targets: Targets, prompts: Sequence[Prompt], before: S
     rows: list[Any] = listed("targets", targets) if not isinstance(targets, str) else [targets]
     if not rows:
         raise MechsteerError("No targets were given; None follows the most likely tokens.")
-    if all(isinstance(row, str | int) for row in rows):
+    if all(isinstance(row, str) or whole(row) is not None for row in rows):
         rows = [rows] * count
     if len(rows) != count or not all(isinstance(row, Sequence) and len(row) for row in rows):
         raise MechsteerError(

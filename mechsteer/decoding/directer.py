@@ -77,7 +77,7 @@ class Directer:
     strength: int | None = None
 
     def __post_init__(self) -> None:
-        own_numbers(self, "alpha", *(() if isinstance(self.beta, list | tuple) else ("beta",)), whole=("seed",))
+        own_numbers(self, "alpha", *(() if isinstance(self.beta, list | tuple) else ("beta",)), integers=("seed",))
         check_key_scaling(self.alpha, "cosine")
         checked_betas(self.beta)
         one_of("compat", self.compat, ("paper", "released"))

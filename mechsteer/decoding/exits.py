@@ -1,6 +1,5 @@
 """Early exits: the residual stream after e blocks of the stack that predicts, at the position that predicts."""
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.decoding.strategies import Pass
-from mechsteer.errors import MechsteerError, one_of, shown
+from mechsteer.errors import MechsteerError, one_of, shown, wholes
 from mechsteer.models import hooked, model_info, predicting_stack, residual, site
 from mechsteer.models.hooking import Kept
 
@@ -25,11 +24,8 @@ def check_layers(layers: Any) -> str | tuple[int, ...]:
     """
     if isinstance(layers, str):
         return one_of("layers", layers, NAMED)
-    try:
-        numbers = sorted({operator.index(e) for e in layers if not isinstance(e, bool)})
-    except TypeError:
-        numbers = []
-    if not numbers or numbers[0] < 0 or any(isinstance(e, bool) for e in layers):
+    numbers = sorted(set(wholes(layers)))
+    if not numbers or numbers[0] < 0:
         raise MechsteerError(
             f"layers must be one of {', '.join(NAMED)} or numbers of blocks passed, e.g. [0, 2, 4], got "
             f"{shown(layers)}."

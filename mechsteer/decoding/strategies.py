@@ -4,7 +4,6 @@ A :class:`Strategy` holds the settings. For one run of ``generate`` it makes a :
 :class:`Pass` after another: it runs the model (once, or as often as its method needs) and says which tokens it takes.
 """
 
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -16,7 +15,7 @@ from torch import Tensor
 from mechsteer.decoding.finite import check_finite
 from mechsteer.decoding.processors import Processors
 from mechsteer.decoding.repetition import checked_penalty, penalised, read_so_far
-from mechsteer.errors import MechsteerError, finite, shown
+from mechsteer.errors import MechsteerError, finite, shown, whole
 from mechsteer.models import State, advance
 from mechsteer.steering import Intervention, Step, several
 
@@ -146,13 +145,13 @@ MOST = 2**40
 """The largest seed; it is multiplied by a million."""
 
 
-def own_numbers(settings: Any, *names: str, whole: Sequence[str] = ()) -> None:
+def own_numbers(settings: Any, *names: str, integers: Sequence[str] = ()) -> None:
     """Make NumPy's and PyTorch's numbers in a strategy's settings Python's.
 
     Args:
         settings: The strategy.
         names: What must be a finite number.
-        whole: What must be a whole one.
+        integers: What must be a whole one.
 
     Raises:
         MechsteerError: for another value.
@@ -161,13 +160,10 @@ def own_numbers(settings: Any, *names: str, whole: Sequence[str] = ()) -> None:
         value = getattr(settings, name)
         found = finite(name, value)
         object.__setattr__(settings, name, value if isinstance(value, int | float) else found)
-    for name in whole:
+    for name in integers:
         value = getattr(settings, name)
-        try:
-            found = operator.index(value)
-        except TypeError:
-            found = MOST + 1
-        if abs(found) > MOST or isinstance(value, bool):
+        found = whole(value)
+        if found is None or abs(found) > MOST:
             raise MechsteerError(f"{name} must be a whole number, in size at most 2 ** 40, got {shown(value)}.")
         object.__setattr__(settings, name, found)
 
@@ -225,7 +221,7 @@ class Sample:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        own_numbers(self, "temperature", "top_p", whole=("top_k", "seed"))
+        own_numbers(self, "temperature", "top_p", integers=("top_k", "seed"))
         if not self.temperature > 0:
             raise MechsteerError(f"temperature must be above 0, got {self.temperature}; use Greedy() for the limit 0.")
         if self.top_k < 0:

@@ -14,7 +14,6 @@ the gradient at the *input* of block l and adds the vector to the *output* of bl
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -23,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from mechsteer.directions.direction import Direction
-from mechsteer.errors import MechsteerError, listed, one_of, positive_int
+from mechsteer.errors import MechsteerError, listed, one_of, positive_int, whole
 from mechsteer.files import digest
 from mechsteer.models import advance, as_prompts, check_model, hooked, model_device, provenance, site, word_id
 from mechsteer.models.hooking import Kept, check_finite
@@ -165,9 +164,9 @@ def _different(traps: Sequence[TrapExample], ids: Int[Tensor, "n 2"]) -> list[in
 
 
 def _token(model: Any, word: str | int, prompt: Prompt) -> int:
-    if not isinstance(word, Integral) or isinstance(word, bool):  # NumPy's integers are ids too
+    number = whole(word)
+    if number is None:
         return word_id(model, word, prompt, strip=" .")  # pyright: ignore[reportArgumentType]  # refuses what is no text
-    number = int(word)
     if not 0 <= number < model.cfg.d_vocab:
         raise MechsteerError(f"There is no token {number}: the vocabulary has ids 0 to {model.cfg.d_vocab - 1}.")
     return number

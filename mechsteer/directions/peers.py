@@ -13,7 +13,6 @@ Two kinds of steering-vectors have no hook point: the output of a normalisation 
 The objects are recognised by their attributes; neither package is needed.
 """
 
-import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,7 +22,7 @@ from torch import Tensor
 
 from mechsteer.directions.direction import Direction
 from mechsteer.directions.foreign import adopt, check_family
-from mechsteer.errors import MechsteerError, one_of
+from mechsteer.errors import MechsteerError, one_of, whole
 from mechsteer.models import site
 
 _KINDS = {"decoder_block": "resid_post", "self_attn": "attn_out", "mlp": "mlp_out"}
@@ -82,10 +81,10 @@ def _kind(model: Any, layer_type: str) -> str:
 
 
 def _integer(layer: Any, package: str) -> int:
-    try:
-        return operator.index(layer)
-    except TypeError:
-        raise MechsteerError(f"The layers of the {package} object must be integers, got {layer!r}.") from None
+    number = whole(layer)
+    if number is None:
+        raise MechsteerError(f"The layers of the {package} object must be integers, got {layer!r}.")
+    return number
 
 
 def _tensor(vector: Any, package: str, layer: Any) -> Float[Tensor, "width"]:

@@ -4,11 +4,10 @@ A *site* is the full TransformerLens name of a hook point, e.g. ``decoder.3.hook
 name of what is there in every layer, e.g. ``resid_post``.
 """
 
-import operator
 import re
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.errors import MechsteerError, shown, unknown
+from mechsteer.errors import MechsteerError, shown, unknown, whole
 from mechsteer.models.info import check_model, is_encoder_decoder
 
 if TYPE_CHECKING:
@@ -99,11 +98,8 @@ def site(model: Any, kind: str, layer: int | None = None, stack: str | None = No
         raise unknown("stack", stack, sizes)
     if layer is None:
         raise MechsteerError(f"Site kind {kind!r} needs a layer: 0 to {sizes[stack] - 1} of the {stack}.")
-    try:
-        number = operator.index(layer)
-    except TypeError:
-        number = None
-    if number is None or isinstance(layer, bool):
+    number = whole(layer)
+    if number is None:
         raise MechsteerError(f"layer must be an integer, got {shown(layer)}.")
     index = number + sizes[stack] if number < 0 else number
     if not 0 <= index < sizes[stack]:

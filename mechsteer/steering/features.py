@@ -15,7 +15,6 @@ no normalisation commute with vectors. Nothing is clipped: ``add`` of a negative
 """
 
 import math
-import operator
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, finite, shown, unknown
+from mechsteer.errors import MechsteerError, finite, shown, unknown, whole
 from mechsteer.steering.intervention import Edit, Intervention, Where
 from mechsteer.steering.registry import method
 from mechsteer.steering.sae_conventions import as_trained
@@ -95,11 +94,8 @@ def features(
 
 
 def _index(sae: Any, index: Any) -> int:
-    try:
-        found = -1 if isinstance(index, bool) else operator.index(index)
-    except TypeError:
-        found = -1
-    if not 0 <= found < sae.cfg.d_sae:
+    found = whole(index)
+    if found is None or not 0 <= found < sae.cfg.d_sae:
         raise MechsteerError(f"There is no feature {index!r}: the SAE has features 0 to {sae.cfg.d_sae - 1}.")
     return found
 

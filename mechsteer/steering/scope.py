@@ -4,7 +4,6 @@ Positions count from the first real token of the prompt, padding never counts, a
 the count. In the decoder of an encoder-decoder they count from the decoder's start token, which is its whole prompt.
 """
 
-import operator
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, shown, unknown
+from mechsteer.errors import MechsteerError, shown, unknown, wholes
 from mechsteer.prompts import Batch
 
 NAMED = ("all", "content", "prompt", "generated", "last_prompt")
@@ -98,13 +97,10 @@ def check_stacks(scope: Scope, stacks: Collection[str], what: str) -> None:
 
 
 def _integers(name: str, values: Iterable[Any]) -> tuple[int, ...]:
-    try:
-        found = tuple(operator.index(v) for v in values)  # NumPy's and PyTorch's integers too
-    except TypeError:
-        found = ()
-    if not found or any(isinstance(v, bool) for v in values):
+    found = wholes(values)
+    if not found:
         raise MechsteerError(f"{name} must name integers, e.g. [0, 3], got {shown(values)}.")
-    return found
+    return tuple(found)
 
 
 @dataclass

@@ -1,11 +1,10 @@
 """Which hook points an edit acts at: one by its full name, or one kind in some layers of some stacks."""
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mechsteer.errors import MechsteerError, shown, unknown
+from mechsteer.errors import MechsteerError, shown, unknown, wholes
 from mechsteer.models import fires, loaded_info, parse, stacks
 from mechsteer.models.sites import switched_on
 
@@ -120,10 +119,7 @@ def checked_layers(layers: Sequence[int] | None) -> tuple[int, ...] | None:
     """
     if layers is None:
         return None
-    try:
-        found = {operator.index(layer) for layer in layers}  # NumPy's and PyTorch's integers too
-    except TypeError:
-        found = set()
-    if not found or any(isinstance(layer, bool) for layer in layers):
+    found = wholes(layers)
+    if not found:
         raise MechsteerError(f"layers must name layers, e.g. [0, 3], or [-1] for the last, got {shown(layers)}.")
-    return tuple(sorted(found))
+    return tuple(sorted(set(found)))

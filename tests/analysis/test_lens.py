@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -154,3 +155,10 @@ def test_a_read_out_that_is_not_finite_is_named(family: str, measure: Any, check
     model.unembed.W_U.data = model.unembed.W_U.data.index_fill(1, torch.tensor([7]), torch.nan)  # one logit of each
     with pytest.raises(ms.MechsteerError, match=r"NaN or infinite numbers at unembed\.hook_out for prompt \d"):
         measure(model, TEXTS)
+
+
+def test_token_ids_may_be_pytorchs_or_numpys(unchecked: None, tiny: Callable) -> None:
+    model = tiny("gpt2")
+    plain = logit_lens(model, "the cat", [3, 5])
+    pd.testing.assert_frame_equal(logit_lens(model, "the cat", list(torch.tensor([3, 5]))), plain)
+    pd.testing.assert_frame_equal(logit_lens(model, "the cat", list(np.array([3, 5]))), plain)

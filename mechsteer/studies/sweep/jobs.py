@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.errors import MechsteerError, nearest, positive_int
+from mechsteer.errors import MechsteerError, natural_int, nearest, positive_int
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -170,5 +170,4 @@ def died(times: int, why: str = "") -> Failure:
 def check_counts(workers: int, retries: int) -> None:
     """Refuse numbers of workers and of retries that are none."""
     positive_int("workers", workers)
-    if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-        raise MechsteerError(f"retries must be an integer of at least 0, got {retries!r}.")
+    natural_int("retries", retries)

@@ -39,7 +39,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.decoding import Greedy, Sample
 from mechsteer.directions import Direction, differences_in_means, gradient_direction, random_direction
-from mechsteer.errors import MechsteerError, finite, one_of, positive_int, unknown
+from mechsteer.errors import MechsteerError, finite, natural_int, one_of, positive_int, unknown
 from mechsteer.evaluation import evaluate
 from mechsteer.identity import cell_key
 from mechsteer.steering import METHODS, Intervention, made_of
@@ -118,7 +118,7 @@ def normal(cell: Cell) -> Cell:
     else:
         values["kind"] = str(_required(given, "kind"))
         values["with_instruction"] = _flag("with_instruction", given.get("with_instruction", True))
-        values["notes"] = _natural("notes", given.get("notes", 0))
+        values["notes"] = natural_int("notes", given.get("notes", 0))
     if takes == "span" and family != "own" and not values["with_instruction"]:
         raise MechsteerError(
             f'{method} acts on the span "instruction", which only prompts of task="instructions" with_instruction=true '
@@ -129,9 +129,9 @@ def normal(cell: Cell) -> Cell:
     if takes == "direction":
         values |= _vector(given, family, method)
     elif takes == "layer":
-        values["layer"] = _natural("layer", _required(given, "layer"))
+        values["layer"] = natural_int("layer", _required(given, "layer"))
     if values["temperature"] or values["direction"] == "random":
-        values["seed"] = _natural("seed", given.get("seed", 0))
+        values["seed"] = natural_int("seed", given.get("seed", 0))
     return Cell.of(values)
 
 
@@ -173,7 +173,7 @@ def _vector(given: Mapping[str, Any], task: str, method: str) -> dict[str, Any]:
         raise MechsteerError('A random direction has no mean projection to project on; use method="add" with it.')
     usual = "direction" if source == "difference_in_means" else "activation"
     unit = one_of("unit", str(given.get("unit", usual)), UNITS)
-    return {"layer": _natural("layer", _required(given, "layer")), "direction": source, "unit": unit}
+    return {"layer": natural_int("layer", _required(given, "layer")), "direction": source, "unit": unit}
 
 
 def data_hash(cell: Cell) -> str:
@@ -314,9 +314,3 @@ def _number(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise MechsteerError(f"{name} must be a number, got {value!r}.")
     return finite(name, value)
-
-
-def _natural(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise MechsteerError(f"{name} must be an integer of at least 0, got {value!r}.")
-    return value
