@@ -83,6 +83,54 @@ def test_the_requests_cache_knows_the_instruction(tiny: Callable, tmp_path: Path
     assert len(tables) == 3
 
 
+@pytest.mark.parametrize("family", ["gpt2", "llama-gqa", "t5-gated"])
+@pytest.mark.parametrize("white", [" ", "\n\n"])
+def test_white_space_is_a_context(family: str, white: str, tiny: Callable) -> None:
+    lm = bridge(tiny(family))
+    (found,) = scores(lm, [request("loglikelihood", white, "the mat")])
+    assert lm.generate_until([request("generate_until", white, {"max_gen_toks": 2})])[0]
+    if family != "t5-gated":  # an encoder reads the white space's tokens
+        assert [found] == pytest.approx(scores(lm, [request("loglikelihood", "", f"{white}the mat")]))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama-gqa"])
+def test_a_tokenizer_that_ends_every_text_takes_nothing_from_a_continuation(family: str, tiny: Callable) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    model = tiny(family)
+    backend, end = model.tokenizer.backend_tokenizer, model.tokenizer.eos_token
+    _, wanted = bridge(model)._pair("the cat", " sat on")
+    before = backend.post_processor
+    ended = TemplateProcessing(single=f"$A {end}", special_tokens=[(end, model.tokenizer.eos_token_id)])
+    try:
+        backend.post_processor = ended
+        made, found = bridge(model)._pair("the cat", " sat on")
+    finally:
+        backend.post_processor = before or TemplateProcessing(single="$A", special_tokens=[])
+    assert found == wanted and made.tokens[-1] == model.tokenizer.eos_token_id
+
+
+def test_a_strategy_is_not_taken_for_part_of_a_log_likelihood(tiny: Callable) -> None:
+    model = tiny("llama-gqa")
+    asked = [request("loglikelihood", "the cat", " sat")]
+    for strategy in (None, ms.Greedy(), ms.Sample()):
+        plain = scores(bridge(model, strategy=strategy), asked)
+    lm = bridge(model, strategy=ms.DoLa())
+    with pytest.warns(UserWarning, match=r"strategy=DoLa\(.*has no part in them"):
+        assert scores(lm, asked) == plain
+    with pytest.warns(UserWarning, match="has no part in them"):
+        lm.loglikelihood_rolling([request("loglikelihood_rolling", "the cat", "")])
+
+
+def test_contexts_that_lose_their_beginning_are_counted(tiny: Callable, caplog: pytest.LogCaptureFixture) -> None:
+    lm, long = bridge(tiny("llama-gqa")), "dog " * 200
+    lm.loglikelihood([request("loglikelihood", text, " sat") for text in ("the cat", long, f"a {long}")])
+    lm.generate_until([request("generate_until", text, {"max_gen_toks": 2}) for text in (long, "the cat")])
+    lm.generate_until([request("generate_until", "the cat", {"max_gen_toks": 2})])
+    said = "longer than the 128 tokens of this model, and lose their beginning"
+    assert [one.getMessage().partition(said)[2] for one in caplog.records] == [": 2.", ": 1."]
+
+
 def test_batch_sizes_change_nothing(tiny: Callable) -> None:
     model = tiny("llama-gqa")
     asked = [request("loglikelihood", text, " sat") for text in ("the cat", "a dog in house", "one two red blue")]
@@ -111,8 +159,18 @@ def test_system_text_goes_through_the_template_or_is_left_out(tiny: Callable) ->
         model.tokenizer.chat_template = "{{ raise_exception('nothing pleases') }}"
         with pytest.raises(ms.MechsteerError, match="refuses these messages: nothing pleases"):
             lm.apply_chat_template(messages[1:])
-        model.tokenizer.chat_template = {"default": own, "terse": refusing}
-        assert (lm.chat_template(True), lm.chat_template("terse")) == (own, refusing)
+        assert lm.chat_template("terse") == model.tokenizer.chat_template  # the only one
+        terse = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+        model.tokenizer.chat_template = {"default": own, "terse": terse}
+        keys = {lm.tokenizer_name}
+        assert lm.chat_template("terse") == terse and lm.apply_chat_template(messages[1:]) == "the cat"
+        keys.add(lm.tokenizer_name)
+        assert lm.chat_template(True) == own and lm.apply_chat_template(messages) != "the cat" and len(keys) == 2
+        with pytest.raises(ms.MechsteerError, match=r"Unknown chat template of this tokenizer: 'ters'.*'terse'"):
+            lm.chat_template("ters")
+        model.tokenizer.chat_template = {"terse": terse}
+        with pytest.raises(ms.MechsteerError, match=r"'default'\. Valid: terse"):
+            lm.chat_template(True)
     finally:
         model.tokenizer.chat_template = own
 

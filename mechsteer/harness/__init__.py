@@ -28,11 +28,11 @@ from typing import Any
 import torch
 from tqdm.auto import tqdm
 
-from mechsteer.decoding import Strategy, generate
+from mechsteer.decoding import Greedy, Sample, Strategy, generate
 from mechsteer.decoding.loop import MAX_BATCH_TOKENS
 from mechsteer.decoding.requested import check_options, new_tokens, requested_strategy, stop_texts
 from mechsteer.decoding.score import score_ids
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, unknown
 from mechsteer.files import digest
 from mechsteer.harness.arguments import loaded, rows_of
 from mechsteer.harness.marked import Instruction, marked
@@ -60,7 +60,8 @@ class SteeredLM(LM):
     Args:
         model: A loaded model, of either type.
         steer: An intervention; acts on every request.
-        strategy: How to generate; default: as each task asks (greedy, or sampling).
+        strategy: How to generate; default: as each task asks (greedy, or sampling). Log-likelihoods are those of the
+            model under ``steer``, whatever the strategy: no strategy chooses there.
         batch_size: Requests computed together, or ``"auto"``: up to ``max_batch_size``, fewer where they are long. Does
             not change the results.
         seed: For tasks that sample.
@@ -95,6 +96,8 @@ class SteeredLM(LM):
         self.instruction = instruction
         self.seed = seed
         self.progress = progress
+        self._template: str | None = None
+        self._cut = 0
 
     @classmethod
     def create_from_arg_obj(
@@ -119,7 +122,8 @@ class SteeredLM(LM):
     @property
     def tokenizer_name(self) -> str:
         """For lm-eval's cache of templated requests (``cache_requests``): the model's name, a hash of its template."""
-        template = digest(self.model.tokenizer.chat_template or "")
+        templates = self.model.tokenizer.chat_template or ""
+        template = digest(templates if self._template is None else [templates, self._template])
         return f"{loaded_info(self.model).name.replace('/', '__')}-{template}"
 
     def get_model_info(self) -> dict[str, Any]:
@@ -152,10 +156,23 @@ class SteeredLM(LM):
             answers.conn.commit()
 
     def chat_template(self, chat_template: bool | str = False) -> str:
-        """The template that ``apply_chat_template`` uses; of several, the one of that name."""
-        if not chat_template or not self.model.tokenizer.chat_template:
+        """The template that ``apply_chat_template`` uses from now on; of several, the one of that name.
+
+        Raises:
+            MechsteerError: for a name that none of several has, or no name where none of them is the usual one.
+        """
+        templates = self.model.tokenizer.chat_template
+        if not chat_template or not templates:
             return ""
-        return self.model.tokenizer.get_chat_template(None if chat_template is True else chat_template)
+        self._template = None
+        if isinstance(templates, dict):
+            name = chat_template if isinstance(chat_template, str) else "default"
+            if name not in templates:
+                raise unknown("chat template of this tokenizer:", name, templates)
+            self._template = name
+        elif isinstance(chat_template, str):
+            LOG.warning("This tokenizer has one chat template, which is used; it has none named %r.", chat_template)
+        return self.model.tokenizer.get_chat_template(self._template)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """Messages as text, special tokens included; without system messages where the template refuses them.
@@ -168,10 +185,12 @@ class SteeredLM(LM):
         """
         if not self.model.tokenizer.chat_template:
             raise MechsteerError("This tokenizer has no chat template; leave apply_chat_template off.")
-        options = {
+        options: dict[str, Any] = {
             "add_generation_prompt": add_generation_prompt,
             "continue_final_message": not add_generation_prompt,
         }
+        if self._template is not None:
+            options["chat_template"] = self._template
         try:
             return apply_template(self.model.tokenizer, chat_history, **options)
         except MechsteerError as error:
@@ -182,8 +201,14 @@ class SteeredLM(LM):
             return apply_template(self.model.tokenizer, rest, **options)
 
     def loglikelihood(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """For each ``(context, continuation)``, its log-probability in nats, and whether greedy decoding says it."""
+        """For each ``(context, continuation)``, its log-probability in nats, and whether greedy decoding says it.
+
+        Warns:
+            UserWarning: for a ``strategy``, which has no part in it.
+        """
+        self._say_unused()
         pairs = [self._pair(*request.args, doc=request.doc) for request in requests]
+        self._say_cut()
         return self._scores("loglikelihood", pairs, disable_tqdm)
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
@@ -191,9 +216,13 @@ class SteeredLM(LM):
 
         Raises:
             MechsteerError: for encoder-decoders, which have no probability of a text alone.
+
+        Warns:
+            UserWarning: for a ``strategy``, which has no part in it.
         """
         if is_encoder_decoder(self.model):
             raise MechsteerError("A text alone has no probability under an encoder-decoder.")
+        self._say_unused()
         sums = []
         for request in requests:
             ids = self.model.tokenizer(request.args[0], add_special_tokens=False)["input_ids"]
@@ -223,6 +252,7 @@ class SteeredLM(LM):
             length = new_tokens(options)
             asked = [requests[place] for place in places]
             prompts = [self._prompt(one.args[0], room=length, doc=one.doc) for one in asked]
+            self._say_cut()
             out = generate(
                 self.model,
                 prompts,
@@ -235,6 +265,25 @@ class SteeredLM(LM):
             for place, text in zip(places, out.texts, strict=True):
                 texts[place] = text
         return texts
+
+    def _say_unused(self) -> None:
+        """Warn where a strategy that is not the model's own distribution would be taken for part of a score."""
+        if not isinstance(self.strategy, Greedy | Sample | None):
+            warnings.warn(
+                f"Log-likelihoods are those of the model under steer=; strategy={self.strategy!r} has no part in them.",
+                stacklevel=3,
+            )
+
+    def _say_cut(self) -> None:
+        """Say how many contexts have been cut since the last time: what they lost may be what the task is about."""
+        if self._cut:
+            LOG.warning(
+                "Contexts that with what follows them are longer than the %d tokens of this model, and lose their "
+                "beginning: %d.",
+                self.model.cfg.n_ctx,
+                self._cut,
+            )
+        self._cut = 0
 
     def _scores(
         self, name: str, pairs: Sequence[tuple[Prompt, list[int]]], disable_tqdm: bool
@@ -278,34 +327,34 @@ class SteeredLM(LM):
         return made, ids
 
     def _split(self, context: str, continuation: str, doc: Mapping[str, Any]) -> tuple[Prompt, list[int]]:
-        tokenizer = self.model.tokenizer
         if is_encoder_decoder(self.model):
-            return self._prompt(context, doc=doc), tokenizer(continuation, add_special_tokens=False)["input_ids"]
+            return self._prompt(context, doc=doc), self._ids(continuation)
+        stripped = context.rstrip()
+        continuation, context = context[len(stripped) :] + continuation, stripped
         if not context:
-            ids = tokenizer(continuation, add_special_tokens=False)["input_ids"]
+            ids = self._ids(continuation)
             start = [] if ids[:1] == [self._prefix()] else [self._prefix()]
             ids = [*start, *ids]
             return self._of_ids(ids[:1]), ids[1:]
-        stripped = context.rstrip()
-        if stripped:
-            continuation, context = context[len(stripped) :] + continuation, stripped
-        made = self._prompt(context, doc=doc)
-        whole = self._ids(made.text + continuation)
-        return self._cropped(made, len(whole) - len(made)), whole[len(made) :]
+        made = self._whole(context, doc)
+        # Without special tokens: a tokenizer may also put one at a text's end, which is no part of a continuation.
+        rest = self._ids(made.text + continuation)[len(self._ids(made.text)) :]
+        return self._cropped(made, len(rest)), rest
 
     def _ids(self, text: str) -> list[int]:
-        return self.model.tokenizer(text, add_special_tokens=not self._has_start(text))["input_ids"]
-
-    def _has_start(self, text: str) -> bool:
-        start = self.model.tokenizer.bos_token
-        return bool(start) and text.startswith(start)
+        return self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _prompt(self, context: str, room: int = 0, doc: Mapping[str, Any] | None = None) -> Prompt:
-        """A context as a prompt; one that does not fit, with ``room`` after it, loses its beginning."""
+        """A context as a prompt; one that does not fit, with ``room`` after it, loses its beginning, which is said."""
+        return self._cropped(self._whole(context, doc), room)
+
+    def _whole(self, context: str, doc: Mapping[str, Any] | None) -> Prompt:
         if self.instruction is not None:
             context = marked(context, doc or {}, self.instruction)
-        made = make_prompt(self.model, context, chat=False) if context else self._of_ids([self._prefix()])
-        return self._cropped(made, room)
+        if context.strip():
+            return make_prompt(self.model, context, chat=False)
+        # White space is no prompt of ours, but lm-eval has such contexts.
+        return self._of_ids((self.model.tokenizer(context)["input_ids"] if context else []) or [self._prefix()])
 
     def _cropped(self, made: Prompt, room: int) -> Prompt:
         if is_encoder_decoder(self.model):
@@ -315,7 +364,9 @@ class SteeredLM(LM):
                 f"{room} tokens after a context leave it no room: this model's context has {context_of(self.model)}. "
                 "Ask for fewer, e.g. max_gen_toks in the task's generation_kwargs."
             )
-        return _without_first(made, max(0, len(made) + room - self.model.cfg.n_ctx))
+        over = max(0, len(made) + room - self.model.cfg.n_ctx)
+        self._cut += over > 0
+        return _without_first(made, over)
 
     def _of_ids(self, ids: Iterable[int]) -> Prompt:
         tokens = torch.tensor(list(ids), dtype=torch.long)
