@@ -78,6 +78,58 @@ def test_tags_in_a_message_mark_what_is_steered(tiny: Callable) -> None:
         SteeredAPI("tiny", loaded=model, stear="x")
 
 
+@pytest.mark.usefixtures("tiny")
+def test_epochs_are_drawn_anew_also_in_a_second_evaluation(checkpoint: Callable, tmp_path: Path) -> None:
+    from inspect_ai import eval as inspect_eval
+    from inspect_ai.log import read_eval_log
+    from inspect_ai.model import get_model
+
+    import mechsteer.inspect_bridge  # noqa: F401
+
+    def drawn(api: Any, **config: Any) -> list[set[str]]:
+        options = {"log_dir": str(tmp_path / "logs"), "display": "none", "max_tokens": 6, "temperature": 2.0}
+        (log,) = inspect_eval(inspect_task(), model=api, epochs=3, **options, **config)
+        assert log.status == "success"
+        samples = read_eval_log(log.location).samples
+        return [{one.output.completion for one in samples if one.id == number} for number in (1, 2)]
+
+    name = f"mechsteer/{checkpoint('llama-gqa')}"
+    first = get_model(name, memoize=False)
+    once = drawn(first)
+    assert [len(texts) for texts in once] == [3, 3]
+    assert drawn(first) != once  # in another event loop
+    assert drawn(get_model(name, memoize=False)) == once
+    assert [len(texts) for texts in drawn(first, seed=1)] == [1, 1]
+
+
+def test_what_is_no_text_is_refused_and_a_stop_at_the_last_token_is_one(tiny: Callable) -> None:
+    import asyncio
+
+    from inspect_ai.model import ChatMessageAssistant, ChatMessageUser, ContentImage, ContentText, GenerateConfig
+    from inspect_ai.tool import ToolCall
+
+    from mechsteer.inspect_bridge.provider import SteeredAPI
+
+    api = SteeredAPI("tiny", loaded=tiny("llama-gqa", chat=True))
+
+    def answer(*messages: Any, **config: Any) -> Any:
+        return asyncio.run(api.generate(list(messages), [], "none", GenerateConfig(max_tokens=4, **config)))
+
+    asked = ChatMessageUser(content=[ContentText(text="the cat")])
+    free = answer(asked)
+    assert free.stop_reason == "max_tokens" and answer(ChatMessageUser(content="the cat")).completion == free.completion
+    ended = answer(asked, stop_seqs=[free.completion.split()[-1]])
+    assert ended.stop_reason == "stop" and ended.usage.output_tokens == 4
+    picture = ChatMessageUser(content=[ContentText(text="the cat"), ContentImage(image="data:image/png;base64,AA")])
+    called = ChatMessageAssistant(content="", tool_calls=[ToolCall(id="1", function="f", arguments={})])
+    for messages, part in (((picture,), "user's .*: image"), ((asked, called), "assistant's .*: tool call")):
+        with pytest.raises(ms.MechsteerError, match=f"The {part}"):
+            answer(*messages)
+    assert answer(asked, top_p=1.0).completion == answer(asked, top_p=0.5, temperature=0.0).completion
+    with pytest.raises(ms.MechsteerError, match="without a temperature decoding here is greedy"):
+        answer(asked, top_p=0.5)
+
+
 def test_inspect_finds_the_provider_by_the_entry_point() -> None:
     import tomllib
 
