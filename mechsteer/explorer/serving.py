@@ -12,7 +12,7 @@ from panel.io.server import get_server
 from tornado.ioloop import IOLoop
 from tornado.web import RequestHandler
 
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, shown
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -66,15 +66,18 @@ def _had(host: str, port: int) -> int:
     """The port, or a free one for 0.
 
     Raises:
-        MechsteerError: if it cannot be had.
+        MechsteerError: if it cannot be had, or there is no address.
     """
+    if not isinstance(host, str) or not host.strip():  # to the system, no address is every address
+        raise MechsteerError(f"The explorer needs an address to listen at, e.g. '127.0.0.1', got host={shown(host)}.")
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             trial.bind((host, port))
-        except (OSError, OverflowError) as error:
+        except (OSError, OverflowError, TypeError, ValueError) as error:  # the last of a name that can be no host's
+            reason = str(error).rstrip(".")
             raise MechsteerError(
-                f"The explorer cannot listen at {host}, port {port}: {error}. Give another port=, or 0 for a free one."
+                f"The explorer cannot listen at {host}, port {port}: {reason}. Give another port=, or 0 for a free one."
             ) from None
         return trial.getsockname()[1]
 
@@ -137,5 +140,5 @@ def serve(page: Callable[[], Any], host: str, port: int, title: str) -> Explorer
             raise MechsteerError(
                 f"The explorer could not be served at {host}, port {port}; its thread's error is above."
             )
-    shown = "localhost" if host == "::1" else f"[{host}]" if ":" in host else host
-    return Explorer(f"http://{shown}:{port}/", loops[0], thread)
+    name = "localhost" if host == "::1" else f"[{host}]" if ":" in host else host
+    return Explorer(f"http://{name}:{port}/", loops[0], thread)

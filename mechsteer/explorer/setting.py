@@ -129,17 +129,31 @@ def _loading(model: Any) -> Call:
 
 
 def without_instruction(text: str) -> str:
-    """A text without what is tagged.
+    """A text without what is tagged, and without the white space behind it where there is some before it.
+
+    The text's other ends stay: in one that a template has written, they are the template's.
 
     Raises:
         MechsteerError: if nothing is, or nothing is left.
     """
-    left = _TAGGED.sub("", text).strip()
-    if left == text.strip():
+    first, *others = _pieces(text)
+    if not others:
         raise MechsteerError("No instruction is marked: put it between <!-> and <-!>.")
-    if not left:
+    left = first
+    for piece in others:
+        ended = not left or left[-1] in ">]"  # a template's header, behind which a text begins
+        left += piece.lstrip() if ended or left[-1].isspace() else piece
+    if not others[-1].strip():
+        left = left.rstrip()
+    if not left.strip():
         raise MechsteerError("All of the prompt is marked as its instruction, so that nothing is left without it.")
     return left
+
+
+def _pieces(text: str) -> list[str]:
+    """What stands before, between and behind the tagged stretches."""
+    ends = [0, *(place for found in _TAGGED.finditer(text) for place in found.span()), len(text)]
+    return [text[start:end] for start, end in zip(ends[::2], ends[1::2], strict=True)]
 
 
 def tagged(made: Prompt) -> str:

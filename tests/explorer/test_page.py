@@ -120,6 +120,22 @@ def test_the_pages_of_others_may_not_talk_to_it(explorer: Any) -> None:
         asyncio.run(ask())
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"host": ""}, r"needs an address to listen at.*host=''"),
+        ({"host": "ü" * 80}, r"cannot listen at ü+, port 0: .*[^.]\. Give another"),
+        ({"port": "5006"}, "cannot listen at 127.0.0.1, port 5006"),
+        ({"port": 70000}, r"port 70000: .*[^.]\. Give another"),
+    ],
+)
+def test_an_address_that_cannot_be_had_is_named(instruct_llama: Any, given: dict[str, Any], said: str) -> None:
+    pytest.importorskip("panel")
+    with pytest.raises(ms.MechsteerError, match=said):
+        ms.explore(instruct_llama, TEXT, **given)
+
+
 def test_a_notebook_shows_it_inline(explorer: Any) -> None:
     assert f'<iframe src="{explorer.url}"' in explorer._repr_html_()
 

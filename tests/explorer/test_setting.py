@@ -178,7 +178,15 @@ def test_a_prompt_is_made_again_from_its_text(tiny: Any, chat: bool) -> None:
 
 
 def test_the_instruction_is_left_out() -> None:
-    assert without_instruction("a <!!-> b\nc <-!!> d <!-> e <-!>") == "a  d"
+    assert without_instruction("a <!!-> b\nc <-!!> d <!-> e <-!>") == "a d"
+
+
+@pytest.mark.parametrize("end", ["<|im_end|>\n<|im_start|>assistant\n", "</s>"])
+def test_the_end_that_a_template_writes_stays(end: str) -> None:
+    for header in ("<|im_start|>user\n", "<|user|>"):
+        for told in ("<!-> Use capitals. <-!>\n\nTell me.", "Tell me. <!-> Use capitals. <-!>"):
+            left = without_instruction(f"{header}{told}{end}")
+            assert left in (f"{header}Tell me.{end}", f"{header}Tell me. {end}")
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -144,7 +144,7 @@ def _no_study(folder: Path) -> str:
         found = f"{str(folder)!r} is not the folder of a finished study: it has no {RECORD}."
         other = next((kind for kind in OTHERS if is_there(folder / f"{kind}.json")), None)
         if other is not None:
-            return f"{found} It is a {other}'s; `mechsteer report` makes its page and pictures again."
+            return f"{found} It is a {other}'s; `mechsteer report` makes its page again, pictures and all."
     elif is_there(folder):
         found = f"{str(folder)!r} is a file; a study's folder with its {RECORD} was expected."
     else:
