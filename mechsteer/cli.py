@@ -3,6 +3,7 @@
 Nothing heavy is imported until a command runs, so ``--help`` is instant. Bad input ends with one line and exit code 2.
 """
 
+import dataclasses
 import io
 import os
 import shlex
@@ -62,6 +63,7 @@ def main(args: Sequence[str] | None = None) -> None:
     )
     try:
         with running(printable(shlex.join(["mechsteer", *given]))):
+            _check_lists(command, given)
             _run(command)
             sys.stdout.flush()
     except MechsteerError as error:
@@ -72,6 +74,19 @@ def main(args: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("mechsteer: stopped; what was finished is kept, the same command continues.", file=sys.stderr)
         sys.exit(130)
+
+
+def _check_lists(command: Any, given: Sequence[str]) -> None:
+    """Refuse an option of several values that is given twice: the last would count alone, and the others be lost.
+
+    Raises:
+        MechsteerError: with the option.
+    """
+    for field in dataclasses.fields(command):
+        option = f"--{field.name}"
+        times = sum(one.partition("=")[0] == option for one in given)
+        if times > 1 and isinstance(getattr(command, field.name), tuple):
+            raise MechsteerError(f"{option} is given {times} times: give all its values behind one, {option} A B.")
 
 
 def _stop(error: OSError) -> NoReturn:

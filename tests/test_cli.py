@@ -127,6 +127,20 @@ def test_an_unknown_option_exits_with_2_and_names_the_nearest(mechsteer: Command
 # ------------------------------------------------------------------------------------------------ commands
 
 
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [
+        ("--methods", ["compare", "own.jsonl", "--methods", "guide:1", "--methods=directer"]),
+        ("--methods", ["tune", "MODEL", "own.jsonl", "--methods", "guide", "--methods", "vector"]),
+        ("--format", ["figures", "results", "--format", "pdf", "--format", "svg"]),
+    ],
+)
+def test_a_list_that_is_given_in_two_parts_is_refused(
+    option: str, given: list[str], refused: Callable[..., str]
+) -> None:
+    assert f"{option} is given 2 times: give all its values behind one, {option} A B." in refused(*given)
+
+
 def test_the_installed_command_is_this_function() -> None:
     done = in_a_shell("organisms", "list")
     assert (done.returncode, done.stderr) == (0, "")
