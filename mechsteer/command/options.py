@@ -28,7 +28,10 @@ Check = Annotated[
         "as its lines say.",
     ),
 ]
-NewTokens = Annotated[int | None, explained("INT", "For a file of one's own, the most new tokens. Default: 128.")]
+NewTokens = Annotated[
+    int | None,
+    explained("INT", "For a file of one's own, the most new tokens. Default: 128; of IFEval's file: 1280."),
+]
 
 
 def threads(model: str) -> None:
