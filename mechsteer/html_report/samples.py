@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.html_report.changes import changes
 from mechsteer.page_data import holder, packed
+from mechsteer.stats import are_shares
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,18 +85,23 @@ def score_of(rows: "pd.DataFrame") -> str | None:
 
 
 def verdict_of(rows: "pd.DataFrame", score: str | None = None) -> Callable[[dict[Any, Any]], tuple[str, bool | None]]:
-    """What a row of a table came to, in words, and whether that is good, by its score."""
+    """What a row of a table came to, in words, and whether that is good, by its score.
+
+    Of a score that is no share (a count of words, say) the number is said, and not whether it is good.
+    """
     column = score or score_of(rows)
+    share = column in rows and are_shares(rows[column].dropna())
 
     def said(row: dict[Any, Any]) -> tuple[str, bool | None]:
         value: Any = row.get(column) if column else None
         number = None if value is None or value != value else float(value)
         text = "" if number is None else f"{column} {number:.2f}"
-        if number in (0.0, 1.0):
+        if share and number in (0.0, 1.0):
             text = "followed" if number else "not followed"
         reason = row.get("collapse_reason")
         collapsed = f"collapsed: {reason}" if isinstance(reason, str) and reason else ""
-        return "; ".join(part for part in (text, collapsed) if part), None if number is None else number >= 0.5
+        good = number >= 0.5 if share and number is not None else None
+        return "; ".join(part for part in (text, collapsed) if part), good
 
     return said
 

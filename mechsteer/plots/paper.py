@@ -64,7 +64,8 @@ def paper(
             What it sets wins over the house style.
 
     Raises:
-        MechsteerError: for a width that is too small or no number, an unknown format, or a style that cannot be read.
+        MechsteerError: for a width that is too small or no number, no format or an unknown one, or a style that cannot
+            be read.
 
     Example:
         >>> with ms.plots.paper(3.3, formats=["svg"]):
@@ -73,6 +74,8 @@ def paper(
     if width is not None and finite("width", width) < 1:
         raise MechsteerError(f"width is in inches and at least 1, e.g. 3.3 for one column, got {width:g}.")
     chosen = tuple(one_of("format", name, FORMATS) for name in formats)
+    if not chosen:
+        raise MechsteerError(f"A figure needs a format to be written in: some of {', '.join(FORMATS)}.")
     token = _now.set(Paper(width, chosen, {} if style is None else _read(style)))
     try:
         yield

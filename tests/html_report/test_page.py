@@ -122,6 +122,17 @@ def test_answers_of_other_orders_are_matched_by_their_sample() -> None:
         assert [same[name] for name in found.names] == [answer for answer, _, _ in row]
 
 
+def test_a_count_is_neither_followed_nor_good() -> None:
+    rows = pd.DataFrame({"adherence": [0.0, 1.0, 7.0, float("nan")], "collapse_reason": ["empty", None, None, None]})
+    words = ["adherence 0.00; collapsed: empty", "adherence 1.00", "adherence 7.00", ""]
+    assert [verdict_of(rows)(row) for row in rows.to_dict("records")] == [(said, None) for said in words]
+    shares = rows[:2]
+    assert [verdict_of(shares)(row) for row in shares.to_dict("records")] == [
+        ("not followed; collapsed: empty", False),
+        ("followed", True),
+    ]
+
+
 def many(rows: pd.DataFrame) -> Report:
     return Report("many", ["?"], {}, samples=samples_of(rows, "name", verdict_of(rows)))
 

@@ -180,6 +180,11 @@ def test_panels_are_not_squeezed_to_nothing_by_their_words(tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["f.png"]
 
 
+def test_a_figure_in_no_format_is_refused() -> None:
+    with pytest.raises(MechsteerError, match="needs a format to be written in: some of pdf"), plots.paper(formats=[]):
+        pass
+
+
 def test_numbers_in_a_map_stay_in_their_cells(tmp_path: Path) -> None:
     def numbers(columns: int, size: float) -> tuple[list[Text], float]:
         cells = pd.DataFrame({"layer": 0, "strength": range(columns), "change": -33.3})
