@@ -297,6 +297,17 @@ def test_the_command_line_ends_in_one_line(monkeypatch: pytest.MonkeyPatch, caps
     assert ended.value.code == 2 and capsys.readouterr().err == "mechsteer: No such file: steer.safetensors.\n"
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_model_strategy_or_instruction_is_refused_at_once(tiny: Callable) -> None:
+    for given, options, message in (
+        ("gpt2", {}, r"ms\.load\('gpt2'\)"),
+        (tiny("gpt2"), {"strategy": STEER}, "An intervention is given as steer="),
+        (tiny("gpt2"), {"instruction": ["told"]}, "a field of the documents or a function of one, got"),
+    ):
+        with pytest.raises(ms.MechsteerError, match=message):
+            bridge(given, **options)
+
+
 def test_arguments_that_there_are_not_are_named(checkpoint: Callable, tmp_path: Path) -> None:
     from mechsteer.harness import SteeredLM
 

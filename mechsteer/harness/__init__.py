@@ -32,12 +32,13 @@ from mechsteer.decoding import Greedy, Sample, Strategy, generate
 from mechsteer.decoding.loop import MAX_BATCH_TOKENS
 from mechsteer.decoding.requested import check_options, new_tokens, requested_strategy, stop_texts
 from mechsteer.decoding.score import score_ids
-from mechsteer.errors import MechsteerError, unknown
+from mechsteer.decoding.strategies import as_strategy
+from mechsteer.errors import MechsteerError, shown, unknown
 from mechsteer.files import digest
 from mechsteer.harness.arguments import loaded, rows_of
 from mechsteer.harness.marked import Instruction, marked
 from mechsteer.identity import cell_key
-from mechsteer.models import context_of, is_encoder_decoder, loaded_info, model_info, provenance
+from mechsteer.models import check_model, context_of, is_encoder_decoder, loaded_info, model_info, provenance
 from mechsteer.prompts import Prompt, token_names
 from mechsteer.prompts import prompt as make_prompt
 from mechsteer.prompts.rendering import apply_template
@@ -72,7 +73,8 @@ class SteeredLM(LM):
         max_batch_size: For ``"auto"``; default: 64.
 
     Raises:
-        MechsteerError: for an intervention that does not fit the model, or another ``batch_size``.
+        MechsteerError: for what is no loaded model, strategy or instruction of these kinds, an intervention that does
+            not fit the model, or another ``batch_size``.
     """
 
     def __init__(
@@ -88,6 +90,13 @@ class SteeredLM(LM):
         max_batch_size: int | None = None,
     ) -> None:
         super().__init__()
+        check_model(model)
+        if strategy is not None:
+            as_strategy(strategy)
+        if not (instruction is None or isinstance(instruction, str) or callable(instruction)):
+            raise MechsteerError(
+                f"instruction= is a field of the documents or a function of one, got {shown(instruction)}."
+            )
         self.model = model
         self.steer = as_intervention(steer)
         self.steer.check(model)

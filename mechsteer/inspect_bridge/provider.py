@@ -17,7 +17,7 @@ from inspect_ai.model import GenerateConfig, ModelAPI, ModelOutput, ModelUsage  
 from mechsteer.decoding import Greedy, Sample, Strategy, generate
 from mechsteer.decoding.stops import completed, naming_specials
 from mechsteer.errors import MechsteerError, unknown
-from mechsteer.models import load, loaded_info, model_info
+from mechsteer.models import check_model, load, loaded_info, model_info
 from mechsteer.prompts import Prompt
 from mechsteer.prompts import prompt as make_prompt
 from mechsteer.steering import Intervention, describe_edits
@@ -72,6 +72,7 @@ class SteeredAPI(ModelAPI):
         self.steer = steer if isinstance(steer, Intervention | None) else Intervention.load(str(steer))
         options = {name: model_args[name] for name in LOADING if name in model_args}
         self.model = model_args["loaded"] if "loaded" in model_args else load(model_name, **options)
+        check_model(self.model)
         if self.steer is not None:
             self.steer.check(self.model)
         self._one_at_a_time = threading.Lock()  # of threads: each evaluation has an event loop of its own
