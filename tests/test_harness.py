@@ -23,6 +23,8 @@ PAIRS = [
     ("", "a dog sat"),
     ("write a quote ", "in capitals"),
     ("one two red", " blue"),
+    ("the cat sat on a dog " * 40, " the mat"),  # longer than the context
+    ("the cat sat on a dog " * 40, " red"),
 ]
 
 
@@ -156,7 +158,7 @@ def test_a_chat_template_does_not_double_the_start(tiny: Callable) -> None:
 def test_a_context_that_is_too_long_loses_its_beginning(tiny: Callable) -> None:
     model = tiny("llama-gqa")
     made, ids = bridge(model)._pair("<!!-> the cat <-!!> " + "dog " * 200, " mat")
-    assert len(made) + len(ids) == model.cfg.n_ctx and made.tokens[-1] == ms.prompt(model, "dog").tokens[-1]
+    assert len(made) + len(ids) - 1 == model.cfg.n_ctx and made.tokens[-1] == ms.prompt(model, "dog").tokens[-1]
     assert "instruction" not in made.spans  # it was in what is lost
     for asked in ({"do_sample": True}, {"max_gen_toks": model.cfg.n_ctx}):
         with pytest.raises(ms.MechsteerError, match=f"leave it no room: this model's context has {model.cfg.n_ctx}"):

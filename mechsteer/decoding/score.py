@@ -76,7 +76,7 @@ def score_ids(
     if len(counts) != 1 or 0 in counts:
         raise MechsteerError(f"Every prompt needs the same number of choices, at least one; got {sorted(counts)}.")
     (count,) = counts
-    longest = max(map(len, prompts)) + max(len(ids) for row in choices for ids in row)
+    longest = max(map(len, prompts)) + max(len(ids) for row in choices for ids in row) - 1  # the last one is not read
     if not is_encoder_decoder(model) and longest > model.cfg.n_ctx:
         batch_size = 1  # together, a long prompt and another's long continuation would not fit the context
     out, greedy = torch.zeros(len(prompts), count), torch.zeros(len(prompts), count, dtype=torch.bool)

@@ -348,7 +348,7 @@ class SteeredLM(LM):
         made = self._whole(context, doc)
         # Without special tokens: a tokenizer may also put one at a text's end, which is no part of a continuation.
         rest = self._ids(made.text + continuation)[len(self._ids(made.text)) :]
-        return self._cropped(made, len(rest)), rest
+        return self._cropped(made, max(0, len(rest) - 1)), rest  # the last token is predicted and not read
 
     def _ids(self, text: str) -> list[int]:
         return self.model.tokenizer(text, add_special_tokens=False)["input_ids"]
