@@ -6,6 +6,7 @@ runs of four words that stand in the prompt.
 """
 
 import re
+import unicodedata
 import zlib
 from collections.abc import Sequence
 
@@ -18,19 +19,28 @@ MUCH = 0.5
 SHORT, FEW = 60, 0.4
 """Runs say little about so few words; there, two words in five must be new ones."""
 
-_WORD = re.compile(r"\w+", re.UNICODE)
+MARKS = "\u200c\u200d" + "".join(
+    chr(code)
+    for code in range(0x300, 0x10000)
+    if unicodedata.category(chr(code)) in ("Mn", "Mc") and not 0xFE00 <= code <= 0xFE0F
+)
+"""What goes on a word but is none of ``\\w``, for a class of a regular expression: marks such as the vowels of Hindi,
+Bengali and Tamil, and the two joiners; not what chooses a character's picture."""
+
+_WORD = re.compile(rf"\w[\w{MARKS}]*")
 _SENTENCE = re.compile(r"(?<=[.!?。！？])\s*|\n+")
-UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f"
+UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff"
 """Characters of scripts without spaces between words, for a class of a regular expression."""
 
 _WIDE = re.compile(f"[{UNSPACED}]")
+_LETTER = re.compile(r"\w")
 
 
 def words(text: str) -> list[str]:
     """The words of a text in small letters; of scripts without spaces, the characters."""
     found: list[str] = []
     for word in _WORD.findall(text.lower()):
-        found += list(word) if _WIDE.search(word) else [word]
+        found += _LETTER.findall(word) if _WIDE.search(word) else [word]
     return found
 
 

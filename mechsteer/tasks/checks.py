@@ -1,19 +1,20 @@
 """Checks by name: ``"lowercase"``, ``"max_words:30"``, ``"language:fr"``, or an id of IFEval.
 
-Each says of a text whether it does what was asked *and* is still an answer: an empty text, punctuation, one word over
-and over, a number that is not one (``NaN``) or an echo of the instruction pass none of them (``excludes`` and ``regex``
-included). They are stricter than the published checkers, which keep their behaviour under IFEval's ids.
+Each says of a text whether it does what was asked *and* is still an answer: an empty text, punctuation, one letter, one
+word over and over, a number that is not one (``NaN``) or an echo of the instruction pass none of them (``excludes`` and
+``regex`` included; but a letter may be what a pattern asks for). They are stricter than the published checkers, which
+keep their behaviour under IFEval's ids.
 
 ================== ============================================================================================
-lowercase          there are letters, and none is a capital
-uppercase          there are letters, and none is small
+lowercase          there are letters that have capitals, and none is one
+uppercase          there are letters that have capitals, and all are
 json               the text (or one ```` ```json ```` block that is all of it) is a JSON object or array of RFC 8259,
                    with named keys, none of them twice, and a value that says something
-max_words:N        at most N words, split at white space
+max_words:N        at most N words, split at white space; in Chinese and Japanese each character is one
 sentences:N        exactly N sentences, the last one ended
 language:CODE      ISO 639-1, e.g. fr; see :mod:`mechsteer.tasks.checkers.language`; extra ``eval``
-contains:TEXT      as a whole word or phrase, in whatever case, outside any repetition of the instruction
-excludes:TEXT      not as a whole word or phrase, in whatever case
+contains:TEXT      as a whole word or phrase (a sign: anywhere), in any case, outside any repetition of the instruction
+excludes:TEXT      not as a whole word or phrase (a sign: nowhere), in any case
 starts_with:TEXT   after white space, letter by letter, and more follows
 ends_with:TEXT     before white space, letter by letter, outside any repetition of the instruction, after more
 regex:PATTERN      Python's ``re.search``
@@ -22,7 +23,8 @@ IFEval's ids       lm-eval's checkers; arguments from the sample; ``adherence`` 
 
 A name that takes an argument and comes without it takes it from the sample, under its own name: ``check="contains"`` of
 ``{"prompt": ..., "contains": "tea"}``. The instruction is the sample's ``instruction``, or what is marked as one.
-Letters with marks count the same in both forms of Unicode; in scripts without spaces a word may stand anywhere.
+Letters with marks count the same in both forms of Unicode, and both apostrophes; in scripts without spaces a word may
+stand anywhere.
 """
 
 import difflib
@@ -34,7 +36,7 @@ from typing import Any
 from unicodedata import normalize
 
 from mechsteer.errors import MechsteerError, nearest, shown
-from mechsteer.quality.texts import UNSPACED, has_content, is_empty, is_loop
+from mechsteer.quality.texts import MARKS, UNSPACED, has_content, is_empty, is_loop, words
 from mechsteer.tasks.checkers.language import is_language, known_language
 from mechsteer.tasks.checkers.sentence_count import count_sentences
 from mechsteer.tasks.ifeval.arguments import ARGUMENTS, problem
@@ -46,6 +48,11 @@ Test = Callable[[str, Any, Sequence[str]], bool]
 ECHO_WORDS = 3
 """A stretch that is marked as instruction is repeated by so many words; fewer are said anyway."""
 
+_OWN_MARKS = re.sub(f"[{UNSPACED}]", "", MARKS)
+_PART = re.compile(rf"[^\W{UNSPACED}]|[{_OWN_MARKS}]")
+"""A character of a word, of scripts with spaces between words."""
+
+_EACH_A_WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 _FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*?)\n?\s*```\s*", re.DOTALL | re.IGNORECASE)
 
 
@@ -78,7 +85,8 @@ class Spec:
         argument = self._argument(sample) if read is not None else None
         told = [sample.get("instruction") or "", *(one for one in marked if len(one.split()) >= ECHO_WORDS)]
         text, told = normalize("NFC", text), [normalize("NFC", one) for one in told]
-        says = self.name == "json" or has_content(without_echo(text, *told))
+        left = without_echo(text, *told)
+        says = self.name == "json" or has_content(left) or (self.name == "regex" and _is_asked_letter(left, argument))
         return says and test(text, argument, told)
 
     def look(self, sample: Mapping[str, Any]) -> None:
@@ -203,25 +211,39 @@ def _says_something(value: Any) -> bool:
     return not is_empty(value) and not is_loop(value) if isinstance(value, str) else value is not None
 
 
+def _is_asked_letter(text: str, pattern: Any) -> bool:
+    """The text is one letter (a choice), and the pattern asks for something: it is not found in an empty text."""
+    return len(words(text)) == 1 and re.search(pattern, "") is None
+
+
+def count_words(text: str) -> int:
+    """Words, split at white space; of Chinese and Japanese, characters."""
+    return sum(max(1, len(_EACH_A_WORD.findall(word))) for word in text.split())
+
+
 def occurs(phrase: str, text: str) -> bool:
     """A word or phrase occurs whole, in whatever case and with whatever white space."""
+    phrase, text = (one.replace("’", "'") for one in (phrase, text))
     inner = r"\s+".join(map(re.escape, phrase.split()))
-    return re.search(_bounded(inner, phrase.strip()), text, re.IGNORECASE) is not None
+    return re.search(bounded(inner, phrase.strip()), text, re.IGNORECASE) is not None
 
 
-def _bounded(inner: str, phrase: str) -> str:
-    """A pattern of a phrase that is no part of longer words, of scripts with spaces between them."""
-    before, after = (f"(?{side}[^\\W{UNSPACED}])" for side in ("<!", "!"))
-    start, end = (re.match(f"[{UNSPACED}]", one) for one in (phrase[:1], phrase[-1:]))
-    return f"{'' if start else before}{inner}{'' if end else after}"
+def bounded(inner: str, phrase: str) -> str:
+    """A pattern of a phrase that is no part of longer words, of scripts with spaces between them.
+
+    Where the phrase begins or ends with what is in no word (a comma, a picture), anything may stand beside it.
+    """
+    before, after = (f"(?{side}[^\\W{UNSPACED}])(?{side}[{_OWN_MARKS}])" for side in ("<!", "!"))
+    start, end = (_PART.match(one) for one in (phrase[:1], phrase[-1:]))
+    return f"{before if start else ''}{inner}{after if end else ''}"
 
 
 def without_echo(text: str, *told: str) -> str:
     """The text without repetitions of the instruction's stretches, whatever their case, white space and punctuation."""
     for one in told:
-        found = re.findall(r"\w+", one)
+        found = re.findall(rf"\w[\w{MARKS}]*", one)
         if found:
-            text = re.sub(_bounded(r"\W+".join(found), "".join(found)), " ", text, flags=re.IGNORECASE)
+            text = re.sub(bounded(r"\W+".join(found), "".join(found)), " ", text, flags=re.IGNORECASE)
     return text
 
 
@@ -247,7 +269,7 @@ TESTS: Mapping[str, tuple[Test, Callable[[str, Any], Any] | None]] = {
     "lowercase": (lambda text, _, __: text.islower(), None),
     "uppercase": (lambda text, _, __: text.isupper(), None),
     "json": (lambda text, _, __: is_json(text), None),
-    "max_words": (lambda text, most, _: len(text.split()) <= most, _count),
+    "max_words": (lambda text, most, _: count_words(text) <= most, _count),
     "sentences": (lambda text, count, _: count_sentences(text) == count, _count),
     "language": (lambda text, code, _: is_language(text, code), _language),
     "contains": (_contains, _phrase),

@@ -38,6 +38,10 @@ def test_copies_are_counted_within_sentences() -> None:
 
 def test_contents() -> None:
     assert words("Élan, 3 x!") == ["élan", "3", "x"] and words("猫です") == ["猫", "で", "す"]
+    assert words("cafe\u0301 नीला می\u200cشود ❤\ufe0f 1\ufe0f") == ["cafe\u0301", "नीला", "می\u200cشود", "1"]
+    assert words("ชา tea") == ["ช", "า", "tea"]
+    hindi = "आसमान नीला है और पानी नीला है और पेड़ हरा है।"  # of letters and vowels apart, few would be different
+    assert has_content(hindi) and len(words(hindi)) == 11 and repetition(hindi) == pytest.approx(0)
     assert is_empty(" \n.,!") and not is_empty("7")
     assert has_content("ok") and has_content("7") and not has_content("l") and not has_content("- -")
     assert is_loop("no no no") and is_loop("la le la le la le") and not is_loop("one two two")

@@ -144,6 +144,11 @@ def test_language() -> None:
     ):
         assert passes("language:fr", text), text
     assert passes("language:zh", "东京是日本的首都。") and passes("language:de", "Das ist ein schönes Haus am See.")
+    assert passes("language:hi", "आसमान नीला दिखाई देता है क्योंकि हवा सूरज की रोशनी को बिखेर देती है।")
+    assert passes("language:bn", "আকাশ নীল দেখায় কারণ সূর্যের আলো ছড়িয়ে পড়ে।")
+    assert passes("language:ta", "வானம் நீல நிறத்தில் தெரிகிறது ஏனெனில் சூரிய ஒளி சிதறுகிறது.")
+    mixed = "आसमान नीला दिखाई देता है क्योंकि रोशनी बिखर जाती है। Then it says in English that the sky is blue."
+    assert not passes("language:hi", mixed) and not passes("language:hi", "है है है है है है है")
     with pytest.raises(MechsteerError, match=r"Unknown language 'french'.*Did you mean 'fr'"):
         spec("language:french")
 
@@ -163,6 +168,22 @@ def test_language() -> None:
         ("One (yes). Two.", 2),
         ("- It is red.\n- It is blue.", 2),
         ("A line without a mark\n\nAnd one with it.", 2),
+        ("**It is red.** *It is blue.*", 2),
+        ("Well… it is red.", 1),
+        ("Well… It is red.", 2),
+        ("„Es ist rot.“", 1),
+        ("«Il est rouge.» — «Il est bleu !»", 2),
+        ("It is red.😊 It is blue.[1]", 2),
+        ("J.R.R. Row wrote it in Washington, D.C. in 1901.", 1),
+        ("He is in the U.S.A. and e. g. there.", 1),
+        ("Mt. Row is 900 ft. high.", 1),
+        ("He lives in the U.S. She does not.", 2),
+        ("1. Red. 2. Blue. 3. Green.", 3),
+        ("It was in World War I. Then it ended.", 2),
+        ("आसमान नीला है।", 1),
+        ("आसमान नीला है। पेड़ हरा है।", 2),
+        ("السماء زرقاء. هل هي زرقاء؟", 2),
+        ("آسمان نیلا ہے۔", 1),
         ("It stops in the middle of", 0),
         ("It is red. It stops in", 0),
     ],
@@ -177,6 +198,7 @@ def test_sentences(text: str, count: int) -> None:
         ("lowercase", ["it is 3 o'clock, ok?", "élan vital"], ["It is late", "42 17"]),
         ("uppercase", ["IT IS LATE.", "ÉLAN 3 X"], ["IT IS Late", "42 17"]),
         ("max_words:3", ["ok", "one two three", "42"], ["one two three four"]),
+        ("max_words:4", ["天空很蓝。", "我喜欢 tea"], ["天空是蓝色的。", "空は青いです"]),
         (
             "contains:tea",
             ["I drink Tea.", "Use the word tea. I like tea!", "tea"],
@@ -189,6 +211,19 @@ def test_sentences(text: str, count: int) -> None:
         ("ends_with:OK", ["It is. OK", "Use the word tea. No. OK\n"], ["OK", "...OK", "It is. ok", "OK, it is.", ""]),
         ("ends_with:tea", ["I like tea"], ["I will. Use the word tea", "Use the word tea."]),
         (r"regex:^\d+ cats$", ["12 cats"], ["12 cats and dogs"]),
+        ("regex:^[A-D]$", ["B"], ["E", "AB", "", "."]),
+        (r"regex:^\W*[A-D]\W*$", ["(B)", "B."], ["()", "E."]),
+        ("regex:^[^,]*$", ["It is tea"], ["B", "Tea, it is"]),
+        ("excludes:,", ["Tea and milk."], ["Tea, milk and bread."]),
+        ("excludes:!", ["It is so."], ["It is so!"]),
+        ("contains:?", ["Is it so?"], ["It is so."]),
+        ("contains:😊", ["hello there😊"], ["hello there"]),
+        ("contains:**", ["It is **bold** here"], ["It is *bold* here"]),
+        ("contains:#tea", ["I like #tea most", "so#tea"], ["I like #teapots"]),
+        ("contains:don't", ["I don’t know tea"], ["I do not know tea"]),
+        ("excludes:don’t", ["I do not know tea"], ["I don't know tea"]),
+        ("contains:नीला", ["आसमान नीला है।"], ["आसमान नीलापन है।"]),
+        ("contains:नील", ["यह नील है।"], ["आसमान नीला है।"]),
         ("contains:茶", ["我喜欢喝茶和咖啡。"], ["我喜欢喝咖啡。"]),
         ("contains:ชา", ["ฉันดื่มชาทุกวัน"], ["ฉันดื่มกาแฟทุกวัน"]),
         ("contains:coffee", ["我喜欢coffee和水。"], ["我喜欢coffees和水。"]),
@@ -285,3 +320,4 @@ def test_an_echo_is_of_whole_words_whatever_stands_between_them() -> None:
     assert without_echo("Banana: use the 'word' tea!", "Use the word: tea.") == "Banana:  !"
     assert without_echo("banana", "a.") == "banana" and without_echo("a banana", "a.") == "  banana"
     assert without_echo("请用中文回答", "用中文") == "请 回答"
+    assert without_echo("हाँ, हिंदी  में उत्तर दो!", "हिंदी में उत्तर दो।") == "हाँ,  !"

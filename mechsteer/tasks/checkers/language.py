@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any
 
 from mechsteer.errors import MechsteerError, nearest
+from mechsteer.quality.texts import MARKS
 
 LEAST = 0.9
 """The least probability that langdetect must give the language."""
@@ -21,7 +22,7 @@ SEEDS = range(5)
 
 WIDE = ("zh-cn", "zh-tw", "ja", "ko", "th")
 
-_WORD = re.compile(r"[^\W\d_]+")
+_WORD = re.compile(rf"[^\W\d_](?:[^\W\d_]|[{MARKS}])*")
 
 
 def is_language(text: str, code: str) -> bool:
@@ -36,7 +37,7 @@ def is_language(text: str, code: str) -> bool:
         return len(set(text)) >= FEW_WORDS and _share(text, code) >= LEAST_SHORT
     if len(set(words)) < FEW_WORDS or max(map(len, words)) < LONG_WORD:
         return False
-    parts = [part for part in re.split(r"(?<=[.!?])\s+|\n+", text) if len(_WORD.findall(part)) >= SHORT]
+    parts = [part for part in re.split(r"(?<=[.!?।؟۔])\s+|\n+", text) if len(_WORD.findall(part)) >= SHORT]
     least = LEAST if len(words) >= SHORT else LEAST_SHORT
     return _share(text, code) >= least and all(_share(part, code) >= LEAST_SHORT for part in parts)
 
