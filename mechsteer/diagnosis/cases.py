@@ -9,7 +9,7 @@ from mechsteer.diagnosis.editing import without_span
 from mechsteer.errors import MechsteerError, file_as_task, shown
 from mechsteer.models import check_model, is_encoder_decoder
 from mechsteer.prompts import Prompt
-from mechsteer.tasks.spans import untagged
+from mechsteer.tasks.spans import standing, untagged
 
 SPAN = "instruction"
 
@@ -110,7 +110,7 @@ def _missing(model: Any, task: Any, number: int, prompt: Prompt) -> str:
         return "the instruction is not in the prompt"
     start = min(a for a, _ in prompt.spans[SPAN])
     end = max(b for _, b in prompt.spans[SPAN])
-    if start < 0 or end > len(prompt) or (told and " ".join(told.split()) not in " ".join(prompt.text.split())):
+    if start < 0 or end > len(prompt) or (told and not standing(prompt.text, told)):
         return "the instruction is not whole in the prompt"
     if not is_encoder_decoder(model) and len(prompt) + task.max_new_tokens > model.cfg.n_ctx:
         return f"{len(prompt)} tokens and {task.max_new_tokens} new ones exceed the context of {model.cfg.n_ctx}"

@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from numbers import Integral, Real
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +14,7 @@ from mechsteer.prompts import Prompt
 from mechsteer.prompts import prompt as make_prompt
 from mechsteer.prompts.tags import parse_tags
 from mechsteer.tasks.checks import Spec
-from mechsteer.tasks.spans import added, is_tagged, mark, tagged, tagged_texts, untagged, without_tagged
+from mechsteer.tasks.spans import added, is_tagged, mark, standing, tagged, tagged_texts, untagged, without_tagged
 
 TEXTS = ("instruction", "context", "base", "kind")
 KNOWN = ("prompt", *TEXTS)
@@ -88,6 +89,8 @@ class OwnSample:
                 "nobody knows this prompt without its instruction; give 'instruction' or 'base', or mark the "
                 "instruction with tags: <!!-> Answer in capitals. <-!!>."
             )
+        if not isinstance(self.asked, Prompt) and not self.instructions:
+            raise MechsteerError("this prompt says nothing beyond its 'base', so it has no instruction to leave out.")
         return make_prompt(model, _messages(self.base), context=self.context or None)
 
     def _asked(self, model: Any) -> Prompt:
@@ -127,8 +130,8 @@ def read_sample(value: Any, where: str) -> OwnSample:
                 f"unknown name {shown(name)}; did you mean {difflib.get_close_matches(name, KNOWN[:3], 1)[0]!r}?"
             )
     texts = {name: row[name] for name in TEXTS if row.get(name) is not None}
-    if isinstance(texts.get("kind"), int | float):  # a table numbers its groups, as 2.0 where some have none
-        texts["kind"] = f"{texts['kind']:g}"
+    if isinstance(kind := texts.get("kind"), Real):  # a table numbers its groups, as 2.0 where some have none
+        texts["kind"] = str(int(kind)) if isinstance(kind, Integral) else f"{float(kind):.15g}"
     for name, text in texts.items():
         if not isinstance(text, str) and not (name == "base" and is_conversation(text)):
             raise wrong(f"{name!r} must be a text, got {shown(text)}.")
@@ -178,7 +181,7 @@ def _with_spans(where: str, asked: Any, texts: Mapping[str, Any], base: Any) -> 
         parse_tags(text, None)  # refuses tags that are not closed
     if not isinstance(asked, str):
         return _of_messages(where, asked, instruction, context, base, kind)
-    outside, marked = instruction if instruction and instruction not in asked else "", False
+    outside, marked = "" if standing(asked, instruction) else instruction, False
     if tagged_texts(asked):
         if instruction and not outside:
             raise MechsteerError("the instruction is given and marked with tags too; do one of them.")
@@ -209,7 +212,8 @@ def _beyond(text: str, base: str) -> str:
 def _of_messages(where: str, asked: Any, instruction: str, context: str, base: Any, kind: str) -> OwnSample:
     """Messages: the instruction is in one of them, or goes before the last one of the user."""
     turns = [dict(turn) for turn in asked]
-    holding = [i for i, turn in enumerate(turns) if instruction and instruction in turn["content"]]
+    exact = any(standing(turn["content"], instruction, alike=False) for turn in turns)
+    holding = [i for i, turn in enumerate(turns) if standing(turn["content"], instruction, alike=not exact)]
     marked = [i for i, turn in enumerate(turns) if tagged_texts(turn["content"])]
     if len(holding) > 1:
         raise MechsteerError(

@@ -7,7 +7,8 @@ A sample is a text (GUIDE's tags may mark its instruction), a list of messages, 
 (in a JSONL or CSV file: a line) with
 
 - ``prompt``: a text or messages. It may hold the instruction.
-- ``instruction``: where the prompt holds it, once, it is marked there; otherwise it goes before the prompt.
+- ``instruction``: where the prompt holds it, once, it is marked there (whatever its case, white space and quotation
+  marks); otherwise it goes before the prompt.
 - ``context``: a text between instruction and prompt.
 - ``base``: the prompt without its instruction. Default: what is left when the marked instruction is taken out. Where
   there is no ``instruction``, it is what ``prompt`` says beyond ``base``.

@@ -8,8 +8,10 @@ the one and not in the other.
 import difflib
 import re
 from collections.abc import Callable
+from unicodedata import normalize
 
 from mechsteer.errors import MechsteerError
+from mechsteer.tasks.checks import bounded
 
 GAP = 2
 """Stretches of the instruction with at most so many words between them are one."""
@@ -18,6 +20,7 @@ ALIKE = 0.75
 
 _TAGS = re.compile(r"<(?:!{1,3}|\?)->|<-(?:!{1,3}|\?)>")
 _TAGGED = re.compile(r"(<(!{1,3})->)(.*?)(<-\2>)", re.DOTALL)
+_GAP = re.compile(r"(\s*)(?:<(!{1,3})->.*?<-\2>(\s*))+", re.DOTALL)
 _PIECE = re.compile(r"\S+")
 
 
@@ -32,8 +35,20 @@ def untagged(text: str) -> str:
 
 
 def without_tagged(text: str) -> str:
-    """The text without what is tagged as instruction."""
-    return tidy(untagged(_TAGGED.sub(" ", text)))
+    """The text without what is tagged as instruction, and without the double spaces and empty lines that this leaves.
+
+    White space elsewhere stays: it may be that of code or of a table.
+    """
+    return untagged(_GAP.sub(_closed, text))
+
+
+def _closed(gap: re.Match[str]) -> str:
+    """The white space that stays where something was taken out: the lines, and what the next one is set in by."""
+    before, after = gap[1], gap[3]
+    if gap.start() == 0 or gap.end() == len(gap.string):
+        return ""
+    lines = min(2, before.count("\n") + after.count("\n"))
+    return "\n" * lines + after.rpartition("\n")[2] * ("\n" in after) if lines else " "
 
 
 def tagged_texts(text: str) -> list[str]:
@@ -51,20 +66,55 @@ def change_tagged(text: str, change: Callable[[str], str]) -> str:
     return _TAGGED.sub(changed, text)
 
 
+def standing(text: str, instruction: str, *, alike: bool = True) -> list[tuple[int, int]]:
+    """Where an instruction stands in a text, as ranges of characters: nowhere in the middle of a word.
+
+    Args:
+        text: The text.
+        instruction: The instruction.
+        alike: Where it stands nowhere as it is given, look for it with other case, white space, quotation marks or form
+            of Unicode, or without its full stop: it is meant, and would be there twice if it were put before the text.
+    """
+    inner = instruction.strip()
+    if not inner:
+        return []
+    found = [one.span() for one in re.finditer(bounded(re.escape(inner), inner), text)]
+    if not found and alike:
+        words = normalize("NFC", inner).split()
+        pattern = r"\s+".join("".join(map(_any_form, word)) for word in words)
+        pattern += "?" if words[-1][-1] in ".!" else ""
+        found = [one.span() for one in re.finditer(bounded(pattern, inner), text, re.IGNORECASE)]
+    return [(start, end + _is_sentence(text, start, end)) for start, end in found]
+
+
+def _is_sentence(text: str, start: int, end: int) -> bool:
+    """Whether a range is a sentence but for the full stop behind it, which would be left over alone."""
+    before, after = text[:start].rstrip(" \t"), text[end : end + 2]
+    return before[-1:] in ("", "\n", ".", "!", "?", ":") and after.strip() in (".", "!")
+
+
+def _any_form(letter: str) -> str:
+    """A pattern of a character in both forms of Unicode; of quotation marks, of all of them."""
+    for marks in ("'’‘", '"“”'):
+        if letter in marks:
+            return f"[{marks}]"
+    parts = normalize("NFD", letter)
+    return re.escape(letter) if parts == letter else f"(?:{re.escape(letter)}|{re.escape(parts)})"
+
+
 def tagged(text: str, instruction: str) -> str:
     """The text with its instruction in tags.
 
     Raises:
         MechsteerError: if the instruction is not in it exactly once.
     """
-    inner, count = instruction.strip(), text.count(instruction.strip())
-    if count != 1:
+    inner, found = instruction.strip(), standing(text, instruction)
+    if len(found) != 1:
         raise MechsteerError(
-            f"the instruction {inner!r} stands {count} times in the prompt; mark the one that is meant with tags, e.g. "
-            f"<!!-> {inner} <-!!>."
+            f"the instruction {inner!r} stands {len(found)} times in the prompt; mark the one that is meant with tags, "
+            f"e.g. <!!-> {inner} <-!!>."
         )
-    start = text.index(inner)
-    return mark(text, [(start, start + len(inner))])
+    return mark(text, found)
 
 
 def mark(text: str, ranges: list[tuple[int, int]]) -> str:
@@ -98,12 +148,6 @@ def added(text: str, base: str) -> list[tuple[int, int]]:
 
 def _alike(word: str, other: str) -> bool:
     return difflib.SequenceMatcher(None, word, other).ratio() >= ALIKE
-
-
-def tidy(text: str) -> str:
-    """The text without the double spaces and empty lines that a removed stretch leaves."""
-    lines = [re.sub(r"[ \t]{2,}", " ", line).strip(" \t") for line in text.strip().split("\n")]
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
 
 
 def _plain(word: str) -> str:

@@ -111,6 +111,53 @@ def test_what_messages_say_beyond_their_base_is_the_instruction(
             assert ("context" in made.spans) == (context is not None)
 
 
+@pytest.mark.parametrize(
+    ("prompt", "instruction", "marked", "left"),
+    [
+        ("Why? answer in one  sentence.", "Answer in one sentence.", "answer in one  sentence.", "Why?"),
+        ("Why? Answer in one\nsentence", "Answer in one sentence.", "Answer in one\nsentence", "Why?"),
+        ("Why? Answer in one sentence.", "Answer in one sentence", "Answer in one sentence.", "Why?"),
+        ("Don’t use “tea”. Why?", 'Don\'t use "tea".', "Don’t use “tea”.", "Why?"),
+        ("Où ? Réponds en français.", "Re\u0301ponds en franc\u0327ais.", "Réponds en français.", "Où ?"),
+        ("Où ? Re\u0301ponds.", "Réponds.", "Re\u0301ponds.", "Où ?"),
+        ("Answer briefly. What does ANSWER BRIEFLY. mean?", "Answer briefly.", None, "What does ANSWER BRIEFLY. mean?"),
+        ("Run it:\n\n    if  x:\n        go()\n\nBe brief.", "Be brief.", None, "Run it:\n\n    if  x:\n        go()"),
+        ("One.\n\nBe brief.\n\n    code", "Be brief.", None, "One.\n\n    code"),
+    ],
+)
+def test_an_instruction_is_found_where_it_stands_whatever_its_case_and_spaces(
+    prompt: str, instruction: str, marked: str | None, left: str
+) -> None:
+    turns = [{"role": "system", "content": prompt}, {"role": "user", "content": "Go."}]
+    for given in (prompt, turns):
+        (sample,) = ms.task([{"prompt": given, "instruction": instruction}], "lowercase").samples
+        assert sample.instruction == "" and sample.instructions == [marked or instruction]
+        base = sample.base if isinstance(sample.base, str) else sample.base and sample.base[0]["content"]
+        assert base == left and prompt in sample.text
+
+
+def test_an_instruction_is_no_part_of_a_word_and_not_guessed_between_two() -> None:
+    (sample,) = ms.task([{"prompt": "Listen to the list.", "instruction": "Lis"}], "lowercase").samples
+    assert sample.instruction == "Lis" and sample.asked == "Listen to the list."
+    with pytest.raises(MechsteerError, match="stands 2 times in the prompt"):
+        ms.task([{"prompt": "be brief . Be Brief .", "instruction": "Be brief ."}], "lowercase")
+
+
+def test_a_prompt_that_says_nothing_beyond_its_base_has_no_pair(tiny: Callable[..., Any]) -> None:
+    model = tiny("llama-gqa", chat=True)
+    for given in ("the cat sat", [{"role": "user", "content": "the cat sat"}]):
+        task = ms.task([FORMS["outside"], {"prompt": given, "base": given}], "lowercase")
+        assert len(task.prompts(model)) == 2
+        with pytest.raises(MechsteerError, match="Sample 1: this prompt says nothing beyond its 'base'"):
+            task.pairs(model)
+
+
+def test_kinds_that_are_numbers_stay_apart() -> None:
+    kinds = [20240101, 20240102, 2.0, 2.5, np.int64(7)]
+    samples = ms.task([{"prompt": "a", "kind": kind} for kind in kinds], "lowercase").samples
+    assert [sample.kind for sample in samples] == ["20240101", "20240102", "2", "2.5", "7"]
+
+
 def test_tags_of_influence_are_no_instruction(tiny: Callable[..., Any]) -> None:
     model, asked = tiny("llama-gqa"), "<?-> the cat <-?> sat . answer in red"
     with pytest.raises(MechsteerError, match="nobody knows this prompt without"):
