@@ -511,8 +511,18 @@ def written_together(
 
 def digest(value: Any) -> str:
     """A short, stable hash of anything JSON can express: used for data sets and grid cells."""
-    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    try:
+        text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    except TypeError:  # for names in it that are no texts, or not all of one type
+        text = json.dumps(_with_text_names(value), sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _with_text_names(value: Any) -> Any:
+    """A value whose names, at any depth, are texts."""
+    if isinstance(value, Mapping):
+        return {name if isinstance(name, str) else repr(name): _with_text_names(one) for name, one in value.items()}
+    return [_with_text_names(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def versions() -> dict[str, str]:

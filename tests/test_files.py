@@ -148,6 +148,8 @@ def test_digest_depends_on_content_and_not_on_the_order_of_keys() -> None:
     assert files.digest({"a": 1, "b": [2]}) == files.digest({"b": [2], "a": 1})
     assert files.digest({"a": 1, "b": [2]}) != files.digest({"a": 1, "b": [3]})
     assert files.digest([1, 2]) != files.digest([2, 1])
+    odd = [{"a": [{1: "x", "b": 2, (3, 4): None}]}, {"a": [{"b": 2, (3, 4): None, 1: "x"}]}, {"a": [{1: "y", "b": 2}]}]
+    assert files.digest(odd[0]) == files.digest(odd[1]) != files.digest(odd[2])
 
 
 def test_a_record_is_there_only_beside_its_own_tables(tmp_path: Path) -> None:

@@ -65,6 +65,13 @@ class OwnSample:
         parts = [self.asked] if isinstance(self.asked, str) else [str(turn["content"]) for turn in self.asked]
         return before + [text for part in parts for text in tagged_texts(part)]
 
+    @property
+    def asks(self) -> Any:
+        """What it asks without its instruction: two samples of which that is equal ask the same."""
+        if self.base is None:
+            return self.text
+        return [self.base, self.context] if self.context else self.base
+
     def described(self) -> list[Any]:
         """All that decides its prompt and its scores, as JSON values."""
         asked = self.asked

@@ -87,7 +87,7 @@ class OwnTask:
         Raises:
             MechsteerError: for another split, or if a half would be empty.
         """
-        return half(self, split, [s.base if s.base is not None else s.text for s in self.samples])
+        return half(self, split, [s.asks for s in self.samples])
 
     def of_kind(self, kind: str) -> "OwnTask":
         """The samples of one kind.

@@ -72,8 +72,8 @@ def blocks(count: int) -> list[tuple[int, int]]:
 
 
 def asked(sample: Any) -> str:
-    """What two samples must share to be one question: the topic, or the text without the instruction."""
-    for name in ("topic", "base", "task", "text", "prompt"):
+    """What two samples must share to be one question: the topic, or the text (with its context) without instruction."""
+    for name in ("topic", "asks", "base", "task", "text", "prompt"):
         value = getattr(sample, name, None)
         if value is not None and value != "":
             return digest(value)

@@ -32,6 +32,14 @@ def test_halves_share_no_question_and_lose_none(make: Any) -> None:
     assert kinds[0] == kinds[1] == {s.kind for s in task.samples}
 
 
+def test_one_question_about_several_texts_is_several() -> None:
+    texts = [{"prompt": "Sum it up.", "instruction": wish, "context": f"Text {i}."} for i in range(8) for wish in "ab"]
+    task = ms.task(texts, "lowercase")
+    for first, second in (halves(task), (task.on("validation"), task.on("evaluation"))):
+        mine, theirs = ({s.context for s in one.samples} for one in (first, second))
+        assert len(mine) == len(theirs) == 4 and not mine & theirs and len(first.samples) == len(second.samples) == 8
+
+
 def test_order_of_the_samples_does_not_matter_but_the_seed_does() -> None:
     task = own(10)
     moved = list(task.samples)
