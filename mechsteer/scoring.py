@@ -87,7 +87,7 @@ def score_outputs(task: Any, texts: Sequence[str] | Mapping[str, str]) -> "pd.Da
         require_checkers()
     prompts = [how.asked(sample)[0] for sample in task.samples]
     if isinstance(texts, Mapping):
-        found = [next((texts[form] for form in how.asked(s) if form in texts), None) for s in task.samples]
+        found = [next((texts[one] for one in forms if one in texts), None) for forms in _forms(how, task.samples)]
         missing = [prompt for prompt, text in zip(prompts, found, strict=True) if text is None]
         if missing:
             raise MechsteerError(f"{len(missing)} of {len(prompts)} prompts have no response, e.g. {missing[0]!r}.")
@@ -109,9 +109,26 @@ def score_outputs(task: Any, texts: Sequence[str] | Mapping[str, str]) -> "pd.Da
         for number, (sample, prompt, text) in enumerate(zip(task.samples, prompts, found, strict=True))
     ]
     table = as_numbers(pd.DataFrame(rows))
-    extra = text_columns([str(text) for text in found], prompts)
+    asked = [_unquoted(sample, prompt) for sample, prompt in zip(task.samples, prompts, strict=True)]
+    extra = text_columns([str(text) for text in found], asked)
     table = table.assign(**{name: values for name, values in extra.items() if name not in table})
     return table.assign(**collapse_columns(table))
+
+
+def _forms(how: Scored, samples: Sequence[Any]) -> list[list[str]]:
+    """What each sample asks, all of it first; not the question alone where others ask it with another instruction."""
+    every = [list(dict.fromkeys(how.asked(sample))) for sample in samples]
+    meant: dict[str, set[str]] = {}
+    for whole, *parts in every:
+        for form in (whole, *parts):
+            meant.setdefault(form, set()).add(whole)
+    return [[whole, *(part for part in parts if len(meant[part]) == 1)] for whole, *parts in every]
+
+
+def _unquoted(sample: Any, prompt: str) -> str:
+    """A prompt without its context, which an answer may quote (as :mod:`mechsteer.quality.columns` has it)."""
+    context = untagged(getattr(sample, "context", ""))
+    return prompt.replace(context, " ", 1) if context else prompt
 
 
 def _how(task: Any) -> Scored:
@@ -130,7 +147,7 @@ class Responses:
         texts: Their responses.
         missing: Prompts of the task that the file does not have.
         unknown: Prompts of the file that the task does not have.
-        repeated: Prompts that are there more than once; the first response counts.
+        repeated: Prompts that are there more often than in the task; the first responses count.
     """
 
     task: Any
@@ -144,35 +161,35 @@ def read_responses(task: Any, path: str | os.PathLike[str]) -> Responses:
     """Read a JSONL file of ``{"prompt": ..., "response": ...}`` lines and find the task's prompts in it.
 
     A line may have the prompt in the parts that its sample has: messages, or ``instruction`` and ``context`` beside it.
+    Samples that ask the very same take the responses to it in their order, or all of them its only one.
 
     Raises:
         MechsteerError: if it cannot be read, with the line that is broken, or has none of the prompts.
     """
     how, source = _how(task), as_path(path)
-    given: dict[str, str] = {}
-    repeated: list[str] = []
+    given: dict[str, list[str]] = {}
     whole = {_plain(how.asked(sample)[0]) for sample in task.samples}
     for row in _lines(source):
-        prompt, response = _asked(row, whole), row["response"]
-        if prompt in given:
-            repeated.append(prompt)
-        given.setdefault(prompt, response)
-    by_plain = {_plain(prompt): prompt for prompt in given}
-    used: set[str] = set()
+        given.setdefault(_asked(row, whole), []).append(row["response"])
+    every = _forms(how, task.samples)
+    exact = {form for forms in every for form in forms}
+    by_plain = {_plain(prompt): prompt for prompt in given if prompt not in exact}
+    used: dict[str, int] = {}
     samples, texts, missing = [], [], []
-    for sample in task.samples:
-        forms = how.asked(sample)
+    for sample, forms in zip(task.samples, every, strict=True):
         alike = (by_plain[p] for form in forms if (p := _plain(form)) in by_plain)  # but for its white space
         match = next((form for form in forms if form in given), next(alike, None))
         if match is None:
-            missing.append(how.asked(sample)[0])
+            missing.append(forms[0])
             continue
-        used.add(match)
+        place = used.get(match, 0)
+        used[match] = place + 1
         samples.append(sample)
-        texts.append(given[match])
+        texts.append(given[match][min(place, len(given[match]) - 1)])
     if not samples:
         raise MechsteerError(f"{source} has none of the {len(task.samples)} prompts of {task.name!r}.")
     unknown = [prompt for prompt in given if prompt not in used]
+    repeated = [prompt for prompt, found in given.items() for _ in found[max(1, used.get(prompt, 0)) :]]
     return Responses(replace(task, samples=tuple(samples)), texts, missing, unknown, repeated)
 
 

@@ -98,6 +98,40 @@ def test_numbers_that_are_no_shares_are_no_percents() -> None:
     assert low < 3 and high > 6
 
 
+def test_a_question_that_is_asked_with_two_instructions_is_none_of_their_prompts(tmp_path: Path) -> None:
+    asked = [{"prompt": "Who is it?", "instruction": wish} for wish in ("Use small letters.", "Use capitals.")]
+    task = ms.task([*asked, {"prompt": "Why?", "instruction": "Use capitals."}], "lowercase")
+    rows = [{"prompt": "Who is it?", "response": "x"}, {"prompt": "Why?", "response": "so"}]
+    found = read_responses(task, write(tmp_path / "r.jsonl", rows))
+    assert found.texts == ["so"] and found.unknown == ["Who is it?"] and len(found.missing) == 2
+    with pytest.raises(ms.MechsteerError, match="2 of 3 prompts have no response"):
+        ms.score_outputs(task, {"Who is it?": "x", "Why?": "so"})
+
+
+def test_a_prompt_that_is_missing_takes_no_response_to_one_with_other_spaces(tmp_path: Path) -> None:
+    task = ms.task(["if a:\n  b", "if a:\n    b"], "lowercase")
+    found = read_responses(task, write(tmp_path / "r.jsonl", [{"prompt": "if a:\n    b", "response": "second"}]))
+    assert found.texts == ["second"] and found.missing == ["if a:\n  b"]
+
+
+def test_samples_that_ask_the_same_have_their_own_responses(tmp_path: Path) -> None:
+    task = ms.task(["Why?", "Who?", "Why?"], "lowercase")
+    lines = [("Why?", "a"), ("Who?", "b"), ("Why?", "c"), ("Who?", "d")]
+    rows = [{"prompt": prompt, "response": text} for prompt, text in lines]
+    found = read_responses(task, write(tmp_path / "r.jsonl", rows))
+    assert found.texts == ["a", "b", "c"] and found.repeated == ["Who?"] and not found.unknown
+    found = read_responses(task, write(tmp_path / "r.jsonl", rows[:2]))
+    assert found.texts == ["a", "b", "a"] and not found.repeated
+
+
+def test_an_answer_may_quote_the_context() -> None:
+    text = "The writer lives in the old house and drinks tea every day."
+    turns = [{"role": "user", "content": f"Quote this. {text} Go."}]
+    samples = [{"prompt": "Quote it.", "context": text}, {"prompt": turns, "context": text}, f"Quote it. {text}"]
+    rows = ms.score_outputs(ms.task(samples, "contains:tea"), [text] * 3)
+    assert rows["copied"].tolist() == [0, 0, 1] and rows["collapsed"].tolist() == [False, False, True]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

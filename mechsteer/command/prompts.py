@@ -179,7 +179,7 @@ def score(c: Score) -> None:
     for what, prompts in (
         ("prompts of the task were not found in the file", found.missing),
         ("prompts of the file are not in the task", found.unknown),
-        ("prompts are in the file more than once; the first response counts", found.repeated),
+        ("prompts are in the file more often than in the task; the first responses count", found.repeated),
     ):
         if prompts:
             print(f"\n{len(prompts)} {what}:")

@@ -48,6 +48,7 @@ def _jsonl(source: Path, text: str) -> list[tuple[int, Any]]:
 
 
 def _csv(source: Path, text: str) -> list[tuple[int, Any]]:
+    _refuse_other_separators(source, text)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)  # which breaks lines where an editor does
     header: list[str] = []
     rows, line = [], 1
@@ -70,10 +71,16 @@ def _csv(source: Path, text: str) -> list[tuple[int, Any]]:
     if again := repeated(header):
         raise MechsteerError(f"{source} has the column {shown(again)} twice.")
     if "prompt" not in header:
-        other = next((name for name in (";", "\t") if len(header) == 1 and name in header[0]), None)
-        hint = f" Its fields must be separated by commas, not by {other!r}." if other else ""
-        raise MechsteerError(f"{source} lacks the column 'prompt'; it has {', '.join(header) or 'nothing'}.{hint}")
+        raise MechsteerError(f"{source} lacks the column 'prompt'; it has {', '.join(header) or 'nothing'}.")
     return rows
+
+
+def _refuse_other_separators(source: Path, text: str) -> None:
+    """Refuse a file whose first line separates the names of columns by something else, as some spreadsheets do."""
+    first = next((line for line in text.split("\n") if line.strip()), "")
+    other = next((sign for sign in (";", "\t", "|") if sign in first), None)
+    if other is not None and "prompt" in (name.strip().strip('"').strip() for name in first.split(other)):
+        raise MechsteerError(f"{source}, line 1: its fields must be separated by commas, not by {other!r}.")
 
 
 def _cell(name: str, cell: str) -> Any:

@@ -522,8 +522,11 @@ def test_a_column_that_is_there_twice_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("separator", [";", "\t"])
-def test_a_file_separated_otherwise_is_told_so(separator: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_file_separated_otherwise_is_told_so(quote: str, separator: str, tmp_path: Path) -> None:
     file = tmp_path / "other.csv"
-    file.write_text(f"prompt{separator}instruction\na{separator}b\n", encoding="utf-8")
+    lines = [("prompt", "instruction"), ("a", "b"), ("Why, oh why?", "b")]
+    text = "\n".join(separator.join(f"{quote}{cell}{quote}" for cell in line) for line in lines)
+    file.write_text(text, encoding="utf-8-sig")
     with pytest.raises(MechsteerError, match=re.escape(f"separated by commas, not by {separator!r}")):
         ms.task(file, "lowercase")
