@@ -212,7 +212,8 @@ def test_the_command_compares(
     mechsteer: CommandLine, tmp_path: Path, tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mechsteer.models.load", lambda name, **options: tiny("llama-gqa"))
-    task = write(tmp_path / "own.jsonl", [{"prompt": "the cat", "instruction": "answer in capitals"}] * 3)
+    asked = [{"prompt": prompt, "instruction": "answer in capitals"} for prompt in ("the cat", "the dog", "a house")]
+    task = write(tmp_path / "own.jsonl", asked)
     given = ("compare", task, "--check", "lowercase", "--model", "x", "--out", tmp_path / "out", "--max-new-tokens", 3)
     code, out, _ = mechsteer(*given, "--n", 2, "--methods", "guide:1", "spotlight:0.2")
     assert code == 0 and [line.split()[0] for line in out.splitlines()[2:5]] == [

@@ -16,6 +16,7 @@ from mechsteer.diagnosis.verdict import (
     TEMPLATE,
     TRUNCATED,
     UNKNOWN,
+    compliant,
 )
 from mechsteer.diagnosis.wording import beside, ends, p_value, percent
 
@@ -38,9 +39,15 @@ FEWEST = 6
 
 def meaning(cause: str, facts: Facts) -> str:
     """What a cause means; where there is none, how many more prompts it would take."""
-    ignored = 0 if facts.followed is None else facts.followed.n - round(facts.followed.mean * facts.followed.n)
+    n = 0 if facts.followed is None else facts.followed.n
+    ignored = 0 if facts.followed is None else n - round(facts.followed.mean * n)
+    if cause == FOLLOWED and facts.without is not None and not facts.without.p < LEVEL:
+        return "The check passes, but without the instruction too: no evidence that the model does it for being told."
+    if cause == UNKNOWN and compliant(facts):
+        return f"{n - ignored} of {n} are followed, too few prompts to say that there is nothing to fix: give more."
     if cause == UNKNOWN and ignored < FEWEST:
-        return f"{ignored} ignored prompts are too few to tell: a test needs {FEWEST} at least, so give more prompts."
+        few = "1 ignored prompt is" if ignored == 1 else f"{ignored} ignored prompts are"
+        return f"{few} too few to tell: a test needs {FEWEST} at least, so give more prompts."
     return MEANINGS[cause]
 
 
@@ -66,7 +73,8 @@ def _how_often(facts: Facts) -> Iterator[Finding]:
         says = NONE if not one.p < LEVEL else ABOVE if one.broken > one.repaired else BELOW
         tail = "" if says != NONE else ", no evidence that the instruction makes a difference"
         only = f"{one.broken} prompts with it only, {one.repaired} without it only, {p_value(one.p)}{tail}"
-        yield Finding("how often", says, f"Without the instruction the check passes: {percent(one.passed)}; {only}.")
+        passes = f"{percent(one.followed)}{_spoilt(one)}"
+        yield Finding("how often", says, f"Without the instruction the check passes: {passes}; {only}.")
 
 
 def _forms(facts: Facts) -> Iterator[Finding]:
@@ -92,9 +100,14 @@ def _pushes(facts: Facts) -> Iterator[Finding]:
 
 
 def _told(one: Better) -> str:
-    spoilt = f", {100 * one.collapsed:.0f} % of the answers collapsed" if one.collapsed else ""
     change = f"{one.repaired} repaired, {one.broken} broken, {p_value(one.p)}"
-    return f"followed {percent(one.followed)}{spoilt}; {change}{'' if one.helps else ': no evidence that it helps'}"
+    tail = "" if one.helps else ": no evidence that it helps"
+    return f"followed {percent(one.followed)}{_spoilt(one)}; {change}{tail}"
+
+
+def _spoilt(one: Better) -> str:
+    """The answers that count as not followed, whatever the check says of them."""
+    return f", {100 * one.collapsed:.0f} % of the answers collapsed" if one.collapsed else ""
 
 
 def _says(one: Better) -> str:
@@ -103,6 +116,9 @@ def _says(one: Better) -> str:
 
 def _attended(facts: Facts) -> Iterator[Finding]:
     if facts.mass is None or facts.state is None:
+        if facts.followed is not None:
+            sentence = "no evidence, for 0 of these prompts have text beside the instruction to compare it with"
+            yield Finding("attended", NONE, f"Attention to the instruction: {sentence}.")
         return
     yield Finding(
         "attended",

@@ -33,7 +33,12 @@ def facts_of(tables: "Mapping[str, pd.DataFrame]") -> Facts:
         return facts
     own = answers[answers["arm"] == IN_PLACE]
     ignored = own.loc[~own["followed"], "case"].tolist()
-    chosen = own["case"].tolist() if compliant(facts) else ignored
+    asked = own["case"].tolist() if compliant(facts) else ignored
+    measured = set(tables["mass"]["case"])  # not where there is no text beside the instruction
+    chosen = [case for case in asked if case in measured]
+    facts = replace(facts, decodable=decodable_fact(tables["decodable"]))
+    if not chosen:
+        return facts
     mass, layers, slight = mass_facts(tables["mass"], chosen)
     cuts = cut_facts(tables["cut"], chosen)
     nearer_mass, nearer_pull = _nearer(tables, chosen)
@@ -48,7 +53,6 @@ def facts_of(tables: "Mapping[str, pd.DataFrame]") -> Facts:
         supplied=cuts.supplied,
         nearer_mass=nearer_mass,
         nearer_pull=nearer_pull,
-        decodable=decodable_fact(tables["decodable"]),
     )
 
 

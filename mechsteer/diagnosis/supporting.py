@@ -99,20 +99,27 @@ def supporting_of(tables: "Mapping[str, pd.DataFrame]") -> Supporting | None:
     own = own[own["arm"] == IN_PLACE]
     followed = {int(case) for case in own.loc[own["followed"], "case"]}
     ignored = {int(case) for case in own["case"]} - followed
-    told = ignored or followed
+    measured = set(tables["mass"]["case"])
+    told = (ignored or followed) & measured
     prompts = tables["prompts"][tables["prompts"]["missing"] == ""]
-    influence = by_span(tables["influence"][tables["influence"]["case"].isin(told)], ["case", "layer"], "influence")
-    last = influence.xs(tables["influence"]["layer"].max(), level="layer")
     return Supporting(
         tokens=float(prompts["tokens"].median()),
         instruction=float(prompts["instruction_tokens"].median()),
         distance=float(prompts["distance"].median()),
-        splits=_splits(tables, prompts, followed, ignored),
-        influence=compared(last["instruction"], last["control"]),
+        splits=_splits(tables, prompts, followed & measured, ignored & measured),
+        influence=_influence(tables["influence"], told),
         lens=_lens(tables["lens"], told),
         sink=_sink(tables["sinks"], tables["mass"]),
         methods=_methods(tables["methods"], told),
     )
+
+
+def _influence(influence: "pd.DataFrame", cases: set[int]) -> Compared | None:
+    if not cases:
+        return None
+    kept = by_span(influence[influence["case"].isin(cases)], ["case", "layer"], "influence")
+    last = kept.xs(influence["layer"].max(), level="layer")
+    return compared(last["instruction"], last["control"])
 
 
 def _splits(

@@ -84,8 +84,8 @@ def _sinks(found: Supporting) -> Iterator[Finding]:
 
 def _methods(found: Supporting) -> Iterator[Finding]:
     if not found.methods:
-        sentence = "Which mild method moves the decision most? No evidence: no prompt has an answer of both kinds (0)."
-        yield Finding("methods", NONE, sentence)
+        why = "of 0 ignored prompts an answer that follows and one that does not were seen"
+        yield Finding("methods", NONE, f"Which mild method moves the decision most: no evidence, for {why}.")
         return
     names = list(found.methods)
     best = found.methods[names[0]]

@@ -3,11 +3,12 @@
 import csv
 import io
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
 from mechsteer.errors import MechsteerError, shown
-from mechsteer.files import as_path, json_value, read_text, repeated
+from mechsteer.files import as_path, digest, json_value, read_text, repeated
 from mechsteer.tasks.checks import TEXT_ARGUMENTS
 from mechsteer.tasks.own_samples import KNOWN, OwnSample, is_conversation, read_sample
 
@@ -21,6 +22,9 @@ def read_samples(path: str | os.PathLike[str]) -> list[OwnSample]:
 
     Raises:
         MechsteerError: if the file is missing or cannot be read, with the line that is broken.
+
+    Warns:
+        UserWarning: if a line repeats another one.
     """
     source = as_path(path)
     if source.suffix.lower() not in (".jsonl", ".csv", ".ndjson"):
@@ -33,6 +37,14 @@ def read_samples(path: str | os.PathLike[str]) -> list[OwnSample]:
     made = [read_sample(value, f"{source}, line {number}") for number, value in rows]
     if not made:
         raise MechsteerError(f"{source} has no prompts.")
+    first: dict[str, int] = {}
+    again = [number for number, value in rows if first.setdefault(digest(value), number) != number]
+    if again:
+        count = f"{len(again)} {'line repeats' if len(again) == 1 else 'lines repeat'} an earlier one"
+        warnings.warn(
+            f"{source}: {count} (line {again[0]}, for one), so that intervals and tests count what they ask twice.",
+            stacklevel=4,
+        )
     return made
 
 

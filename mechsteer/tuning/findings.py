@@ -103,11 +103,11 @@ def _verdict(start: Row, tuned: Row) -> str:
 
 
 def _gap(chosen: Row, tuned: Row) -> str:
-    gap = 100 * (chosen["adherence"] - tuned["adherence"])
-    return (
-        f"Validation promised {_percent(chosen['adherence'])} %, the held-out prompts gave "
-        f"{_percent(tuned['adherence'])} %: a gap of {gap:+.0f} points."
-    )
+    promised, given = (
+        _percent(row["adherence"]) for row in (chosen, tuned)
+    )  # so that the gap is theirs as they are said
+    gap = int(promised) - int(given)
+    return f"Validation promised {promised} %, the held-out prompts gave {given} %: a gap of {gap:+d} points."
 
 
 def _worse(start: Row, tuned: Row) -> str:

@@ -96,7 +96,7 @@ def _asked(task: Any, examples: Examples) -> dict[str, Any]:
     kinds = dict.fromkeys(map(kind_of, task.samples))
     lacking = [kind for kind in kinds if len(examples.get(kind, ())) < 2]
     of_kind = f" of the kind {lacking[0]!r}" if lacking and lacking[0] else ""
-    few = f"fewer than 2 validation prompts{of_kind} have an answer that follows"
+    few = f"fewer than 2 validation prompts{of_kind} have an answer that follows and was not cut off"
     made[EXAMPLES] = few if lacking else with_examples(task, examples) or unknown
     made[WITHOUT] = reworded(task, WITHOUT, uninstructed) or unknown
     return made

@@ -123,10 +123,23 @@ def test_scores_may_be_called_like_columns_of_its_tables(model: Any) -> None:
     assert shown is not None and all(said.startswith("followed") for row in shown.answers for _, said, _ in row)
 
 
+def test_prompts_that_are_all_instruction_are_asked_and_not_measured(model: Any, tmp_path: Path) -> None:
+    alone = [{"prompt": f"<!!-> reply loudly {word} <-!!>"} for word in ("about", "please", "q1")]
+    beside = [{"prompt": f"about q{n} ?", "instruction": "reply loudly"} for n in range(3)]
+    for samples, followed in ((alone + beside, 3), (alone, 0)):
+        task = ms.task(samples, lambda text, sample: "?" in sample["prompt"], max_new_tokens=3)
+        found = ms.diagnose(model, task)
+        said = {one.about: str(one) for one in found.findings}
+        assert found.cause == "no evidence" and "3 ignored prompts are too few" in found.verdict
+        assert found.tables["answers"].query("arm == 'in place'")["passed"].sum() == followed
+        assert said["attended"].startswith("Attention to the instruction: no evidence, for 0 of these prompts")
+        assert found.to_html(tmp_path / "why.html").exists()
+
+
 def test_one_prompt_gives_no_evidence(model: Any) -> None:
     task = ms.task([{"prompt": "about q1 ?", "instruction": "please"}], "uppercase", max_new_tokens=2)
     found = ms.diagnose(model, task)
-    assert found.cause == "no evidence" and "1 ignored prompts are too few" in found.verdict
+    assert found.cause == "no evidence" and "1 ignored prompt is too few" in found.verdict
     assert found.plot().axes[1].get_legend() is None
     assert all(one.says in ("no evidence", "measured") for one in found.findings[1:])
 

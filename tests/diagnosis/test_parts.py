@@ -14,7 +14,7 @@ from mechsteer.diagnosis.decision import Decision, decision, margins
 from mechsteer.diagnosis.editing import with_last, with_words_shuffled, without_span
 from mechsteer.diagnosis.evidence import ABOVE, BELOW, NONE, Compared, compared
 from mechsteer.diagnosis.facts import Better, Facts
-from mechsteer.diagnosis.findings import findings_of
+from mechsteer.diagnosis.findings import findings_of, meaning
 from mechsteer.diagnosis.formats import formats_for
 from mechsteer.diagnosis.measures.windows import CONTROLS, FIRST_TOKEN, windowed
 from mechsteer.diagnosis.verdict import CAUSES, cause_of
@@ -98,6 +98,22 @@ def test_a_control_is_named_before_its_interval() -> None:
     said = {one.about: one.sentence for one in findings_of(facts)}
     assert "against 0 for other text of its length (difference 0 to 2, 95 % interval; 5 of 12 above" in said["attended"]
     assert said["attended"].endswith("no evidence of a difference).")
+
+
+def test_what_is_said_of_few_prompts_and_of_answers_that_collapse_agrees_with_its_numbers() -> None:
+    assert meaning("no evidence", Facts(3, {}, followed=share(3, 3))).startswith("3 of 3 are followed, too few")
+    assert meaning("no evidence", Facts(4, {}, followed=share(3, 4))).startswith("1 ignored prompt is too few")
+    lenient = Facts(
+        20, {}, followed=share(20), without=Better("without", "as asked", share(19), share(19), 0, 0, 1, 1.0)
+    )
+    assert meaning("nothing to fix", lenient).startswith("The check passes, but without the instruction too")
+    strict = Better("without", "as asked", share(1), share(1), 0, 0, 19, 1e-5)
+    assert meaning("nothing to fix", replace(lenient, without=strict)) == "The model follows the instruction."
+    bare = Better("without", "as asked", share(0), share(12), 0.6, 0, 2, 0.5)
+    (_, one) = findings_of(Facts(20, {}, followed=share(2), without=bare))[:2]
+    assert "passes: 0 % (0 of 20; 95 % interval 0 to 20 %), 60 % of the answers collapsed; 2 prompts with it" in str(
+        one
+    )
 
 
 def test_one_prompt_has_no_interval_and_small_p_values_are_named_once() -> None:

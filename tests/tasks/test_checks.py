@@ -144,6 +144,10 @@ def test_language() -> None:
     ):
         assert passes("language:fr", text), text
     assert passes("language:zh", "东京是日本的首都。") and passes("language:de", "Das ist ein schönes Haus am See.")
+    assert passes("language:zh", "天空是藍色的，因為空氣會散射陽光。") and passes(
+        "language:zh-tw", "這個國家的首都是臺北。"
+    )
+    assert not passes("language:zh-cn", "這個國家的首都是臺北，因為那裡有總統府。")
     assert passes("language:hi", "आसमान नीला दिखाई देता है क्योंकि हवा सूरज की रोशनी को बिखेर देती है।")
     assert passes("language:bn", "আকাশ নীল দেখায় কারণ সূর্যের আলো ছড়িয়ে পড়ে।")
     assert passes("language:ta", "வானம் நீல நிறத்தில் தெரிகிறது ஏனெனில் சூரிய ஒளி சிதறுகிறது.")

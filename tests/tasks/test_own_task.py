@@ -514,6 +514,13 @@ def test_what_is_wrong_with_a_sample_is_said_when_it_is_read(sample: Any, said: 
         ms.task([sample], "lowercase")
 
 
+def test_a_line_that_is_there_twice_is_told(tmp_path: Path) -> None:
+    for name, text in (("own.jsonl", '{"prompt": "a"}\n"b"\n{"prompt": "a"}\n'), ("own.csv", "prompt\na\nb\na\n")):
+        (tmp_path / name).write_text(text)
+        with pytest.warns(UserWarning, match=r"1 line repeats an earlier one \(line [34], for one\)"):
+            assert len(ms.task(tmp_path / name, "lowercase").samples) == 3
+
+
 def test_a_column_that_is_there_twice_is_named(tmp_path: Path) -> None:
     file = tmp_path / "twice.csv"
     file.write_text("prompt,kind,prompt\na,b,c\n", encoding="utf-8")

@@ -37,6 +37,11 @@ def test_a_large_difference_is_an_improvement_with_its_gap() -> None:
     assert "Made worse: 0 of 20 prompts (0 %)" in text and "Edge" not in text
 
 
+def test_the_gap_is_that_of_the_numbers_beside_it() -> None:
+    text = said([arm("unsteered", 0).head(3), arm("tuned: guide 1", 1).head(3)], best(2 / 3))
+    assert "promised 67 %, the held-out prompts gave 33 %: a gap of +34 points" in text
+
+
 @pytest.mark.parametrize("followed", [5, 9])
 def test_what_chance_explains_is_no_improvement(followed: int) -> None:
     text = said([arm("unsteered", 4), arm("tuned: guide 1", followed)], best(0.9))

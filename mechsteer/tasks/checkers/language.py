@@ -20,7 +20,10 @@ FEW_WORDS, LONG_WORD = 3, 4
 SEEDS = range(5)
 """langdetect draws at random; its probabilities are means over these seeds."""
 
-WIDE = ("zh-cn", "zh-tw", "ja", "ko", "th")
+CHINESE = "zh"
+"""Of langdetect's two, ``zh-cn`` and ``zh-tw``, which are two ways to write it, either."""
+
+WIDE = (CHINESE, "zh-cn", "zh-tw", "ja", "ko", "th")
 
 _WORD = re.compile(rf"[^\W\d_](?:[^\W\d_]|[{MARKS}])*")
 
@@ -49,8 +52,8 @@ def known_language(code: str) -> str:
         MechsteerError: for one it does not know, or if the extra ``eval`` is missing.
     """
     known = _detector().PROFILES
-    found = {"zh": "zh-cn"}.get(code.lower(), code.lower())
-    if found not in known:
+    found = code.lower()
+    if found not in known and found != CHINESE:
         raise MechsteerError(f"Unknown language {code!r}; give its ISO 639-1 code, e.g. fr.{nearest(found, known)}")
     return found
 
@@ -62,7 +65,8 @@ def _share(text: str, code: str) -> float:
     for seed in SEEDS:
         langdetect.DetectorFactory.seed = seed
         try:
-            shares.append(next((one.prob for one in langdetect.detect_langs(text) if one.lang == code), 0.0))
+            found = langdetect.detect_langs(text)
+            shares.append(sum(one.prob for one in found if code in (one.lang, one.lang.partition("-")[0])))
         except langdetect.LangDetectException:
             return 0.0
     return sum(shares) / len(shares)
