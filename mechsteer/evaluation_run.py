@@ -119,8 +119,13 @@ def measured(run: Run, out: Path | None) -> "tuple[pd.DataFrame, list[str], floa
         table = _kept(run, out, total)
     seconds = float(table[SECONDS].sum())
     columns = list(table.columns)
-    own = columns.index(next((name for name in ("n_tokens", "empty") if name in columns), SECONDS))
+    own = _own(columns)
     return table.drop(columns=SECONDS), [name for name in columns[own:] if name != SECONDS], seconds
+
+
+def _own(columns: "list[str]") -> int:
+    """How many of the columns the task itself made."""
+    return columns.index(next((name for name in ("n_tokens", "empty") if name in columns), SECONDS))
 
 
 def _kept(run: Run, out: Path, total: int) -> "pd.DataFrame":
@@ -136,6 +141,9 @@ def _kept(run: Run, out: Path, total: int) -> "pd.DataFrame":
             return table
 
         table, before = Parts(out / "parts" / key, total).complete(size, compute)
+    columns = list(map(str, table.columns))
+    own, end = _own(columns), columns.index(SECONDS) + 1  # behind it are scores of later parts alone: to the others
+    table = table[[*columns[:own], *columns[end:], *columns[own:end]]]
     return as_numbers(_scored_again(run.task, table) if before else table)
 
 

@@ -10,7 +10,7 @@ settings finds its rows.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +65,10 @@ class Parts:
         return gaps
 
     def complete(self, size: int, compute: Compute) -> "tuple[pd.DataFrame, int]":
-        """All rows in order, and how many samples there were before; what is missing is computed and written."""
+        """All rows in order, and how many samples there were before; what is missing is computed and written.
+
+        Columns that the first part lacks stand behind all of its columns.
+        """
         import pandas as pd
 
         gaps = self.missing(size)
@@ -75,16 +78,4 @@ class Parts:
                 write_table(compute(first, end), self.folder / f"{first:06d}-{end:06d}", csv=False)
             gaps = self.missing(size)
         tables = [table for _, _, table in self.found()]
-        return pd.concat(tables, ignore_index=True)[_columns(tables)], before
-
-
-def _columns(tables: "Sequence[pd.DataFrame]") -> list[str]:
-    """All columns; one that the first parts lack stands behind the one that it follows where it is."""
-    found: list[str] = []
-    for table in tables:
-        place = 0
-        for name in map(str, table.columns):
-            if name not in found:
-                found.insert(place, name)
-            place = found.index(name) + 1
-    return found
+        return pd.concat(tables, ignore_index=True), before

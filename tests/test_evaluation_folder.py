@@ -129,6 +129,18 @@ def test_samples_with_scores_of_other_names_are_continued_too(model: Any, tmp_pa
         assert_frame_equal(ms.evaluate(model, task, out=tmp_path, batch_size=1), plain)
 
 
+def test_the_first_score_is_the_same_one_in_a_folder(model: Any, tmp_path: Path) -> None:
+    scores: list[dict[str, Any]] = [{"b": True}, {"a": 0.5}, {"a": 0.25, "b": False}, {"c": True, "b": True}]
+
+    def check(text: str, sample: Any) -> Any:
+        return scores[sample["n"] % 4]
+
+    task = ms.task([{"prompt": text, "n": n} for n, text in enumerate(PROMPTS)], check, max_new_tokens=3)
+    plain = ms.evaluate(model, task)
+    assert list(plain.columns)[list(plain.columns).index("output") + 1] == "b"
+    assert_frame_equal(ms.evaluate(model, task, out=tmp_path, batch_size=1), plain)
+
+
 @pytest.mark.parametrize("family", ["llama-gqa", "t5"])
 def test_columns(family: str, tiny: Callable[..., Any]) -> None:
     model, task = tiny(family), own(max_new_tokens=5)
