@@ -19,6 +19,9 @@ MUCH = 0.5
 SHORT, FEW = 60, 0.4
 """Runs say little about so few words; there, two words in five must be new ones."""
 
+SHORT_LETTERS = 24
+"""The same of letters, where they stand for words: of more, an alphabet has no two in five that are new."""
+
 MARKS = "\u200c\u200d" + "".join(
     chr(code)
     for code in range(0x300, 0x10000)
@@ -29,9 +32,12 @@ Bengali and Tamil, and the two joiners; not what chooses a character's picture."
 
 _WORD = re.compile(rf"\w[\w{MARKS}]*")
 _SENTENCE = re.compile(r"(?<=[.!?。！？])\s*|\n+")
-UNSPACED = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff"
-"""Characters of scripts without spaces between words, for a class of a regular expression."""
+ALPHABETS = r"\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff"
+UNSPACED = rf"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af{ALPHABETS}"
+"""Characters of scripts without spaces between words, for a class of a regular expression; Thai, Lao, Tibetan, Burmese
+and Khmer among them, which are alphabets."""
 
+_ALPHABET = re.compile(f"[{ALPHABETS}]")
 _WIDE = re.compile(f"[{UNSPACED}]")
 _LETTER = re.compile(r"\w")
 
@@ -90,5 +96,6 @@ def has_content(text: str) -> bool:
 def is_loop(text: str) -> bool:
     """Half or more of the text says again what it has said, or a text of 3 to 60 words has few words of its own."""
     found = words(text)
-    poor = 3 <= len(found) <= SHORT and len(set(found)) <= FEW * len(found)
+    short = SHORT_LETTERS if _ALPHABET.search(text) else SHORT
+    poor = 3 <= len(found) <= short and len(set(found)) <= FEW * len(found)
     return poor or repetition(text) >= MUCH

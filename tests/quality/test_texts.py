@@ -39,6 +39,8 @@ def test_copies_are_counted_within_sentences() -> None:
 def test_contents() -> None:
     assert words("Élan, 3 x!") == ["élan", "3", "x"] and words("猫です") == ["猫", "で", "す"]
     assert words("cafe\u0301 नीला می\u200cشود ❤\ufe0f 1\ufe0f") == ["cafe\u0301", "नीला", "می\u200cشود", "1"]
+    thai = "ท้องฟ้าเป็นสีฟ้าเพราะแสงอาทิตย์กระเจิงในชั้นบรรยากาศและสีน้ำเงินกระเจิงมาก"  # 24 different letters of 60
+    assert has_content(thai) and len(words(thai)) == 60 and is_loop("ชา" * 4) and is_loop("ชา" * 30)
     assert words("ชา tea") == ["ช", "า", "tea"]
     hindi = "आसमान नीला है और पानी नीला है और पेड़ हरा है।"  # of letters and vowels apart, few would be different
     assert has_content(hindi) and len(words(hindi)) == 11 and repetition(hindi) == pytest.approx(0)
