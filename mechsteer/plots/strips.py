@@ -1,6 +1,7 @@
 """Interactive views of tokens: a quantity on the text itself, and what the lens reads by layer and position."""
 
 import json
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,8 @@ def token_view(table: "pd.DataFrame", value: str = "influence", *, title: str = 
         table: One row a position, or a layer and position, with the columns ``token`` and the quantity: of
             :func:`mechsteer.influence` or :func:`mechsteer.rollout`, of one prompt, span and stack; or made of a
             generation, ``pd.DataFrame({"token": out.pieces[0], "log-probability": out.logprobs[0][:count]})``.
-        value: Column of the quantity. Negative values are orange, others blue, the darker the farther from 0.
+        value: Column of the quantity. Negative values are orange, others blue, the darker the farther from 0; a token
+            without a value (NaN) has no colour.
         title: Title.
 
     Raises:
@@ -41,10 +43,18 @@ def token_view(table: "pd.DataFrame", value: str = "influence", *, title: str = 
     ordered = whole.sort_values(["layer", "position"])
     tokens = [readable(str(token)) for token in ordered.drop_duplicates("position")["token"]]
     layers = [int(layer) for layer in dict.fromkeys(ordered["layer"])]
-    values = [[float(f"{one:.4g}") for one in part[value]] for _, part in ordered.groupby("layer")]
+    parts = (part[value].to_numpy(dtype=float, na_value=math.nan) for _, part in ordered.groupby("layer"))
+    values = [[float(f"{one:.4g}") for one in part] for part in parts]
     if any(len(row) != len(tokens) for row in values):
         raise MechsteerError(f"Every layer must have a value for each of the {len(tokens)} positions.")
-    data = {"tokens": tokens, "layers": layers, "values": values, "what": quantity(value), "title": title}
+    data = {
+        "tokens": tokens,
+        "layers": layers,
+        "values": [[None if math.isnan(one) else one for one in row] for row in values],
+        "most": [max(1e-12, *(abs(one) for one in row if math.isfinite(one)), 0.0) for row in values],
+        "what": quantity(value),
+        "title": title,
+    }
 
     def draw() -> "Figure":
         with style():
@@ -146,15 +156,14 @@ const draw = (root) => {
   const shown = element("output", "", "margin-left:1em"), text = element("div", "", "");
   text.style.cssText = "font:13px/1.9 ui-monospace,monospace;white-space:pre-wrap;overflow-wrap:anywhere";
   const fill = () => {
-    const at = Number(choice.value), values = data.values[at];
-    const most = Math.max(1e-12, ...values.map(Math.abs));
+    const at = Number(choice.value), values = data.values[at], most = data.most[at];
     says.textContent = several ? `${data.what}, layer ${data.layers[at]}` : data.what;
     text.replaceChildren(...data.tokens.map((token, place) => {
-      const value = values[place], share = (0.75 * Math.abs(value) / most).toFixed(3);
+      const value = values[place], share = (0.75 * Math.min(1, Math.abs(value) / most)).toFixed(3);
       const colour = value < 0 ? "230,159,0" : "0,114,178";
       const cell = element("span", token.replaceAll("\\n", "↵\\n"), `background:rgba(${colour},${share})`);
-      cell.title = `${place}: ${value}`;
-      cell.onmouseenter = () => { shown.textContent = `${place} “${token.trim()}”: ${value}`; };
+      cell.title = `${place}: ${value ?? "no value"}`;
+      cell.onmouseenter = () => { shown.textContent = `${place} “${token.trim()}”: ${value ?? "no value"}`; };
       return cell;
     }));
   };

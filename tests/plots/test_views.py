@@ -154,6 +154,16 @@ def test_a_strip_needs_one_value_a_token() -> None:
         plots.token_view(pd.concat([table, table]))
 
 
+def test_a_token_without_a_value_leaves_the_others_their_colours() -> None:
+    tokens = ["<s>", "a", "b", "c"]  # of a text's first token nothing is predicted
+    table = pd.DataFrame({"token": tokens, "log-probability": [float("nan"), -0.5, -2.0, float("-inf")]})
+    for one in (table, table.assign(**{"log-probability": table["log-probability"].astype("Float64")})):
+        data = data_of(plots.token_view(one, "log-probability").html)
+        assert data["values"] == [[None, -0.5, -2.0, float("-inf")]] and data["most"] == [2.0]
+    empty = data_of(plots.token_view(table.assign(**{"log-probability": float("nan")}), "log-probability").html)
+    assert empty["values"] == [[None] * 4] and empty["most"] == [1e-12]
+
+
 def test_views_in_a_browser(tmp_path: Path) -> None:
     table = pd.DataFrame({"layer": [0, 0, 1, 1], "position": [0, 1] * 2, "token": ["a", EVIL[0]] * 2,
                           "influence": [1.0, 0.0, 0.75, 0.25]})  # fmt: skip
