@@ -300,7 +300,7 @@ def lines(
         MechsteerError: for a missing column or an empty table.
     """
     need(table, x, y, by)
-    groups = list(table.groupby(by, sort=False))
+    groups = list(table.groupby(by, sort=False, dropna=False))
     for line, (name, part) in zip(looks([name for name, _ in groups]), groups, strict=True):
         ordered = part.sort_values(x)
         axes.plot(ordered[x], ordered[y], **line, label=str(name))

@@ -37,7 +37,7 @@ def curves(
         y: Column of the quantity.
         x: Column of the horizontal axis.
         by: Column that tells lines apart; None for one line.
-        low: Column of the interval's lower end. Default: ``<y>_low`` or ``low``, if the table has it.
+        low: Column of the interval's lower end. Default: ``<y>_low``, or ``low`` if that is of this quantity.
         high: Column of its upper end; default likewise.
         xlabel: Label of the horizontal axis; default by column.
         ylabel: Label of the vertical axis, with its unit; default by column.
@@ -51,7 +51,7 @@ def curves(
     numeric(table, x, y)
     ends = interval(table, y, low, high)
     one_each(table, [by, x] if by else [x], "point")
-    groups = list(table.groupby(by, sort=False)) if by else [(None, table)]
+    groups = list(table.groupby(by, sort=False, dropna=False)) if by else [(None, table)]
     for line, (name, part) in zip(looks([name for name, _ in groups]), groups, strict=True):
         ordered = part.sort_values(x)
         if ends is not None:
@@ -94,7 +94,7 @@ def rank_trajectories(
     if not (table[y] >= 1).all():
         raise MechsteerError(f"Ranks begin at 1, but the column {y!r} has {table[y].min()}.")
     ends: list[tuple[str, float, str]] = []
-    for place, (name, part) in enumerate(table.groupby(by, sort=False)):
+    for place, (name, part) in enumerate(table.groupby(by, sort=False, dropna=False)):
         ordered, line, label = part.sort_values(x), look(place), token_label(str(name))
         axes.plot(ordered[x], ordered[y], **line, label=label)
         ends.append((label, float(ordered[y].iloc[-1]), line["color"]))
@@ -159,7 +159,7 @@ def sublayer_bars(
         y: Column of the quantity.
         x: Column of the layers.
         by: Column of the sublayers, drawn in their order in a block; others after them.
-        low: Column of the interval's lower end. Default: ``<y>_low`` or ``low``, if the table has it.
+        low: Column of the interval's lower end. Default: ``<y>_low``, or ``low`` if that is of this quantity.
         high: Column of its upper end; default likewise.
         stacked: On top of each other, without intervals: for shares, none of them negative.
         xlabel: Label of the horizontal axis; default by column.
@@ -193,7 +193,7 @@ def sublayer_bars(
 
 
 def _stacked(axes: "Axes", heights: "pd.DataFrame", labels: Mapping[Any, str]) -> None:
-    floor = heights.iloc[:, 0] * 0.0
+    floor: Any = 0.0  # not of the first bars: where one of them is missing, the others still stand somewhere
     for colour, name in zip(itertools.cycle(COLOURS), heights, strict=False):
         look: dict[str, Any] = {"color": colour, "edgecolor": "white", "linewidth": 0.4, "label": labels[name]}
         axes.bar(range(len(heights)), heights[name], 0.8, bottom=floor, **look)

@@ -124,6 +124,8 @@ def one_each(table: "pd.DataFrame", columns: Sequence[str], what: str) -> None:
 def interval(table: "pd.DataFrame", y: str, low: str | None, high: str | None) -> tuple[str, str] | None:
     """The columns of an interval: those named, or ``y_low`` and ``y_high``, or ``low`` and ``high``, or none.
 
+    ``low`` and ``high`` do not say whose they are, and a table may have other quantities beside: see :func:`_of`.
+
     Raises:
         MechsteerError: if only one end is named, or a named column is not there.
     """
@@ -132,10 +134,29 @@ def interval(table: "pd.DataFrame", y: str, low: str | None, high: str | None) -
     if low is not None and high is not None:
         need(table, low, high)
         return low, high
-    for pair in ((f"{y}_low", f"{y}_high"), ("low", "high")):
-        if set(pair) <= set(table.columns):
-            return pair
-    return None
+    if {f"{y}_low", f"{y}_high"} <= set(table.columns):
+        return f"{y}_low", f"{y}_high"
+    return ("low", "high") if {"low", "high"} <= set(table.columns) and _of(table, y) else None
+
+
+def _of(table: "pd.DataFrame", y: str) -> bool:
+    """Whether the columns ``low`` and ``high`` are the interval of a quantity.
+
+    They are that of the column before them if that lies inside, else of any that does.
+    """
+    columns = list(table.columns)
+    before = columns[max(columns.index("low") - 1, 0)]
+    return before == y or (_inside(table, y) and not _inside(table, before))
+
+
+def _inside(table: "pd.DataFrame", column: str) -> bool:
+    """Whether a column has numbers between ``low`` and ``high``, but for rounding, wherever all three are known."""
+    if column in ("low", "high") or table[column].dtype.kind not in "iuf":
+        return False
+    known = table[["low", column, "high"]].dropna().to_numpy(dtype=float).T
+    slack = 1e-9 * (1 + abs(known))
+    inside = (known[0] - slack[0] <= known[1]) & (known[1] <= known[2] + slack[2])
+    return bool(inside.size and inside.all())
 
 
 def pitch(length_points: float, count: int) -> tuple[int, float]:

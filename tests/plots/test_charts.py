@@ -76,6 +76,32 @@ def test_an_interval_is_found_by_the_name_of_its_quantity_first() -> None:
     assert named.collections[0].get_paths()[0].get_extents().ymax == 0.6
 
 
+def test_ends_without_a_name_are_of_the_quantity_that_lies_between_them() -> None:
+    probe = pd.DataFrame(
+        {"layer": [0, 1], "accuracy": [0.9, 0.5], "low": [0.8, 0.4], "high": [0.95, 0.6], "shuffled": [0.85, 0.5]}
+    )
+
+    def bands(table: pd.DataFrame, y: str) -> int:
+        ax = axes()
+        plots.curves(ax, table, y=y)
+        return len(ax.collections)
+
+    assert bands(probe, "accuracy") == 1
+    assert bands(probe, "shuffled") == 0, "an interval of another quantity"
+    assert bands(probe.assign(percent=100 * probe["accuracy"]), "percent") == 0, "an interval in another unit"
+    assert bands(probe[["layer", "low", "high", "accuracy"]], "accuracy") == 1
+    assert bands(probe.rename(columns={"low": "accuracy_low", "high": "accuracy_high"}), "accuracy") == 1
+
+
+def test_a_line_without_a_name_is_drawn_too() -> None:
+    ax = axes()
+    table = pd.DataFrame({"layer": [0, 1, 0, 1], "strength": [np.nan, np.nan, 2.0, 2.0], "score": [0.1, 0.2, 0.3, 0.4]})
+    plots.curves(ax, table, y="score", by="strength")
+    plots.lines(ax, table, x="layer", y="score", by="strength", xlabel="", ylabel="", title="")
+    assert [line.get_label() for line in ax.lines] == ["nan", "2.0"] * 2
+    assert ax.lines[0].get_ydata().tolist() == [0.1, 0.2]
+
+
 def test_ranks_are_on_a_log_scale_with_rank_1_on_top_and_names_at_the_ends() -> None:
     ax = axes()
     plots.rank_trajectories(ax, RANKS)
@@ -141,6 +167,10 @@ def test_bars_are_stacked_and_a_missing_one_leaves_no_hole() -> None:
     heights = {(x, low): height for group in bars(ax) for x, low, height in group if height == height}
     assert heights == {(0, 0): 0.2, (0, 0.2): 0.3, (0, 0.5): 0.5, (1, 0): 0.1, (1, 0.1): 0.7}
     assert not ax.collections
+    first = axes()
+    plots.sublayer_bars(first, BARS.drop(index=3), y="path_share", stacked=True)  # the lowest
+    heights = {(x, low): height for group in bars(first) for x, low, height in group if height == height}
+    assert heights == {(0, 0): 0.2, (0, 0.2): 0.3, (0, 0.5): 0.5, (1, 0): 0.2, (1, 0.2): 0.7}
 
 
 @pytest.mark.parametrize(
