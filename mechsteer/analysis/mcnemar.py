@@ -53,7 +53,7 @@ def mcnemar(before: Iterable[Any], after: Iterable[Any]) -> McNemar:
 def _is_verdict(value: Any) -> bool:
     try:
         return bool(value in (0, 1))
-    except (ValueError, RuntimeError):  # arrays and tensors of several numbers
+    except (TypeError, ValueError, RuntimeError):  # pandas' missing values; arrays and tensors of several numbers
         return False
 
 

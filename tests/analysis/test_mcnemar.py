@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import pandas as pd
 import pytest
 
 from mechsteer.analysis.mcnemar import mcnemar
@@ -39,3 +40,6 @@ def test_what_is_no_pair_of_answers_is_refused() -> None:
         mcnemar([True, True], [True])
     with pytest.raises(MechsteerError, match=r"got 0\.5"):
         mcnemar([0.5], [True])
+    for missing in (None, float("nan"), pd.NA):
+        with pytest.raises(MechsteerError, match=r"right and wrong \(True and False\), got"):
+            mcnemar([True, missing], [True, False])
