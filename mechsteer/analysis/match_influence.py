@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mechsteer.analysis.exits import written
 from mechsteer.analysis.influence import influence
-from mechsteer.errors import MechsteerError, finite, positive_int
+from mechsteer.errors import MechsteerError, finite, positive_int, shown
 from mechsteer.models import as_prompts
 from mechsteer.prompts import Prompt, Prompts
 from mechsteer.steering import Intervention
@@ -56,7 +57,8 @@ def match_influence(
         high: The largest, at least 0.
         tolerance: How far from the target Influence may be, as a part of the target.
         steer: An intervention to measure under, for prompts and targets.
-        **options: More options of :func:`mechsteer.influence`, e.g. ``source`` or ``norm``.
+        **options: More options of :func:`mechsteer.influence`, e.g. ``source`` or ``norm``; a ``continuation`` follows
+            prompts and targets alike.
 
     Returns:
         One row a prompt (one row in all, prompt -1, if ``together``): columns prompt, target, unbiased (Influence at
@@ -79,19 +81,23 @@ def match_influence(
     if not finite("low", low) <= 0 <= finite("high", high):
         raise MechsteerError(f"low must be at most 0 and high at least 0, got {low} and {high}.")
     made = as_prompts(model, prompts)
+    after = options.pop("continuation", None)
+    texts = None if after is None else written(made, after)
 
-    def read(group: Sequence[Prompt], delta: float = 0.0) -> list[float]:
+    def read(group: Sequence[Prompt], places: slice = slice(None), delta: float = 0.0) -> list[float]:
+        options["continuation"] = None if texts is None else texts[places]
         return influences(model, group, span, delta=delta, last=last, layer=layer, steer=steer, **options)
 
     wanted = _targets(target, len(made), read)
-    groups, targets = [[p] for p in made], wanted
+    groups, targets = [slice(place, place + 1) for place in range(len(made))], wanted
     if together:
-        groups, targets = [made], [sum(wanted) / len(wanted)]
+        groups, targets = [slice(None)], [sum(wanted) / len(wanted)]
     rows = []
     for place, (group, number) in enumerate(zip(groups, targets, strict=True)):
 
-        def mean(delta: float, group: Sequence[Prompt] = group) -> float:
-            return sum(read(group, delta)) / len(group)
+        def mean(delta: float, group: slice = group) -> float:
+            found = read(made[group], group, delta)
+            return sum(found) / len(found)
 
         label = "these prompts" if together else f"prompt {place}"
         rows.append({"prompt": -1 if together else place, **_bisect(mean, number, low, high, tolerance, label)})
@@ -121,6 +127,8 @@ def influences(
     Raises:
         MechsteerError: for a layer that is not there, and as :func:`mechsteer.influence`.
     """
+    if not isinstance(span, str):
+        raise MechsteerError(f"One span is read here, got {shown(span)}.")
     table = influence(model, prompts, span, **options)
     return last_tokens(table, "influence", last=last, layer=layer)
 

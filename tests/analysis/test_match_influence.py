@@ -76,6 +76,27 @@ def test_targets_may_be_prompts(tiny: Callable, prompts: Callable) -> None:
     assert table["influence"].tolist() == pytest.approx(table["target"].tolist(), rel=1e-3)
 
 
+def test_a_continuation_follows_each_prompt_and_its_target(tiny: Callable, prompts: Callable) -> None:
+    model = tiny("llama-gqa")
+    made, after = prompts(model), [" the cat", " one"]
+    wanted = influences(model, made, delta=1.0, last=1, continuation=after)
+    table = match_influence(model, made, wanted, last=1, tolerance=1e-3, continuation=after)
+    assert table["unbiased"].tolist() == pytest.approx(influences(model, made, last=1, continuation=after))
+    assert table["influence"].tolist() == pytest.approx(wanted, rel=1e-3)
+    assert table["delta"].tolist() == pytest.approx([1.0, 1.0], abs=0.05)
+    own = match_influence(model, made, made, last=1, continuation=after)
+    assert own["evaluations"].tolist() == [1, 1] and own["target"].tolist() == own["unbiased"].tolist()
+    (one,) = match_influence(model, made, made, last=1, continuation=after, together=True).to_dict("records")
+    assert one["unbiased"] == pytest.approx(table["unbiased"].mean())
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_several_spans_are_refused(tiny: Callable, prompts: Callable) -> None:
+    model = tiny("llama-gqa")
+    with pytest.raises(ms.MechsteerError, match=r"One span is read here, got \['instruction', 'task'\]"):
+        match_influence(model, prompts(model), 0.2, ["instruction", "task"])
+
+
 def test_a_target_that_is_there_already_needs_no_bias(tiny: Callable, prompts: Callable) -> None:
     model = tiny("llama-gqa")
     made = prompts(model)[:1]
