@@ -57,7 +57,11 @@ def interval(estimates: Float[Tensor, "samples *rest"]) -> tuple[Float[Tensor, "
 def mean_interval(
     values: Float[Tensor, "n *rest"], *, samples: int = SAMPLES, seed: int = 0
 ) -> tuple[Float[Tensor, "*rest"], Float[Tensor, "*rest"], Float[Tensor, "*rest"]]:
-    """The mean over the first dimension, and the ends of its interval."""
+    """The mean over the first dimension, and the ends of its interval; NaN ends of a single value, which has none."""
+    if len(values) == 1:  # every resample is that value: that is no certainty
+        mean = values[0].double()
+        none = torch.full_like(mean, torch.nan)
+        return mean, none, none
     counts = resamples(len(values), samples=samples, seed=seed)
     estimates = torch.einsum("bn,n...->b...", counts.double(), values.double()) / len(values)
     return values.double().mean(0), *interval(estimates)

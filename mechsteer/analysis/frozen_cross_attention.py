@@ -65,7 +65,7 @@ def frozen_cross_attention(
         One row for the whole model (frozen ``"none"``, layer -1) and one for each of ``which`` and layer. Columns:
         frozen, layer, accuracy (the target's logit is above the trap's), logit_difference (mean of target minus trap),
         jsd (mean divergence of the next-token distribution from the whole model's, in nats), each of the three with
-        the ends of its 95 % bootstrap interval (``_low``, ``_high``), and n (prompts measured).
+        the ends of its 95 % bootstrap interval (``_low``, ``_high``; NaN of a single prompt), and n (prompts measured).
 
     Raises:
         MechsteerError: for a decoder-only model, fewer than two prompts, a wrong number of targets, targets that all

@@ -62,7 +62,8 @@ def volatility(
 
     Returns:
         One row a block. Columns: exit (after the block), layer (the block), n (prompts), and for each of flip_rate, rbo
-        and jsd the mean over prompts and the ends of its 95 % bootstrap interval, e.g. jsd, jsd_low, jsd_high.
+        and jsd the mean over prompts and the ends of its 95 % bootstrap interval, e.g. jsd, jsd_low, jsd_high; NaN ends
+        for a single prompt.
 
     Raises:
         MechsteerError: for a p outside (0, 1), activations that are not finite, or an intervention that does not fit.

@@ -88,6 +88,15 @@ def test_the_lens_reads_what_an_intervention_made(tiny: Callable) -> None:
     assert not same and not changed[plain["layer"] < 1].any() and changed[plain["layer"] >= 1].all()
 
 
+def test_one_prompt_has_no_interval(tiny: Callable) -> None:
+    model = tiny("gpt2")
+    table = ms.volatility(model, "the cat sat")
+    for name in ("flip_rate", "rbo", "jsd"):
+        assert table[name].notna().all() and table[[f"{name}_low", f"{name}_high"]].isna().all(axis=None)
+    two = ms.volatility(model, ["the cat sat", "the cat sat"])
+    np.testing.assert_allclose(two["jsd"], table["jsd"], rtol=1e-4)
+
+
 def test_a_prompt_that_fits_only_alone_is_run_alone(tiny: Callable) -> None:
     model = tiny("gpt2")  # a context of 128
     long = " ".join(["cat"] * 120)
