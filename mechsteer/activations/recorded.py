@@ -11,7 +11,7 @@ import torch
 from mechsteer.activations.shards import PROMPT, read_index
 from mechsteer.errors import MechsteerError, whole_text
 from mechsteer.prompts import Prompt
-from mechsteer.sources import DEFAULT_GROUP, Member, Places, Recorded, member_of
+from mechsteer.sources import DEFAULT_GROUP, Member, Places, Recorded, member_of, members_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,7 +107,7 @@ def _places(table: "pd.DataFrame", by: str, first: int) -> dict[Any, Places]:
 
 def of_activations(made: "Activations") -> Recorded:
     """What ``capture`` returned in memory."""
-    members = [member_of(prompt) for prompt in made.prompts]
+    members = members_of(made.prompts)
     whole = {member.id: prompt for member, prompt in zip(members, made.prompts, strict=True)}
 
     @cache

@@ -53,7 +53,7 @@ def separability(
             folds. Of captured activations None for all of the two groups.
         groups: The names of the groups with and without.
         site: The kind of site; one with a vector a position.
-        layers: Default: all.
+        layers: Default: all; negative ones count from the end.
         stack: ``"encoder"`` for the last token of an encoder-decoder's input; default: the position that predicts.
         folds: How many parts the queries are dealt into; each is held out once.
         ridge: Added to the diagonal, in units of the mean squared standardised feature; above 0.
@@ -93,7 +93,7 @@ def separability(
     fold, labels, shuffled = _dealt([p.text for p in found.second], folds, seed)
     smallest = min(int((fold != f).sum()) for f in range(folds))
     rows = []
-    for layer, name in found.sites.items():
+    for layer, name in found.by_layer():
         right, control = _right(found, name, labels, shuffled, fold, ridge)
         low, high = wilson(right / len(labels), len(labels))
         rows.append((layer, right / len(labels), low, high, control / len(labels), smallest, len(labels)))

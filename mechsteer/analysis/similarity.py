@@ -12,6 +12,7 @@ The authors' means run over the whole matrix, i = j included, which adds (1 - c)
 cos(x+_i, x+_j) where i and j have different ones, and the intervals.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -58,9 +59,9 @@ def similarity(
             None for all of the two groups.
         groups: The names of the groups with and without.
         instructions: A label for each pair; default: the text of the first prompt's span ``instruction``, where it has
-            one.
+            one. Pairs without a label count as of one instruction.
         site: The kind of site; one with a vector a position.
-        layers: Default: all.
+        layers: Default: all; negative ones count from the end.
         stack: ``"encoder"`` for the last token of an encoder-decoder's input; default: the position that predicts.
         diagonal: Include i = j, as the paper's figures do.
         steer: An intervention.
@@ -70,10 +71,10 @@ def similarity(
         progress: Show a bar.
 
     Returns:
-        One row a layer and relation. Columns: layer, relation, cosine, low, high (95 % bootstrap interval over pairs),
-        n (pairs of states that the mean is over). Two pairs with one and the same query, or without any of other
-        instructions, are left out of the relations that need them to differ; a relation that is left with nothing
-        has no rows.
+        One row a layer and relation. Columns: layer, relation, cosine, low, high (95 % bootstrap interval over pairs;
+        NaN where n is 1), n (pairs of states that the mean is over). Two pairs with one and the same query, or without
+        any of other instructions, are left out of the relations that need them to differ; a relation that is left with
+        nothing has no rows.
 
     Raises:
         MechsteerError: for fewer than two pairs, labels of a wrong number, an unknown site or layer, activations that
@@ -99,7 +100,7 @@ def similarity(
     relations = _relations(found, _labels([p.instruction for p in found.first], instructions), diagonal)
     counts = resamples(len(found), samples=n_boot, seed=seed)
     rows = []
-    for layer, name in found.sites.items():
+    for layer, name in found.by_layer():
         for relation in relations:
             if relation.n:
                 numbers = _own(found, name, counts) if relation.side is None else _mean(found, name, relation, counts)
@@ -206,6 +207,8 @@ def _mean(
                 itself = torch.ones(len(cells), dtype=torch.float64)
                 total += torch.stack([left @ cosines.diagonal(), left @ itself])
     point, resampled = (total[0] / total[1] for total in sums)
+    if relation.n < 2:  # the same comparison in every resample: that is no certainty
+        return float(point), math.nan, math.nan
     low, high = interval(resampled)
     return float(point), float(low), float(high)
 

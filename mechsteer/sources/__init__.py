@@ -19,6 +19,7 @@ from mechsteer.sources.recorded import (
     Places,
     Recorded,
     member_of,
+    members_of,
     prompt_id,
 )
 
@@ -40,6 +41,7 @@ __all__ = [
     "from_cache",
     "last_states",
     "member_of",
+    "members_of",
     "pair_prompts",
     "paired",
     "pairs_at_layers",

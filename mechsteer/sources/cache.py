@@ -15,7 +15,7 @@ from mechsteer.errors import MechsteerError
 from mechsteer.models import is_encoder_decoder, position_stack, provenance, stacks
 from mechsteer.models.sites import KINDS, parse
 from mechsteer.prompts import Batch, Prompt
-from mechsteer.sources.recorded import DEFAULT_GROUP, Member, Places, Recorded, member_of
+from mechsteer.sources.recorded import DEFAULT_GROUP, Member, Places, Recorded, members_of
 
 ONE_ROW = ("pos", "key_pos", "encoder_pos")
 """The second dimension of sites with one row a position (when a prompt is run whole)."""
@@ -127,7 +127,7 @@ def _members(rows: int, length: int, prompts: Any) -> tuple[list[Member], Sequen
             f"The cache has {length} positions a row, and {wrong[0]!r} does not fit: give the ms.Batch that was run, "
             "which says where its padding is."
         )
-    return [member_of(p) for p in made], starts, made
+    return members_of(made), starts, made
 
 
 def _places(members: Sequence[Member], starts: Sequence[int], stack: str, rows: int, length: int) -> dict[str, Places]:

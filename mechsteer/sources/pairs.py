@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.errors import MechsteerError, listed, one_of, positive_int, shown
-from mechsteer.models import as_prompts, check_model, model_info, predicting_stack, provenance, stacks
+from mechsteer.models import as_prompts, check_model, model_info, parse, predicting_stack, provenance, stacks
 from mechsteer.models import site as site_name
 from mechsteer.prompts import Batch, Prompt, PromptLike
 from mechsteer.sources.cache import as_recorded
@@ -28,7 +28,7 @@ class Paired:
     Attributes:
         first: The prompts with it.
         second: Those without.
-        sites: For each layer the site.
+        sites: For each layer that was asked for, the site.
         read: The states of one side at a site: ``read(site, 0 or 1, from, to)``, float32.
         prompts: The whole prompts of one side: ``prompts(0 or 1, from, to)``.
         rows: How many pairs to read at once.
@@ -45,6 +45,10 @@ class Paired:
 
     def __len__(self) -> int:
         return len(self.first)
+
+    def by_layer(self) -> list[tuple[int, str]]:
+        """The layers as they count from 0, each once, with their sites: those asked for may count from the end."""
+        return [(found[1], name) for name in dict.fromkeys(self.sites.values()) if (found := parse(name))]
 
     def blocks(self) -> list[tuple[int, int]]:
         """Stretches of pairs that are read at once."""

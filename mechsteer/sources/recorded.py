@@ -6,6 +6,7 @@ places are held; activations are read when they are needed, some rows at a time.
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, listed, one_of, shown
+from mechsteer.errors import MechsteerError, listed, one_of, shown, whole
 from mechsteer.models.sites import KINDS, parse
 from mechsteer.prompts import Batch, Prompt
 
@@ -38,7 +39,7 @@ class Member(NamedTuple):
         id: Its :func:`prompt_id`.
         text: Its whole text.
         length: How many tokens it has.
-        instruction: The tokens of its span ``instruction`` as text; empty where it has none.
+        instruction: The text of its span ``instruction``; empty where it has none.
     """
 
     id: str
@@ -49,9 +50,23 @@ class Member(NamedTuple):
 
 def member_of(prompt: Prompt) -> Member:
     """A prompt without its tokens."""
-    inside = prompt.positions("instruction") if "instruction" in prompt.spans and prompt.str_tokens else []
-    instruction = " ".join(prompt.str_tokens[i] for i in inside)
+    # Not its tokens: the first word is another token at the beginning of a text than behind a space.
+    instruction = prompt.span_text("instruction") if "instruction" in prompt.spans else ""
     return Member(prompt_id(prompt), prompt.text, len(prompt), instruction)
+
+
+def members_of(prompts: Sequence[Prompt]) -> list[Member]:
+    """Prompts without their tokens. One that is there again has an id of its own, for its rows may be others.
+
+    Sampled answers differ, and so does what an intervention on some of the rows leaves.
+    """
+    seen: Counter[str] = Counter()
+    found = []
+    for member in map(member_of, prompts):
+        seen[member.id] += 1
+        again = "" if seen[member.id] == 1 else f" {seen[member.id]}"
+        found.append(member._replace(id=member.id + again))
+    return found
 
 
 class Places(NamedTuple):
@@ -168,13 +183,17 @@ class Recorded:
         if not wanted:
             raise MechsteerError("No layers were given; None is all of them.")
         count = self.about.get("sizes", {}).get(of, 0)  # what negative ones count back from
+        found = {}
         for layer in wanted:
-            if isinstance(layer, int) and layer < 0 and layer + count in here:
-                here[layer] = here[layer + count]
-            if layer not in here:
+            number = whole(layer)
+            if number is None:
+                raise MechsteerError(f"layer must be an integer, got {shown(layer)}.")
+            number = number + count if number < 0 else number
+            if number not in here:
                 has = f"it has those of {', '.join(map(str, sorted(here)))}"
                 raise self.lacks(f"{short!r} of layer {shown(layer)} of the {of}", f"sites={asked!r}", has)
-        return {layer: here[layer] for layer in wanted}
+            found[layer] = here[number]
+        return found
 
     def site(self, name: str) -> str:
         """A site by its full name.

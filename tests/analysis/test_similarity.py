@@ -165,5 +165,22 @@ def test_nan_is_named(checkpoint: Callable) -> None:
 def test_a_layer_that_is_named_twice_is_run_once(tiny: Callable) -> None:
     model = tiny("gpt2")
     table = similarity(model, pairs_of(model), layers=[0, -3], n_boot=5)
-    first, last = (table[table["layer"] == layer]["cosine"].tolist() for layer in (0, -3))
-    assert first == last
+    assert table.equals(similarity(model, pairs_of(model), layers=[0], n_boot=5))  # and called by its number
+
+
+def test_one_comparison_has_no_interval(tiny: Callable) -> None:
+    model = tiny("gpt2")
+    table = similarity(model, pairs_of(model)[:2], diagonal=False, layers=[0], n_boot=20).set_index("relation")
+    one, two = table.loc["same instruction, different query"], table.loc["same query, with and without"]
+    assert one["n"] == 1 and np.isfinite(one["cosine"]) and np.isnan(one["low"]) and np.isnan(one["high"])
+    assert two["n"] == 2 and two["low"] < two["high"]
+
+
+def test_an_instruction_is_known_by_its_text_wherever_it_stands(tiny: Callable) -> None:
+    model = tiny("qwen2")  # whose first word has another token behind a space
+    texts = ["<!-> answer in capitals <-!> the cat", "the dog <!-> answer in capitals <-!>"]
+    prompts = [ms.prompt(model, text.replace("<!-> ", "<!->")) for text in texts]
+    assert prompts[0].str_tokens[0] not in prompts[1].str_tokens
+    pairs = list(zip(prompts, [ms.prompt(model, text) for text in ("the cat", "the dog")], strict=True))
+    relations = set(similarity(model, pairs, n_boot=5)["relation"])
+    assert "same instruction, different query" in relations and "different instructions" not in relations

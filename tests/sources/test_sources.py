@@ -258,6 +258,56 @@ def test_a_prompt_that_is_there_twice_counts_twice(tiny: Callable, tmp_path: Pat
     assert [p.text for p in store.prompts()] == [p.text for p in prompts]
 
 
+def test_a_prompt_that_is_there_twice_has_its_own_rows_each_time(tiny: Callable) -> None:
+    model = tiny("llama-gqa")
+    prompt = groups_of(model)["with"][0]
+    options: dict[str, Any] = {"sites": "resid_post", "positions": "all"}
+    drawn = ms.capture(model, [prompt] * 4, generate=6, strategy=ms.Sample(seed=1), **options)
+    site = "blocks.1.hook_resid_post"
+    assert len({tuple(x[-1].tolist()) for x in drawn.by_prompt(site)}) == 4  # the answers are four
+    found, rows = moments(drawn)[site], drawn[site].double()
+    assert found.count == len(rows)
+    torch.testing.assert_close(found.mean, rows.mean(0))
+    torch.testing.assert_close(found.std, rows.std(0))
+    direction = random_direction(model, layer=0, seed=1)
+    steer = ms.add(direction, scale=20.0, rows=[0])
+    steered = ms.capture(model, {"with": [prompt, prompt], "without": ["red", "one two"]}, steer=steer, **options)
+    pairs = [(prompt, "red"), (prompt, "one two")]
+    same(ms.similarity(steered, n_boot=20), ms.similarity(model, pairs, steer=steer, n_boot=20))
+    batch = pad(model, [prompt, prompt])
+    with model.hooks(fwd_hooks=steer.hooks(batch)):
+        _, cache = model.run_with_cache(batch.tokens, attention_mask=batch.mask.int(), prepend_bos=False)
+    same(ms.influence(from_cache(cache, batch)), ms.influence(model, [prompt, prompt], steer=steer))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_layers_may_count_from_the_end_and_be_numpys(tiny: Callable) -> None:
+    model = tiny("llama-gqa")
+    source = ms.capture(model, groups_of(model), sites="resid_post")
+    for layers in ([0, -1], np.array([0, -1]), [0, np.int64(2), -1]):
+        for run in (lambda *x, **k: ms.similarity(*x, n_boot=5, **k), lambda *x, **k: ms.separability(*x, **k)):
+            table = run(source, layers=layers)
+            assert table["layer"].unique().tolist() == [0, 2] and len(table) == len(run(source, layers=[0, 2]))
+            same(table, run(model, pairs_of(model), layers=layers))
+    same(ms.difference_in_means(source, layer=np.int64(-1)), ms.difference_in_means(source, layer=2))
+    for layer in (True, 1.0):
+        with pytest.raises(ms.MechsteerError, match=f"layer must be an integer, got {layer}"):
+            ms.similarity(source, layers=[layer])
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_biases_of_what_was_captured_are_refused_however_they_are_given(tiny: Callable) -> None:
+    model = tiny("llama-gqa")
+    prompt = groups_of(model)["with"][0]
+    source = ms.capture(model, prompt, sites="influence:instruction", positions="all")
+    for delta in (np.array([0.0, 1.0]), [0.0, 1.0], torch.tensor(1.0)):
+        with pytest.raises(
+            ms.MechsteerError, match=r"is captured already: delta= .* got (\[0\.0, 1\.0\]|1\.0) and None"
+        ):
+            ms.influence(source, delta=delta)
+    same(ms.influence(source, delta=[0.0]), ms.influence(model, prompt))
+
+
 def strangers(model: Any) -> list[tuple[ms.Prompt, ms.Prompt]]:
     return [(ms.prompt(model, "red"), ms.prompt(model, "cat"))] * 2
 

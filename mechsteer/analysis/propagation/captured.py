@@ -155,15 +155,15 @@ def _as_they_fire(hooks: Sequence[Hook]) -> list[Hook]:
     return kept
 
 
-def check_captured(source: Recorded, *, delta: Any, steer: Any, continuation: Any) -> None:
+def check_captured(source: Recorded, *, deltas: Sequence[float], steer: Any, continuation: Any) -> None:
     """Refuse what is for prompts that are run.
 
     Raises:
         MechsteerError: naming it.
     """
     refuse_steer(source, steer)
-    if continuation is not None or delta != 0:
+    if continuation is not None or any(deltas):
         raise MechsteerError(
             f"{source.name} is captured already: delta= and continuation= are for prompts that are run, got "
-            f"{shown(delta)} and {shown(continuation)}."
+            f"{shown(deltas[0] if len(deltas) == 1 else deltas)} and {shown(continuation)}."
         )

@@ -65,7 +65,7 @@ def measure(
     if source is None and (source := as_recorded(prompt)) is not None:
         check_made_by(model, [source])
     if source is not None:
-        check_captured(source, delta=delta, steer=steer, continuation=continuation)
+        check_captured(source, deltas=_deltas(delta), steer=steer, continuation=continuation)
         return _of_captured(source, _spans(span), weighing, quantity)
     texts = _continued(model, prompt, continuation)
     spans, deltas, base = _spans(span), _deltas(delta), as_intervention(steer)
