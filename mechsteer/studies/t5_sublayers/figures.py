@@ -33,7 +33,8 @@ def cross_attention(summary: "pd.DataFrame", frozen: "pd.DataFrame") -> "Figure"
     """What each sublayer adds to the decision, by group of prompts, and the decision with cross-attention frozen."""
     groups = _groups(summary)
     made, axes = plots.figure(len(groups) + 1, width=3.3, height=3.5)
-    low, high = min(summary["logit_difference_low"]), max(summary["logit_difference_high"])
+    ends = summary[["logit_difference", "logit_difference_low", "logit_difference_high"]]  # one prompt has no interval
+    low, high = ends.min().min(), ends.max().max()
     margin = 0.05 * (high - low)
     for ax, group in zip(axes, groups, strict=False):
         part = summary[summary["group"] == group]
@@ -73,7 +74,7 @@ def updates(summary: "pd.DataFrame") -> "Figure":
         part = summary[summary["group"] == group]
         title = f"{titles[y]}: {group}"
         plots.sublayer_bars(ax, part, y=y, xlabel="Decoder block", ylabel=rows[y], title=title, legend=False)
-        ax.set_ylim(0, 1.05 * max(summary[f"{y}_high"]))
+        ax.set_ylim(0, 1.05 * summary[[y, f"{y}_high"]].max().max())
     legend_above(made, axes[0], 3)
     return made
 

@@ -42,4 +42,5 @@ def found(summary: "pd.DataFrame") -> dict[str, list[str]]:
 def _change(row: dict[Any, Any]) -> str:
     mean, low, high = (row[f"logit_difference{end}"] for end in ("", "_low", "_high"))
     where = f"in the {NAMES.get(row['sublayer'], row['sublayer'])} of block {row['layer']}"
-    return f"{mean:+.2f} (95 % interval {low:+.2f} to {high:+.2f}) {where}"
+    said = f" (95 % interval {low:+.2f} to {high:+.2f})" if low == low else ""  # one prompt has none
+    return f"{mean:+.2f}{said} {where}"

@@ -90,7 +90,8 @@ def _tables(bench: Bench, task: MemoTrap, progress: bool) -> "dict[str, pd.DataF
     group = {place: GROUPS[flag] for place, flag in enumerate(correct)}
     shift = cross_attention_shift(model, prompts, traps, batch_size=batch_size, progress=progress)
     lens = logit_lens(model, prompts, _words(traps), batch_size=batch_size, progress=progress)
-    lens = lens.assign(group=lens["prompt"].map(group), word=["target", "trap"] * (len(lens) // 2))
+    lens = lens.assign(group=lens["prompt"].map(group), word=_roles(lens, _words(traps)))
+    lens = lens.explode("word", ignore_index=True)
     ranks = lens.groupby(["group", "word", "exit"], sort=False)
     volatile = [
         volatility(model, [p for p, flag in zip(prompts, correct, strict=True) if flag == kept], batch_size=batch_size)
@@ -112,6 +113,16 @@ def _tables(bench: Bench, task: MemoTrap, progress: bool) -> "dict[str, pd.DataF
 
 def _words(traps: list[Any]) -> list[list[str]]:
     return [[trap.target.strip(" ."), trap.trap.strip(" .")] for trap in traps]
+
+
+def _roles(lens: "pd.DataFrame", words: list[list[str]]) -> "pd.Series":
+    """Whose token each row of the lens follows: both words', where they begin with the same one."""
+    import pandas as pd
+
+    rows = zip(lens["prompt"], lens["word"], strict=True)
+    named = [(words[place], names.split(" / ")) for place, names in rows]
+    roles = ("target", "trap")
+    return pd.Series([[r for r, word in zip(roles, pair, strict=True) if word in names] for pair, names in named])
 
 
 def _means(shift: "pd.DataFrame") -> "pd.DataFrame":

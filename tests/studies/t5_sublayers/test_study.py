@@ -5,14 +5,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
 import mechsteer as ms
-from mechsteer.files import read_json, read_table
+from mechsteer.files import data_path, read_json, read_table
 from mechsteer.studies.core.result import redraw
 from mechsteer.studies.registry import STUDIES
 from mechsteer.studies.t5_sublayers import figures as inside_figures
+from mechsteer.studies.t5_sublayers import report
 from mechsteer.studies.t5_sublayers import study as inside
 from tests.typecheck import unchecked
 
@@ -67,6 +69,30 @@ def test_figures_come_from_the_tables_alone(study: inside.Result, tmp_path: Path
     heights = [bar.get_height() for container in bars if hasattr(container, "patches") for bar in container.patches]
     obeyed = study.summary[study.summary["group"] == "obeyed"]["logit_difference"]
     assert np.sort(heights) == pytest.approx(np.sort(obeyed), abs=1e-6)
+
+
+def test_groups_of_one_and_words_that_begin_alike(trap_t5: object, tmp_path: Path) -> None:
+    rows = pd.read_csv(data_path("tasks", "memotrap", "traps.csv"))
+    mining, evaluated = (rows[rows["split"] == split] for split in ("mining", "evaluation"))
+    few = pd.concat([mining.head(2), evaluated.iloc[:3]])
+    few.iloc[-1, few.columns.get_loc("classes")] = "[' wolf house', ' wolf rain']"
+    few.to_csv(tmp_path / "few.csv", index=False)
+    with unchecked(), pytest.warns(UserWarning, match="same token"):
+        made = inside.run(trap_t5, tmp_path / "out", data=tmp_path / "few.csv", progress=False)
+        assert len(made.figures()) == 3
+    ranks = made.tables["ranks"]
+    assert ranks["n"].groupby([ranks["exit"], ranks["word"]]).sum().eq(3).all()
+    task = ms.tasks.memotrap(tmp_path / "few.csv")
+    prompts = [trap.prompt for trap in task.samples]
+    groups = ["obeyed" if flag else "trapped" for flag in ms.evaluate(trap_t5, task)["correct"]]
+    for word in ("target", "trap"):
+        lens = ms.logit_lens(trap_t5, prompts, [[getattr(trap, word).strip(" .")] for trap in task.samples])
+        wanted = (
+            lens.assign(group=[groups[place] for place in lens["prompt"]]).groupby(["group", "exit"])["rank"].median()
+        )
+        found = ranks[ranks["word"] == word].set_index(["group", "exit"])["rank"]
+        assert found.sort_index().tolist() == wanted.sort_index().tolist()
+    assert min(made.summary["n"]) == 1 and "nan" not in str(report.found(made.summary))
 
 
 def test_what_it_refuses(tiny: Callable, tmp_path: Path) -> None:
