@@ -171,11 +171,11 @@ def _recorded_sides(value: Any, groups: Sequence[str]) -> tuple[Recorded, Record
 def _members(sides: tuple[Recorded, Recorded], pairs: Any, groups: Sequence[str]) -> list[list[Member]]:
     """The prompts of each side."""
     if pairs is None:
-        alone = sides[0] is not sides[1]
-        return [
-            side.members if alone and name not in side.groups else side.group(name).members
-            for side, name in zip(sides, groups, strict=True)
+        alone = sides[0] is not sides[1]  # each with its own prompts, which need not be a group of that name
+        own = [
+            side if alone and len(side.groups) == 1 else side.group(g) for side, g in zip(sides, groups, strict=True)
         ]
+        return [side.members for side in own]
     if isinstance(pairs, Mapping):
         given = [pairs[one_of("group", name, pairs)] for name in groups]
     else:

@@ -328,6 +328,10 @@ REFUSED: dict[str, tuple[Callable[[Any, Any], Any], str]] = {
     "a stranger": (lambda m, s: ms.similarity(s, strangers(m)), r"does not have Prompt"),
     "texts": (lambda m, s: ms.similarity(s, [("the cat", "cat")] * 2), "what mechsteer.prompt makes, got 'the cat'"),
     "moments": (lambda m, s: moments(s, positions="last"), "moments of them are of all its rows"),
+    "which of several": (
+        lambda m, s: ms.similarity({"a": s, "b": s}, groups=("a", "b")),
+        "has no group 'a', only 'with', 'without', 'one'",
+    ),
     "few": (
         lambda m, s: ms.similarity({"with": s.group("with"), "without": s.group("one")}),
         "'with' and 'without' have 6 and 1 prompts",
