@@ -132,9 +132,10 @@ def _of_patterns(
     two_stacks = is_encoder_decoder(model)
     written = raw(member, "decoder.0.hook_resid_pre").shape[1] if two_stacks else 0
     lengths = {stack: written if stack == "decoder" else len(prompt) for stack in stacks(model)}
-    tables, hooks = track(model, starts, weighing, lengths=lengths, prompt=place)
+    device = model_device(model)  # a cache may have been moved to another
+    tables, hooks = track(model, starts.to(device), weighing, lengths=lengths, prompt=place)
     for name, function in _as_they_fire(hooks):
-        function(raw(member, name), SimpleNamespace(name=name))
+        function(raw(member, name).to(device), SimpleNamespace(name=name))
     tokens = {stack: prompt.read() for stack in tables}
     if two_stacks:
         start = token_pieces(model.tokenizer, [model.cfg.decoder_start_token_id])
