@@ -58,7 +58,7 @@ def curves(
             below, above = (ordered[end] for end in ends)
             axes.fill_between(ordered[x], below, above, color=line["color"], alpha=0.2, linewidth=0)
         axes.plot(ordered[x], ordered[y], **line, label="" if name is None else str(name).replace("_", " "))
-    _finish(axes, quantity(x) if xlabel is None else xlabel, quantity(y) if ylabel is None else ylabel, title)
+    _finish(axes, quantity(x) if xlabel is None else xlabel, quantity(y, table) if ylabel is None else ylabel, title)
     _whole_numbers(axes, table[x].tolist())
     if by and legend:
         axes.legend(loc="best")
@@ -91,8 +91,9 @@ def rank_trajectories(
     need(table, x, y, by)
     numeric(table, x, y)
     one_each(table, [by, x], "point")
-    if not (table[y] >= 1).all():
-        raise MechsteerError(f"Ranks begin at 1, but the column {y!r} has {table[y].min()}.")
+    wrong = table.loc[~(table[y] >= 1), y]
+    if len(wrong):
+        raise MechsteerError(f"Ranks begin at 1, but the column {y!r} has {wrong.iloc[0]}.")
     ends: list[tuple[str, float, str]] = []
     for place, (name, part) in enumerate(table.groupby(by, sort=False, dropna=False)):
         ordered, line, label = part.sort_values(x), look(place), token_label(str(name))
@@ -185,7 +186,7 @@ def sublayer_bars(
         grouped_bars(axes, ordered, x=x, y=y, by=by, groups=layers, low=low, high=high, labels=labels)
     if (table[y] < 0).any():
         axes.axhline(0, color="0.3", linewidth=0.8)
-    _finish(axes, quantity(x) if xlabel is None else xlabel, quantity(y) if ylabel is None else ylabel, title)
+    _finish(axes, quantity(x) if xlabel is None else xlabel, quantity(y, table) if ylabel is None else ylabel, title)
     axes.set_xticks(range(len(layers)), [str(layer) for layer in layers])
     axes.set_xlim(-0.6, len(layers) - 0.4)
     if legend:

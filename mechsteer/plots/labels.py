@@ -51,8 +51,13 @@ _MARKS = {"\n": "↵", "\t": "⇥", "\r": ""}
 """How a label writes white space."""
 
 
-def quantity(column: str) -> str:
-    """The text for a column's axis; columns without one get their name with spaces."""
+def quantity(column: str, table: "pd.DataFrame | None" = None) -> str:
+    """The text for a column's axis; columns without one get their name with spaces.
+
+    Where cross-attention is frozen, the logits differ by so much; elsewhere that is what a sublayer changes it by.
+    """
+    if column == "logit_difference" and table is not None and "frozen" in table:
+        return "Target − trap logit"
     return QUANTITIES.get(column, column.replace("_", " ").capitalize())
 
 

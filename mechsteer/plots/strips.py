@@ -76,7 +76,8 @@ def lens_view(table: "pd.DataFrame", tokens: Sequence[str] = (), *, title: str =
     Args:
         table: Of :func:`mechsteer.logit_lens` with ``positions="all"``, for one prompt: columns exit, position, top1,
             entropy and jsd.
-        tokens: The tokens that are read, one a position: ``prompt.str_tokens``.
+        tokens: The tokens that are read, one a position: ``prompt.str_tokens``; of an encoder-decoder those of the
+            decoder, its start token and what it was given to go on with.
         title: Title.
 
     Raises:

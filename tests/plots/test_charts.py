@@ -187,6 +187,7 @@ def test_bars_are_stacked_and_a_missing_one_leaves_no_hole() -> None:
         (lambda ax: plots.curves(ax, CURVES, y="cosine", by="relation", low="low", high="hi"), "Unknown column.*'hi'"),
         (lambda ax: plots.rank_trajectories(ax, RANKS, x="layer"), "Unknown column.*'layer'"),
         (lambda ax: plots.rank_trajectories(ax, RANKS.assign(rank=0)), "Ranks begin at 1, .* has 0"),
+        (lambda ax: plots.rank_trajectories(ax, RANKS.assign(rank=[np.nan, *[3] * 8])), "Ranks begin at 1, .* has nan"),
         (lambda ax: plots.rank_trajectories(ax, pd.concat([RANKS, RANKS])), "several rows for one point"),
         (lambda ax: plots.sublayer_bars(ax, BARS, y="share"), "Unknown column.*'share'.*'path_share'"),
         (lambda ax: plots.sublayer_bars(ax, pd.concat([BARS, BARS]), y="path_share"), "several rows for one bar"),
@@ -235,3 +236,11 @@ def test_labels_thin_out_when_they_do_not_fit() -> None:
 
 def test_a_column_without_words_of_its_own_gets_its_name() -> None:
     assert quantity("flip_rate") == "Top-1 tokens that change" and quantity("my_thing") == "My thing"
+
+
+def test_a_difference_of_logits_is_no_change_where_cross_attention_is_frozen() -> None:
+    frozen, shift = axes(), axes()
+    table = pd.DataFrame({"layer": [0, 1], "frozen": "one", "sublayer": "mlp", "logit_difference": [1.0, 2.0]})
+    plots.curves(frozen, table, y="logit_difference", by="frozen")
+    plots.sublayer_bars(shift, table.drop(columns="frozen"), y="logit_difference")
+    assert frozen.get_ylabel() == "Target − trap logit" and shift.get_ylabel() == "Change of target − trap logit"
