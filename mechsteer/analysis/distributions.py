@@ -32,3 +32,14 @@ def ranks(values: Float[Tensor, "*batch d_vocab"], tokens: Int[Tensor, "*batch n
     """The place of tokens when all are sorted from the largest value down, from 1; equals share the better place."""
     chosen = values.gather(-1, tokens)
     return (values[..., None, :] > chosen[..., :, None]).sum(-1) + 1
+
+
+def most_likely(values: Float[Tensor, "d_vocab"], k: int) -> Int[Tensor, "k"]:
+    """The tokens with the k largest values, the largest first; of equals the lower token, as argmax has it.
+
+    The logits of a model in half precision have many equals. PyTorch's ``topk`` puts these in any order, which would
+    look like a change.
+    """
+    k = min(k, len(values))
+    among = (values >= values.topk(k).values[-1]).nonzero()[:, 0]
+    return among[values[among].argsort(descending=True, stable=True)][:k]

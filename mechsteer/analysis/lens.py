@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mechsteer.analysis.distributions import entropy, jsd, ranks
+from mechsteer.analysis.distributions import entropy, jsd, most_likely, ranks
 from mechsteer.analysis.exits import Exits, captured, each_prompts_exits, written
 from mechsteer.errors import MechsteerError, listed, not_finite, positive_int, shown, whole
 from mechsteer.models import as_prompts, unembed, word_id, word_ids
@@ -218,7 +218,7 @@ def _table(model: Any, found: Exits, followed: Followed | None, normalise: bool,
 
 def _named(own: Float[Tensor, "positions d_vocab"], ids: list[int] | None, top_k: int) -> Int[Tensor, "positions k"]:
     if ids is None:
-        return own.topk(min(top_k, own.shape[-1]), dim=-1).indices
+        return torch.stack([most_likely(row, top_k) for row in own])
     return torch.tensor(ids, device=own.device).expand(len(own), -1)
 
 

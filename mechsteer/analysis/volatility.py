@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mechsteer.analysis.bootstrap import SAMPLES, mean_interval
-from mechsteer.analysis.distributions import jsd
+from mechsteer.analysis.distributions import jsd, most_likely
 from mechsteer.analysis.exits import Exits, captured, each_prompts_exits
 from mechsteer.analysis.lens import exit_logits
 from mechsteer.errors import MechsteerError, finite, positive_int
@@ -99,7 +99,7 @@ def _changes(model: Any, found: Exits, normalise: bool, p: float, top_k: int) ->
     last = len(found.states) - 1
     for exit, states in enumerate(found.states):
         logits = exit_logits(model, states[0], last=exit == last, normalise=normalise, prompt=found.place)
-        now = (logits.log_softmax(-1), logits.topk(min(top_k, len(logits))).indices)
+        now = (logits.log_softmax(-1), most_likely(logits, top_k))
         if before is not None:
             flip = float(now[1][0] != before[1][0])
             rows.append((flip, rank_biased_overlap(before[1], now[1], p), float(jsd(before[0], now[0]))))

@@ -1,5 +1,6 @@
 """Divergence, entropy and ranks against sums that anyone can read."""
 
+import importlib
 import math
 
 import pytest
@@ -8,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mechsteer.analysis.bootstrap import interval, mean_interval, resamples
-from mechsteer.analysis.distributions import entropy, jsd, ranks
+from mechsteer.analysis.distributions import entropy, jsd, most_likely, ranks
+from mechsteer.analysis.exits import Exits
 from mechsteer.analysis.volatility import rank_biased_overlap
 from tests.analysis.naive import plain_jsd
 
@@ -32,6 +34,27 @@ def test_jsd_of_disjoint_distributions_is_ln_2() -> None:
 def test_ranks_count_from_one_and_equals_share_the_better() -> None:
     values = torch.tensor([[3.0, 5.0, 3.0, 1.0]])
     assert ranks(values, torch.tensor([[1, 0, 2, 3]])).tolist() == [[1, 2, 2, 4]]
+
+
+def test_of_equals_the_lower_token_is_the_likelier() -> None:
+    assert most_likely(torch.tensor([1.0, 3.0, 2.0, 3.0, 2.0, 2.0]), 4).tolist() == [1, 3, 2, 4]
+    assert most_likely(torch.tensor([1.0, 1.0, 1.0]), 9).tolist() == [0, 1, 2]
+
+
+def test_the_order_of_equals_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    said = [(3 * torch.randn(500, generator=generator)).round()]  # logits in half precision have many equals, too
+    rest = (said[0] < said[0].topk(20).values[-1]).nonzero()[:, 0]
+    for _ in range(20):  # what is far below the first 20 moves, and they stay
+        after = said[0].clone()
+        after[rest] = said[0][rest[torch.randperm(len(rest), generator=generator)]]
+        said.append(after)
+    measured = importlib.import_module("mechsteer.analysis.volatility")  # a function has the same name
+    exits = Exits(0, [0], torch.zeros(len(said), 1, 4))
+    left = iter(said)
+    monkeypatch.setattr(measured, "exit_logits", lambda *a, **k: next(left))
+    changes = measured._changes(None, exits, True, 0.9, 20)
+    assert changes[:, 0].eq(0).all() and changes[:, 1].sub(1).abs().max() < 1e-6
 
 
 def test_rank_biased_overlap_by_hand() -> None:
