@@ -213,7 +213,7 @@ def positive_int(name: str, value: int) -> int:
     return _integer_from(1, name, value)
 
 
-def natural_int(name: str, value: int) -> int:
+def natural_int(name: str, value: Any) -> int:
     """Return ``value`` if it is an integer of at least 0.
 
     Raises:
