@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from tests.shared import Shared
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads of several workers would only wait for each other
+
+
+settings.register_profile("patient", settings(), deadline=None)  # a busy machine is no failure
+settings.load_profile("patient")
 
 
 def pytest_collection() -> None:

@@ -205,7 +205,7 @@ phrase = st.lists(st.sampled_from(KNOWN), min_size=1, max_size=6).map(" ".join)
 
 
 @pytest.mark.filterwarnings("ignore:The instruction .* is in the text as well")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     model=st.sampled_from([PLAIN, SEQ2SEQ, CHAT, BYTES]),
     task=phrase,
@@ -239,7 +239,7 @@ def test_batches_pad_on_the_side_that_is_asked_for() -> None:
     assert len(left) == 2 and left.length == 4 and left.prompts == tuple(prompts)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(texts=st.lists(phrase, min_size=1, max_size=5), side=st.sampled_from(["left", "right"]))
 def test_the_real_tokens_of_a_batch_are_the_prompts(texts: list[str], side: str) -> None:
     prompts = [ms.prompt(PLAIN, text) for text in texts]

@@ -58,7 +58,7 @@ def test_damaged_foreign_and_unfinished_files(tmp_path: Path) -> None:
     assert parts.complete(9, table)[0].equals(table(0, 6))
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(1, 12), st.lists(st.tuples(st.integers(0, 12), st.integers(0, 12)), max_size=6), st.integers(1, 5))
 def test_every_sample_is_there_once(total: int, ranges: list[tuple[int, int]], size: int) -> None:
     with tempfile.TemporaryDirectory() as folder:

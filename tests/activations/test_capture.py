@@ -141,7 +141,7 @@ phrase = st.lists(st.sampled_from(WORDS), min_size=1, max_size=7).map(" ".join)
 
 
 @pytest.mark.parametrize("family", BOTH)
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(texts=st.lists(phrase, min_size=1, max_size=5), batch_size=st.integers(1, 4))
 def test_rows_do_not_depend_on_the_batch(family: str, texts: list[str], batch_size: int, tiny: Callable) -> None:
     model = tiny(family)

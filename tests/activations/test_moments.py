@@ -26,7 +26,7 @@ def test_a_worked_case() -> None:
     assert found.std.tolist() == [1.0, 3.0**0.5]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     sizes=st.lists(st.integers(1, 6), min_size=1, max_size=6), seed=st.integers(0, 100), far=st.sampled_from([0, 1e6])
 )

@@ -17,7 +17,7 @@ from tests.analysis.naive import plain_jsd
 DISTRIBUTIONS = st.lists(st.integers(0, 9), min_size=5, max_size=5).filter(any).map(lambda v: [x / sum(v) for x in v])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(p=DISTRIBUTIONS, q=DISTRIBUTIONS)
 def test_jsd_and_entropy_equal_the_plain_sums(p: list[float], q: list[float]) -> None:
     log_p, log_q = torch.tensor(p).log(), torch.tensor(q).log()

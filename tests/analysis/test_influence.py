@@ -116,7 +116,7 @@ phrase = st.lists(st.sampled_from(WORDS), min_size=1, max_size=8).map(" ".join)
 
 
 @pytest.mark.parametrize("family", BOTH)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(text=phrase, instruction=phrase, form=st.sampled_from(FORMS))
 def test_spans_that_make_up_the_input_share_it(
     family: str, text: str, instruction: str, form: dict[str, Any], tiny: Callable
@@ -135,7 +135,6 @@ def test_spans_that_make_up_the_input_share_it(
     assert (whole - 1).abs().max() < 1e-5
 
 
-@settings(deadline=None)
 @given(p=st.floats(1, 60), scale=st.floats(-30, 30), seed=st.integers(0, 99))
 def test_norms(p: float, scale: float, seed: int) -> None:
     x = torch.randn(3, 7, generator=torch.Generator().manual_seed(seed)) * 10**scale

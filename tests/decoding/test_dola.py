@@ -350,7 +350,7 @@ def test_likely_tokens_by_hand() -> None:
     assert likely(logits, 0.0).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     scores=st.lists(st.integers(-30, 30).map(lambda x: x / 10), min_size=6, max_size=6),
     seen=st.lists(st.integers(0, 5), min_size=1, max_size=9),

@@ -162,7 +162,7 @@ def exact(checkpoint: Callable[..., Path]) -> Callable[[str], Any]:
 
 
 @pytest.mark.parametrize("family", BOTH)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(run=runs())
 def test_a_batch_equals_its_rows_one_by_one(family: str, run: dict[str, Any], exact: Callable[[str], Any]) -> None:
     model = exact(family)
@@ -182,7 +182,7 @@ def test_a_batch_equals_its_rows_one_by_one(family: str, run: dict[str, Any], ex
 
 
 @pytest.mark.parametrize("family", BOTH)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(run=runs(), extra=st.integers(1, 12))
 def test_more_padding_changes_nothing(
     family: str, run: dict[str, Any], extra: int, exact: Callable[[str], Any]

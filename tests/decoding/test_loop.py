@@ -117,7 +117,7 @@ def test_the_context_is_never_outgrown_by_rows_that_have_ended(exact: Callable[[
     assert rows(out) == rows(ms.generate(model, prompts, max_new_tokens=NEW, batch_size=1))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(1, 30) | st.integers(400, 2000), min_size=1, max_size=12),
     batch_size=st.integers(1, 5),

@@ -61,7 +61,7 @@ phrase = st.lists(st.sampled_from(WORDS), min_size=1, max_size=5).map(" ".join)
 
 
 @pytest.mark.parametrize("family", BOTH)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(pairs=st.lists(st.tuples(phrase, phrase, phrase), min_size=1, max_size=5), batch_size=st.integers(1, 4))
 def test_scores_do_not_depend_on_the_batch(
     family: str, pairs: list[tuple[str, str, str]], batch_size: int, tiny: Callable

@@ -38,7 +38,7 @@ def naive(logits: list[float], temperature: float, top_k: int, top_p: float) -> 
     return [weights[i] / total if i in nucleus else 0.0 for i in range(len(weights))]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     logits=st.lists(st.integers(-40, 40), min_size=2, max_size=8, unique=True).map(lambda v: [x / 10 for x in v]),
     temperature=st.sampled_from([0.3, 1.0, 2.5]),

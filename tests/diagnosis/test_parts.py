@@ -125,7 +125,7 @@ def test_one_prompt_has_no_interval_and_small_p_values_are_named_once() -> None:
     assert said.endswith("30 of 30 above, p < 0.0001)")
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(before=st.integers(0, 6), size=st.integers(1, 4), behind=st.integers(2, 12), seed=st.integers(0, 99))
 def test_controls_are_as_long_and_elsewhere(
     tiny: Callable[..., Any], before: int, size: int, behind: int, seed: int

@@ -77,7 +77,7 @@ def as_mask(selection: Any, rows: int, count: int) -> list[list[bool]]:
     return selection.tolist()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases())
 def test_a_whole_sequence_is_selected_as_defined(case: dict[str, Any]) -> None:
     batch, scope, new = made(case)
@@ -86,7 +86,7 @@ def test_a_whole_sequence_is_selected_as_defined(case: dict[str, Any]) -> None:
     assert as_mask(Step(batch).select(scope, "blocks", total), len(batch), total) == expected
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(cases(), st.data())
 def test_chunks_select_what_the_whole_sequence_selects(case: dict[str, Any], data: Any) -> None:
     batch, scope, new = made(case)
@@ -101,7 +101,7 @@ def test_chunks_select_what_the_whole_sequence_selects(case: dict[str, Any], dat
     assert columns == reference(batch, scope, new)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases(), st.data())
 def test_rows_that_are_left_keep_their_own_selection(case: dict[str, Any], data: Any) -> None:
     batch, scope, new = made(case)
@@ -113,7 +113,7 @@ def test_rows_that_are_left_keep_their_own_selection(case: dict[str, Any], data:
     assert as_mask(step.select(scope, "blocks", total), len(alive), total) == [expected[row] for row in alive]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases(), st.permutations([0, 1, 2, 3]))
 def test_rows_are_the_places_in_the_callers_list(case: dict[str, Any], places: list[int]) -> None:
     batch, scope, new = made(case)
@@ -127,7 +127,7 @@ def test_rows_are_the_places_in_the_callers_list(case: dict[str, Any], places: l
     assert moved == reference(batch, Scope(scope.where, here), new)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(cases(new=(0,)))
 def test_encoder_padding_is_never_selected(case: dict[str, Any]) -> None:
     batch, scope, _ = made(case)
@@ -140,7 +140,7 @@ def test_encoder_padding_is_never_selected(case: dict[str, Any]) -> None:
     assert as_mask(step.select(scope, "encoder", batch.length), len(batch), batch.length) == expected
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(cases(), st.integers(1, 5))
 def test_decoder_positions_count_from_the_start_token(case: dict[str, Any], total: int) -> None:
     batch, scope, _ = made(case)
