@@ -20,7 +20,7 @@ ALIKE = 0.75
 
 _TAGS = re.compile(r"<(?:!{1,3}|\?)->|<-(?:!{1,3}|\?)>")
 _TAGGED = re.compile(r"(<(!{1,3})->)(.*?)(<-\2>)", re.DOTALL)
-_GAP = re.compile(r"(\s*)(?:<(!{1,3})->.*?<-\2>(\s*))+", re.DOTALL)
+_GAP = re.compile(r"(?<!\s)(\s*+)(?:<(!{1,3})->.*?<-\2>(\s*))+", re.DOTALL)  # looks at no white space twice
 _PIECE = re.compile(r"\S+")
 
 
