@@ -83,7 +83,7 @@ def standing(text: str, instruction: str, *, alike: bool = True) -> list[tuple[i
         words = normalize("NFC", inner).split()
         pattern = r"\s+".join("".join(map(_any_form, word)) for word in words)
         pattern += "?" if words[-1][-1] in ".!" else ""
-        found = [one.span() for one in re.finditer(bounded(pattern, inner), text, re.IGNORECASE)]
+        found = [one.span() for one in re.finditer(bounded(f"(?i:{pattern})", inner), text)]
     return [(start, end + _is_sentence(text, start, end)) for start, end in found]
 
 
