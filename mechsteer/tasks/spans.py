@@ -11,7 +11,7 @@ from collections.abc import Callable
 from unicodedata import normalize
 
 from mechsteer.errors import MechsteerError
-from mechsteer.tasks.checks import bounded
+from mechsteer.tasks.checks import places
 
 GAP = 2
 """Stretches of the instruction with at most so many words between them are one."""
@@ -78,12 +78,12 @@ def standing(text: str, instruction: str, *, alike: bool = True) -> list[tuple[i
     inner = instruction.strip()
     if not inner:
         return []
-    found = [one.span() for one in re.finditer(bounded(re.escape(inner), inner), text)]
+    found = list(places(re.escape(inner), text))
     if not found and alike:
         words = normalize("NFC", inner).split()
         pattern = r"\s+".join("".join(map(_any_form, word)) for word in words)
         pattern += "?" if words[-1][-1] in ".!" else ""
-        found = [one.span() for one in re.finditer(bounded(f"(?i:{pattern})", inner), text)]
+        found = list(places(f"(?i){pattern}", text))
     return [(start, end + _is_sentence(text, start, end)) for start, end in found]
 
 

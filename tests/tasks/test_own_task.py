@@ -137,8 +137,9 @@ def test_an_instruction_is_found_where_it_stands_whatever_its_case_and_spaces(
 
 
 def test_an_instruction_is_no_part_of_a_word_and_not_guessed_between_two() -> None:
-    (sample,) = ms.task([{"prompt": "Listen to the list.", "instruction": "Lis"}], "lowercase").samples
-    assert sample.instruction == "Lis" and sample.asked == "Listen to the list."
+    for instruction in ("Lis", "Lis."):
+        (sample,) = ms.task([{"prompt": "Listen to the list.", "instruction": instruction}], "lowercase").samples
+        assert sample.instruction == instruction and sample.asked == "Listen to the list."
     with pytest.raises(MechsteerError, match="stands 2 times in the prompt"):
         ms.task([{"prompt": "be brief . Be Brief .", "instruction": "Be brief ."}], "lowercase")
 
