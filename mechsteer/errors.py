@@ -199,7 +199,10 @@ def whole(value: Any) -> int | None:
 
 def wholes(values: Any) -> list[int]:
     """Python's own integers for those of a list or anything like one; none at all if one of them is something else."""
-    found = [whole(value) for value in values] if isinstance(values, Iterable) else []
+    try:
+        found = [whole(value) for value in values]
+    except TypeError:  # one number, or an array of no dimensions, which calls itself iterable
+        found = []
     numbers = [number for number in found if number is not None]
     return numbers if len(numbers) == len(found) else []
 

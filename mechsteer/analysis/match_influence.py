@@ -85,8 +85,9 @@ def match_influence(
     texts = None if after is None else written(made, after)
 
     def read(group: Sequence[Prompt], places: slice = slice(None), delta: float = 0.0) -> list[float]:
-        options["continuation"] = None if texts is None else texts[places]
-        return influences(model, group, span, delta=delta, last=last, layer=layer, steer=steer, **options)
+        said = None if texts is None else texts[places]
+        same = {"last": last, "layer": layer, "steer": steer, **options}
+        return influences(model, group, span, delta=delta, continuation=said, **same)
 
     wanted = _targets(target, len(made), read)
     groups, targets = [slice(place, place + 1) for place in range(len(made))], wanted

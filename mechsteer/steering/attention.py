@@ -22,7 +22,6 @@ encoder's self-attention, the decoder's cross-attention, or both.
 """
 
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +29,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, finite, one_of, shown
+from mechsteer.errors import MechsteerError, finite, one_of, shown, wholes
 from mechsteer.models import Fused, parse
 from mechsteer.steering.intervention import Edit, Intervention, Where
 from mechsteer.steering.registry import METHODS, method
@@ -141,12 +140,12 @@ def _pairs(heads: Any) -> list[tuple[int, int]]:
         MechsteerError: for anything but pairs of whole numbers from 0, or none of them.
     """
     try:
-        pairs = [(operator.index(layer), operator.index(head)) for layer, head in heads]
-    except (TypeError, ValueError):
+        pairs = [wholes(pair) for pair in heads]
+    except TypeError:
         pairs = []
-    if not pairs or min(map(min, pairs)) < 0:
+    if not pairs or any(len(pair) != 2 or min(pair) < 0 for pair in pairs):
         raise MechsteerError(f"heads must be (layer, head) pairs from 0, e.g. [(2, 0), (3, 1)], got {shown(heads)}.")
-    return pairs
+    return [(layer, head) for layer, head in pairs]
 
 
 def spotlight(

@@ -391,6 +391,8 @@ BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no layers": (lambda m: ms.attention_bias(layers=[]), "layers must name layers"),
     "layer True": (lambda m: ms.attention_bias(layers=[True]), "layers must name layers"),
     "no heads": (lambda m: ms.pasta(heads=[]), r"heads must be \(layer, head\) pairs"),
+    "heads no pair": (lambda m: ms.pasta(heads=[(0, 1, 2)]), r"heads must be \(layer, head\) pairs"),
+    "head true": (lambda m: ms.pasta(heads=[(0, True)]), r"heads must be \(layer, head\) pairs"),
     "head -1": (lambda m: ms.pasta(heads=[(0, -1)]), r"heads must be \(layer, head\) pairs"),
     "heads at resid": (lambda m: ms.heads(direction(m)), "heads needs a direction at a layer's hook_z.*resid_post"),
     "target inf": (lambda m: ms.project(direction(m), target=math.inf), "target must be finite"),

@@ -33,13 +33,19 @@ def report(result: Result) -> str:
         if about in result.tables and len(result.tables[about]):
             table = result.tables[about][list(columns)]
             parts.append(titled(about.replace("_", ", ", 1), table, decimals=2 if "share" in columns else 1))
-    places = result.tables["places"]
-    edge = sorted(set(places[places["edge"]]["kind"]))
-    if edge:
-        parts.append(
-            f"\nChosen at an end of the ladder of strengths, beyond which nothing was tried: {', '.join(edge)}."
-        )
-    return "\n".join(parts)
+    return "\n".join(parts + _doubts(result.tables["places"]))
+
+
+def _doubts(places: "pd.DataFrame") -> list[str]:
+    """Kinds that no place was found for, and those whose strength may not be the best."""
+    kinds = sorted(set(places["kind"]))
+    nowhere = [kind for kind in kinds if not (places.loc[places["kind"] == kind, "value"] > 0).any()]
+    edge = sorted({*places.loc[places["edge"], "kind"]} - {*nowhere})
+    reasons = {
+        "Followed at no place and strength that was tried, so the first ones were taken, which say nothing": nowhere,
+        "Chosen at an end of the ladder of strengths, beyond which nothing was tried": edge,
+    }
+    return [f"\n{reason}: {', '.join(some)}." for reason, some in reasons.items() if some]
 
 
 def found(summary: "pd.DataFrame") -> dict[str, list[str]]:

@@ -209,6 +209,12 @@ def test_the_report_says_what_is_shown_and_what_is_not(found: Result, instruct_l
     assert f"on {ms.model_info(instruct_llama).name}" in text and "Not shown: " in text
     for question in ("How many pairs, how diverse?", "Across architectures?", "Compound instructions?", "Linear?"):
         assert question in text
+    places = found.tables["places"].copy()
+    kind = places["kind"].iloc[0]
+    assert "Followed at no place" not in text
+    places.loc[places["kind"] == kind, ["value", "edge"]] = [0.0, True]
+    told = report(replace(found, tables={**found.tables, "places": places})).splitlines()
+    assert [line.rpartition(": ")[2] for line in told if line.startswith("Followed at no place")] == [f"{kind}."]
 
 
 @pytest.mark.parametrize(("method", "strength"), [("add", 6.0), ("project", 5.0 + 2.0)])
