@@ -391,8 +391,6 @@ BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no layers": (lambda m: ms.attention_bias(layers=[]), "layers must name layers"),
     "layer True": (lambda m: ms.attention_bias(layers=[True]), "layers must name layers"),
     "no heads": (lambda m: ms.pasta(heads=[]), r"heads must be \(layer, head\) pairs"),
-    "heads no pair": (lambda m: ms.pasta(heads=[(0, 1, 2)]), r"heads must be \(layer, head\) pairs"),
-    "head true": (lambda m: ms.pasta(heads=[(0, True)]), r"heads must be \(layer, head\) pairs"),
     "head -1": (lambda m: ms.pasta(heads=[(0, -1)]), r"heads must be \(layer, head\) pairs"),
     "heads at resid": (lambda m: ms.heads(direction(m)), "heads needs a direction at a layer's hook_z.*resid_post"),
     "target inf": (lambda m: ms.project(direction(m), target=math.inf), "target must be finite"),
@@ -405,6 +403,12 @@ def test_bad_arguments_are_refused_when_given(case: str, tiny: Callable) -> None
     make, message = BAD[case]
     with pytest.raises(ms.MechsteerError, match=message):
         make(tiny("llama-gqa"))
+
+
+@pytest.mark.parametrize("heads", [[(0, 1, 2)], [(0, True)], [(0, 1.5)], [3], 3, "ab"])
+def test_heads_that_are_no_pairs_of_numbers_are_refused(heads: Any, unchecked: None) -> None:
+    with pytest.raises(MechsteerError, match=r"heads must be \(layer, head\) pairs"):
+        ms.pasta(heads=heads)
 
 
 MISFITS: dict[str, tuple[Callable[[Any], Intervention], str]] = {
