@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import mechsteer as ms
+from mechsteer.errors import MechsteerError
 from mechsteer.models import advance, fork, hooked, is_encoder_decoder, predicting_stack, start
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, attach
