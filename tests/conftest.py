@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from tests.shared import Shared
+from tests.typecheck import begin_file
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads of several workers would only wait for each other
@@ -61,6 +62,7 @@ def shared() -> Iterator[Shared]:
 
 @pytest.fixture(scope="module", autouse=True)
 def _shared_models_stay_as_they_are(shared: Shared) -> Iterator[None]:
+    begin_file()
     yield
     assert not shared.changed(), "a test of this file left a model that others use otherwise than it found it"
 

@@ -56,6 +56,28 @@ def test_calls_of_one_kind_are_checked_once(counted: Any) -> None:
     assert len(calls) > first
 
 
+def test_after_many_calls_one_of_a_few_is_looked_at(counted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked, _ = counted
+    monkeypatch.setattr(typecheck, "FIRST", 10)
+
+    def double(x: Float[Tensor, "rows columns"]) -> Float[Tensor, "rows columns"]:
+        return x * 2
+
+    def refused(times: int) -> int:
+        count = 0
+        for _ in range(times):
+            try:
+                double(zeros(3))
+            except TypeCheckError:
+                count += 1
+        return count
+
+    double = checked(double)
+    assert refused(10) == 10 and refused(7 * 4) == 4
+    typecheck.begin_file()
+    assert refused(10) == 10
+
+
 def test_listed_values_and_long_lists_are_checked_once_each(counted: Any) -> None:
     checked, calls = counted
 

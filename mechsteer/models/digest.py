@@ -5,7 +5,7 @@ SHA-256 reaches 0.9), so that it can be taken whenever it is needed, over every 
 not for withstanding somebody who makes two that collide.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import chain
@@ -61,8 +61,8 @@ def _weights_digest(model: Any) -> str:
     whole, sums = xxhash.xxh3_128(), dict[Any, str]()
     for name, tensor in sorted(_named(model), key=lambda item: item[0]):
         order, lasting = _in_memory_order(tensor[:rows] if name.endswith(_GROWING) else tensor)
-        place = _place(lasting)
-        if place not in sums:  # tied weights are read once
+        place = lasting.device, lasting.data_ptr(), lasting.dtype, lasting.shape, lasting.stride()
+        if place not in sums:  # tied weights, read in the same way, are read once
             sums[place] = tensor_digest(lasting)
         whole.update(repr((name, order, sums[place])).encode())
     return whole.hexdigest()
@@ -83,8 +83,9 @@ def tensor_digest(tensor: Tensor) -> str:
     """A digest over a tensor's dtype, shape and all of its bytes."""
     import xxhash
 
-    made = xxhash.xxh3_128(repr((str(tensor.dtype), list(tensor.shape))).encode())
-    for part in _parts(tensor.detach()):
+    made, whole = xxhash.xxh3_128(repr((str(tensor.dtype), list(tensor.shape))).encode()), tensor.detach()
+    small = whole.nbytes <= _CHUNK  # pieces are small enough to be copied
+    for part in (whole,) if small else whole.split(max(1, _CHUNK * len(whole) // whole.nbytes)):
         made.update(part.reshape(-1).cpu().view(torch.uint8).numpy().data)
     return made.hexdigest()
 
@@ -100,20 +101,8 @@ def file_digest(path: Path) -> str:
     return made.hexdigest()
 
 
-def _parts(tensor: Tensor) -> Iterable[Tensor]:
-    """Pieces small enough to be copied, in order."""
-    if tensor.nbytes <= _CHUNK:
-        return (tensor,)
-    return tensor.split(max(1, _CHUNK * len(tensor) // tensor.nbytes))
-
-
 def _in_memory_order(tensor: Tensor) -> tuple[tuple[int, ...], Tensor]:
     """The tensor with its dimensions as they lie in memory, so that reading copies nothing; and their order."""
     strides = tensor.stride()
-    order = tuple(sorted(range(len(strides)), key=lambda d: -strides[d]))
+    order = tuple(sorted(range(len(strides)), key=strides.__getitem__, reverse=True))
     return order, tensor.permute(order)
-
-
-def _place(tensor: Tensor) -> tuple[Any, ...]:
-    """Tensors of one place are the same memory, read in the same way."""
-    return tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()

@@ -5,6 +5,7 @@ name of what is there in every layer, e.g. ``resid_post``.
 """
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError, shown, unknown, whole
@@ -116,6 +117,7 @@ def site(model: Any, kind: str, layer: int | None = None, stack: str | None = No
     return name
 
 
+@lru_cache(maxsize=2**14)
 def parse(name: str) -> tuple[str, int, str] | None:
     """Split a full name into (stack, layer, kind); None for hook points outside the layers or without a kind."""
     found = _NAME.match(name)

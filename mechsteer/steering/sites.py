@@ -1,6 +1,6 @@
 """Which hook points an edit acts at: one by its full name, or one kind in some layers of some stacks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,15 +38,18 @@ class Sites:
                 f"The layers {list(self.layers)} count from the end of a model, which hooks do not know: name them "
                 "from 0."
             )
-        return self.of(name, {})
+        return bool(self.of([name], {}))
 
-    def of(self, name: str, sizes: Mapping[str, int]) -> bool:
-        """The same in a model whose stacks have so many layers."""
-        parsed = parse(name)
-        if parsed is None or (parsed[0], parsed[2]) not in self.kinds:
-            return False
-        places = {parsed[1], parsed[1] - sizes.get(parsed[0], 0)}
-        return self.layers is None or not places.isdisjoint(self.layers)
+    def of(self, names: Iterable[str], sizes: Mapping[str, int]) -> list[str]:
+        """Those of the names that are meant, in a model whose stacks have so many layers."""
+        layers = self.layers
+        return [
+            name
+            for name in names
+            if (found := parse(name)) is not None
+            and (found[0], found[2]) in self.kinds
+            and (layers is None or found[1] in layers or found[1] - sizes.get(found[0], 0) in layers)
+        ]
 
     def within(self, model: Any) -> "Sites":
         """The same without the kinds that a model does not have."""
@@ -82,7 +85,7 @@ def names(target: Target, model: Any, method: str) -> list[str]:
     for layer in target.layers or ():
         if here and not -max(here.values()) <= layer < max(here.values()):
             raise MechsteerError(f"{method}: layer {layer} is out of range: {_ranges(here)}.")
-    found = [name for name in model.hook_dict if target.of(name, sizes)]
+    found = target.of(model.hook_dict, sizes)
     if not found:
         raise MechsteerError(f"{method} acts at {target}, which this {family} model does not have: {_ranges(sizes)}.")
     return found
