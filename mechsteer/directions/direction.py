@@ -4,6 +4,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,8 +63,12 @@ class Direction:
         if not self.norm > 0:
             raise MechsteerError(f"The {self.method} direction at {self.site} is zero: its examples do not differ.")
         for name in ("mean_projection", "activation_norm"):
-            if not math.isnan(getattr(self, name)):  # NaN: not known
-                finite(name, getattr(self, name))
+            object.__setattr__(self, name, _known(name, getattr(self, name)))
+        if not isinstance(self.site, str) or not isinstance(self.method, str):
+            raise MechsteerError(
+                f"The site and the method of a direction are texts, got {shown(self.site)} and {shown(self.method)}."
+            )
+        object.__setattr__(self, "meta", _texts(self.meta))
 
     @property
     def norm(self) -> float:
@@ -214,6 +219,28 @@ def from_header(vector: Float[Tensor, "width"], header: Mapping[str, Any], path:
     except (KeyError, TypeError, ValueError) as error:
         raise MechsteerError(f"{path} has a damaged direction header: {shown(error)}.") from error
     return Direction(vector=vector, **fields)
+
+
+def _known(name: str, value: Any) -> float:
+    """A measured number as Python's own, which files hold, whatever kind it is given as; NaN: not known."""
+    with suppress(TypeError, ValueError, RuntimeError, OverflowError):  # what is no number is named below
+        if math.isnan(value):
+            return math.nan
+    return finite(name, value)
+
+
+def _texts(meta: Any) -> dict[str, str]:
+    """Provenance, in a dictionary of its own: one that is filled on for the next direction changes no earlier one.
+
+    Raises:
+        MechsteerError: for what is no text by name, which files do not hold.
+    """
+    if not isinstance(meta, Mapping):
+        raise MechsteerError(f"meta is a dictionary of texts, got {shown(meta)}.")
+    for name, value in meta.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise MechsteerError(f"meta holds texts by name, e.g. {{'layer': '3'}}, got {shown(name)}: {shown(value)}.")
+    return dict(meta)
 
 
 def _vector(values: Any) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from mechsteer.directions.direction import Direction
-from mechsteer.errors import MechsteerError
+from mechsteer.errors import MechsteerError, shown, whole
 from mechsteer.models import provenance, shape_of, site, width
 
 
@@ -19,7 +19,7 @@ def random_direction(model: Any, *, seed: int, layer: int | None = None, site: s
         site: A kind of site with a fixed width, or a full name.
 
     Raises:
-        MechsteerError: for an unknown site or layer.
+        MechsteerError: for an unknown site or layer, or a seed that is no integer.
 
     Example:
         >>> ms.add(ms.random_direction(model, layer=3, seed=0), 2.0)
@@ -28,8 +28,11 @@ def random_direction(model: Any, *, seed: int, layer: int | None = None, site: s
     size = width(model, name)
     if size is None:
         raise MechsteerError(f"{name!r} holds {' '.join(shape_of(model, name))}: its width depends on the prompt.")
-    vector = torch.randn(size, generator=torch.Generator().manual_seed(seed))
-    meta = provenance(model) | {"seed": str(seed)}
+    number = whole(seed)
+    if number is None:
+        raise MechsteerError(f"seed must be an integer, got {shown(seed)}.")
+    vector = torch.randn(size, generator=torch.Generator().manual_seed(number))
+    meta = provenance(model) | {"seed": str(number)}
     return Direction(vector / vector.norm(), name, "random", meta=meta)
 
 

@@ -109,6 +109,45 @@ def test_a_projection_or_norm_is_finite_or_unknown() -> None:
         ms.project(unknown)
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("kind", [np.float64, np.float32, torch.tensor, int])
+def test_measured_numbers_of_any_kind_come_back_from_files(kind: Callable, tmp_path: Path) -> None:
+    d = ms.Direction(torch.ones(2), SITE, "x", mean_projection=kind(3.0), activation_norm=kind(4.0))
+    assert type(d.mean_projection) is float and type(d.activation_norm) is float
+    back = ms.Direction.load(d.save(tmp_path / "d.safetensors"))
+    steer = ms.Intervention.load(ms.add(d, 2.0).save(tmp_path / "steer.safetensors"))
+    assert steer.edits[0].direction is not None
+    for one in (back, steer.edits[0].direction):
+        assert (one.mean_projection, one.activation_norm) == (3.0, 4.0)
+    if kind is not int:
+        assert np.isnan(ms.Direction(torch.ones(2), SITE, "x", mean_projection=kind(np.nan)).mean_projection)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"meta": {"layer": 3}}, r"meta holds texts by name, e\.g\. \{'layer': '3'\}, got 'layer': 3"),
+        ({"meta": {1: "one"}}, "meta holds texts by name.* got 1: 'one'"),
+        ({"meta": None}, "meta is a dictionary of texts, got None"),
+        ({"site": 3}, "The site and the method of a direction are texts, got 3 and 'x'"),
+        ({"method": None}, "texts, got 'blocks.0.hook_resid_post' and None"),
+        ({"activation_norm": "wide"}, "activation_norm must be a number, got 'wide'"),
+    ],
+)
+def test_what_no_file_gives_back_is_refused_when_it_is_given(wrong: dict, message: str) -> None:
+    given = {"vector": torch.ones(2), "site": SITE, "method": "x", **wrong}
+    with pytest.raises(ms.MechsteerError, match=message):
+        ms.Direction(**given)
+
+
+def test_provenance_that_is_filled_on_changes_no_earlier_direction() -> None:
+    meta = {"layer": "1"}
+    first = ms.Direction(torch.ones(2), SITE, "x", meta=meta)
+    meta["layer"] = "2"
+    assert first.meta == {"layer": "1"}
+
+
 def test_a_zero_vector_is_refused() -> None:
     with pytest.raises(ms.MechsteerError, match=f"The x direction at {SITE} is zero"):
         ms.Direction(torch.zeros(4), SITE, "x")
@@ -122,6 +161,15 @@ def test_random_directions_are_decided_by_the_seed(tiny: Callable) -> None:
     expected = torch.randn(32, generator=torch.Generator().manual_seed(7))
     torch.testing.assert_close(one.vector, expected / expected.norm())
     assert (one.site, one.method, one.meta["seed"]) == ("blocks.1.hook_resid_post", "random", "7")
+
+
+def test_seeds_may_be_numpys_and_are_integers(tiny: Callable, unchecked: None) -> None:
+    model = tiny("llama-gqa")
+    one = random_direction(model, seed=np.int64(7), layer=1)  # pyright: ignore[reportArgumentType]
+    assert one.vector.equal(random_direction(model, seed=7, layer=1).vector) and one.meta["seed"] == "7"
+    for wrong in (None, 1.5, "7"):
+        with pytest.raises(ms.MechsteerError, match="seed must be an integer, got"):
+            random_direction(model, seed=wrong, layer=1)  # pyright: ignore[reportArgumentType]
 
 
 def test_random_directions_have_the_width_of_their_site(tiny: Callable) -> None:
