@@ -44,7 +44,7 @@ def difference_in_means(
         pairs: ``(with instruction, without instruction)``, texts or prompts; or prompts by group. Of captured
             activations None for all of the two groups.
         layer: The layer, from 0. Encoder-decoders: of the decoder.
-        site: The kind of site in that layer; one with a vector a position.
+        site: The kind of site in that layer, or its full name; one with a vector a position.
         groups: The names of the groups with and without.
         steer: An intervention to estimate under.
         batch_size: Prompts in one pass; does not change the result.
@@ -92,7 +92,7 @@ def differences_in_means(
 
     def recorded_sites(source: Recorded) -> dict[int, str]:
         if isinstance(site, str) and "." in site and layers is not None:
-            return {layer: source.site(site) for layer in layers}
+            return {layer: source.site(site, layer) for layer in layers}
         return source.layers(site, layers)
 
     found = paired(

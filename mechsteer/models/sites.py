@@ -5,6 +5,7 @@ name of what is there in every layer, e.g. ``resid_post``.
 """
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +73,8 @@ def site(model: Any, kind: str, layer: int | None = None, stack: str | None = No
     Args:
         model: A loaded model.
         kind: What to hook, e.g. ``"resid_post"`` (see :data:`KINDS`), with its stack before it where that is not the
-            default, ``"encoder.resid_post"``; or a full name, which is checked and returned.
+            default, ``"encoder.resid_post"``; or a full name, which is checked and returned. A layer or stack beside it
+            must be its own.
         layer: The layer, from 0; negative counts from the end.
         stack: ``"encoder"`` or ``"decoder"``, for encoder-decoders only (default: ``"decoder"``).
 
@@ -85,9 +87,10 @@ def site(model: Any, kind: str, layer: int | None = None, stack: str | None = No
     check_model(model)
     if not isinstance(kind, str):
         raise MechsteerError(f"A site is a name, e.g. 'resid_post', got {shown(kind)}.")
-    if kind in model.hook_dict:
-        return kind
     sizes = stacks(model)
+    if kind in model.hook_dict:
+        check_layer(kind, layer, stack, sizes)
+        return kind
     before, dot, last = kind.rpartition(".")
     short = last.removeprefix("hook_")
     if short not in KINDS or before not in ("", *sizes) or (dot and stack not in (None, before)):
@@ -115,6 +118,30 @@ def site(model: Any, kind: str, layer: int | None = None, stack: str | None = No
         here = [k for k, (hook, _) in KINDS.items() if f"{stack}.{index}.{hook}" in model.hook_dict]
         raise unknown(f"kind of site (in the {stack})", short, here)
     return name
+
+
+def check_layer(name: str, layer: int | None, stack: str | None, sizes: Mapping[str, int]) -> None:
+    """Raise if a layer or a stack is asked for beside the full name of a hook point in another one.
+
+    Args:
+        name: The full name.
+        layer: The layer, from 0, or counted from the end; None for the name's own.
+        stack: The stack; None for the name's own.
+        sizes: How many layers the stacks have, for layers that are counted from the end.
+
+    Raises:
+        MechsteerError: with both.
+    """
+    found = _NAME.match(name)
+    if found is None:
+        return
+    own = int(found[2])
+    if layer not in (None, own, own - sizes.get(found[1], 0)) or stack not in (None, found[1]):
+        asked = f"layer={shown(layer)}" if stack in (None, found[1]) else f"stack={shown(stack)}"
+        raise MechsteerError(
+            f"{name!r} is in layer {own} of the {found[1]}, but {asked} is asked for beside it: give a kind such as "
+            "'resid_post' with it, or the name's own."
+        )
 
 
 @lru_cache(maxsize=2**14)

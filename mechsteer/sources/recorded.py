@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from mechsteer.errors import MechsteerError, listed, one_of, shown, whole
-from mechsteer.models.sites import KINDS, parse
+from mechsteer.models.sites import KINDS, check_layer, parse
 from mechsteer.prompts import Batch, Prompt
 
 ROWS = 32
@@ -195,16 +195,21 @@ class Recorded:
             found[layer] = here[number]
         return found
 
-    def site(self, name: str) -> str:
+    def site(self, name: str, layer: int | None = None) -> str:
         """A site by its full name.
 
+        Args:
+            name: The name.
+            layer: The layer that is asked for beside it; None for its own.
+
         Raises:
-            MechsteerError: if it was not captured, saying what to capture.
+            MechsteerError: if it was not captured, saying what to capture, or is in another layer.
         """
         if name not in self.stacks:
             some = list(self.stacks)
             has = f"it has {', '.join(some[:3])}{' ...' if len(some) > 3 else ''} ({len(some)} sites)"
             raise self.lacks(repr(name), f"sites={name!r}", has)
+        check_layer(name, layer, None, self.about.get("sizes", {}))
         return name
 
     def lacks(self, what: str, fix: str, has: str = "") -> MechsteerError:

@@ -96,3 +96,14 @@ def test_states_that_are_not_finite_are_named_by_site_and_pair(checkpoint: Calla
 def test_what_is_no_pair_of_prompts_is_refused(given: Any, tiny: Callable, unchecked: None) -> None:
     with pytest.raises(ms.MechsteerError, match=r"pairs must be a list|A pair is|A prompt is"):
         ms.difference_in_means(tiny("gpt2"), given, layer=0)
+
+
+def test_a_full_name_and_another_layer_are_no_direction_of_either(tiny: Callable) -> None:
+    model, name = tiny("llama-gqa"), "blocks.1.hook_resid_post"
+    source = ms.capture(model, {"with": ["the cat"], "without": ["a dog"]}, sites=name)
+    for given in ((model, [("the cat", "a dog")]), (source, None)):
+        assert ms.difference_in_means(*given, layer=1, site=name).site == name
+        with pytest.raises(ms.MechsteerError, match="is in layer 1 of the blocks, but layer=0 is asked for"):
+            ms.difference_in_means(*given, layer=0, site=name)
+    with pytest.raises(ms.MechsteerError, match="is in layer 1 of the blocks, but layer=0 is asked for"):
+        differences_in_means(model, [("the cat", "a dog")], site=name)  # one direction under the number of each layer

@@ -193,7 +193,7 @@ def test_mining_leaves_no_hooks_and_no_gradients(tiny: Callable) -> None:
         ({"compat": "released", "site": "mlp_out"}, r'compat="released" is defined for site="resid_post" only'),
         ({"layer": 5}, "Layer 5 is out of range"),
         ({"site": "resid_psot"}, r"Unknown site 'resid_psot'.*'resid_post'"),
-        ({"site": "encoder.0.hook_resid_post"}, "is in the encoder"),
+        ({"layer": 0, "site": "encoder.0.hook_resid_post"}, "is in the encoder"),
         ({"site": "z"}, "needs one vector a position|holds"),
         ({"batch_size": 0}, "batch_size must be an integer"),
     ],

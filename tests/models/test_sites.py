@@ -86,6 +86,21 @@ def test_full_names_and_hook_prefixes_are_accepted(tiny: Callable) -> None:
     assert ms.site(model, "hook_embed") == "hook_embed"
 
 
+def test_a_full_name_is_not_of_another_layer_or_stack_than_is_asked_for(tiny: Callable) -> None:
+    llama, t5 = tiny("llama"), tiny("t5-uneven")
+    for layer in (None, 2, -1):
+        assert ms.site(llama, "blocks.2.attn.hook_z", layer) == "blocks.2.attn.hook_z"
+        assert ms.site(t5, "decoder.2.hook_resid_post", layer, "decoder") == "decoder.2.hook_resid_post"
+    assert ms.site(llama, "hook_embed", layer=1) == "hook_embed"  # which is in none
+    for model, name, layer, stack, asked in (
+        (llama, "blocks.2.attn.hook_z", 1, None, "layer=1"),
+        (llama, "blocks.2.ln1.hook_normalized", -2, None, "layer=-2"),
+        (t5, "decoder.0.hook_resid_post", 0, "encoder", "stack='encoder'"),
+    ):
+        with pytest.raises(ms.MechsteerError, match=f"is in layer . of the (blocks|decoder), but {asked} is asked for"):
+            ms.site(model, name, layer, stack)
+
+
 def test_a_stack_may_stand_before_the_kind_as_captures_take_it(tiny: Callable) -> None:
     t5 = tiny("t5-uneven")
     for kind in ("encoder.resid_post", "encoder.hook_resid_post"):

@@ -17,7 +17,7 @@ TEXTS = ["the cat sat on mat", "one", "write red blue house ."]
 
 
 def direction(model: Any, seed: int = 0, layer: int = 1, site: str = "resid_post") -> ms.Direction:
-    return random_direction(model, seed=seed, layer=layer, site=site)
+    return random_direction(model, seed=seed, layer=None if "." in site else layer, site=site)
 
 
 def edit(name: str, function: Callable[[Tensor], Tensor], site: str) -> Intervention:
