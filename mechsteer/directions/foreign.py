@@ -9,7 +9,14 @@ from mechsteer.directions.direction import Direction
 from mechsteer.errors import MechsteerError
 from mechsteer.models import is_encoder_decoder, model_info, provenance, site, width
 
-_HINTS = {"mistral": "llama"}  # llama.cpp's name of the architecture, where it is not Hugging Face's model_type
+_HINTS = {  # names of the architecture that llama.cpp and others use, where they are not Hugging Face's model_type
+    "gemma3_text": "gemma3",
+    "gpt_neox": "gptneox",
+    "mistral": "llama",
+    "mixtral": "llama",
+    "phi": "phi2",
+    "qwen3_moe": "qwen3moe",
+}
 
 
 def adopt(model: Any, directions: Mapping[int, Direction]) -> dict[int, Direction]:

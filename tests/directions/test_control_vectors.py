@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 import mechsteer as ms
-from mechsteer.directions import from_gguf, random_direction, to_gguf
+from mechsteer.directions import foreign, from_gguf, random_direction, to_gguf
 from mechsteer.directions.control_vectors import _listed
 from tests.directions.peers import installed
 from tests.tiny import hf_model
@@ -132,6 +133,19 @@ def test_another_architecture_is_a_warning(tiny: Callable, tmp_path: Path) -> No
     with pytest.warns(UserWarning, match="made for the architecture 'llama', the model is 'gpt2'"):
         from_gguf(path, tiny("gpt2"))
     from_gguf(path, tiny("mistral"))  # llama.cpp calls Mistral a llama
+
+
+@pytest.mark.parametrize(
+    ("family", "hint"),
+    [("gpt_neox", "gptneox"), ("gemma3_text", "gemma3"), ("phi", "phi2"), ("mixtral", "llama")],
+)
+def test_an_architecture_by_its_name_in_llama_cpp_is_no_other(
+    family: str, hint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(foreign, "model_info", lambda model: SimpleNamespace(family=family))
+    foreign.check_family(None, hint, "x.gguf")  # a warning would be an error here
+    with pytest.warns(UserWarning, match=f"the architecture 'gpt2', the model is '{family}'"):
+        foreign.check_family(None, "gpt2", "x.gguf")
 
 
 @pytest.mark.parametrize(
