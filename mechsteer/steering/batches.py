@@ -32,6 +32,15 @@ def check_fits(model: Any, prompts: Sequence[Prompt], steer: Intervention) -> No
     """
     steer.check(model)
     steer.check_rows(len(prompts))
+    check_saes(model, prompts, steer)
+
+
+def check_saes(model: Any, prompts: Sequence[Prompt], steer: Intervention) -> None:
+    """Refuse prompts that are not like the texts which an intervention's SAEs were trained on.
+
+    Raises:
+        MechsteerError: saying which and why.
+    """
     for edit in steer.edits:
         if edit.features is not None:
             check_prompts(edit.features.sae, model, prompts, transfer=bool(edit.options.get("transfer")))

@@ -10,7 +10,7 @@ from mechsteer.errors import not_finite
 from mechsteer.models import advance, as_prompts, hooked, is_encoder_decoder, pad, parse, position_stack
 from mechsteer.prompts import Prompt, PromptLike
 from mechsteer.prompts.vocabulary import token_text
-from mechsteer.steering.batches import begin
+from mechsteer.steering.batches import begin, check_saes
 from mechsteer.steering.intervention import BoundEdit, Intervention, attach, check_fired, in_norms
 from mechsteer.steering.scope import Scope, Step
 from mechsteer.steering.sites import SCORE_KINDS
@@ -73,12 +73,14 @@ def explain(intervention: Intervention, model: Any, prompt: PromptLike) -> "pd.D
         in nats of the next-token distribution, steered from unsteered), top1_before, top1_after.
 
     Raises:
-        MechsteerError: if an edit does not fit the model, never fires, or makes the logits NaN or infinite.
+        MechsteerError: if an edit does not fit the model, or its SAE the prompt, never fires, or makes the logits NaN
+            or infinite.
     """
     import pandas as pd
 
     intervention.check(model)
     (made,) = as_prompts(model, [prompt])
+    check_saes(model, [made], intervention)
     before, _ = _run(model, made, Intervention())
     rows = []
     for edit in intervention.edits:

@@ -75,7 +75,7 @@ def load_sae(
             Hugging Face hub, with ``sae_id``.
         sae_id: Which SAE of the release.
         device: Where to put it.
-        dtype: Of its weights, e.g. ``"bfloat16"``; default: as saved.
+        dtype: Of its weights, e.g. ``"bfloat16"``; default: of a folder as saved, of a release float32.
 
     Returns:
         A SAELens ``SAE``, for :func:`mechsteer.features` and for everything that SAELens itself does.
@@ -195,6 +195,8 @@ def as_sae(sae: Any) -> Any:
             f"Features of a {name!r} SAE cannot be edited: its features depend on other positions, or it writes to "
             f"another hook point than it reads. Architectures that can: {', '.join(ARCHITECTURES)}."
         )
+    if (made.dtype, made.device) != (made.W_dec.dtype, made.W_dec.device):
+        made.to(dtype=made.W_dec.dtype, device=made.W_dec.device)  # of which .half() and .cuda() did not tell it
     return made
 
 

@@ -71,6 +71,17 @@ def test_a_topk_sae_with_other_options_too(options: dict[str, bool], x: Tensor, 
     torch.testing.assert_close(applied(features(sae, alone), x), by_definition(sae, alone)(x), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["standard", "topk", "train-topk"])
+@pytest.mark.parametrize("cast", ["half", "bfloat16", "double"])
+def test_an_sae_may_be_cast_by_torchs_own_methods(kind: str, cast: str, x: Tensor, tiny: Callable) -> None:
+    own, cast_one = make_sae(tiny("llama-gqa"), kind), getattr(make_sae(tiny("llama-gqa"), kind), cast)()
+    for edits in ({3: ("add", 2.0)}, {3: ("set", 2.0)}):
+        expected = applied(features(own, edits), x)
+        torch.testing.assert_close(applied(features(cast_one, edits), x), expected, atol=0.05, rtol=0.05)
+    again = cast_one.float()  # back from where it was told
+    torch.testing.assert_close(applied(features(again, {3: ("set", 2.0)}), x), expected, atol=0.05, rtol=0.05)
+
+
 def test_one_just_trained_is_the_one_that_is_saved(x: Tensor, tiny: Callable, tmp_path: Path) -> None:
     for kind in ("train-topk", "train-batchtopk"):
         sae = make_sae(tiny("llama-gqa"), kind)

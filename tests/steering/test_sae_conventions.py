@@ -150,6 +150,8 @@ def test_texts_are_like_those_of_the_training(tiny: Callable) -> None:
     ms.score(model, prompt, [" a"], steer=steer)
     with pytest.raises(ms.MechsteerError, match=r"begin with '<s>'.*prepend_bos"):
         ms.score(model, without, [" a"], steer=steer)
+    with pytest.raises(ms.MechsteerError, match=r"begin with '<s>'.*prepend_bos"):
+        steer.explain(model, without)
     with pytest.raises(ms.MechsteerError, match=r"at most 6 tokens.*has 8"):
         ms.generate(model, ["the cat", "the cat sat on a mat in"], steer=steer)
     with pytest.raises(ms.MechsteerError, match="prepend_bos"):
