@@ -58,17 +58,19 @@ def grouped_bars(
     Returns:
         matplotlib's bars, by the value of ``by``.
     """
-    groups, names = list(dict.fromkeys(table[x])) if groups is None else groups, list(dict.fromkeys(table[by]))
+    groups, ends = list(dict.fromkeys(table[x])) if groups is None else groups, interval(table, y, low, high)
+    parts: dict[Any, Any] = dict(iter(table.groupby(by, sort=False, dropna=False, observed=True)))
+    names = list(parts)
     colours = [one["color"] for one in looks(names)] if colours is None else colours
     width, made = 0.8 / len(names), {}
-    for place, name in enumerate(names):
-        part = table[table[by] == name].set_index(x).reindex(groups)
+    for place, (name, rows) in enumerate(parts.items()):
+        part = rows.set_index(x).reindex(groups)
         made[name] = axes.bar(
             [spot + (place - (len(names) - 1) / 2) * width for spot in range(len(groups))],
             part[y] - bottom,
             width,
             bottom=bottom,
-            yerr=errors(part, y, low, high),
+            yerr=errors(part, y, *ends) if ends else None,
             color=colours[place % len(colours)],
             error_kw=ERRORS,
             edgecolor="white",

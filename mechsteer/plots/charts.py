@@ -48,7 +48,7 @@ def curves(
         MechsteerError: for a missing column, an empty table, or several rows for one point.
     """
     need(table, x, y, *([by] if by else []))
-    numeric(table, x, y)
+    table = numeric(table, x, y)
     ends = interval(table, y, low, high)
     one_each(table, [by, x] if by else [x], "point")
     groups = list(table.groupby(by, sort=False, dropna=False)) if by else [(None, table)]
@@ -89,7 +89,7 @@ def rank_trajectories(
         MechsteerError: for a missing column, an empty table, several rows for one point, or a rank below 1.
     """
     need(table, x, y, by)
-    numeric(table, x, y)
+    table = numeric(table, x, y)
     one_each(table, [by, x], "point")
     wrong = table.loc[~(table[y] >= 1), y]
     if len(wrong):
@@ -172,7 +172,7 @@ def sublayer_bars(
         MechsteerError: for a missing column, an empty table, several rows for one bar, or bars that cannot be stacked.
     """
     need(table, x, y, by)
-    numeric(table, y)
+    table = numeric(table, y)
     one_each(table, [x, by], "bar")
     interval(table, y, low, high)
     if stacked and (low is not None or (table[y] < 0).any()):
@@ -182,7 +182,7 @@ def sublayer_bars(
     if stacked:
         _stacked(axes, table.pivot(index=x, columns=by, values=y).reindex(layers)[names], labels)
     else:
-        ordered = table.sort_values(by, key=lambda column: column.map(names.index))
+        ordered = table.sort_values(by, key=lambda column: column.astype(object).map(_place_in_block), kind="stable")
         grouped_bars(axes, ordered, x=x, y=y, by=by, groups=layers, low=low, high=high, labels=labels)
     if (table[y] < 0).any():
         axes.axhline(0, color="0.3", linewidth=0.8)
@@ -201,7 +201,7 @@ def _stacked(axes: "Axes", heights: "pd.DataFrame", labels: Mapping[Any, str]) -
         floor = floor + heights[name].fillna(0.0)
 
 
-def _place_in_block(sublayer: str) -> int:
+def _place_in_block(sublayer: Any) -> int:
     order = list(dict.fromkeys(SUBLAYERS.values()))
     return order.index(SUBLAYERS[sublayer]) if sublayer in SUBLAYERS else len(order)
 

@@ -99,8 +99,11 @@ def need(table: "pd.DataFrame", *columns: str) -> None:
         raise MechsteerError("The table has no rows to draw.")
 
 
-def numeric(table: "pd.DataFrame", *columns: str) -> None:
+def numeric(table: "pd.DataFrame", *columns: str) -> "pd.DataFrame":
     """Check that columns hold numbers.
+
+    Returns:
+        The table with all numbers as NumPy's: matplotlib cannot draw pandas' own (``Int64``) where one is missing.
 
     Raises:
         MechsteerError: naming the one that does not.
@@ -108,6 +111,13 @@ def numeric(table: "pd.DataFrame", *columns: str) -> None:
     for column in columns:
         if table[column].dtype.kind not in "iufb":
             raise MechsteerError(f"The column {column!r} has no numbers, e.g. {table[column].iloc[0]!r}.")
+    plain = table.copy()
+    for column, dtype in table.dtypes.items():
+        own = getattr(dtype, "numpy_dtype", None)
+        if own is not None and own.kind in "iufb":
+            missing = bool(table[column].isna().any())
+            plain[column] = table[column].to_numpy(float if missing else own, na_value=math.nan)
+    return plain
 
 
 def one_each(table: "pd.DataFrame", columns: Sequence[str], what: str) -> None:

@@ -51,7 +51,7 @@ def token_map(
             there, or a log scale of values that are negative or all 0.
     """
     need(table, "layer", "position", "token", value)
-    numeric(table, value)
+    table = numeric(table, value)
     one_each(table, ["layer", "position"], "cell")
     grid = table.pivot(index="layer", columns="position", values=value)
     tokens = table.drop_duplicates("position").set_index("position")["token"].reindex(grid.columns)

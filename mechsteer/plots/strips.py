@@ -36,7 +36,7 @@ def token_view(table: "pd.DataFrame", value: str = "influence", *, title: str = 
         MechsteerError: for a missing column, an empty table, or several rows for one token.
     """
     need(table, "token", value)
-    numeric(table, value)
+    table = numeric(table, value)
     whole = table.assign(position=range(len(table))) if "position" not in table else table
     whole = whole.assign(layer=0) if "layer" not in whole else whole
     one_each(whole, ["layer", "position"], "token")

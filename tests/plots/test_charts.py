@@ -161,6 +161,47 @@ def test_bars_stand_side_by_side_with_their_intervals() -> None:
     assert ax.get_ylabel() == "Share of the path"
 
 
+def test_bars_of_categories_and_of_a_sublayer_without_a_name_are_drawn() -> None:
+    sublayers = {"attention": 0, "mlp": 1}
+    table = pd.DataFrame({"layer": [0, 0], "sublayer": list(sublayers), "path_share": [0.2, 0.3]})
+    expected = [[0.2], [0.3]]
+    for column in (
+        pd.Categorical(table["sublayer"], ["other", *sublayers]),  # one of them has no rows
+        pd.Series(["attention", None], dtype=object),
+    ):
+        ax = axes()
+        plots.sublayer_bars(ax, table.assign(sublayer=column), y="path_share")
+        assert [[bar.get_height() for bar in bars] for bars in ax.containers] == expected
+
+
+def test_ends_without_a_name_belong_to_all_bars_or_none() -> None:
+    # 0.5 lies between the ends of another quantity's interval by chance, 0.9 does not
+    table = pd.DataFrame({"layer": [0, 0], "sublayer": ["attn", "mlp"], "path_share": [0.5, 0.9], "n": 3})
+    table = table.assign(low=[0.4, 0.2], high=[0.6, 0.3])
+    ax = axes()
+    plots.sublayer_bars(ax, table, y="path_share")
+    assert not ax.collections
+
+
+@pytest.mark.parametrize("missing", [None, 0.3])
+def test_pandas_own_numbers_are_drawn_as_numpys(missing: float | None, tmp_path: Path) -> None:
+    own = pd.array([0.2, missing], dtype="Float64")
+    table = pd.DataFrame({"layer": pd.array([0, 1], dtype="Int64"), "sublayer": "mlp", "path_share": own})
+    table = table.assign(path_share_low=pd.array([0.1, None], dtype="Float64"), path_share_high=0.5)
+    draws = (
+        lambda ax: plots.sublayer_bars(ax, table, y="path_share"),
+        lambda ax: plots.sublayer_bars(ax, table, y="path_share", stacked=True),
+        lambda ax: plots.curves(ax, table, y="path_share"),
+        lambda ax: plots.curves(ax, table.assign(layer=pd.array([0, None], dtype="Int64")), y="path_share"),
+    )
+    for place, draw in enumerate(draws):
+        ax = axes()
+        draw(ax)
+        plots.save(ax.figure, tmp_path / str(place))
+        if place < 2:
+            assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1"]
+
+
 def test_bars_are_stacked_and_a_missing_one_leaves_no_hole() -> None:
     ax = axes()
     plots.sublayer_bars(ax, BARS.drop(index=4), y="path_share", stacked=True)
