@@ -4,8 +4,21 @@ import json
 import math
 
 from mechsteer.directions.direction import Direction
+from mechsteer.models import parse
 
 _TAGS = ["mechsteer", "steering-vector", "activation-steering"]
+
+
+_WHAT = {
+    True: "`ms.heads` adds it, head after head, to the outputs of that layer's heads",
+    False: "`ms.add` adds a multiple of its unit vector to the activations there",
+}
+
+
+def _of_heads(direction: Direction) -> bool:
+    """Whether it holds a part for every head of a layer, as :func:`mechsteer.heads` takes it; random ones hold one."""
+    parsed = parse(direction.site)
+    return parsed is not None and parsed[2] in ("z", "cross_z") and direction.method != "random"
 
 
 def is_hub_model(direction: Direction) -> bool:
@@ -34,8 +47,7 @@ def model_card(direction: Direction, repo_id: str) -> str:
             f"# {repo_id.split('/')[-1]}",
             "",
             f"A direction for steering {_code(model) if model else 'a language model'} at {_code(direction.site)}, "
-            "made with mechsteer. `ms.add` adds a multiple of its unit vector to the activations there while the model "
-            "runs; no weights are changed.",
+            f"made with mechsteer. {_WHAT[_of_heads(direction)]} while the model runs; no weights are changed.",
             "",
             "## Use",
             "",
@@ -59,13 +71,14 @@ def _usage(direction: Direction, repo_id: str) -> list[str]:
     comment = "a tenth of the activations' mean norm" if known else "in units of the residual stream"
     model = direction.meta.get("model_name", "")
     named = is_hub_model(direction) or model.startswith("organism:")
+    made = "ms.heads(direction)" if _of_heads(direction) else f"ms.add(direction, {scale})  # {comment}"
     source = json.dumps(model if named else f"path/to/{model or 'the-model'}")
     return [
         "import mechsteer as ms",
         "",
         f"model = ms.load({source})",
         f"direction = ms.Direction.from_hub({json.dumps(repo_id)})",
-        f"steer = ms.add(direction, {scale})  # {comment}",
+        f"steer = {made}",
         'print(ms.generate(model, "Write a sentence.", steer=steer).texts)',
     ]
 

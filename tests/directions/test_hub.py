@@ -4,6 +4,7 @@ import json
 import re
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -136,9 +137,13 @@ def test_text_cannot_break_the_card() -> None:
     assert "| note | `a'b/c d --- # title` |" in body
 
 
-def test_the_cards_code_runs(hub: FakeHub, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize("site", ["resid_post", "z", "v", "heads"])
+def test_the_cards_code_runs(site: str, hub: FakeHub, capsys: pytest.CaptureFixture) -> None:
     model = ms.load("organism:instruct-llama")
-    random_direction(model, seed=0, layer=2).push_to_hub(REPO)
+    direction = random_direction(model, seed=0, layer=2, site="z" if site == "heads" else site)
+    if site == "heads":
+        direction = replace(direction, vector=direction.vector.repeat(model.cfg.n_heads), method="sparse")
+    direction.push_to_hub(REPO)
     code = re.search(r"```python\n(.*?)```", (hub.root / REPO / "README.md").read_text(), re.DOTALL)
     assert code is not None and 'ms.load("organism:instruct-llama")' in code[1]
     exec(compile(code[1], "card", "exec"), {})
