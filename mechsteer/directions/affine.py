@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.directions.contrast import check_pairs, one_site
-from mechsteer.directions.direction import Direction
+from mechsteer.directions.direction import Direction, own_numbers
 from mechsteer.errors import MechsteerError, finite, positive_int
 from mechsteer.files import digest
 from mechsteer.sources import GROUPS, Pair, Recorded, Steering, paired
@@ -33,7 +33,7 @@ class AffineMap:
 
     Attributes:
         shift: d, as it was estimated, with its site and where it came from.
-        centre: mu, ``[width]``, float32 on the CPU like the others.
+        centre: mu, ``[width]``, float32 on the CPU like the others, and copied as a direction's vector is.
         left: L, ``[rank, width]``: the directions in which states change; of a fit, orthonormal rows.
         right: R, ``[rank, width]``: what of the state decides how far.
 
@@ -48,8 +48,10 @@ class AffineMap:
     right: Float[Tensor, "rank width"]
 
     def __post_init__(self) -> None:
+        for name in ("centre", "left", "right"):
+            object.__setattr__(self, name, own_numbers(f"The {name} of an affine map", getattr(self, name)))
         width, shapes = self.shift.width, [list(t.shape) for t in (self.centre, self.left, self.right)]
-        rank = self.left.shape[0]
+        rank = self.left.shape[0] if self.left.ndim else 0
         if shapes != [[width], [rank, width], [rank, width]] or not rank:
             raise MechsteerError(
                 f"An affine map of width {width} has a centre [{width}] and left and right [rank, {width}], of rank at "

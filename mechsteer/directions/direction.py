@@ -55,7 +55,7 @@ class Direction:
     meta: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "vector", _vector(self.vector))
+        object.__setattr__(self, "vector", own_numbers("The vector of a direction", self.vector))
         if self.vector.ndim != 1 or not self.vector.numel():
             raise MechsteerError(f"A direction is one vector [width], got the shape {list(self.vector.shape)}.")
         if not torch.isfinite(self.vector).all() or not math.isfinite(self.norm):
@@ -243,8 +243,8 @@ def _texts(meta: Any) -> dict[str, str]:
     return dict(meta)
 
 
-def _vector(values: Any) -> Tensor:
-    """Real numbers of any kind as float32 on the CPU, in memory of their own.
+def own_numbers(what: str, values: Any) -> Tensor:
+    """Real numbers of any kind as float32 on the CPU, in memory of their own; ``what`` is for the message.
 
     Raises:
         MechsteerError: for what is not real numbers.
@@ -256,6 +256,6 @@ def _vector(values: Any) -> Tensor:
         return given.to("cpu", torch.float32, copy=True)
     except (TypeError, ValueError, RuntimeError) as error:
         raise MechsteerError(
-            f"The vector of a direction must be a tensor, an array or a list of numbers, got {type(values).__name__}: "
+            f"{what} must be a tensor, an array or a list of numbers, got {type(values).__name__}: "
             f"{str(error).splitlines()[0]}"
         ) from None

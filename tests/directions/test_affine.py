@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -129,3 +130,20 @@ def test_parts_that_do_not_fit_are_refused() -> None:
         ms.AffineMap(shift, torch.zeros(4), torch.ones(2, 4), torch.ones(1, 4))
     with pytest.raises(ms.MechsteerError, match="NaN or infinite"):
         ms.AffineMap(shift, torch.zeros(4), torch.ones(1, 4), torch.full((1, 4), float("nan")))
+
+
+@pytest.mark.parametrize("kind", [np.array, torch.HalfTensor, torch.DoubleTensor, list])
+def test_parts_of_any_kind_become_float32_tensors_of_their_own(kind: Callable, tiny: Callable) -> None:
+    model = tiny("llama-gqa")
+    shift = ms.random_direction(model, seed=0, layer=1)
+    given = [kind(part) for part in ([0.5] * 32, [[1.0] * 32], [[0.25] * 32])]
+    with unchecked():
+        made = ms.AffineMap(shift, *given)
+    expected = ms.affine(ms.AffineMap(shift, torch.full((32,), 0.5), torch.ones(1, 32), torch.full((1, 32), 0.25)))
+    kl = [steer.explain(model, "the cat")["kl"].item() for steer in (ms.affine(made), expected)]
+    assert kl[0] == kl[1] > 0
+    if kind is not list:
+        given[0][:] = 9
+    assert made.centre.dtype == torch.float32 and made.centre.tolist() == [0.5] * 32
+    with unchecked(), pytest.raises(ms.MechsteerError, match=r"The left of an affine map must be .* got str"):
+        ms.AffineMap(shift, given[0], "text", given[2])  # pyright: ignore[reportArgumentType]
