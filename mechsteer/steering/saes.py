@@ -64,8 +64,8 @@ def load_sae(
     name_or_path: str | os.PathLike[str],
     sae_id: str | None = None,
     *,
-    device: str = "cpu",
-    dtype: str | None = None,
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype | None = None,
 ) -> Any:
     """Load an SAE, from formats that hold numbers alone; nothing is ever unpickled.
 
@@ -89,6 +89,8 @@ def load_sae(
     """
     as_path(name_or_path)
     name = os.fspath(name_or_path)
+    device = str(device)  # SAELens knows devices, and most of its formats dtypes, by name alone
+    dtype = None if dtype is None else str(dtype).removeprefix("torch.")
     local = home(name)
     with foreign(f"Cannot read the SAE {shown(name)}"):  # in a folder that may not be read, say
         if name.startswith(ORGANISM):

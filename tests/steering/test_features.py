@@ -327,6 +327,8 @@ def test_saved_saes_come_back_and_nothing_else_is_read(tiny: Callable, tmp_path:
     again = load_sae(tmp_path / "sae")
     assert again.W_enc.equal(sae.W_enc) and again.cfg.metadata.hook_name == own_site(model)
     assert load_sae(str(tmp_path / "sae"), dtype="bfloat16").W_dec.dtype == torch.bfloat16
+    half = load_sae(tmp_path / "sae", device=torch.device("cpu"), dtype=torch.float16)  # as a model's parameters say it
+    assert half.W_dec.dtype == half.dtype == torch.float16 and half.cfg.dtype == "float16"
 
     def refused(*args: Any) -> str:
         with pytest.raises(ms.MechsteerError) as error:
