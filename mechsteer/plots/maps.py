@@ -66,7 +66,7 @@ def token_map(
     axes.set_ylabel("Layer")
     marked = [place for place, position in enumerate(grid.columns) if position in set(span)]
     tokens_below(axes, [str(t) for t in tokens], [int(p) for p in grid.columns], marked)
-    _bar(axes, image, quantity(value) if label is None else label, extend)
+    colour_bar(axes, image, quantity(value) if label is None else label, extend)
     return image
 
 
@@ -129,7 +129,7 @@ def attention_map(
     axes.set_xlabel(axes.get_xlabel().replace("Token", "Key").replace("Position", "Key position"))
     several = len(weights) > 1
     which = f", mean of {len(weights)} heads" if several and head is None else f", head {head}" if several else ""
-    _bar(axes, image, f"Attention weight{which}", "neither")
+    colour_bar(axes, image, f"Attention weight{which}")
     return image
 
 
@@ -247,7 +247,8 @@ def _round_step(count: int) -> int:
     return next(step for power in range(12) for step in (10**power, 2 * 10**power, 5 * 10**power) if count / step <= 8)
 
 
-def _bar(axes: "Axes", image: Any, label: str, extend: str) -> None:
+def colour_bar(axes: "Axes", image: Any, label: str, extend: str = "neither") -> None:
+    """A bar beside a map that says what its colours are."""
     bar = axes.figure.colorbar(image, ax=axes, pad=0.02, fraction=0.05, extend=extend)
     _plain_numbers(bar, image.norm)
     bar.set_label(label)

@@ -9,7 +9,7 @@ from mechsteer.errors import MechsteerError
 from mechsteer.files import digest
 from mechsteer.plots.base import figure, points, style
 from mechsteer.plots.labels import need, numeric, one_each, pitch, quantity, token_label, token_text
-from mechsteer.plots.maps import SEQUENTIAL, token_map, tokens_below
+from mechsteer.plots.maps import SEQUENTIAL, colour_bar, token_map, tokens_below
 from mechsteer.plots.views import View
 from mechsteer.prompts.vocabulary import readable
 
@@ -107,10 +107,11 @@ def lens_view(table: "pd.DataFrame", tokens: Sequence[str] = (), *, title: str =
     def draw() -> "Figure":
         with style():
             made, (axes,) = figure(width=min(12.0, 1.5 + 0.55 * len(positions)), height=1.2 + 0.24 * len(exits))
-            shade = 1 - grid["entropy"].to_numpy(dtype=float) / most
-            axes.imshow(shade, aspect="auto", cmap=SEQUENTIAL, vmin=0, vmax=1)
+            entropy = grid["entropy"].to_numpy(dtype=float)
+            image = axes.imshow(entropy, aspect="auto", cmap=SEQUENTIAL, vmin=0, vmax=most)
+            colour_bar(axes, image, "Entropy (nats)")
             if len(positions) <= WIDE:
-                _write(axes, data["top"], shade)
+                _write(axes, data["top"], entropy / most)
             step, size = pitch(150.0, len(exits))
             axes.set_yticks(range(0, len(exits), step), [str(exit) for exit in exits[::step]], fontsize=size)
             tokens_below(axes, read, positions, [])
@@ -120,10 +121,10 @@ def lens_view(table: "pd.DataFrame", tokens: Sequence[str] = (), *, title: str =
     return View(_piece(data, _GRID), draw, title)
 
 
-def _write(axes: Any, top: list[list[str]], shade: Any) -> None:
+def _write(axes: Any, top: list[list[str]], light: Any) -> None:
     for row, line in enumerate(top):
         for column, said in enumerate(line):
-            colour = "black" if shade[row, column] > 0.6 else "white"
+            colour = "black" if light[row, column] > 0.6 else "white"
             label = token_label(said, 9)
             axes.text(column, row, label, ha="center", va="center", color=colour, fontsize=points(6), parse_math=False)
 

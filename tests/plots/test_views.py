@@ -144,6 +144,18 @@ def test_the_lens_by_layer_and_position() -> None:
         plots.lens_view(pd.concat([lens(), lens().assign(prompt=1)]))
 
 
+def test_the_image_of_the_lens_is_darker_where_it_is_surer_and_says_so() -> None:
+    view = lens_view()
+    assert view.draw is not None
+    panel, bar = view.draw().axes
+    (image,) = panel.get_images()
+    colours = image.to_rgba(image.get_array())[..., :3].sum(-1)  # the rows' entropies are 1 and 2 nats
+    assert (colours[0] < colours[1]).all() and bar.get_ylabel() == "Entropy (nats)"
+    assert {text.get_text(): text.get_color() for text in panel.texts} == {
+        f"w{position}{exit}": "white" if exit else "black" for position in range(3) for exit in range(2)
+    }
+
+
 def test_a_strip_needs_one_value_a_token() -> None:
     table = pd.DataFrame(
         {"token": ["a", "b", "c"], "layer": [0, 0, 1], "position": [0, 1, 0], "influence": [1.0, 0, 0]}
