@@ -296,6 +296,12 @@ def test_explain_reports_what_can_be_computed_by_hand(family: str, tiny: Callabl
     assert row["fired"] == 1
 
 
+def test_the_kl_of_a_small_change_is_not_below_0(tiny: Callable) -> None:
+    model = tiny("llama-gqa")
+    found = [ms.add(direction(model, seed=s), 0.01).explain(model, TEXTS[0])["kl"].item() for s in range(8)]
+    assert min(found) > 0 and max(found) < 1e-6
+
+
 def test_explain_names_the_tokens_that_are_steered(tiny: Callable) -> None:
     llama, t5 = tiny("llama-gqa"), tiny("t5")
     prompt = ms.prompt(llama, "the cat", instruction="answer in capitals")
