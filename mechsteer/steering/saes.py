@@ -124,6 +124,12 @@ def _from_disk(path: Path, device: str, dtype: str | None) -> Any:
     config = read_json(path / _CONFIG)
     if not isinstance(config, dict) or "d_in" not in config:
         raise MechsteerError(f"{path / _CONFIG} is no configuration of an SAE: it has no d_in.")
+    function = config.get("activation_fn_str") or config.get("activation_fn")  # as versions before 6 wrote it
+    if function not in (None, "relu", "topk"):
+        raise MechsteerError(
+            f"The SAE in {str(path)!r} was trained with the activation function {shown(function)}, in whose place "
+            "SAELens has ReLU by now, so that its features would be others."
+        )
     what = f"SAELens cannot load the SAE in {str(path)!r}"
     with foreign(what):
         check_sizes(config, _SIZES, shapes_in(path / _WEIGHTS, what), path / _CONFIG)

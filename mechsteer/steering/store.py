@@ -134,7 +134,7 @@ def _describe(edit: Edit) -> dict[str, Any]:
             "config": json.loads(json.dumps(f.sae.cfg.to_dict() | {"device": "cpu"}, default=str)),
             "index": f.index,
             "operations": f.operations,
-            "values": [float(value) for value in f.values],
+            "values": [value.item() if isinstance(value, Tensor) else float(value) for value in f.values],
         }
     return described
 

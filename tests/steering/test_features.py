@@ -192,7 +192,9 @@ def test_encoder_sites_too(tiny: Callable) -> None:
 
 
 @pytest.mark.parametrize("family", BOTH)
-def test_gradients_reach_the_values_also_after_they_are_changed_in_place(family: str, tiny: Callable) -> None:
+def test_gradients_reach_the_values_also_after_they_are_changed_in_place(
+    family: str, tiny: Callable, tmp_path: Path
+) -> None:
     model = tiny(family)
     site, sae = own_site(model), make_sae(model, "standard")
     value = torch.tensor(0.5, requires_grad=True)
@@ -213,6 +215,9 @@ def test_gradients_reach_the_values_also_after_they_are_changed_in_place(family:
         down = float(loss())
     assert gradient == pytest.approx((up - down) / (2 * step), rel=0.05, abs=1e-4)
     assert steer.edits[0].site == site
+    again = Intervention.load(steer.save(tmp_path / "learned.safetensors"))  # without torch's warning on gradients
+    assert again.edits[0].features is not None
+    assert again.edits[0].features.values == pytest.approx((value.item(), 1.0))
 
 
 def test_two_edits_of_one_sae_share_it_in_a_file(tiny: Callable, tmp_path: Path) -> None:
@@ -341,6 +346,12 @@ def test_saved_saes_come_back_and_nothing_else_is_read(tiny: Callable, tmp_path:
     (tmp_path / "pickled").mkdir()
     (tmp_path / "pickled" / "sae.pt").write_bytes(b"x")
     assert "never loaded" in refused(tmp_path / "pickled") and "sae.pt" in refused(tmp_path / "pickled")
+    config = json.loads((tmp_path / "sae" / "cfg.json").read_text())
+    for key in ("activation_fn_str", "activation_fn"):
+        (tmp_path / "sae" / "cfg.json").write_text(json.dumps(config | {key: "tanh-relu"}))
+        assert "the activation function 'tanh-relu', in whose place SAELens has ReLU" in refused(tmp_path / "sae")
+    (tmp_path / "sae" / "cfg.json").write_text(json.dumps(config | {"activation_fn_str": "relu"}))
+    assert load_sae(tmp_path / "sae").W_enc.equal(sae.W_enc)
     weights = load_file(tmp_path / "sae" / "sae_weights.safetensors")
     del weights["threshold"]
     save_file(weights, tmp_path / "sae" / "sae_weights.safetensors")
