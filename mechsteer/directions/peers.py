@@ -9,7 +9,8 @@ Both number the blocks from 0 and add to a module's output, at every position: h
                        ``"mlp"``                                           blocks.l.hook_mlp_out
 
 Two kinds of steering-vectors have no hook point: the output of a normalisation (``"input_layernorm"``,
-``"post_attention_layernorm"``), and, in Gemma 2, attention and MLP before their second normalisation.
+``"post_attention_layernorm"``), and attention and MLP before what some models do to their output: Gemma 2 and 3 and
+OLMo 2 and 3 normalise it, Granite multiplies it.
 The objects are recognised by their attributes; neither package is needed.
 """
 
@@ -23,8 +24,9 @@ from torch import Tensor
 from mechsteer.directions.direction import Direction
 from mechsteer.directions.foreign import adopt, check_family
 from mechsteer.errors import MechsteerError, one_of, whole
-from mechsteer.models import site
+from mechsteer.models import model_info, post_norm, site
 
+_MULTIPLIES = ("granite",)
 _KINDS = {"decoder_block": "resid_post", "self_attn": "attn_out", "mlp": "mlp_out"}
 
 
@@ -72,10 +74,12 @@ def from_peer(vectors: Any, model: Any) -> dict[int, Direction]:
 
 def _kind(model: Any, layer_type: str) -> str:
     kind = _KINDS[one_of("layer type (with a hook point)", layer_type, _KINDS)]
-    if kind != "resid_post" and model.cfg.use_normalization_before_and_after:
+    normalises = model.cfg.use_normalization_before_and_after or post_norm(model.cfg)
+    if kind != "resid_post" and (normalises or model_info(model).family in _MULTIPLIES):
+        does = "normalises" if normalises else "multiplies"
         raise MechsteerError(
-            f"This model normalises the output of {layer_type} before it is added to the stream; there is no hook "
-            "point before that normalisation. Only decoder_block can be taken over."
+            f"This model {does} the output of {layer_type} before it is added to the stream; there is no hook "
+            "point before that. Only decoder_block can be taken over."
         )
     return kind
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 import mechsteer as ms
 from mechsteer.directions import from_peer
 from tests.directions.peers import installed
+from tests.hub import CONFIGS, write
 from tests.tiny import hf_model
 
 TOKENS = torch.tensor([[3, 10, 11, 12, 40, 41, 7, 30]])
@@ -154,6 +156,28 @@ def test_sublayers_that_are_normalised_after_their_output_are_refused(tiny: Call
     for kind in ("self_attn", "mlp"):
         with pytest.raises(ms.MechsteerError, match=f"normalises the output of {kind} before it is added"):
             from_peer(Steering(vectors(0), kind), tiny("gemma2"))
+
+
+@pytest.mark.parametrize(
+    ("name", "does"), [("OLMo 2", "normalises"), ("OLMo 3", "normalises"), ("Granite 3", "multiplies")]
+)
+def test_sublayers_of_which_something_is_made_before_the_stream_are_refused(
+    name: str, does: str, tmp_path: Path
+) -> None:
+    other = write(CONFIGS[name], tmp_path)
+    model, given = ms.load(tmp_path), vectors(0)
+    for kind in ("self_attn", "mlp"):
+        with pytest.raises(ms.MechsteerError, match=f"{does} the output of {kind} before it is added"):
+            from_peer(Steering(given, kind), model)
+    block = other.model.layers[0]
+    block.register_forward_hook(
+        lambda _, inputs, output: (
+            (output[0] + given[0], *output[1:]) if isinstance(output, tuple) else output + given[0]
+        )
+    )
+    with torch.no_grad():
+        expected = other(TOKENS).logits.log_softmax(-1)
+    torch.testing.assert_close(steered(model, from_peer(Steering(given), model), 1.0), expected, atol=5e-4, rtol=1e-3)
 
 
 def test_encoder_decoders_are_refused(tiny: Callable) -> None:
