@@ -81,7 +81,8 @@ def lens_view(table: "pd.DataFrame", tokens: Sequence[str] = (), *, title: str =
         title: Title.
 
     Raises:
-        MechsteerError: for a missing column, an empty table, a table of several prompts, or too few tokens.
+        MechsteerError: for a missing column, an empty table, a table of several prompts, a cell without a row, or too
+            few tokens.
     """
     need(table, "exit", "position", "top1", "entropy", "jsd")
     if "prompt" in table and table["prompt"].nunique() > 1:
@@ -92,6 +93,8 @@ def lens_view(table: "pd.DataFrame", tokens: Sequence[str] = (), *, title: str =
     read = [token_text(tokens[place]) if place < len(tokens) else str(place) for place in positions]
     if tokens and len(tokens) <= positions[-1]:
         raise MechsteerError(f"The table has position {positions[-1]}, but there are {len(tokens)} tokens.")
+    if len(cells) != len(exits) * len(positions):
+        raise MechsteerError(f"Every exit must have a row for each of the {len(positions)} positions.")
     grid = cells.pivot(index="exit", columns="position").reindex(index=exits)
     most = max(float(cells["entropy"].max()), 1e-9)
     data = {

@@ -142,6 +142,8 @@ def test_the_lens_by_layer_and_position() -> None:
         plots.lens_view(lens(), ["x"])
     with pytest.raises(MechsteerError, match="one prompt, got a table of 2"):
         plots.lens_view(pd.concat([lens(), lens().assign(prompt=1)]))
+    with pytest.raises(MechsteerError, match="a row for each of the 3 positions"):
+        plots.lens_view(lens().iloc[1:])  # 'nan' is no token
 
 
 def test_the_image_of_the_lens_is_darker_where_it_is_surer_and_says_so() -> None:
