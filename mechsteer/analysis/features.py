@@ -5,9 +5,10 @@ For pairs of prompts with and without an instruction, each read at its last toke
     difference_i = mean f_i(with) - mean f_i(without),    effect_size_i = difference_i / s_i,
 
 where s_i^2 is the mean of the two variances (Cohen's d). ``change`` is what the difference does to the residual stream,
-|difference_i| ||w_i||, and orders the table: a feature with a short row needs a large activation for the same.
-The sum of difference_i w_i over all features is the SAE's part of the difference in means
-(:func:`mechsteer.difference_in_means`); a few rows of this table are a few terms of it:
+|difference_i| ||w_i||, and orders the table: a feature with a short row needs a large activation for the same. An SAE
+that normalises what it reads writes s(x) times its rows (:mod:`mechsteer.steering.saes`): so does ``change``, with the
+mean of s(x) over the prompts. Of other SAEs, the sum of difference_i w_i over all features is the SAE's part of the
+difference in means (:func:`mechsteer.difference_in_means`); a few rows of this table are a few terms of it:
 
     edits = {row.feature: ("add", row.difference) for row in table.itertuples()}
     steer = ms.features(sae, edits, scope="last_prompt")
@@ -27,7 +28,7 @@ from mechsteer.models import site as site_name
 from mechsteer.sources import GROUPS, Pair, Paired, Recorded, as_recorded, paired
 from mechsteer.steering import Intervention
 from mechsteer.steering.sae_conventions import as_trained, check_prompts, processing
-from mechsteer.steering.saes import activations_of, as_sae, check_origin, check_sae, decoder_rows, site_of
+from mechsteer.steering.saes import activations_of, as_sae, check_origin, check_sae, decoder_rows, output_scale, site_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,7 +110,7 @@ def instruction_features(
     if live and not transfer:
         for block in found.blocks():
             check_prompts(made, model, [p for side in (0, 1) for p in found.prompts(side, *block)], transfer=False)
-    (on, active_on), (off, active_off), dense = _features(made, found, at)
+    (on, active_on), (off, active_off), dense, scale = _features(made, found, at)
     difference = on.mean - off.mean
     spread = ((on.variance + off.variance) / 2).sqrt()
     rows = decoder_rows(made, tuple(range(made.cfg.d_sae))).double().cpu()
@@ -120,7 +121,7 @@ def instruction_features(
             "feature": range(made.cfg.d_sae),
             "difference": difference,
             "effect_size": torch.where(difference == 0, 0.0, difference / spread),
-            "change": difference.abs() * norms,
+            "change": scale * difference.abs() * norms,
             "cosine": (rows @ dense) / lengths,
             "mean_with": on.mean,
             "mean_without": off.mean,
@@ -136,11 +137,12 @@ Counted = tuple[Moments, Float[Tensor, "features"]]
 """The moments of features' activations, and in how many prompts each is active."""
 
 
-def _features(sae: Any, found: Paired, site: str) -> tuple[Counted, Counted, Float[Tensor, "width"]]:
-    """The features with and without the instruction, and the difference in means of the states."""
+def _features(sae: Any, found: Paired, site: str) -> tuple[Counted, Counted, Float[Tensor, "width"], float]:
+    """The features with and without the instruction, the difference in means of the states, and the mean of s(x)."""
     moments = [Moments.none(sae.cfg.d_sae, covariance=False) for _ in range(2)]
     active = torch.zeros(2, sae.cfg.d_sae, dtype=torch.float64)
     dense: Tensor | float = 0.0
+    scales = 0.0
     for with_it, without in found.states(site):
         both = as_trained(sae, torch.cat([with_it, without]), site)
         acts = torch.cat([activations_of(sae, part[:, None])[:, 0].float().cpu() for part in both.split(CHUNK)])
@@ -151,7 +153,10 @@ def _features(sae: Any, found: Paired, site: str) -> tuple[Counted, Counted, Flo
             active[side] += (some != 0).double().sum(0)
         first, second = both.split(len(with_it))
         dense = dense + (first - second).double().flatten(1).sum(0)
-    return (moments[0], active[0]), (moments[1], active[1]), torch.as_tensor(dense) / len(found)
+        scale = output_scale(sae, both.flatten(1))
+        scales += len(both) if scale is None else float(scale.double().sum())
+    mean = scales / (2 * len(found))
+    return (moments[0], active[0]), (moments[1], active[1]), torch.as_tensor(dense) / len(found), mean
 
 
 def _check_unseen(sae: Any, source: Recorded, site: str) -> None:

@@ -63,6 +63,24 @@ def test_all_features_together_add_the_saes_part_of_the_difference_in_means(fami
     assert top.cosine == pytest.approx(float(row @ dense / row.norm() / dense.norm()), abs=1e-4)
 
 
+@pytest.mark.parametrize("normalise", ["layer_norm", "constant_norm_rescale"])
+@pytest.mark.parametrize("kind", ["resid_post", "z"])
+def test_of_an_sae_that_normalises_the_change_is_what_adding_the_difference_does(
+    normalise: str, kind: str, tiny: Callable
+) -> None:
+    model, pairs = tiny("llama-gqa"), pairs_of(tiny("llama-gqa"))
+    site = own_site(model, kind)
+    sae = make_sae(model, "standard", site=site, normalize_activations=normalise)
+    row = instruction_features(model, sae, pairs).iloc[1]
+    steer = features(sae, {int(row.feature): ("add", row.difference)}, scope="last_prompt")
+    moved = [
+        (ms.capture(model, p, sites=site, steer=steer)[site] - ms.capture(model, p, sites=site)[site]).norm().item()
+        for pair in pairs
+        for p in pair
+    ]
+    assert row.change == pytest.approx(sum(moved) / len(moved), rel=1e-3)
+
+
 def test_the_top_is_the_top_and_steering_is_seen(tiny: Callable) -> None:
     model, pairs = tiny("llama-gqa"), pairs_of(tiny("llama-gqa"))
     sae = make_sae(model)
