@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mechsteer.errors import MechsteerError, foreign, shown
 from mechsteer.files import as_path, atomic_path, file_at
 from mechsteer.plots.fitting import IN_CELL, fit
-from mechsteer.plots.labels import need
+from mechsteer.plots.labels import need, numeric, one_each
 from mechsteer.plots.own import Cycle, chosen, line_width, marker_size
 from mechsteer.plots.paper import columns_in, current, height_on_page
 
@@ -297,9 +297,11 @@ def lines(
     """One line for each value of ``by``, in the order of the table, told apart by colour and marker.
 
     Raises:
-        MechsteerError: for a missing column or an empty table.
+        MechsteerError: for a missing column, an empty table, no numbers, or several rows for one point.
     """
     need(table, x, y, by)
+    table = numeric(table, y)
+    one_each(table, [by, x], "point")
     groups = list(table.groupby(by, sort=False, dropna=False))
     for line, (name, part) in zip(looks([name for name, _ in groups]), groups, strict=True):
         ordered = part.sort_values(x)

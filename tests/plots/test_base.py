@@ -60,6 +60,15 @@ def test_lines_are_sorted_named_and_told_apart() -> None:
     assert [line.get_marker() for line in axes.lines] == list(plots.MARKERS[:2])
 
 
+def test_a_line_has_one_number_a_point() -> None:
+    table = pd.DataFrame({"x": [0, 0, 1], "y": [1.0, 2.0, 3.0], "who": "a", "seed": [1, 2, 1]})
+    _, (axes,) = plots.figure()
+    with pytest.raises(MechsteerError, match=r"several rows for one point \(who, x\)\. They differ in seed"):
+        plots.lines(axes, table, x="x", y="y", by="who", **LABELS)
+    with pytest.raises(MechsteerError, match="The column 'y' has no numbers, e"):
+        plots.lines(axes, table.assign(y=["1.0", "2.0", "10.0"]), x="seed", y="y", by="x", **LABELS)
+
+
 def test_more_lines_than_colours_begin_again() -> None:
     count = len(plots.COLOURS) + 1
     table = pd.DataFrame({"x": [0] * count, "y": [1.0] * count, "who": range(count)})
