@@ -13,6 +13,9 @@ from mechsteer.tasks.spans import standing, untagged
 
 SPAN = "instruction"
 
+UNMARKED = "no instruction is marked in them"
+"""Why one that is not there is not missed."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -107,7 +110,7 @@ def _told(task: Any, number: int) -> str:
 def _missing(model: Any, task: Any, number: int, prompt: Prompt) -> str:
     told = _told(task, number)
     if SPAN not in prompt.spans or not prompt.spans[SPAN]:
-        return "the instruction is not in the prompt"
+        return "the instruction is not in the prompt" if told else UNMARKED
     start = min(a for a, _ in prompt.spans[SPAN])
     end = max(b for _, b in prompt.spans[SPAN])
     if start < 0 or end > len(prompt) or (told and not standing(prompt.text, told)):

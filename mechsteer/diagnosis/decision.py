@@ -38,14 +38,14 @@ class Decision:
 def answer_ids(model: Any, prompt: Prompt, answer: str, *, ended: bool = True) -> list[int]:
     """The tokens of an answer behind its prompt, with the end token where it ended.
 
-    Of a text that cannot stand behind the prompt, the end token alone.
+    Of a text without tokens, or that cannot stand behind the prompt, the end token alone.
     """
     end = list(loaded_info(model).eos_ids[:1])
     try:
         ids = continuation_ids(model, answer, prompt)
     except MechsteerError:
         return end
-    return ids + end if ended else ids
+    return ids + end if ended or not ids else ids
 
 
 def decision(follow: Sequence[int], ignore: Sequence[int]) -> Decision | None:

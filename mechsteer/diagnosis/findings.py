@@ -21,13 +21,13 @@ from mechsteer.diagnosis.verdict import (
 from mechsteer.diagnosis.wording import beside, ends, p_value, percent
 
 MEANINGS = {
-    TRUNCATED: "The model does not read the instruction of most prompts.",
+    TRUNCATED: "The model does not read the instruction of at least half of the prompts.",
     FOLLOWED: "The model follows the instruction.",
     TEMPLATE: "The same prompts are followed in another template.",
     DISTANCE: "The instruction is followed where it is near to the answer, and attended to less where it is.",
     NEVER: "The instruction is attended to less than other text of its length, and hardly reaches the answer's state.",
     OUTWEIGHED: "The instruction is read and speaks for following, but something else is stronger.",
-    INCAPABLE: "In no form and under no push did the model follow this instruction.",
+    INCAPABLE: "In no form and under no push did the model follow this instruction in more than one of ten prompts.",
     UNKNOWN: "The tests tell no cause apart from the others.",
 }
 
@@ -41,14 +41,25 @@ def meaning(cause: str, facts: Facts) -> str:
     """What a cause means; where there is none, how many more prompts it would take."""
     n = 0 if facts.followed is None else facts.followed.n
     ignored = 0 if facts.followed is None else n - round(facts.followed.mean * n)
-    if cause == FOLLOWED and facts.without is not None and not facts.without.p < LEVEL:
-        return "The check passes, but without the instruction too: no evidence that the model does it for being told."
+    if cause == FOLLOWED and facts.without is not None and _without_says(facts.without) != ABOVE:
+        return f"The check passes, {_passes(facts.without)}: no evidence that the model does it for being told."
     if cause == UNKNOWN and compliant(facts):
         return f"{n - ignored} of {n} are followed, too few prompts to say that there is nothing to fix: give more."
     if cause == UNKNOWN and ignored < FEWEST:
         few = "1 ignored prompt is" if ignored == 1 else f"{ignored} ignored prompts are"
         return f"{few} too few to tell: a test needs {FEWEST} at least, so give more prompts."
     return MEANINGS[cause]
+
+
+def _without_says(one: Better) -> str:
+    """Whether the instruction makes more prompts pass, or fewer."""
+    return NONE if not one.p < LEVEL else ABOVE if one.broken > one.repaired else BELOW
+
+
+def _passes(one: Better) -> str:
+    """How many pass without the instruction: of few prompts, no evidence does not mean that as many do."""
+    count, n = round(one.followed.mean * one.followed.n), one.followed.n
+    return f"but without the instruction too, for {count} of {n}" if count else f"without the instruction for 0 of {n}"
 
 
 def findings_of(facts: Facts) -> list[Finding]:
@@ -70,7 +81,7 @@ def _how_often(facts: Facts) -> Iterator[Finding]:
     yield Finding("how often", "measured", f"Followed as asked: {percent(facts.followed)}.")
     if facts.without is not None:
         one = facts.without
-        says = NONE if not one.p < LEVEL else ABOVE if one.broken > one.repaired else BELOW
+        says = _without_says(one)
         tail = "" if says != NONE else ", no evidence that the instruction makes a difference"
         only = f"{one.broken} prompts with it only, {one.repaired} without it only, {p_value(one.p)}{tail}"
         passes = f"{percent(one.followed)}{_spoilt(one)}"

@@ -25,6 +25,7 @@ def forms_of(model: Any, cases: Sequence[Case], new_tokens: int) -> dict[str, li
     words in another order, as long as before and without what it says. ``chat template``: the tokenizer's, where the
     prompt has none. ``no template``: where it has one; and
     formats in wide use (:mod:`mechsteer.diagnosis.formats`) whose marks the tokenizer knows and its template lacks.
+    Another template, or none, is tried for one message of the user: of several nobody knows where they would stand.
     """
     makers = {LAST: _last, NEAR: _near, SHUFFLED: _shuffled, CHAT: _chat, PLAIN: _plain}
     makers |= {f"{one.name} template": partial(_wrapped, one) for one in formats_for(model.tokenizer)}
@@ -64,11 +65,20 @@ def _chat(model: Any, case: Case) -> Prompt | None:
 
 
 def _plain(model: Any, case: Case) -> Prompt | None:
-    return None if case.prompt.template is None else prompt(model, _marked(case.prompt), chat=False)
+    one = case.prompt.template is not None and _is_one_message(model, case.prompt)
+    return prompt(model, _marked(case.prompt), chat=False) if one else None
 
 
-def _wrapped(chosen: Format, model: Any, case: Case) -> Prompt:
+def _wrapped(chosen: Format, model: Any, case: Case) -> Prompt | None:
+    if case.prompt.template is not None and not _is_one_message(model, case.prompt):
+        return None
     return prompt(model, f"{chosen.before}{_marked(case.prompt)}{chosen.after}", chat=False)
+
+
+def _is_one_message(model: Any, made: Prompt) -> bool:
+    """Whether a templated prompt is the template around its content; of several messages, marks are inside of that."""
+    alone = prompt(model, _marked(made), chat=True, template=made.template)
+    return alone.text.split() == made.text.split()
 
 
 def _marked(made: Prompt) -> str:

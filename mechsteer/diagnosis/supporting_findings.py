@@ -91,5 +91,7 @@ def _methods(found: Supporting) -> Iterator[Finding]:
     best = found.methods[names[0]]
     others = "; ".join(f"{name} {shift(found.methods[name])}" for name in names[1:])
     sentence = f"At a mild strength {names[0]} moves the decision most: {shift(best)} nats towards following"
-    tail = "" if best.says == ABOVE else ", no evidence that it moves it at all"
-    yield Finding("methods", best.says if best.says == ABOVE else NONE, f"{sentence}{tail}. Others: {others}.")
+    tail = {ABOVE: "", BELOW: ", but away from it in most prompts"}.get(
+        best.says, ", no evidence that it moves it at all"
+    )
+    yield Finding("methods", best.says, f"{sentence}{tail}. Others: {others}.")

@@ -2,7 +2,8 @@
 
 In this order, the first that holds:
 
-1. **truncated away**: at least half of the prompts do not hold their instruction where the model reads them.
+1. **truncated away**: at least half of the prompts do not hold their instruction where the model reads them; those
+   that have none do not count.
 2. **nothing to fix**: at least nine of ten prompts are followed, and the interval of that share is above one half.
 3. **wrong template**: another template repairs prompts (exact McNemar test, adjusted).
 4. **lost by distance**: the instruction nearer to the answer repairs prompts, and attention to it speaks more for
@@ -14,13 +15,14 @@ In this order, the first that holds:
 6. **attended but outweighed**: it is not shown to be unattended, and either a push of that attention or another form
    repairs prompts, or cutting it takes away from the margin of following in prompts that are ignored: the instruction
    speaks for following, and something else is stronger.
-7. **incapable when instructed**: in no form and under no push are more than one of ten followed, and the interval of
-   each of these shares is below one half.
+7. **incapable when instructed**: neither as asked nor in any form or under any push are more than one of ten followed,
+   and the interval of each of these shares is below one half.
 8. **no evidence**: none of these.
 
 Decodability decides nothing alone: a blank probe is not evidence of absence.
 """
 
+from mechsteer.diagnosis.cases import UNMARKED
 from mechsteer.diagnosis.evidence import ABOVE
 from mechsteer.diagnosis.facts import Facts
 from mechsteer.diagnosis.forms import NEARER, SHUFFLED, TEMPLATES
@@ -42,8 +44,9 @@ HALF = 0.5
 
 
 def cut_off(facts: Facts) -> bool:
-    """Whether the model cannot read the instruction of most prompts."""
-    return 2 * sum(facts.missing.values()) >= facts.n
+    """Whether the model cannot read the instruction of half of the prompts that have one, or more."""
+    none = facts.missing.get(UNMARKED, 0)
+    return 2 * (sum(facts.missing.values()) - none) >= facts.n - none
 
 
 def compliant(facts: Facts) -> bool:
@@ -67,7 +70,7 @@ def cause_of(facts: Facts) -> str:
         return NEVER
     if helping or (ALL in facts.pull and facts.pull[ALL].says == ABOVE):
         return OUTWEIGHED
-    shares = [one.followed for one in facts.others]
-    if shares and all(one.mean <= HARDLY and one.high < HALF for one in shares):
+    shares = [*filter(None, [facts.followed]), *(one.followed for one in facts.others)]
+    if facts.others and all(one.mean <= HARDLY and one.high < HALF for one in shares):
         return INCAPABLE
     return UNKNOWN

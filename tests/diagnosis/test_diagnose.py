@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,29 @@ def test_what_cannot_be_diagnosed_is_said(model: Any) -> None:
     task = ms.task([{"prompt": "about q1 ?", "instruction": "reply loudly"}], "uppercase", max_new_tokens=2)
     with pytest.raises(MechsteerError, match="no score 'loud'"):
         ms.diagnose(model, task, score="loud")
+
+
+def test_prompts_without_an_instruction_are_not_truncated(model: Any) -> None:
+    samples = [{"prompt": "about q1 ?", "instruction": "reply loudly"}, "about q2 ?", "about q3 ?"]
+    found = ms.diagnose(model, ms.task(samples, "uppercase", max_new_tokens=2))
+    assert found.cause == "no evidence" and "1 of 1 are followed" in found.verdict
+    said = "2 of 3 prompts cannot be read with their instruction: no instruction is marked in them."
+    assert [str(one) for one in found.findings if one.about == "reading"] == [said]
+
+
+def test_an_answer_that_the_limit_cut_off_did_not_end(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = ms.task([{"prompt": "about q1 ?", "instruction": "reply loudly"}], lambda text, sample: False)
+    read: dict[int, list[int]] = {}
+
+    def effects(model: Any, prompts: Any, answers: Any, *more: Any) -> pd.DataFrame:
+        read[limit] = list(answers[0])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(measures, "cut_effects", effects)
+    for limit in (1, 4):
+        with pytest.raises(KeyboardInterrupt):
+            ms.diagnose(model, replace(task, max_new_tokens=limit))
+    assert len(read[1]) == 1 and read[4] == [*read[1], model.tokenizer.eos_token_id]
 
 
 def test_scores_may_be_called_like_columns_of_its_tables(model: Any) -> None:

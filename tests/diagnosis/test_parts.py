@@ -10,13 +10,17 @@ from hypothesis import strategies as st
 
 import mechsteer as ms
 from mechsteer.analysis.mcnemar import exact_p
+from mechsteer.diagnosis.cases import UNMARKED, cases_of
 from mechsteer.diagnosis.decision import Decision, decision, margins
 from mechsteer.diagnosis.editing import with_last, with_words_shuffled, without_span
 from mechsteer.diagnosis.evidence import ABOVE, BELOW, NONE, Compared, compared
 from mechsteer.diagnosis.facts import Better, Facts
 from mechsteer.diagnosis.findings import findings_of, meaning
 from mechsteer.diagnosis.formats import formats_for
+from mechsteer.diagnosis.forms import forms_of
 from mechsteer.diagnosis.measures.windows import CONTROLS, FIRST_TOKEN, windowed
+from mechsteer.diagnosis.supporting import Supporting
+from mechsteer.diagnosis.supporting_findings import supporting_findings
 from mechsteer.diagnosis.verdict import CAUSES, cause_of
 from mechsteer.diagnosis.wording import beside
 from mechsteer.stats import Interval, share_interval
@@ -45,6 +49,8 @@ IGNORED = Facts(20, {}, followed=share(2))
     ("cause", "facts"),
     [
         ("truncated away", Facts(20, {"not whole": 10})),
+        ("truncated away", Facts(20, {"not whole": 4, UNMARKED: 12})),
+        ("nothing to fix", Facts(20, {UNMARKED: 12}, followed=share(8, 8))),
         ("nothing to fix", Facts(20, {}, followed=share(18))),
         ("no evidence", Facts(3, {}, followed=share(3, 3))),
         ("wrong template", replace(IGNORED, others=[arm("chat template", 12, HELPS)])),
@@ -68,6 +74,7 @@ IGNORED = Facts(20, {}, followed=share(2))
         ("attended but outweighed", replace(IGNORED, others=[arm("attention + 1", 12, HELPS, "push")])),
         ("incapable when instructed", replace(IGNORED, others=[arm("instruction last", 1, NOT)])),
         ("no evidence", replace(IGNORED, others=[arm("instruction last", 5, NOT)])),
+        ("no evidence", Facts(20, {}, followed=share(10), others=[arm("instruction last", 1, NOT)])),
         ("no evidence", replace(IGNORED, others=[replace(arm("instruction last", 0, 1.0), followed=share(0, 4))])),
         ("no evidence", replace(IGNORED, slight=(LESS[0], against(5, 7)))),
     ],
@@ -107,6 +114,15 @@ def test_what_is_said_of_few_prompts_and_of_answers_that_collapse_agrees_with_it
         20, {}, followed=share(20), without=Better("without", "as asked", share(19), share(19), 0, 0, 1, 1.0)
     )
     assert meaning("nothing to fix", lenient).startswith("The check passes, but without the instruction too")
+    few = Better("without", "as asked", share(1, 6), share(1, 6), 0, 0, 5, 0.0625)
+    said = meaning("nothing to fix", Facts(6, {}, followed=share(6, 6), without=few))
+    assert said.startswith("The check passes, but without the instruction too, for 1 of 6: no evidence")
+    none = replace(few, followed=share(0, 5))
+    said = meaning("nothing to fix", Facts(6, {}, followed=share(6, 6), without=none))
+    assert said.startswith("The check passes, without the instruction for 0 of 5: no evidence")
+    better = Better("without", "as asked", share(100, 100), share(100, 100), 0, 10, 0, 0.002)
+    said = meaning("nothing to fix", Facts(100, {}, followed=share(90, 100), without=better))
+    assert said.startswith("The check passes, but without the instruction too, for 100 of 100")
     strict = Better("without", "as asked", share(1), share(1), 0, 0, 19, 1e-5)
     assert meaning("nothing to fix", replace(lenient, without=strict)) == "The model follows the instruction."
     bare = Better("without", "as asked", share(0), share(12), 0.6, 0, 2, 0.5)
@@ -114,6 +130,13 @@ def test_what_is_said_of_few_prompts_and_of_answers_that_collapse_agrees_with_it
     assert "passes: 0 % (0 of 20; 95 % interval 0 to 20 %), 60 % of the answers collapsed; 2 prompts with it" in str(
         one
     )
+
+
+def test_a_mild_method_that_moves_the_decision_away_is_said_to() -> None:
+    away = Compared(-1.0, 0.0, -2.0, -0.5, 0, 12, 0.005, 12)
+    found = supporting_findings(Supporting(9, 3, 5, methods={"GUIDE, 1 nat": away, "SpotLight, .1": away}))
+    (one,) = (one for one in found if one.about == "methods")
+    assert one.says == BELOW and "away from it in most prompts" in str(one) and "no evidence" not in str(one)
 
 
 def test_one_prompt_has_no_interval_and_small_p_values_are_named_once() -> None:
@@ -156,6 +179,21 @@ def test_parts_of_a_prompt_move_with_their_spans(tiny: Callable[..., Any]) -> No
     mixed = with_words_shuffled(model, made, "context", 1)
     assert sorted(mixed.span_text("context").split()) == sorted("a dog , a mat".split())
     assert len(mixed) == len(made) and mixed.span_text("task") == "the cat sat"
+
+
+def test_of_a_conversation_no_other_template_is_made(tiny: Callable[..., Any]) -> None:
+    model, instruction = tiny("llama-gqa", chat=True), "answer in capitals"
+    system = {"role": "system", "content": instruction}
+    before = [{"role": "user", "content": "a dog"}, {"role": "assistant", "content": "red"}]
+    user = {"role": "user", "content": "the cat sat\n"}
+    whole = {"role": "user", "content": f"{instruction} , the cat sat\n"}
+    made = {1: [whole], 2: [system, user], 4: [*before, system, user], 3: [*before, whole]}
+    for count, turns in made.items():
+        task = ms.task([{"prompt": turns, "instruction": instruction}], "uppercase", max_new_tokens=2)
+        forms = forms_of(model, cases_of(model, task).readable, 2)
+        assert ("no template" in forms) == (count == 1) and "instruction last" in forms
+        plain = forms.get("no template", [])
+        assert all(one is not None and one.text.strip() == whole["content"].strip() for one in plain)
 
 
 def test_formats_whose_marks_the_template_lacks() -> None:

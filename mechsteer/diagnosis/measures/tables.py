@@ -21,6 +21,7 @@ from mechsteer.diagnosis.reading import arm_facts
 from mechsteer.diagnosis.verdict import compliant
 from mechsteer.identity import cell_key
 from mechsteer.models import predicting_stack
+from mechsteer.prompts import Prompt
 from mechsteer.studies.core.cells import cell
 
 if TYPE_CHECKING:
@@ -79,10 +80,7 @@ class Measures:
             return {}
         numbers = [case.number for case, _ in cases]
         prompts = [made for _, made in cases]
-        own = _texts(answers, IN_PLACE)
-        first = [
-            answer_ids(self.model, made, own[number])[:FIRST] for number, made in zip(numbers, prompts, strict=True)
-        ]
+        first = self._first(answers, IN_PLACE, dict(zip(numbers, prompts, strict=True)))
         decisions = [self._decision(case, answers) for case, _ in cases]
         pairs = [(made, case.without) for case, made in cases if case.without is not None]
         size = self.batch_size
@@ -121,6 +119,13 @@ class Measures:
         )
         return made
 
+    def _first(self, answers: "pd.DataFrame", arm: str, prompts: dict[int, Prompt]) -> list[list[int]]:
+        """The first tokens of the answers to some prompts; the end token, where they ended before the limit."""
+        rows = answers[answers["arm"] == arm].to_dict("records")
+        said = {int(row["case"]): (str(row["output"]), not row["truncated"]) for row in rows}
+        texts = ((made, *said[number]) for number, made in prompts.items())
+        return [answer_ids(self.model, made, text, ended=ended)[:FIRST] for made, text, ended in texts]
+
     def _nearer(self, answers: "pd.DataFrame", decisions: dict[int, Decision | None]) -> "pd.DataFrame":
         """Attention mass and pull of the instruction in the forms with it nearer to the answer."""
         import pandas as pd
@@ -129,11 +134,10 @@ class Measures:
         tried = set(answers["arm"])
         forms = forms_of(self.model, self.cases.readable, self.cases.max_new_tokens)
         for name in (form for form in NEARER if form in tried):
-            texts = _texts(answers, name)
             pairs = zip(self.cases.readable, forms[name], strict=True)
             made = {case.number: windowed(one, case.number) for case, one in pairs if one is not None}
             chosen = {number: one for number, one in made.items() if one is not None}
-            first = [answer_ids(self.model, one, texts[number])[:FIRST] for number, one in chosen.items()]
+            first = self._first(answers, name, chosen)
             prompts, numbers = list(chosen.values()), list(chosen)
             mass = attention_mass(self.model, prompts, first, [SPAN]).groupby("place")["mass"].mean()
             deciding = [decisions.get(number) for number in numbers]
@@ -162,11 +166,6 @@ class Measures:
         if self.out is None:
             return make()
         return cell(self.out, cell_key(self.model, about, options={"part": name}), make)
-
-
-def _texts(answers: "pd.DataFrame", arm: str) -> dict[int, str]:
-    rows = answers[answers["arm"] == arm]
-    return dict(zip(rows["case"].astype(int), rows["output"].astype(str), strict=True))
 
 
 def _prompts_table(cases: Cases) -> "pd.DataFrame":
