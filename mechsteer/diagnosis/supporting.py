@@ -57,6 +57,7 @@ class Sink:
         ratio: Its norm, in medians of the other positions, where it is largest.
         layers: After how many layers it is one.
         mass: Attention to the first token at the answer, mean over layers.
+        stack: Whose position it is: of an encoder-decoder, ``encoder`` or ``decoder``.
     """
 
     layer: int
@@ -64,6 +65,7 @@ class Sink:
     ratio: float
     layers: int
     mass: float
+    stack: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ def supporting_of(tables: "Mapping[str, pd.DataFrame]") -> Supporting | None:
         splits=_splits(tables, prompts, followed & measured, ignored & measured),
         influence=_influence(tables["influence"], told),
         lens=_lens(tables["lens"], told),
-        sink=_sink(tables["sinks"], tables["mass"]),
+        sink=sink_of(tables["sinks"], tables["mass"]),
         methods=_methods(tables["methods"], told),
     )
 
@@ -167,13 +169,15 @@ def _lens(lens: "pd.DataFrame", cases: set[int]) -> dict[int, Compared] | None:
     }
 
 
-def _sink(sinks: "pd.DataFrame", mass: "pd.DataFrame") -> Sink | None:
+def sink_of(sinks: "pd.DataFrame", mass: "pd.DataFrame") -> Sink | None:
+    """The strongest sink; an encoder-decoder has positions of two stacks."""
     if sinks.empty:
         return None
-    position = int(sinks.sort_values("ratio", ascending=False)["position"].iloc[0])
-    own = sinks[sinks["position"] == position]
-    first = mass.loc[mass["span"] == FIRST_TOKEN, "mass"]
-    return Sink(int(own["layer"].min()), position, float(own["ratio"].max()), len(own), float(first.mean()))
+    sinks = sinks if "stack" in sinks else sinks.assign(stack="")
+    top = sinks.sort_values("ratio", ascending=False).to_dict("records")[0]
+    own = sinks[(sinks["position"] == top["position"]) & (sinks["stack"] == top["stack"])]
+    first = float(mass.loc[mass["span"] == FIRST_TOKEN, "mass"].mean())
+    return Sink(int(own["layer"].min()), int(top["position"]), float(top["ratio"]), len(own), first, str(top["stack"]))
 
 
 def _methods(methods: "pd.DataFrame", cases: set[int]) -> dict[str, Compared] | None:

@@ -73,12 +73,14 @@ def _sinks(found: Supporting) -> Iterator[Finding]:
         yield Finding("sinks", "measured", "No position is an attention sink (0 layers).")
         return
     one = found.sink
-    takes = f"; the first token takes {100 * one.mass:.0f} % of the attention at the answer" * (one.position == 0)
+    read = one.position == 0 and one.stack != "decoder"  # what an encoder-decoder attends to is what its encoder read
+    takes = f"; the first token takes {100 * one.mass:.0f} % of the attention at the answer" * read
+    whose = f" of the {one.stack}" * bool(one.stack)
     yield Finding(
         "sinks",
         "measured",
-        f"Position {one.position} is an attention sink after {one.layers} layers, from layer {one.layer} on: its norm "
-        f"is up to {one.ratio:.0f} times the median{takes}.",
+        f"Position {one.position}{whose} is an attention sink after {one.layers} layers, from layer {one.layer} on: "
+        f"its norm is up to {one.ratio:.0f} times the median{takes}.",
     )
 
 

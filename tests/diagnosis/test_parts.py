@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from mechsteer.diagnosis.findings import findings_of, meaning
 from mechsteer.diagnosis.formats import formats_for
 from mechsteer.diagnosis.forms import forms_of
 from mechsteer.diagnosis.measures.windows import CONTROLS, FIRST_TOKEN, windowed
-from mechsteer.diagnosis.supporting import Supporting
+from mechsteer.diagnosis.supporting import Supporting, sink_of
 from mechsteer.diagnosis.supporting_findings import supporting_findings
 from mechsteer.diagnosis.verdict import CAUSES, cause_of
 from mechsteer.diagnosis.wording import beside
@@ -137,6 +138,20 @@ def test_a_mild_method_that_moves_the_decision_away_is_said_to() -> None:
     found = supporting_findings(Supporting(9, 3, 5, methods={"GUIDE, 1 nat": away, "SpotLight, .1": away}))
     (one,) = (one for one in found if one.about == "methods")
     assert one.says == BELOW and "away from it in most prompts" in str(one) and "no evidence" not in str(one)
+
+
+def test_a_sink_of_the_decoder_is_none_of_the_encoder() -> None:
+    rows = [("encoder", 1, 0, 12.0), ("encoder", 2, 0, 11.0), ("decoder", 3, 0, 40.0)]
+    sinks = pd.DataFrame(rows, columns=["stack", "layer", "position", "ratio"])
+    mass = pd.DataFrame({"span": [FIRST_TOKEN], "mass": [0.25]})
+    for table, start in (
+        (sinks, "Position 0 of the decoder is an attention sink after 1 layers, from layer 3 on: its norm is up to 40"),
+        (sinks.iloc[:2], "Position 0 of the encoder is an attention sink after 2 layers, from layer 1 on: its norm"),
+        (sinks.iloc[:2].drop(columns="stack"), "Position 0 is an attention sink after 2 layers, from layer 1 on: its"),
+    ):
+        found = supporting_findings(Supporting(9, 3, 5, sink=sink_of(table, mass)))
+        (one,) = (str(one) for one in found if one.about == "sinks")
+        assert one.startswith(start) and ("takes 25 % of the attention" in one) == ("decoder" not in one)
 
 
 def test_one_prompt_has_no_interval_and_small_p_values_are_named_once() -> None:
