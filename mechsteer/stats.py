@@ -83,9 +83,17 @@ def are_shares(values: Iterable[float]) -> bool:
     return not any(value < 0 or value > 1 for value in map(float, values))
 
 
-def in_percent(summary: "pd.DataFrame") -> bool:
-    """Whether the adherence of a comparison's summary is a share: a score of one's own may be a count of words."""
-    return all(are_shares(summary[name]) for name in ("adherence", "adherence_low", "adherence_high"))
+def in_percent(summary: "pd.DataFrame", scores: Iterable[float] = ()) -> bool:
+    """Whether the adherence of a comparison's summary is a share: a score of one's own may be a count of words.
+
+    Args:
+        summary: The summary.
+        scores: What it is of, where that is known: of counts that are 0, 1 and seldom more, means and intervals do not
+            tell.
+    """
+    return are_shares(scores) and all(
+        are_shares(summary[name]) for name in ("adherence", "adherence_low", "adherence_high")
+    )
 
 
 def clustered_interval(successes: int, n: int, clusters: int) -> tuple[float, float]:

@@ -52,7 +52,7 @@ class Comparison:
 
     def plot(self) -> "Figure":
         """Adherence with its 95 % interval, with and without collapsed rows, and the share that collapsed."""
-        return comparison_figure(self.summary)
+        return comparison_figure(self.summary, self.rows[self.score])
 
     def to_html(self, path: str | os.PathLike[str]) -> Path:
         """Write a page that needs nothing else: summary, figure, and all answers side by side, changes marked."""
@@ -122,8 +122,8 @@ def compare(
             success, or its first score.
         quality: Measure surprise and collapse; one more pass of the unsteered model for each method.
         batch_size: Prompts computed together; does not change the results but for the speed.
-        out: A folder; each method's rows are kept there and a killed comparison goes on (what it had already computed
-            has no speed then).
+        out: A folder; each method's rows are kept there and a killed comparison goes on (the speed of what it had
+            already computed is what it was then).
         progress: Show bars.
 
     Raises:

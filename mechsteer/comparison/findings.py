@@ -1,7 +1,7 @@
 """What a comparison found, in sentences."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.stats import in_percent
@@ -10,30 +10,40 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def findings(summary: "pd.DataFrame") -> list[str]:
-    """One sentence a method of a summary (see :func:`mechsteer.comparison.summary.summarise`), the reference first."""
+def findings(summary: "pd.DataFrame", scores: Iterable[float] = ()) -> list[str]:
+    """One sentence a method of a summary (see :func:`mechsteer.comparison.summary.summarise`), the reference first.
+
+    Args:
+        summary: The summary.
+        scores: What it is of, where that is known; see :func:`mechsteer.stats.in_percent`.
+    """
     first, *others = summary.to_dict("records")
-    told, among = (_share, f"of {first['n']} prompts") if in_percent(summary) else (_mean, f"on {first['n']} prompts")
-    start = f"{first['name']}: adherence {told(first)} {among}{_collapsed(first)}."
-    return [start, *(_against(row, str(first["name"]), told) for row in others)]
+    told, among = (_share, "of") if in_percent(summary, scores) else (_mean, "on")
+    start = f"{first['name']}: adherence {told(first)} {among} {first['n']} prompts{_collapsed(first)}."
+    return [start, *(_against(row, first, told, among) for row in others)]
 
 
 def _share(row: dict[Any, Any]) -> str:
+    if not row["n"]:
+        return "not known, for no answer has a score,"
     low, high = row["adherence_low"], row["adherence_high"]
     return f"{100 * row['adherence']:.0f} % (95 % interval {100 * low:.0f} to {100 * high:.0f} %)"
 
 
 def _mean(row: dict[Any, Any]) -> str:
+    if not row["n"]:
+        return _share(row)
     ends = f"95 % interval {row['adherence_low']:.3g} to {row['adherence_high']:.3g}"
     return f"{row['adherence']:.3g} ({'one value has no interval' if math.isnan(row['adherence_low']) else ends})"
 
 
-def _against(row: dict[Any, Any], reference: str, adherence: Callable[[dict[Any, Any]], str]) -> str:
+def _against(row: dict[Any, Any], first: dict[Any, Any], adherence: Callable[[dict[Any, Any]], str], among: str) -> str:
     p = row["p_adjusted"] if not math.isnan(row["p_adjusted"]) else row["p_value"]
     told = "no prompt changed sides" if math.isnan(p) else f"exact McNemar p = {p:.2g}, adjusted for all methods"
     sure = "" if math.isnan(p) or p < 0.05 else "; these prompts cannot tell it from chance"
-    changed = f"against {reference} {row['repaired']} repaired and {row['broken']} broken ({told}{sure})"
-    return f"{row['name']}: adherence {adherence(row)}; {changed}{_collapsed(row)}."
+    scored = f" {among} {row['n']} prompts" * bool(row["n"] != first["n"])  # a check may give some answers no score
+    changed = f"against {first['name']} {row['repaired']} repaired and {row['broken']} broken ({told}{sure})"
+    return f"{row['name']}: adherence {adherence(row)}{scored}; {changed}{_collapsed(row)}."
 
 
 def _collapsed(row: dict[Any, Any]) -> str:

@@ -57,7 +57,11 @@ SHARES = ("collapsed", "empty", "truncated", "repetition")
 
 def part(rows: "pd.DataFrame", summary: "pd.DataFrame", score: str, limit: int) -> str:
     """A part for a notebook, with so many prompts."""
-    table, more = _table(summary.head(ROWS)), f"… and {len(summary) - ROWS} more rows" if len(summary) > ROWS else ""
+    share = in_percent(summary, rows[score])
+    table, more = (
+        _table(summary.head(ROWS), share=share),
+        f"… and {len(summary) - ROWS} more rows" if len(summary) > ROWS else "",
+    )
     shown = answers(rows, score, limit, STRIP - len(table.encode()))
     return f'<div class="mechsteer"><style>{STYLE}</style>{table}{more}{shown}</div>'
 
@@ -68,12 +72,12 @@ def report_of(rows: "pd.DataFrame", summary: "pd.DataFrame", score: str, figure:
     names = list(dict.fromkeys(map(str, rows["name"])))
     asked = (
         f"How often does {model} follow the instructions of {task} under {len(names)} ways to steer? "
-        f"{int(summary['n'].iloc[0])} prompts, the same for all; what counts is {score.replace('_', ' ')}."
+        f"{len(rows) // len(names)} prompts, the same for all; what counts is {score.replace('_', ' ')}."
     )
     return Report(
         title=f"Comparison on {task}, {model}",
         asked=[asked],
-        found={"": findings(summary)},
+        found={"": findings(summary, rows[score])},
         figures={"Adherence by method": figure},
         tables={"summary": summary},
         samples=samples_of(rows, "name", verdict_of(rows, score), key=()),
@@ -82,10 +86,10 @@ def report_of(rows: "pd.DataFrame", summary: "pd.DataFrame", score: str, figure:
     )
 
 
-def _table(summary: "pd.DataFrame") -> str:
+def _table(summary: "pd.DataFrame", *, share: bool) -> str:
     kept = [name for name in HEADINGS if name == "interval" or not summary[name].isna().all()]
     head = "".join(f"<th>{HEADINGS[name]}</th>" for name in kept)
-    shares = (*SHARES, *(ADHERENCE if in_percent(summary) else ()))
+    shares = (*SHARES, *(ADHERENCE if share else ()))
     lines = [
         "".join(f"<td{'' if name == 'name' else ' class=number'}>{_cell(row, name, shares)}</td>" for name in kept)
         for row in summary.to_dict("records")

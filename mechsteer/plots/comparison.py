@@ -1,6 +1,7 @@
 """The figure of a comparison of methods: adherence with intervals, and how much collapsed."""
 
 import math
+from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def comparison_figure(summary: "pd.DataFrame") -> "Figure":
+def comparison_figure(summary: "pd.DataFrame", scores: Iterable[float] = ()) -> "Figure":
     """A line for each method, the first on top: adherence in percent, and the share of answers that collapsed.
 
     A score of one's own that is no share, such as a count of words, is drawn as it is.
@@ -23,6 +24,7 @@ def comparison_figure(summary: "pd.DataFrame") -> "Figure":
         summary: One row a method: name, n, adherence, adherence_low, adherence_high, adherence_uncollapsed and
             collapsed (NaN where it was not measured), as shares. Rows whose ``reference`` is true are black, with a
             dotted line beside what follows them; without that column, the first.
+        scores: What the summary is of, where that is known; see :func:`mechsteer.stats.in_percent`.
 
     Raises:
         MechsteerError: for a missing column, an empty table, or a method that is there twice.
@@ -30,7 +32,7 @@ def comparison_figure(summary: "pd.DataFrame") -> "Figure":
     need(summary, "name", "n", "adherence", "adherence_low", "adherence_high", "adherence_uncollapsed", "collapsed")
     one_each(summary, ["name"], "method")
     measured = summary["collapsed"].notna().any()
-    share = in_percent(summary)
+    share = in_percent(summary, scores)
     unit, axis = (100, "Adherence (%)") if share else (1, "Adherence (the score as it is)")
     with style():
         made, panels = figure(2 if measured else 1, width=3.4, height=0.9 + 0.34 * len(summary))
@@ -71,7 +73,7 @@ def comparison_figure(summary: "pd.DataFrame") -> "Figure":
 
 def _ends(share: float, n: int) -> tuple[float, float]:
     """How far the interval of a share reaches below and above, in percentage points."""
-    if math.isnan(share):
+    if math.isnan(share) or not n:  # of no prompts that have a score
         return 0.0, 0.0
     low, high = share_interval(round(share * n), n)
     return 100 * max(0.0, share - low), 100 * max(0.0, high - share)

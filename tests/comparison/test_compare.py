@@ -217,6 +217,28 @@ def test_a_score_that_is_no_share_is_in_no_percent() -> None:
     assert "one value has no interval" in findings(alone)[0]
 
 
+def test_counts_that_are_seldom_above_one_are_no_shares() -> None:
+    rows = pd.DataFrame({"name": ["a"] * 20 + ["b"] * 20, "sample": [*range(20)] * 2, "prompt": "p", "output": "x"})
+    rows["adherence"] = [0.0] * 20 + [0.0] * 12 + [1.0] * 6 + [2.0] * 2
+    found = Comparison(rows, summarise(rows, "adherence", {}), "adherence")
+    said = findings(found.summary, rows["adherence"])
+    assert said[1].startswith("b: adherence 0.5 (95 % interval 0.178 to 0.822); against a 8 repaired")
+    assert "50 %" not in found._repr_html_() and "%" not in found.plot().axes[0].get_xlabel()
+
+
+def test_answers_that_have_no_score_are_not_counted_as_prompts(tmp_path: Path) -> None:
+    nan = math.nan
+    rows = pd.DataFrame({"name": ["a"] * 4 + ["b"] * 4 + ["c"] * 4, "sample": [*range(4)] * 3, "prompt": "p"})
+    rows = rows.assign(output="x", correct=[1.0, 1.0, 0.0, 0.0, nan, 1.0, nan, nan, nan, nan, nan, nan])
+    rows = rows.assign(task="t", model_name="m", model_fingerprint="f", collapsed=False, collapse_reason="")
+    found = Comparison(rows, summarise(rows, "correct", {}), "correct")
+    first, second, third = findings(found.summary, rows["correct"])
+    assert "% (95 % interval 9 to 91 %) of 4 prompts" in first and "of 1 prompts; against a" in second
+    assert "c: adherence not known, for no answer has a score, of 0 prompts; against" in third
+    assert "4 prompts, the same for all" in found.save(tmp_path).joinpath("report.html").read_text("utf-8")
+    assert "nan" not in " ".join((first, second, third))
+
+
 def test_the_figure(model: Any, task: Any) -> None:
     found = ms.compare(model, task, methods())
     figure = found.plot()
