@@ -31,7 +31,8 @@ def findings(
         unsteered: The unsteered model's adherence on the validation prompts.
         side_right: The share of unrelated questions that it answers well.
     """
-    arms = {str(row["name"]): row for row in test.to_dict("records")}
+    whole = rows["adherence"].isin((0, 1)).groupby(rows["name"]).all()
+    arms = {str(row["name"]): {**row, "whole": whole[row["name"]]} for row in test.to_dict("records")}
     start = arms[UNSTEERED]
     tuned = next((row for name, row in arms.items() if name.startswith(f"{TUNED}: ")), None)
     said = [_ceiling(start, arms)]
@@ -51,13 +52,10 @@ def findings(
 
 
 def share(row: Row) -> str:
-    """``7 of 10 (70 %, 95 % interval 35 to 92 %)``."""
+    """``7 of 10 (70 %, 95 % interval 35 to 92 %)``; of graded scores ``70 % (95 % interval 35 to 92 %)``."""
     n, mean = int(row["n"]), float(row["adherence"])
     ends = f"95 % interval {_percent(row['adherence_low'])} to {_percent(row['adherence_high'])} %"
-    count = mean * n
-    told = (
-        f"{round(count)} of {n} ({_percent(mean)} %, " if abs(count - round(count)) < 1e-6 else f"{_percent(mean)} % ("
-    )
+    told = f"{round(mean * n)} of {n} ({_percent(mean)} %, " if row["whole"] else f"{_percent(mean)} % ("
     return f"{told}{ends})"
 
 
@@ -89,12 +87,16 @@ def _nothing(best: "pd.DataFrame", unsteered: float) -> str:
 
 
 def _verdict(start: Row, tuned: Row) -> str:
-    if tuned["adherence"] > start["adherence"] and tuned["p_value"] <= ALPHA:
-        verdict = "an improvement"
-    elif tuned["adherence"] < start["adherence"] and tuned["p_value"] <= ALPHA:
-        verdict = "a loss"
-    else:
+    risen, more = tuned["adherence"] - start["adherence"], tuned["repaired"] > tuned["broken"]
+    if tuned["p_value"] > ALPHA:
         verdict = "no difference that these prompts can tell from chance"
+    elif risen > 0 and more:
+        verdict = "an improvement"
+    elif risen < 0 and not more:
+        verdict = "a loss"
+    else:  # graded scores: many small losses and a few large gains, say, of which the test counts the signs
+        mean = "rises" if risen > 0 else "falls" if risen < 0 else "stays"
+        verdict = f"{'more' if more else 'fewer'} prompts gain than lose, but the mean {mean}: neither better nor worse"
     quality = f"quality {_percent(start['quality'])} -> {_percent(tuned['quality'])} %"
     return (
         f"With {_setting(tuned)} it follows {share(tuned)}: {verdict} ({int(tuned['repaired'])} repaired, "

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from mechsteer.errors import MechsteerError, shown
 from mechsteer.files import data_path
 from mechsteer.prompts import Prompt
 from mechsteer.quality.texts import has_content
@@ -41,11 +42,15 @@ def side_task(given: Any) -> Any:
     """The task of what was given: a task as it is, prompts as one whose answers need content, None for the bundled.
 
     Raises:
-        MechsteerError: for prompts that are none.
+        MechsteerError: for prompts that are none, or a task that generates nothing or has no samples.
     """
     if given is None:
         return unrelated()
     if hasattr(given, "samples"):
+        if not all(hasattr(given, name) for name in ("prompts", "max_new_tokens")) or not given.samples:
+            raise MechsteerError(
+                f"side must be a task whose answers are generated, with samples, e.g. ms.task(...), got {shown(given)}."
+            )
         return given
     return task(given, lambda text, sample: has_content(text), name="unrelated", max_new_tokens=MAX_NEW_TOKENS)
 

@@ -112,8 +112,8 @@ def tune(
         study = _Study(runs, floor, answers)
         if said is not None:
             _expected(said.after(study.seen), study.tokens / len(choosing.samples), bar)
+        unrelated = Side(Runs(model, aside, folder, batch_size, None, bar))  # which may fail: before the search
         study.search(families)
-        unrelated = Side(Runs(model, aside, folder, batch_size, None, bar))
         found = study.result(Runs(model, reporting, folder, batch_size, score, bar), unrelated)
     if folder is not None:
         found.save(folder)

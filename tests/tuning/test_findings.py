@@ -48,6 +48,13 @@ def test_what_chance_explains_is_no_improvement(followed: int) -> None:
     assert "no difference that these prompts can tell from chance" in text and "an improvement (" not in text
 
 
+def test_graded_scores_are_no_count_of_prompts_and_signs_are_no_mean() -> None:
+    start, tuned = (arm(name, 0).head(14) for name in ("unsteered", "tuned: guide 1"))
+    text = said([start.assign(adherence=0.5), tuned.assign(adherence=[0.45] * 12 + [1.0] * 2)], best(0.9))
+    assert "unsteered model follows 50 % (95 % interval" in text and "7 of 14" not in text
+    assert ": fewer prompts gain than lose, but the mean rises: neither better nor worse (2 repaired, 12 broken" in text
+
+
 def test_prompts_made_worse_are_counted() -> None:
     text = said([arm("unsteered", 12), arm("tuned: guide 1", 3, start=10)], best(0.9))
     assert "Made worse: 10 of 20 prompts (50 %)" in text and ": a loss (" in text

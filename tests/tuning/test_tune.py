@@ -214,6 +214,8 @@ def test_the_command_line(mechsteer: Callable[..., tuple[int, str, str]], checkp
         ({"floor": 1.5}, "floor must be from 0 to 1"),
         ({"budget": 2.0}, "budget must be above 0 and at most 1"),
         ({"score": "adherance"}, "Did you mean 'adherence'"),
+        ({"side": ms.tasks.opinion()}, "side must be a task whose answers are generated"),
+        ({"side": replace(ms.task(["a"], "uppercase"), samples=())}, "side must be a task .* with samples"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], said: str, model: Any, task: Any) -> None:
@@ -234,6 +236,14 @@ def test_scores_that_are_no_shares_are_refused(command: Any, value: float, said:
     task = ms.task(samples, lambda text, sample: value, name="no share", max_new_tokens=2)
     with pytest.raises(ms.MechsteerError, match=said):
         command(model, task)
+
+
+def test_side_scores_that_are_no_shares_are_refused_before_the_search(
+    model: Any, task: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune_run, "in_step", lambda *arguments: pytest.fail("searched"))
+    with pytest.raises(ms.MechsteerError, match=r"must be from 0 \(not followed\) to 1"):
+        ms.tune(model, task, "guide", side=ms.task(["the cat"], lambda text, sample: 7, max_new_tokens=2))
 
 
 def test_methods_that_prompts_do_not_allow_are_left_out_with_the_reason(model: Any) -> None:
