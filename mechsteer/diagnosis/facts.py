@@ -83,6 +83,7 @@ class Facts:
         n: Prompts.
         missing: Prompts whose instruction the model cannot read, by reason.
         followed: How many of the others are followed.
+        collapsed: The share of their answers that collapsed, which count as not followed.
         without: The prompts without their instruction, whose answers may pass the check too; None where not tried.
         others: The other arms.
         mass: Attention mass of the instruction beside controls, of ignored prompts, mean over layers.
@@ -100,6 +101,7 @@ class Facts:
     n: int
     missing: Mapping[str, int]
     followed: Interval | None = None
+    collapsed: float = 0.0
     without: Better | None = None
     others: Sequence[Better] = ()
     mass: Compared | None = None

@@ -78,7 +78,7 @@ def _reading(facts: Facts) -> Iterator[Finding]:
 def _how_often(facts: Facts) -> Iterator[Finding]:
     if facts.followed is None:
         return
-    yield Finding("how often", "measured", f"Followed as asked: {percent(facts.followed)}.")
+    yield Finding("how often", "measured", f"Followed as asked: {percent(facts.followed)}{_spoilt(facts)}.")
     if facts.without is not None:
         one = facts.without
         says = _without_says(one)
@@ -116,7 +116,7 @@ def _told(one: Better) -> str:
     return f"followed {percent(one.followed)}{_spoilt(one)}; {change}{tail}"
 
 
-def _spoilt(one: Better) -> str:
+def _spoilt(one: Better | Facts) -> str:
     """The answers that count as not followed, whatever the check says of them."""
     return f", {100 * one.collapsed:.0f} % of the answers collapsed" if one.collapsed else ""
 

@@ -28,10 +28,11 @@ def facts_of(tables: "Mapping[str, pd.DataFrame]") -> Facts:
         return facts
     answers = tables["answers"]
     followed, without, others = arm_facts(answers)
-    facts = replace(facts, followed=followed, without=without, others=others)
+    own = answers[answers["arm"] == IN_PLACE]
+    collapsed = float(own["collapsed"].mean())
+    facts = replace(facts, followed=followed, collapsed=collapsed, without=without, others=others)
     if "mass" not in tables:
         return facts
-    own = answers[answers["arm"] == IN_PLACE]
     ignored = own.loc[~own["followed"], "case"].tolist()
     asked = own["case"].tolist() if compliant(facts) else ignored
     measured = set(tables["mass"]["case"])  # not where there is no text beside the instruction

@@ -160,6 +160,20 @@ def test_prompts_that_are_all_instruction_are_asked_and_not_measured(model: Any,
         assert found.to_html(tmp_path / "why.html").exists()
 
 
+def test_answers_that_collapse_as_asked_are_said(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples = [{"prompt": f"about q{n} ?", "instruction": "please"} for n in (1, 2, 3, 4)]
+    task = ms.task(samples, lambda text, sample: True, max_new_tokens=2)
+    run_arm = measures.run_arm
+
+    def collapsed(*arguments: Any, **how: Any) -> pd.DataFrame:
+        rows = run_arm(*arguments, **how).assign(collapsed=[True, True, True, False])
+        return rows.assign(followed=~rows["collapsed"])
+
+    monkeypatch.setattr(measures, "run_arm", collapsed)
+    (said,) = (str(one) for one in ms.diagnose(model, task).findings if str(one).startswith("Followed as asked"))
+    assert said.startswith("Followed as asked: 25 % (1 of 4;") and said.endswith(", 75 % of the answers collapsed.")
+
+
 def test_one_prompt_gives_no_evidence(model: Any) -> None:
     task = ms.task([{"prompt": "about q1 ?", "instruction": "please"}], "uppercase", max_new_tokens=2)
     found = ms.diagnose(model, task)

@@ -127,7 +127,8 @@ def test_what_is_said_of_few_prompts_and_of_answers_that_collapse_agrees_with_it
     strict = Better("without", "as asked", share(1), share(1), 0, 0, 19, 1e-5)
     assert meaning("nothing to fix", replace(lenient, without=strict)) == "The model follows the instruction."
     bare = Better("without", "as asked", share(0), share(12), 0.6, 0, 2, 0.5)
-    (_, one) = findings_of(Facts(20, {}, followed=share(2), without=bare))[:2]
+    own, one = findings_of(Facts(20, {}, followed=share(2), collapsed=0.85, without=bare))[:2]
+    assert str(own) == "Followed as asked: 10 % (2 of 20; 95 % interval 2 to 33 %), 85 % of the answers collapsed."
     assert "passes: 0 % (0 of 20; 95 % interval 0 to 20 %), 60 % of the answers collapsed; 2 prompts with it" in str(
         one
     )
