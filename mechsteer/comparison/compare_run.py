@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.comparison.earlier import FIGURE, RECORD, keep_earlier
 from mechsteer.comparison.html_report import part, report_of, side_by_side
-from mechsteer.comparison.summary import score_column, summarise
+from mechsteer.comparison.summary import repeats, score_column, summarise
 from mechsteer.decoding import Strategy
 from mechsteer.errors import MechsteerError, shown, whole_text
 from mechsteer.evaluation import Task, timed
@@ -85,7 +85,9 @@ class Comparison:
         columns = ["name", "n", "adherence", "adherence_low", "adherence_high", "adherence_uncollapsed", "repaired"]
         columns += ["broken", "p_value", "p_adjusted", "collapsed", "n_tokens", "surprise", "tokens_per_second"]
         table = self.summary[[name for name in columns if not self.summary[name].isna().all()]]
-        return f"{show(table, decimals=2)}\n\n{side_by_side(self.rows, self.score, SHOWN)}"
+        first = self.rows[self.rows["name"] == self.rows["name"].iloc[0]]
+        parts = [show(table, decimals=2), repeats(first), side_by_side(self.rows, self.score, SHOWN)]
+        return "\n\n".join(part for part in parts if part)
 
 
 def repage(folder: Path) -> Path:

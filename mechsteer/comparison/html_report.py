@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.comparison.findings import findings
+from mechsteer.comparison.summary import repeats
 from mechsteer.display import ROWS, STRIP
 from mechsteer.html_report import Report, provenance_of, samples_of
 from mechsteer.html_report.changes import changes
@@ -77,7 +78,7 @@ def report_of(rows: "pd.DataFrame", summary: "pd.DataFrame", score: str, figure:
     return Report(
         title=f"Comparison on {task}, {model}",
         asked=[asked],
-        found={"": findings(summary, rows[score])},
+        found={"": [*findings(summary, rows[score]), *filter(None, [repeats(rows[rows["name"] == names[0]])])]},
         figures={"Adherence by method": figure},
         tables={"summary": summary},
         samples=samples_of(rows, "name", verdict_of(rows, score), key=()),

@@ -51,6 +51,21 @@ def shares(rows: "pd.DataFrame", score: str) -> "pd.Series":
     return values
 
 
+def repeats(rows: "pd.DataFrame") -> str:
+    """What is to be said of prompts that are there before, and answered alike; empty where there are none.
+
+    Args:
+        rows: The rows of one method.
+    """
+    count = int(rows.duplicated(["prompt", "output"]).sum()) if {"prompt", "output"} <= set(rows) else 0
+    if not count:
+        return ""
+    return (
+        f"{count} of the {len(rows)} prompts {'repeats' if count == 1 else 'repeat'} another one and its answer: "
+        "intervals and p-values count them as further evidence, which they are not."
+    )
+
+
 def summarise(rows: "pd.DataFrame", score: str, seconds: Mapping[str, float]) -> "pd.DataFrame":
     """One row a method, in order.
 

@@ -84,6 +84,7 @@ class Facts:
         missing: Prompts whose instruction the model cannot read, by reason.
         followed: How many of the others are followed.
         collapsed: The share of their answers that collapsed, which count as not followed.
+        repeats: What is to be said of prompts that are there several times.
         without: The prompts without their instruction, whose answers may pass the check too; None where not tried.
         others: The other arms.
         mass: Attention mass of the instruction beside controls, of ignored prompts, mean over layers.
@@ -102,6 +103,7 @@ class Facts:
     missing: Mapping[str, int]
     followed: Interval | None = None
     collapsed: float = 0.0
+    repeats: str = ""
     without: Better | None = None
     others: Sequence[Better] = ()
     mass: Compared | None = None

@@ -79,6 +79,8 @@ def _how_often(facts: Facts) -> Iterator[Finding]:
     if facts.followed is None:
         return
     yield Finding("how often", "measured", f"Followed as asked: {percent(facts.followed)}{_spoilt(facts)}.")
+    if facts.repeats:
+        yield Finding("how often", "measured", facts.repeats)
     if facts.without is not None:
         one = facts.without
         says = _without_says(one)

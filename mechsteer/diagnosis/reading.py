@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from mechsteer.analysis.mcnemar import mcnemar
+from mechsteer.comparison.summary import repeats
 from mechsteer.diagnosis.arms import IN_PLACE, WITHOUT
 from mechsteer.diagnosis.cases import SPAN
 from mechsteer.diagnosis.evidence import Compared, compared
@@ -30,7 +31,8 @@ def facts_of(tables: "Mapping[str, pd.DataFrame]") -> Facts:
     followed, without, others = arm_facts(answers)
     own = answers[answers["arm"] == IN_PLACE]
     collapsed = float(own["collapsed"].mean())
-    facts = replace(facts, followed=followed, collapsed=collapsed, without=without, others=others)
+    facts = replace(facts, followed=followed, collapsed=collapsed, repeats=repeats(own))
+    facts = replace(facts, without=without, others=others)
     if "mass" not in tables:
         return facts
     ignored = own.loc[~own["followed"], "case"].tolist()

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from mechsteer.comparison.summary import repeats
 from mechsteer.tuning.held_out import ASKED, TUNED, UNSTEERED, WITHOUT
 from mechsteer.tuning.side_effects import LIMIT
 
@@ -46,6 +47,7 @@ def findings(
                 f"Edge: nothing stronger than {tuned['name']} was tried, so a better setting may lie beyond it."
             )
     said += _side(best, side_right)
+    said.append(repeats(rows[rows["name"] == UNSTEERED]))
     if start["n"] < FEW:
         said.append(_few(int(start["n"])))
     return [one for one in said if one]

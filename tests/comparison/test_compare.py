@@ -239,6 +239,16 @@ def test_answers_that_have_no_score_are_not_counted_as_prompts(tmp_path: Path) -
     assert "nan" not in " ".join((first, second, third))
 
 
+def test_prompts_that_are_there_before_are_said(model: Any, task: Any, tmp_path: Path) -> None:
+    said = "2 of the 6 prompts repeat another one and its answer: intervals and p-values count them as further"
+    twice = replace(task, samples=(*task.samples, *task.samples[:2]))
+    found = ms.compare(model, twice, {"a": None, "b": ms.attention_bias(delta=9.0)}, quality=False)
+    assert said in repr(found) and said in found.to_html(tmp_path / "page.html").read_text("utf-8")
+    assert "repeat" not in repr(ms.compare(model, task, {"a": None}, quality=False))
+    drawn = ms.compare(model, twice, {"a": ms.Sample(temperature=9.0, seed=1)}, quality=False)
+    assert drawn.rows["output"].nunique() == 6 and "repeat" not in repr(drawn)  # each its own draw
+
+
 def test_the_figure(model: Any, task: Any) -> None:
     found = ms.compare(model, task, methods())
     figure = found.plot()

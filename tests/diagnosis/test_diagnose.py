@@ -174,6 +174,12 @@ def test_answers_that_collapse_as_asked_are_said(model: Any, monkeypatch: pytest
     assert said.startswith("Followed as asked: 25 % (1 of 4;") and said.endswith(", 75 % of the answers collapsed.")
 
 
+def test_prompts_that_are_there_before_are_said(model: Any) -> None:
+    task = ms.task([{"prompt": "about q1 ?", "instruction": "please"}] * 2, lambda text, sample: True, max_new_tokens=2)
+    found = ms.diagnose(model, task)
+    assert any(str(one).startswith("1 of the 2 prompts repeats another one") for one in found.findings)
+
+
 def test_one_prompt_gives_no_evidence(model: Any) -> None:
     task = ms.task([{"prompt": "about q1 ?", "instruction": "please"}], "uppercase", max_new_tokens=2)
     found = ms.diagnose(model, task)

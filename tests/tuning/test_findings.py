@@ -86,6 +86,13 @@ def test_no_setting_is_recommended_where_none_helps() -> None:
     assert "all were dropped" in said([arm("unsteered", 4)], none.iloc[:0])
 
 
+def test_prompts_that_are_there_before_are_said() -> None:
+    tables = [arm(name, 4).assign(prompt="p", output="x") for name in ("unsteered", "tuned: guide 1")]
+    assert "19 of the 20 prompts repeat another one and its answer" in said(tables, best(0.5))
+    each = [table.assign(prompt=[f"p{place}" for place in range(N)]) for table in tables]
+    assert "repeat" not in said(each, best(0.5))
+
+
 def test_few_prompts_say_what_they_can_show() -> None:
     text = said([arm("unsteered", 4), arm("tuned: guide 1", 8)], best(0.5))
     assert "at least 6 must be repaired" in text
