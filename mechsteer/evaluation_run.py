@@ -144,10 +144,10 @@ def _kept(run: Run, out: Path, total: int) -> "pd.DataFrame":
     columns = list(map(str, table.columns))
     own, end = _own(columns), columns.index(SECONDS) + 1  # behind it are scores of later parts alone: to the others
     table = table[[*columns[:own], *columns[end:], *columns[own:end]]]
-    return as_numbers(_scored_again(run.task, table) if before else table)
+    return as_numbers(scored_again(run.task, table) if before else table)
 
 
-def _scored_again(task: Any, table: "pd.DataFrame") -> "pd.DataFrame":
+def scored_again(task: Any, table: "pd.DataFrame") -> "pd.DataFrame":
     """The rows with the scores that the task's check gives now; a row may lack some that others have."""
     import pandas as pd
 

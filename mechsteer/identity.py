@@ -4,10 +4,14 @@ import functools
 import hashlib
 import inspect
 import json
+import re
 from collections.abc import Mapping, Set
 from contextlib import suppress
 from dataclasses import fields, is_dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
 from pathlib import Path, PurePath
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
@@ -57,8 +61,8 @@ def cell_key(
         MechsteerError: for an edit whose ``apply`` is a function of one's own that does not say which one it is: give
             it two attributes, ``function.name = "my edit"`` and ``function.version = "1"``, and change the version
             whenever the function changes; for a model with hooks on it; and for a value that has no description. Other
-            functions of one's own, such as a task's check, may have these attributes; without them their code and their
-            file count.
+            functions of one's own may have these attributes; without them their code and their file count. The check of
+            :func:`mechsteer.task` counts by its code, by what plain values it holds, and by these attributes.
 
     Example:
         >>> ms.cell_key(model, task, ms.attention_bias(delta=1.0), ms.Greedy())
@@ -100,6 +104,10 @@ def described(value: Any) -> Any:
         return hashlib.sha256(value).hexdigest()
     if isinstance(value, PurePath | torch.dtype | torch.device):
         return str(value)
+    if isinstance(value, date | time | timedelta | Decimal | Fraction):  # a cell of a table of one's own
+        return [type(value).__qualname__, repr(value)]
+    if isinstance(value, re.Pattern):
+        return ["pattern", described(value.pattern), value.flags]
     if isinstance(value, functools.partial):
         return ["partial", described(value.func), described(value.args), described(value.keywords)]
     if isinstance(value, FunctionType | BuiltinFunctionType | MethodType | type):

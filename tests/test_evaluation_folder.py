@@ -2,8 +2,10 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,17 @@ def test_a_task_of_ones_own_counts_with_its_options_and_its_code(model: Any, tmp
     judged = Echo()
     object.__setattr__(judged, "judge", model)  # what cannot be described does no harm
     assert ms.evaluate(model, judged, out=tmp_path)["output"].tolist() == ["the cat"]
+
+
+def test_samples_may_hold_what_a_table_does(model: Any, tmp_path: Path) -> None:
+    rows = pd.DataFrame({"prompt": PROMPTS, "day": pd.Timestamp("2026-01-02"), "price": Decimal("1.5")})
+    samples = [row | {"wanted": re.compile(f"{number}")} for number, row in enumerate(rows.to_dict("records"))]
+    task = ms.task(samples, lambda text, sample: sample["wanted"].search(text) is None, max_new_tokens=2)
+    assert_frame_equal(ms.evaluate(model, task, out=tmp_path, batch_size=2), ms.evaluate(model, task))
+    assert len(list((tmp_path / "parts").iterdir())) == 1
+    later = ms.task([row | {"day": pd.Timestamp("2026-01-03")} for row in samples], task.check, max_new_tokens=2)
+    ms.evaluate(model, later, out=tmp_path)
+    assert len(list((tmp_path / "parts").iterdir())) == 2
 
 
 def test_scores_are_made_again_with_the_check_of_now(

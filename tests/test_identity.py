@@ -334,6 +334,10 @@ def test_other_functions_of_ones_own_count_by_their_code(tmp_path: Path) -> None
     def captured(n: int) -> Callable:
         return lambda text, sample: len(text) > n
 
+    stated = [lambda text, sample: True for _ in range(2)]
+    stated[0].name, stated[0].version = "good", "1"  # type: ignore[attr-defined]
+    stated[1].name, stated[1].version = "good", "2"  # type: ignore[attr-defined]
+    assert len({ms.cell_key(None, ms.task(["a"], check, name="one")) for check in stated}) == 2
     checks = [lambda text, sample: "a" in text, lambda text, sample: "b" in text, captured(3), captured(4), *least]
     assert len({ms.cell_key(None, task={"check": check}) for check in checks}) == len(checks)
 

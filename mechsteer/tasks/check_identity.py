@@ -19,7 +19,13 @@ DEPTH = 4
 
 
 def identity_of(check: Any) -> Any:
-    """What a check is."""
+    """What a check is, and the name and version that it may give itself."""
+    stated = [getattr(check, attribute, None) for attribute in ("name", "version")]
+    found = _what(check)
+    return [found, stated] if all(isinstance(text, str) and text for text in stated) else found
+
+
+def _what(check: Any) -> Any:
     if isinstance(check, partial):
         return ["partial", identity_of(check.func), plain(check.args), plain(check.keywords)]
     if isinstance(check, MethodType):

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.errors import MechsteerError, positive_int, shown, whole_text
 from mechsteer.files import digest, printable
+from mechsteer.identity import LEFT_OUT
 from mechsteer.prompts import Prompt
 from mechsteer.tasks.answered import answered
 from mechsteer.tasks.check_identity import identity_of
@@ -64,7 +65,7 @@ class OwnTask:
 
     name: str
     samples: tuple[OwnSample, ...] = field(repr=False)
-    check: Spec | Check | None
+    check: Spec | Check | None = field(metadata=LEFT_OUT)  # the data's hash says which it is, whatever it holds
     max_new_tokens: int = MAX_NEW_TOKENS
 
     def __repr__(self) -> str:

@@ -144,12 +144,16 @@ class Reworded:
                 for (body, instruction, context), shown in zip(self.asked, _examples(self), strict=True)
             ]
 
+    def scores(self, sample: Any, text: str) -> dict[str, Any]:
+        """What the task says of an answer."""
+        return self.task.scores(sample, text)
+
     def run(self, model: Any, **how: Any) -> "pd.DataFrame":
         """Answer, and score as the task does: sample, kind, prompt, output, and the scores."""
         return answered(model, self.samples, self.prompts(model), self._row, max_new_tokens=self.max_new_tokens, **how)
 
     def _row(self, sample: Any, made: Prompt, output: str) -> dict[str, Any]:
-        return {"kind": kind_of(sample), "prompt": made.text, "output": output} | self.task.scores(sample, output)
+        return {"kind": kind_of(sample), "prompt": made.text, "output": output} | self.scores(sample, output)
 
 
 def _examples(one: Reworded) -> tuple[tuple[Example, ...], ...]:

@@ -12,7 +12,9 @@ from mechsteer.comparison.summary import score_column, shares
 from mechsteer.decoding import Directer
 from mechsteer.errors import MechsteerError
 from mechsteer.evaluation import evaluate
+from mechsteer.evaluation_run import scored_again
 from mechsteer.identity import cell_key
+from mechsteer.quality.columns import as_numbers
 from mechsteer.steering.intervention import side_by_side
 from mechsteer.studies.core.cells import cell
 from mechsteer.tuning.ladders import Way
@@ -127,13 +129,18 @@ class Runs:
         return table.assign(followed=followed, adherence=followed * sound, quality=true * sound)
 
     def _kept(self, part: Any, way: Way) -> pd.DataFrame:
+        new = []
+
         def compute() -> pd.DataFrame:
+            new.append(True)
             how = {"steer": way.steer, "strategy": way.strategy, "batch_size": self.batch_size}
             return evaluate(self.model, part, quality=True, **how)
 
         if self.out is None:
             return compute()
-        return cell(self.out, cell_key(self.model, part, way.steer, way.strategy, {"quality": True}), compute)
+        table = cell(self.out, cell_key(self.model, part, way.steer, way.strategy, {"quality": True}), compute)
+        # What is kept are answers; their scores are those of the check of now, of which the key does not know all.
+        return table if new else as_numbers(scored_again(part, table))
 
 
 def all_or_each(asked: Mapping[str, Any], run: Callable[[Any], Mapping[str, Any]]) -> dict[str, Any]:

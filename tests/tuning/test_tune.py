@@ -1,5 +1,6 @@
 """``tune`` as a whole: the same tables after a kill, what was chosen, the page, the command line, what is refused."""
 
+import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -236,6 +237,26 @@ def test_scores_that_are_no_shares_are_refused(command: Any, value: float, said:
     task = ms.task(samples, lambda text, sample: value, name="no share", max_new_tokens=2)
     with pytest.raises(ms.MechsteerError, match=said):
         command(model, task)
+
+
+def test_checks_may_hold_what_has_no_description_and_score_kept_answers_again(model: Any, tmp_path: Path) -> None:
+    samples = [{"prompt": text, "instruction": "answer in capitals"} for text in PROMPTS]
+
+    class Judge:
+        def __init__(self, good: bool) -> None:
+            self.good, self.model = good, model
+
+    def tuned(judge: Judge, pattern: re.Pattern[str]) -> Any:
+        def check(text: str, sample: Any) -> bool:
+            return judge.good and pattern.search(text) is None
+
+        task = ms.task(samples, check, name="judged", max_new_tokens=2)
+        return ms.tune(model, task, "guide", floor=0.0, budget=0.05, out=tmp_path)
+
+    with unchecked():
+        found = [tuned(Judge(good), re.compile("never")) for good in (False, True)]
+    assert [one.test["adherence"].iloc[0] for one in found] == [0.0, 1.0]
+    assert set(found[1].test["followed"]) == {1.0}
 
 
 def test_side_scores_that_are_no_shares_are_refused_before_the_search(
