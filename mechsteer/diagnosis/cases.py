@@ -14,7 +14,9 @@ from mechsteer.tasks.spans import standing, untagged
 SPAN = "instruction"
 
 UNMARKED = "no instruction is marked in them"
-"""Why one that is not there is not missed."""
+NO_ROOM = "the context has no room behind them for the most new tokens, so give a smaller max_new_tokens"
+NOT_CUT = (UNMARKED, NO_ROOM)
+"""Why prompts are left out whose instruction is not missing."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ def _missing(model: Any, task: Any, number: int, prompt: Prompt) -> str:
     end = max(b for _, b in prompt.spans[SPAN])
     if start < 0 or end > len(prompt) or (told and not standing(prompt.text, told)):
         return "the instruction is not whole in the prompt"
-    if not is_encoder_decoder(model) and len(prompt) + task.max_new_tokens > model.cfg.n_ctx:
-        return f"{len(prompt)} tokens and {task.max_new_tokens} new ones exceed the context of {model.cfg.n_ctx}"
-    return ""
+    if is_encoder_decoder(model) or len(prompt) + task.max_new_tokens <= model.cfg.n_ctx:
+        return ""
+    return (
+        NO_ROOM if len(prompt) <= model.cfg.n_ctx else f"{len(prompt)} tokens exceed the context of {model.cfg.n_ctx}"
+    )

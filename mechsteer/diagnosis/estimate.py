@@ -14,7 +14,7 @@ def estimate(model: Any, cases: Cases, batch_size: int) -> str:
     """Time and memory in words: one batch is run to find them; shorter where the model turns out to follow."""
     readable = cases.readable
     if not readable:
-        return "The model can read no prompt whole: nothing is generated."
+        return "No prompt can be asked: nothing is generated."
     arms = len(asked_arms(readable)) + len(other_arms(model, readable, cases.max_new_tokens))
     length = max(len(case.prompt) for case in readable)
     table = plan(

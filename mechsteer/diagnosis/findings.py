@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 
+from mechsteer.diagnosis.cases import NOT_CUT
 from mechsteer.diagnosis.evidence import ABOVE, BELOW, LEVEL, NONE
 from mechsteer.diagnosis.facts import Better, Facts
 from mechsteer.diagnosis.finding import Finding
@@ -43,6 +44,8 @@ def meaning(cause: str, facts: Facts) -> str:
     ignored = 0 if facts.followed is None else n - round(facts.followed.mean * n)
     if cause == FOLLOWED and facts.without is not None and _without_says(facts.without) != ABOVE:
         return f"The check passes, {_passes(facts.without)}: no evidence that the model does it for being told."
+    if cause == UNKNOWN and facts.followed is None:
+        return "No prompt could be asked."
     if cause == UNKNOWN and compliant(facts):
         return f"{n - ignored} of {n} are followed, too few prompts to say that there is nothing to fix: give more."
     if cause == UNKNOWN and ignored < FEWEST:
@@ -70,9 +73,8 @@ def findings_of(facts: Facts) -> list[Finding]:
 
 def _reading(facts: Facts) -> Iterator[Finding]:
     for reason, count in facts.missing.items():
-        yield Finding(
-            "reading", BELOW, f"{count} of {facts.n} prompts cannot be read with their instruction: {reason}."
-        )
+        what = "were left out" if reason in NOT_CUT else "cannot be read with their instruction"
+        yield Finding("reading", BELOW, f"{count} of {facts.n} prompts {what}: {reason}.")
 
 
 def _how_often(facts: Facts) -> Iterator[Finding]:

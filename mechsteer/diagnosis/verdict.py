@@ -3,7 +3,7 @@
 In this order, the first that holds:
 
 1. **truncated away**: at least half of the prompts do not hold their instruction where the model reads them; those
-   that have none do not count.
+   that have none, or are left out because the context is too short for their answers, do not count.
 2. **nothing to fix**: at least nine of ten prompts are followed, and the interval of that share is above one half.
 3. **wrong template**: another template repairs prompts (exact McNemar test, adjusted).
 4. **lost by distance**: the instruction nearer to the answer repairs prompts, and attention to it speaks more for
@@ -22,7 +22,7 @@ In this order, the first that holds:
 Decodability decides nothing alone: a blank probe is not evidence of absence.
 """
 
-from mechsteer.diagnosis.cases import UNMARKED
+from mechsteer.diagnosis.cases import NOT_CUT
 from mechsteer.diagnosis.evidence import ABOVE
 from mechsteer.diagnosis.facts import Facts
 from mechsteer.diagnosis.forms import NEARER, SHUFFLED, TEMPLATES
@@ -45,8 +45,9 @@ HALF = 0.5
 
 def cut_off(facts: Facts) -> bool:
     """Whether the model cannot read the instruction of half of the prompts that have one, or more."""
-    none = facts.missing.get(UNMARKED, 0)
-    return 2 * (sum(facts.missing.values()) - none) >= facts.n - none
+    left_out = sum(facts.missing.get(reason, 0) for reason in NOT_CUT)
+    cut, asked = sum(facts.missing.values()) - left_out, facts.n - left_out
+    return 0 < asked <= 2 * cut
 
 
 def compliant(facts: Facts) -> bool:

@@ -118,8 +118,16 @@ def test_prompts_without_an_instruction_are_not_truncated(model: Any) -> None:
     samples = [{"prompt": "about q1 ?", "instruction": "reply loudly"}, "about q2 ?", "about q3 ?"]
     found = ms.diagnose(model, ms.task(samples, "uppercase", max_new_tokens=2))
     assert found.cause == "no evidence" and "1 of 1 are followed" in found.verdict
-    said = "2 of 3 prompts cannot be read with their instruction: no instruction is marked in them."
+    said = "2 of 3 prompts were left out: no instruction is marked in them."
     assert [str(one) for one in found.findings if one.about == "reading"] == [said]
+
+
+def test_prompts_without_room_for_the_answer_are_not_truncated(model: Any, tmp_path: Path) -> None:
+    samples = [{"prompt": f"about q{n} ?", "instruction": "reply loudly"} for n in (1, 2)]
+    found = ms.diagnose(model, ms.task(samples, "uppercase", max_new_tokens=model.cfg.n_ctx), out=tmp_path)
+    assert found.verdict == "no evidence. No prompt could be asked."
+    assert str(found.findings[1]).startswith("2 of 2 prompts were left out: the context has no room behind them for")
+    assert found.to_html(tmp_path / "why.html").exists()
 
 
 def test_an_answer_that_the_limit_cut_off_did_not_end(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

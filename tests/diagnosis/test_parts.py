@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import mechsteer as ms
 from mechsteer.analysis.mcnemar import exact_p
-from mechsteer.diagnosis.cases import UNMARKED, cases_of
+from mechsteer.diagnosis.cases import NO_ROOM, UNMARKED, cases_of
 from mechsteer.diagnosis.decision import Decision, decision, margins
 from mechsteer.diagnosis.editing import with_last, with_words_shuffled, without_span
 from mechsteer.diagnosis.evidence import ABOVE, BELOW, NONE, Compared, compared
@@ -50,7 +50,8 @@ IGNORED = Facts(20, {}, followed=share(2))
     ("cause", "facts"),
     [
         ("truncated away", Facts(20, {"not whole": 10})),
-        ("truncated away", Facts(20, {"not whole": 4, UNMARKED: 12})),
+        ("truncated away", Facts(20, {"not whole": 4, UNMARKED: 8, NO_ROOM: 4})),
+        ("no evidence", Facts(20, {NO_ROOM: 20})),
         ("nothing to fix", Facts(20, {UNMARKED: 12}, followed=share(8, 8))),
         ("nothing to fix", Facts(20, {}, followed=share(18))),
         ("no evidence", Facts(3, {}, followed=share(3, 3))),
