@@ -9,6 +9,7 @@ from mechsteer.diagnosis.editing import without_span
 from mechsteer.errors import MechsteerError, file_as_task, shown
 from mechsteer.models import check_model, is_encoder_decoder
 from mechsteer.prompts import Prompt
+from mechsteer.prompts.making import token_ranges
 from mechsteer.tasks.spans import standing, untagged
 
 SPAN = "instruction"
@@ -78,7 +79,7 @@ def cases_of(model: Any, task: Any) -> Cases:
         task.ready()
     found = [
         Case(number, prompt, _without(model, task, number, prompt), _missing(model, task, number, prompt))
-        for number, prompt in enumerate(task.prompts(model))
+        for number, prompt in enumerate(_prompts(model, task))
     ]
     if all(SPAN not in case.prompt.spans and not _told(task, case.number) for case in found):
         raise MechsteerError(
@@ -86,6 +87,22 @@ def cases_of(model: Any, task: Any) -> Cases:
             "between <!!-> and <-!!>."
         )
     return Cases(task, tuple(found), task.max_new_tokens)
+
+
+def _prompts(model: Any, task: Any) -> list[Prompt]:
+    """Its prompts, with the instruction marked where a sample says what it is and its prompt does not say where."""
+    made = []
+    for number, prompt in enumerate(task.prompts(model)):
+        places = [] if SPAN in prompt.spans else standing(prompt.text, _told(task, number))
+        whole = [(start, _past_marks(prompt.text, end)) for start, end in places]
+        spans = {SPAN: token_ranges(whole, prompt.offsets)} if places else {}
+        made.append(replace(prompt, spans={**prompt.spans, **spans}) if spans.get(SPAN) else prompt)
+    return made
+
+
+def _past_marks(text: str, end: int) -> int:
+    """Behind the colon or full stop that ends an instruction, which nothing else needs."""
+    return end + len(text[end:]) - len(text[end:].lstrip(":;,.!"))
 
 
 def _without(model: Any, task: Any, number: int, prompt: Prompt) -> Prompt | None:

@@ -214,7 +214,7 @@ def tokenised(model: Any, rendered: Rendered, template: Mapping[str, Any] | None
     if not ids:
         raise MechsteerError(f"The prompt {shown(text)} has no tokens.")
     offsets = tuple(places[-len(ids) :])
-    spans = {name: merged for name, found in rendered.spans.items() if (merged := _token_ranges(found, offsets))}
+    spans = {name: merged for name, found in rendered.spans.items() if (merged := token_ranges(found, offsets))}
     return Prompt(
         text,
         torch.tensor(ids, dtype=torch.long),
@@ -227,7 +227,7 @@ def tokenised(model: Any, rendered: Rendered, template: Mapping[str, Any] | None
     )
 
 
-def _token_ranges(found: list[tuple[int, int]], offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def token_ranges(found: list[tuple[int, int]], offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Token ranges of character ranges: a token belongs when it overlaps one."""
     inside = [any(max(a, s) < min(b, e) for a, b in found) for s, e in offsets]
     ranges: list[tuple[int, int]] = []

@@ -213,6 +213,13 @@ def test_of_a_conversation_no_other_template_is_made(tiny: Callable[..., Any]) -
         assert all(one is not None and one.text.strip() == whole["content"].strip() for one in plain)
 
 
+def test_an_instruction_that_a_task_knows_and_does_not_mark_is_found_in_its_prompts(trap_t5: Any) -> None:
+    task = replace(ms.tasks.memotrap(), samples=ms.tasks.memotrap().samples[:2])
+    for trap, case in zip(task.samples, cases_of(trap_t5, task).readable, strict=True):
+        assert case.prompt.span_text("instruction") == f"{trap.instruction}:"
+        assert case.without is not None and case.without.text == trap.stem.strip()
+
+
 def test_formats_whose_marks_the_template_lacks() -> None:
     assert [one.name for one in formats_for(tokenizer(OTHER_CHAT))] == ["ChatML"]
     assert [one.name for one in formats_for(tokenizer(""))] == ["ChatML"]
