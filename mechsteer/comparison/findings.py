@@ -18,9 +18,16 @@ def findings(summary: "pd.DataFrame", scores: Iterable[float] = ()) -> list[str]
         scores: What it is of, where that is known; see :func:`mechsteer.stats.in_percent`.
     """
     first, *others = summary.to_dict("records")
-    told, among = (_share, "of") if in_percent(summary, scores) else (_mean, "on")
+    known = [float(score) for score in scores]
+    told, among = (_share, "of") if in_percent(summary, known) else (_mean, "on")
+    test = sign_test(known)
     start = f"{first['name']}: adherence {told(first)} {among} {first['n']} prompts{_collapsed(first)}."
-    return [start, *(_against(row, first, told, among) for row in others)]
+    return [start, *(_against(row, first, told, test) for row in others)]
+
+
+def sign_test(scores: Iterable[float]) -> str:
+    """What the test of repaired against broken is called: McNemar's is of scores that are 0 or 1; NaN is left out."""
+    return "exact McNemar" if all(score in (0, 1) for score in scores if score == score) else "exact sign test,"
 
 
 def _share(row: dict[Any, Any]) -> str:
@@ -37,10 +44,11 @@ def _mean(row: dict[Any, Any]) -> str:
     return f"{row['adherence']:.3g} ({'one value has no interval' if math.isnan(row['adherence_low']) else ends})"
 
 
-def _against(row: dict[Any, Any], first: dict[Any, Any], adherence: Callable[[dict[Any, Any]], str], among: str) -> str:
+def _against(row: dict[Any, Any], first: dict[Any, Any], adherence: Callable[[dict[Any, Any]], str], test: str) -> str:
     p = row["p_adjusted"] if not math.isnan(row["p_adjusted"]) else row["p_value"]
-    told = "no prompt changed sides" if math.isnan(p) else f"exact McNemar p = {p:.2g}, adjusted for all methods"
+    told = "no prompt changed sides" if math.isnan(p) else f"{test} p = {p:.2g}, adjusted for all methods"
     sure = "" if math.isnan(p) or p < 0.05 else "; these prompts cannot tell it from chance"
+    among = "of" if adherence is _share else "on"
     scored = f" {among} {row['n']} prompts" * bool(row["n"] != first["n"])  # a check may give some answers no score
     changed = f"against {first['name']} {row['repaired']} repaired and {row['broken']} broken ({told}{sure})"
     return f"{row['name']}: adherence {adherence(row)}{scored}; {changed}{_collapsed(row)}."

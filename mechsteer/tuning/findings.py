@@ -99,10 +99,11 @@ def _verdict(start: Row, tuned: Row) -> str:
     else:  # graded scores: many small losses and a few large gains, say, of which the test counts the signs
         mean = "rises" if risen > 0 else "falls" if risen < 0 else "stays"
         verdict = f"{'more' if more else 'fewer'} prompts gain than lose, but the mean {mean}: neither better nor worse"
+    test = "exact McNemar" if start["whole"] and tuned["whole"] else "exact sign test,"
     quality = f"quality {_percent(start['quality'])} -> {_percent(tuned['quality'])} %"
     return (
         f"With {_setting(tuned)} it follows {share(tuned)}: {verdict} ({int(tuned['repaired'])} repaired, "
-        f"{int(tuned['broken'])} broken, exact McNemar p = {tuned['p_value']:.2g}); {quality}."
+        f"{int(tuned['broken'])} broken, {test} p = {tuned['p_value']:.2g}); {quality}."
     )
 
 

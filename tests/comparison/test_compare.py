@@ -223,6 +223,7 @@ def test_counts_that_are_seldom_above_one_are_no_shares() -> None:
     found = Comparison(rows, summarise(rows, "adherence", {}), "adherence")
     said = findings(found.summary, rows["adherence"])
     assert said[1].startswith("b: adherence 0.5 (95 % interval 0.178 to 0.822); against a 8 repaired")
+    assert "(exact sign test, p = 0.0078" in said[1] and "exact McNemar p" in findings(found.summary)[1]
     assert "50 %" not in found._repr_html_() and "%" not in found.plot().axes[0].get_xlabel()
 
 

@@ -53,6 +53,7 @@ def test_graded_scores_are_no_count_of_prompts_and_signs_are_no_mean() -> None:
     text = said([start.assign(adherence=0.5), tuned.assign(adherence=[0.45] * 12 + [1.0] * 2)], best(0.9))
     assert "unsteered model follows 50 % (95 % interval" in text and "7 of 14" not in text
     assert ": fewer prompts gain than lose, but the mean rises: neither better nor worse (2 repaired, 12 broken" in text
+    assert "exact sign test, p =" in text
 
 
 def test_prompts_made_worse_are_counted() -> None:
