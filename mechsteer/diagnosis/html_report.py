@@ -24,8 +24,9 @@ HEADINGS = {
 
 
 READING = (
-    "Each p is of a two-sided exact test, adjusted where several forms, layers or methods were tried; each interval is "
-    "of its own comparison alone, so that it may leave out 0 where the test, of few prompts, finds no evidence."
+    "Each p is of a two-sided exact test (that of followed against ignored prompts is Mann and Whitney's, that of the "
+    "probe counts its shuffles), adjusted where several forms, layers or methods were tried; each interval is of its "
+    "own comparison alone, so that it may leave out 0 where the test, of few prompts, finds no evidence."
 )
 
 
