@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+LONGEST = 200
+"""Letters of a method's name, which may be a path, in that of its folder."""
+
 SHOWN = 5
 """Prompts in the text and in a notebook."""
 
@@ -187,5 +190,6 @@ def _method(model: Any, name: str, value: Any) -> tuple[Intervention | None, Str
 
 
 def _folder(name: str) -> str:
-    """A folder's name for a method; two names never share one."""
-    return f"{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-') or 'method'}-{digest(name)[:6]}"
+    """A folder's name for a method, as long as file systems allow; two names never share one."""
+    letters = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")[:LONGEST]
+    return f"{letters or 'method'}-{digest(name)[:6]}"

@@ -89,6 +89,12 @@ def test_p_values_are_adjusted_and_other_scores_count_by_sign() -> None:
     assert "p_value  p_adjusted" in lines[0] and "0.031       0.062" in lines[3]
 
 
+def test_names_as_long_as_a_path_have_folders(model: Any, task: Any, tmp_path: Path) -> None:
+    names = [f"{'folder/' * 60}{kind}.safetensors" for kind in "ab"]
+    ms.compare(model, task, dict.fromkeys(names), quality=False, out=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_a_killed_comparison_goes_on(model: Any, task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original, calls = type(task).run, []
 
