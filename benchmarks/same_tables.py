@@ -6,12 +6,14 @@ printed. To see whether a change of the code changed a number: run a study befor
 Run: ``.venv/bin/python -m benchmarks.same_tables OLD NEW``; the exit code is 1 where something differs.
 """
 
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
 import pandas as pd
 import tyro
 
@@ -65,13 +67,20 @@ def differences(old: pd.DataFrame, new: pd.DataFrame) -> Iterator[str]:
         return
     timed = old.get("our_measure", pd.Series("", index=old.index)).astype(str).str.startswith(MEASURED).to_numpy()
     for name in [name for name in old.columns if name in new.columns and not left_out(name)]:
-        a, b = (table[name].reset_index(drop=True) for table in (old, new))
+        a, b = (table[name].reset_index(drop=True).map(_plain) for table in (old, new))
         same = ((a == b) | (a.isna() & b.isna())).fillna(False).to_numpy(dtype=bool)
         wrong = ~same & ~(timed if name == "ours" else False)
         if wrong.any():
             first = int(wrong.argmax())
             before, after = a.tolist()[first], b.tolist()[first]
             yield f"{name}: {int(wrong.sum())} of {len(old)} rows, first {before!r} became {after!r}"
+
+
+def _plain(value: Any) -> Any:
+    """A list, which is read as an array and has no one truth value beside another, as a text of all its items."""
+    return (
+        json.dumps(value, default=lambda part: part.tolist()) if isinstance(value, np.ndarray | list | dict) else value
+    )
 
 
 def compare(old: Path, new: Path, *, cells: bool = False) -> tuple[list[str], int]:

@@ -38,6 +38,14 @@ def test_a_difference_is_told(new: pd.DataFrame, said: str, tmp_path: Path) -> N
     assert len(found) == 1 and said in found[0]
 
 
+def test_lists_in_cells_are_compared_item_by_item(tmp_path: Path) -> None:
+    lists = [[[0.1, 2.0], [3.0]], [[float("nan")], []]]
+    old = TABLE.assign(x=lists)
+    assert compare(*folders(tmp_path, TABLE.assign(x=lists), old)) == ([], 1)
+    found, _ = compare(*folders(tmp_path, TABLE.assign(x=[[[0.1, 2.0], [3.5]], lists[1]]), old))
+    assert len(found) == 1 and "x: 1 of 2 rows" in found[0] and "3.5" in found[0]
+
+
 def test_times_may_differ_and_nothing_else(tmp_path: Path) -> None:
     old = pd.DataFrame({"our_measure": ["token_ms (ms)", "adherence (%)"], "ours": [1.0, 2.0], "token_ms": [1.0, 2.0]})
     assert compare(*folders(tmp_path, old.assign(ours=[9.0, 2.0], token_ms=7.0), old)) == ([], 1)
