@@ -84,6 +84,9 @@ def render(tokenizer: Any, turns: Sequence[Turn], arguments: Mapping[str, Any]) 
     literals = re.split("|".join(map(re.escape, slots)), frame)
     _check_unmarked(tokenizer, turns, literals)
     text = _apply(tokenizer, turns, [turn.content for turn in turns], arguments, continued=continued)
+    last = turns[-1].content
+    if continued and not last.strip() and not text.endswith((literals[-2], literals[-2] + last)):
+        raise MechsteerError("The assistant's last message is empty, and this chat template trims it: leave it out.")
     spans = _placed(text, [turns[place] for place in order], literals)
     return Rendered(text, spans, None if continued else _lead(tokenizer, turns, slots, arguments, frame))
 
