@@ -53,7 +53,8 @@ class Rendered:
     Attributes:
         text: The text.
         spans: Character ranges in it.
-        answer_lead: What the template puts before an answer's first word; None where the text ends in no header.
+        answer_lead: What the template puts before an answer's first word; None where the text ends in no header, or the
+            template does not say.
     """
 
     text: str
@@ -176,15 +177,21 @@ def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     return start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip())
 
 
-def _lead(tokenizer: Any, turns: Sequence[Turn], slots: Sequence[str], arguments: Mapping[str, Any], frame: str) -> str:
-    """The spaces that the template puts between its header and an answer: most have none, Llama 2's one."""
+def _lead(
+    tokenizer: Any, turns: Sequence[Turn], slots: Sequence[str], arguments: Mapping[str, Any], frame: str
+) -> str | None:
+    """The spaces that the template puts between its header and an answer: most have none, Llama 2's one.
+
+    None where the template does not say: it writes no answers, or no header.
+    """
     answer = f"{_OPEN}answer{_CLOSE}"
     try:
         whole = _apply(tokenizer, [*turns, Turn("assistant", "")], [*slots, answer], arguments, continued=True)
     except MechsteerError:
-        return ""
-    between = whole.partition(answer)[0].removeprefix(frame) if whole.startswith(frame) else ""
-    return between if not between.strip(" ") else ""
+        return None
+    before, written, _ = whole.partition(answer)
+    between = before.removeprefix(frame)
+    return between if written and before.startswith(frame) and not between.strip(" ") else None
 
 
 def _check_unmarked(tokenizer: Any, turns: Sequence[Turn], literals: Sequence[str]) -> None:
