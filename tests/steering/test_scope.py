@@ -261,5 +261,10 @@ def test_a_span_that_one_prompt_lacks_is_said_before_anything_is_run(run: Any, t
         with hooked(model, seen), pytest.raises(ms.MechsteerError, match=r"Unknown span .*the mat.*To mark it"):
             run(model, prompts, steer=steer, batch_size=1)
         assert not passes
+    gates = ms.Directer(), ms.Gated([ms.attention_bias(delta=1.0)]), ms.Directer(beta=[0.5], span="task")
+    for gate in gates if run is ms.generate else ():
+        with hooked(model, seen), pytest.raises(ms.MechsteerError, match=r"Unknown span .*the mat|more prompts than"):
+            run(model, prompts, strategy=gate, batch_size=1)
+        assert not passes
     mine = ms.attention_bias(delta=1.0, rows=[0])
     run(model, prompts, steer=mine, batch_size=1)
