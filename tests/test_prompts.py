@@ -256,6 +256,33 @@ def test_a_batch_needs_prompts_and_a_side() -> None:
         ms.batch([ms.prompt(PLAIN, "cat")], side="middle")
 
 
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        (["the cat"], r"A batch is of prompts that ms\.prompt has made, got 'the cat'"),
+        ("the cat", "prompts must be a list, got 'the cat'"),
+        (ms.prompt(PLAIN, "cat"), r"prompts must be a list, got Prompt\('cat'"),
+    ],
+)
+def test_a_batch_is_of_prompts(prompts: Any, message: str, unchecked: None) -> None:
+    with pytest.raises(ms.MechsteerError, match=message):
+        ms.batch(prompts, side="left")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"system": ["be brief"]}, r"The system message of a prompt is a text, got \['be brief'\]"),
+        ({"separator": None}, "The separator of a prompt is a text, got None"),
+        ({"order": None}, "order must be a list, got None"),
+        ({"order": "task"}, "order must be a list, got 'task'"),
+    ],
+)
+def test_what_joins_the_parts_is_checked(options: dict[str, Any], message: str, unchecked: None) -> None:
+    with pytest.raises(ms.MechsteerError, match=message):
+        ms.prompt(CHAT, "the task", instruction="answer", **options)
+
+
 def test_a_span_that_is_not_within_the_prompt_is_refused() -> None:
     made = ms.prompt(PLAIN, "the cat sat")
     outside = replace(made, spans={"task": [(1, len(made) + 1)]})

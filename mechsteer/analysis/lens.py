@@ -152,14 +152,14 @@ def _followed(model: Any, targets: Targets, prompts: Sequence[Prompt], before: S
         raise MechsteerError("No targets were given; None follows the most likely tokens.")
     if all(isinstance(row, str) or whole(row) is not None for row in rows):
         rows = [rows] * count
-    if len(rows) != count or not all(isinstance(row, Sequence) and len(row) for row in rows):
+    if len(rows) != count or not all(isinstance(row, Sequence) and len(row) for row in rows) or str in map(type, rows):
         raise MechsteerError(
             f"targets must be one list of words or token ids, or one such list for each of the {count} prompts, got "
             f"{shown(targets)}."
         )
     found: list[Followed] = [{} for _ in prompts]
     for row, made, text, followed in zip(rows, prompts, before, found, strict=True):
-        for target in dict.fromkeys(row):
+        for target in row:
             if isinstance(target, str):
                 first, *rest = word_ids(model, target, made, written=text)
                 word = (target.strip(), 1 + len(rest))

@@ -104,7 +104,7 @@ def layer_sensitivity(
             found[row] = scores
 
     for p in made:
-        _positions(p, span, beyond)  # before anything is run
+        span_positions(p, span, beyond)  # before anything is run
     run_batches(model, made, run, steer=as_intervention(steer), batch_size=batch_size)
     return _table(found)
 
@@ -171,7 +171,7 @@ def span_columns(prompts: Batch, span: str | Sequence[str], *, beyond: int = 0) 
     """
     columns = torch.zeros_like(prompts.mask)
     for row, (p, start) in enumerate(zip(prompts.prompts, prompts.starts, strict=True)):
-        columns[row, [start + position for position in _positions(p, span, beyond)]] = True
+        columns[row, [start + position for position in span_positions(p, span, beyond)]] = True
     return columns
 
 
@@ -185,7 +185,12 @@ def cached_columns(model: Any, columns: Bool[Tensor, "rows keys"]) -> Bool[Tenso
     return torch.cat([columns[:, :-1], torch.zeros_like(columns[:, -1:])], dim=1)
 
 
-def _positions(p: Prompt, span: str | Sequence[str], beyond: int) -> list[int]:
+def span_positions(p: Prompt, span: str | Sequence[str], beyond: int = 0) -> list[int]:
+    """The positions of a span or spans, and of so many tokens after each stretch.
+
+    Raises:
+        MechsteerError: if the prompt does not have one of them, or they are empty.
+    """
     names = [span] if isinstance(span, str) else list(span)
     inside = {position for name in names for position in p.positions(name)}
     wider = {position + shift for position in inside for shift in range(beyond + 1)}

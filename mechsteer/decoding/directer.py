@@ -30,14 +30,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from mechsteer.analysis.key_scaling import check_key_scaling, key_scaling_distances, scaled_sites
-from mechsteer.analysis.sensitivity import cached_columns, layer_scores, ranking, span_columns
+from mechsteer.analysis.sensitivity import cached_columns, layer_scores, ranking, span_columns, span_positions
 from mechsteer.decoding.gate import checked_betas
 from mechsteer.decoding.strategies import Pass, own_numbers
 from mechsteer.decoding.trial_copies import Copies, Hooks
 from mechsteer.decoding.trials import GatedChooser
 from mechsteer.errors import MechsteerError, one_of, positive_int, shown
 from mechsteer.models import State, predicting_stack
-from mechsteer.prompts import Batch
+from mechsteer.prompts import Batch, Prompt
 from mechsteer.steering import Step
 
 ORDERS = ("sensitivity", "reversed", "random")
@@ -132,6 +132,11 @@ class ScaledKeys:
     def count(self) -> int:
         """One for each number of layers."""
         return len(self.sizes)
+
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
+        """Each needs the span."""
+        for p in prompts:
+            span_positions(p, self.settings.span)
 
     def begin(self, current: Pass, before: State) -> None:
         """Rank the layers."""

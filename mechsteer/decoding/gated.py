@@ -16,7 +16,9 @@ from mechsteer.decoding.trial_copies import Copies, Hooks
 from mechsteer.decoding.trials import GatedChooser
 from mechsteer.errors import MechsteerError, shown
 from mechsteer.models import State
+from mechsteer.prompts import Prompt
 from mechsteer.steering import BoundEdit, Intervention, Step, attach, check_fired, several
+from mechsteer.steering.batches import check_spans
 from mechsteer.steering.registry import on_keys
 
 
@@ -77,6 +79,11 @@ class Schedule:
     def count(self) -> int:
         """One for each intervention."""
         return len(self.interventions)
+
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
+        """Each needs the spans of the interventions that are meant for it."""
+        for item in self.interventions:
+            check_spans(prompts, item)
 
     def begin(self, current: Pass, before: State) -> None:
         """Bind the interventions to a step of their own, which follows the run's."""

@@ -16,6 +16,7 @@ from mechsteer.decoding.recorder import Recorder
 from mechsteer.decoding.showing import page_of, text_of
 from mechsteer.decoding.stops import naming_specials, text_before
 from mechsteer.decoding.strategies import Chooser, Strategy, as_strategy
+from mechsteer.decoding.trials import GatedChooser
 from mechsteer.errors import MechsteerError, positive_int, shown
 from mechsteer.models import as_prompts, context_of, fits, hooked, is_encoder_decoder, pad
 from mechsteer.prompts import Prompt, Prompts
@@ -159,6 +160,9 @@ def started(
     run.applied = processors(model, strategy, max_new_tokens, use=generation_config)
     run.recorder = Recorder(model, record, len(made))
     check_fits(model, made, run.steer)
+    chooser = getattr(run.chooser, "inner", run.chooser)  # of a strategy that is watched
+    if isinstance(chooser, GatedChooser):
+        chooser.check_prompts(made)
     return run
 
 

@@ -27,11 +27,13 @@ def completed(tokenizer: Any, tokens: Sequence[int], stop: Sequence[str], specia
 
 def text_before(tokenizer: Any, tokens: Sequence[int], stop: Sequence[str], special: Sequence[str] = ()) -> str:
     """What tokens say, without special tokens, up to the first stop text."""
-    kept = len(tokens)
+    kept, cut = len(tokens), ""
     if special:
         whole = tokenizer.decode(tokens, skip_special_tokens=False)
         first = min((place for end in special if (place := whole.find(end)) >= 0), default=len(whole))
         while kept and len(tokenizer.decode(tokens[:kept], skip_special_tokens=False)) > first:
             kept -= 1
-    text = tokenizer.decode(tokens[:kept], skip_special_tokens=True)
+        # A stop text may begin within a token, of which the text keeps what is before it.
+        cut = whole[len(tokenizer.decode(tokens[:kept], skip_special_tokens=False)) : first]
+    text = tokenizer.decode(tokens[:kept], skip_special_tokens=True) + cut
     return text[: min((place for end in stop if (place := text.find(end)) >= 0), default=len(text))]

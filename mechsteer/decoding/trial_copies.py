@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from mechsteer.decoding.strategies import Pass
 from mechsteer.models import State
+from mechsteer.prompts import Prompt
 from mechsteer.steering import Step
 
 Hooks = Sequence[tuple[str, Callable[..., Any]]]
@@ -49,6 +50,14 @@ class Trials(Protocol):
 
     def count(self) -> int:
         """How many trials a token has at most."""
+        ...
+
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
+        """Before the first pass of a run of these prompts.
+
+        Raises:
+            MechsteerError: if one of them lacks a span that a trial acts on.
+        """
         ...
 
     def begin(self, current: Pass, before: State) -> None:

@@ -45,6 +45,7 @@ from mechsteer.models import (
     repeat_rows,
     select_rows,
 )
+from mechsteer.prompts import Prompt
 
 _Rows = Float[Tensor, "rows d_vocab"]
 _Looked = tuple[_Rows, _Rows, Int[Tensor, "rows trials"], Bool[Tensor, "rows"]]
@@ -84,6 +85,16 @@ class GatedChooser:
     def __post_init__(self) -> None:
         self._ahead = Ahead(self.beta)
         self._all_made: set[int] = set()  # the places of prompts that all trials were made for, and checked
+
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
+        """What can be said before the first pass of a run, and need not wait until a prompt's batch comes.
+
+        Raises:
+            MechsteerError: if there are fewer thresholds than prompts, or a prompt lacks a span that is acted on.
+        """
+        if self.beta is not None:
+            beta_of(self.beta, range(len(prompts)), torch.device("cpu"))
+        self.trials.check_prompts(prompts)
 
     @torch.no_grad()
     def choose(self, current: Pass) -> Choice:

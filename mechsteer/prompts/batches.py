@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from mechsteer.errors import MechsteerError, one_of
+from mechsteer.errors import MechsteerError, listed, one_of, shown
 from mechsteer.prompts.record import Prompt
 
 
@@ -61,13 +61,17 @@ def batch(prompts: Sequence[Prompt], *, side: str, pad_id: int = 0) -> Batch:
         pad_id: The id at padded positions. It is never seen: the mask goes with it everywhere.
 
     Raises:
-        MechsteerError: if there are no prompts, or one has no tokens.
+        MechsteerError: if there are no prompts, or one has no tokens, or is a text that no model's tokenizer has read.
 
     Example:
         >>> ms.batch(prompts, side="left").starts
     """
+    prompts = listed("prompts", prompts)
     if not prompts:
         raise MechsteerError("No prompts were given.")
+    for p in prompts:
+        if not isinstance(p, Prompt):
+            raise MechsteerError(f"A batch is of prompts that ms.prompt has made, got {shown(p)}.")
     one_of("padding side", side, ("left", "right"))
     check_tokens(prompts)
     length = max(len(p) for p in prompts)

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from mechsteer.errors import MechsteerError, not_a_model, one_of, shown
+from mechsteer.errors import MechsteerError, listed, not_a_model, one_of, shown
 from mechsteer.prompts.offsets import encode, has_offsets
 from mechsteer.prompts.record import Messages, Prompt
 from mechsteer.prompts.tags import Pieces, parse_tags
@@ -70,8 +70,9 @@ def prompt(
             f"Spans need a tokenizer with character offsets (a 'fast' one), got {type(tokenizer).__name__}."
         )
     wanted = {"instruction": instruction, "context": context}
-    for name, value in wanted.items():
-        if value is not None and not isinstance(value, str):
+    texts = {**wanted, "system message": system, "separator": separator}
+    for name, value in texts.items():
+        if not isinstance(value, str) and (value is not None or name == "separator"):
             raise MechsteerError(f"The {name} of a prompt is a text, got {shown(value)}.")
     if isinstance(text, str):
         turns = _from_parts(text, instruction, context, order, separator)
@@ -110,6 +111,7 @@ def _from_parts(
     text: str, instruction: str | None, context: str | None, order: Sequence[str], separator: str
 ) -> list[Turn]:
     """The parts joined into one user message, with the character span of each and of each tagged stretch."""
+    order = listed("order", order)
     for name in order:
         one_of("prompt part", name, PARTS)
     given = {"instruction": instruction, "context": context, "task": text}

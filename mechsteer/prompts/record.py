@@ -42,7 +42,7 @@ class Prompt:
         offsets: Where each token's text is in ``text``: characters ``[start, end)``, as the tokenizer says.
         template: The arguments that the chat template was given; None where no template was used.
         answer_lead: What the template puts between this prompt and an answer (``""``, or a space, as Llama 2's does),
-            if the prompt ends in the template's header of an answer; else None.
+            if the prompt ends in the template's header of an answer and the template says; else None.
 
     Example:
         >>> prompt.span_text("instruction"), prompt.positions("instruction")

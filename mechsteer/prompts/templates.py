@@ -53,7 +53,8 @@ class Rendered:
     Attributes:
         text: The text.
         spans: Character ranges in it.
-        answer_lead: What the template puts before an answer's first word; None where the text ends in no header.
+        answer_lead: What the template puts before an answer's first word; None where the text ends in no header, or the
+            template does not say.
     """
 
     text: str
@@ -84,6 +85,9 @@ def render(tokenizer: Any, turns: Sequence[Turn], arguments: Mapping[str, Any]) 
     literals = re.split("|".join(map(re.escape, slots)), frame)
     _check_unmarked(tokenizer, turns, literals)
     text = _apply(tokenizer, turns, [turn.content for turn in turns], arguments, continued=continued)
+    last = turns[-1].content
+    if continued and not last.strip() and not text.endswith((literals[-2], literals[-2] + last)):
+        raise MechsteerError("The assistant's last message is empty, and this chat template trims it: leave it out.")
     spans = _placed(text, [turns[place] for place in order], literals)
     return Rendered(text, spans, None if continued else _lead(tokenizer, turns, slots, arguments, frame))
 
@@ -173,15 +177,21 @@ def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
     return start + len(piece) - len(piece.lstrip()), end - len(piece) + len(piece.rstrip())
 
 
-def _lead(tokenizer: Any, turns: Sequence[Turn], slots: Sequence[str], arguments: Mapping[str, Any], frame: str) -> str:
-    """The spaces that the template puts between its header and an answer: most have none, Llama 2's one."""
+def _lead(
+    tokenizer: Any, turns: Sequence[Turn], slots: Sequence[str], arguments: Mapping[str, Any], frame: str
+) -> str | None:
+    """The spaces that the template puts between its header and an answer: most have none, Llama 2's one.
+
+    None where the template does not say: it writes no answers, or no header.
+    """
     answer = f"{_OPEN}answer{_CLOSE}"
     try:
         whole = _apply(tokenizer, [*turns, Turn("assistant", "")], [*slots, answer], arguments, continued=True)
     except MechsteerError:
-        return ""
-    between = whole.partition(answer)[0].removeprefix(frame) if whole.startswith(frame) else ""
-    return between if not between.strip(" ") else ""
+        return None
+    before, written, _ = whole.partition(answer)
+    between = before.removeprefix(frame)
+    return between if written and before.startswith(frame) and not between.strip(" ") else None
 
 
 def _check_unmarked(tokenizer: Any, turns: Sequence[Turn], literals: Sequence[str]) -> None:

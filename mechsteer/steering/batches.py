@@ -25,14 +25,30 @@ def steps(model: Any, prompts: Sequence[Prompt], batch_size: int) -> Iterator[St
 
 
 def check_fits(model: Any, prompts: Sequence[Prompt], steer: Intervention) -> None:
-    """Refuse an intervention that does not fit the model, or prompts that do not fit its SAEs.
+    """Refuse an intervention that does not fit the model, or prompts that lack its spans or do not fit its SAEs.
 
     Raises:
         MechsteerError: saying which and why.
     """
     steer.check(model)
     steer.check_rows(len(prompts))
+    check_spans(prompts, steer)
     check_saes(model, prompts, steer)
+
+
+def check_spans(prompts: Sequence[Prompt], steer: Intervention) -> None:
+    """Refuse prompts that lack a span which an edit acts on: before the first batch, and not when theirs comes.
+
+    Raises:
+        MechsteerError: saying which span, in which prompt.
+    """
+    for edit in steer.edits:
+        where = str(edit.scope.where)
+        spans = {*edit.spans, *([where.removeprefix("span:")] if where.startswith("span:") else ())}
+        for place, prompt in enumerate(prompts):
+            if edit.scope.rows is None or place in edit.scope.rows:
+                for span in spans:
+                    prompt.positions(span)
 
 
 def check_saes(model: Any, prompts: Sequence[Prompt], steer: Intervention) -> None:

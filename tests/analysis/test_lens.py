@@ -148,6 +148,20 @@ def test_bad_input_is_named(name: str, tiny: Callable) -> None:
         run(tiny("gpt2"))
 
 
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ([["cat"], "dog"], "one such list for each of the 2 prompts"),
+        ([["cat"], ["dog", ["mat"]]], r"A target is a word or a token id .*, got \['mat'\]"),
+    ],
+)
+def test_targets_that_are_no_lists_of_words_are_named(
+    targets: Any, message: str, tiny: Callable, unchecked: None
+) -> None:
+    with pytest.raises(ms.MechsteerError, match=message):
+        logit_lens(tiny("gpt2"), ["the", "a"], targets)
+
+
 @pytest.mark.parametrize("family", ["gpt2", "t5"])
 def test_nan_is_named_by_site_and_prompt(family: str, checkpoint: Callable) -> None:
     model = ms.load(str(checkpoint(family)))

@@ -418,6 +418,8 @@ def test_a_stop_text_may_be_a_special_token(tmp_path: Path) -> None:
         ("Paris.<|im_end|>\n<|im_start|>", ["<|im_end|>"], True, "Paris."),
         ("Paris.<|im_end|>\n<|im_start|>user", ["<|im_end|>\n<|im_start|>"], True, "Paris."),
         ("Paris. Rome<|im_end|>", ["ome", "<|im_end|>"], True, "Paris. R"),
+        ("Paris. Rome<|im_end|>", ["e<|im_end|>"], True, "Paris. Rom"),
+        ("Paris.<|im_start|> Rome<|im_end|>", ["ome<|im_end|>"], True, "Paris. R"),
         ("Paris<|im_start|>. Rome", ["Rome"], True, "Paris. "),
         ("Paris<|im_start|>Rome", ["im_start"], False, "ParisRome"),
         ("Paris", ["<|im_end|>"], False, "Paris"),

@@ -123,6 +123,28 @@ def test_a_chat_header_decides_what_stands_before_an_answer(models: dict[str, An
     assert plain.answer_lead is None and word_ids(model, "THE", plain) == continuation_ids(model, " THE", plain)
 
 
+@pytest.mark.parametrize(
+    ("template", "lead", "before"),
+    [
+        ("USER: {{ messages[0]['content'] }}\nASSISTANT:", None, " "),  # it writes no answers
+        (
+            "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}{% endfor %}",
+            None,
+            "",
+        ),  # no header
+        ("USER: {{ messages[0]['content'] }}\nASSISTANT:{{ messages[1]['content'] if messages[1:] }}", "", ""),
+    ],
+)
+def test_a_template_that_does_not_say_how_an_answer_begins(
+    template: str, lead: str | None, before: str, models: dict[str, Any]
+) -> None:
+    model, _ = models["bytes with a start and a chat"]
+    given = SimpleNamespace(tokenizer=byte_level(start=True, chat=template), cfg=model.cfg)
+    prompt = ms.prompt(given, "the dog")
+    assert prompt.answer_lead == lead
+    assert word_ids(given, "Paris", prompt) == continuation_ids(given, before + "Paris", prompt)
+
+
 @pytest.mark.parametrize("chat", [True, None])
 def test_the_answer_of_a_chat_model_is_followed_where_it_begins(chat: bool | None, instruct_llama: Any) -> None:
     model = instruct_llama

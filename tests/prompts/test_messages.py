@@ -59,6 +59,14 @@ def test_a_last_message_of_the_assistant_is_continued(name: str) -> None:
     assert made.tokens.tolist() == wanted and made.text.endswith("The dog") and made.answer_lead is None
 
 
+@pytest.mark.parametrize("content", ["", " ", "\n"])
+def test_an_empty_message_of_the_assistant_is_the_header_or_refused(content: str) -> None:
+    turns = [*USER, {"role": "assistant", "content": content}]
+    assert ms.prompt(of("chatml"), turns).text == ms.prompt(of("chatml"), USER).text + content
+    with pytest.raises(ms.MechsteerError, match=r"assistant's last message is empty, .* leave it out"):
+        ms.prompt(of("chatml, trimmed"), turns)
+
+
 @pytest.mark.parametrize("turns", [TALK, SYSTEM], ids=["first turn", "system"])
 def test_the_instruction_is_found_in_any_turn(turns: list[dict[str, str]]) -> None:
     made = ms.prompt(of("chatml"), turns, instruction=RULE)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mechsteer as ms
+from mechsteer.models import hooked
 from mechsteer.prompts import Batch, Prompt
 from mechsteer.steering import Scope, Step, make_scope
 from mechsteer.steering.scope import _integers
@@ -248,3 +249,22 @@ def test_a_prompt_without_tokens_is_refused(tiny: Callable) -> None:
     for prompts in ([nothing], [ms.prompt(tiny("llama-gqa"), "a cat"), nothing]):
         with pytest.raises(ms.MechsteerError, match=f"Prompt {len(prompts) - 1} of {len(prompts)} has no tokens"):
             ms.generate(tiny("llama-gqa"), prompts, max_new_tokens=1)
+
+
+@pytest.mark.parametrize("run", [ms.generate, lambda m, p, **o: ms.score(m, p, " dog", **o)], ids=["generate", "score"])
+def test_a_span_that_one_prompt_lacks_is_said_before_anything_is_run(run: Any, tiny: Callable) -> None:
+    model, passes = tiny("llama-gqa"), []
+    prompts = [ms.prompt(model, "the cat", instruction="answer"), ms.prompt(model, "the dog sat on the mat")]
+    seen = [("blocks.0.hook_resid_pre", lambda x, hook: passes.append(1))]
+    added = ms.add(ms.random_direction(model, layer=1, seed=0), 4.0, scope="span:instruction")
+    for steer in (ms.attention_bias(delta=1.0), added):
+        with hooked(model, seen), pytest.raises(ms.MechsteerError, match=r"Unknown span .*the mat.*To mark it"):
+            run(model, prompts, steer=steer, batch_size=1)
+        assert not passes
+    gates = ms.Directer(), ms.Gated([ms.attention_bias(delta=1.0)]), ms.Directer(beta=[0.5], span="task")
+    for gate in gates if run is ms.generate else ():
+        with hooked(model, seen), pytest.raises(ms.MechsteerError, match=r"Unknown span .*the mat|more prompts than"):
+            run(model, prompts, strategy=gate, batch_size=1)
+        assert not passes
+    mine = ms.attention_bias(delta=1.0, rows=[0])
+    run(model, prompts, steer=mine, batch_size=1)
