@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mechsteer.analysis.distributions import jsd
-from mechsteer.decoding.generate import generate
+from mechsteer.decoding.generate import Generation, generate
 from mechsteer.models import advance
 from mechsteer.prompts import Prompt
 from mechsteer.steering import Intervention, Step, begin, run_batches
@@ -62,7 +62,7 @@ class Probe:
         made = generate(self.model, self.prompts, steer=way.steer, **how)
         taken, likeliest = (torch.tensor(made.trace[name].to_numpy(float)) for name in ("p_token", "p_raw"))
         if way.steer is not None:  # these are of the model under the intervention
-            taken, likeliest = self._said([ids.tolist() for ids in made.tokens])
+            taken, likeliest = self._said(said(made))
         return float(exchanged(likeliest, taken).quantile(0.95))
 
     def _said(self, answers: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "tokens"], Float[Tensor, "tokens"]]:
@@ -71,6 +71,11 @@ class Probe:
         pairs = [(p.exp(), torch.tensor(list(ids), dtype=torch.long)) for p, ids in zip(read, answers, strict=True)]
         taken = [p[: len(ids)].gather(-1, ids[:, None])[:, 0] for p, ids in pairs]
         return torch.cat(taken), torch.cat([p[: len(ids)].amax(-1) for p, ids in pairs])
+
+
+def said(made: Generation) -> list[list[int]]:
+    """The tokens of each answer, without what fills up those that end before others."""
+    return [ids[:length] for ids, length in zip(made.tokens.tolist(), made.lengths, strict=True)]
 
 
 def exchanged(a: Float[Tensor, "tokens"], b: Float[Tensor, "tokens"]) -> Float[Tensor, "tokens"]:

@@ -151,7 +151,7 @@ class _Study:
         """What candidates are compared with; the seconds that its reading and its writing took."""
         began = time.perf_counter()
         out = generate(self.runs.model, self.prompts, max_new_tokens=TOKENS, batch_size=PROMPTS)
-        ids = [row[:length].tolist() for row, length in zip(out.tokens, out.lengths, strict=True)]
+        ids = said(out)
         written = time.perf_counter()
         made = probe(self.runs.model, self.prompts, ids)
         return made, time.perf_counter() - written, written - began

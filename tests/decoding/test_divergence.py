@@ -8,7 +8,7 @@ import torch
 
 import mechsteer as ms
 from mechsteer.analysis.distributions import jsd
-from mechsteer.decoding.divergence import exchanged, probe
+from mechsteer.decoding.divergence import TOKENS, exchanged, probe
 from mechsteer.models import advance
 from mechsteer.steering import Intervention, Step, begin, run_batches
 from mechsteer.tuning.ladders import Way
@@ -69,3 +69,18 @@ def test_a_gate_is_measured_by_the_least_exchange(tiny: Callable[..., Any]) -> N
     measured = probe(model, prompts(model), ANSWERS)
     values = [measured.divergence(Way(strategy=ms.Directer(beta=beta))) for beta in (1.0, 0.5, 0.01)]
     assert values[0] == 0.0 and 0.0 <= values[1] <= values[2] and values[2] > 0.0
+
+
+def test_a_gate_beside_an_intervention_is_measured_on_the_tokens_that_it_wrote(instruct_llama: Any) -> None:
+    """An intervention that does nothing changes nothing, where some answers end before others."""
+    model = instruct_llama
+    asked = [
+        ms.prompt(model, "Tell me about the writer.", instruction=one)
+        for one in ("Use only uppercase letters.", "Answer in at most five words.", "Write a list.")
+    ]
+    measured, gate = probe(model, asked, [[5], [5], [5]]), ms.Directer(beta=0.1)
+    out = ms.generate(model, asked, strategy=gate, max_new_tokens=TOKENS)
+    assert len(set(out.lengths)) > 1
+    nothing = ms.attention_bias(delta=0.0)
+    alone, beside = measured.divergence(Way(strategy=gate)), measured.divergence(Way(nothing, gate))
+    assert beside == pytest.approx(alone, abs=1e-5)

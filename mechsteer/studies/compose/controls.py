@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mechsteer.decoding import generate
-from mechsteer.decoding.divergence import TOKENS, Probe, probe
+from mechsteer.decoding.divergence import TOKENS, Probe, probe, said
 from mechsteer.studies.compose.methods import METHODS, Point, Ways, together
 from mechsteer.studies.core.choose import best
 from mechsteer.studies.directer.bench import Setup, Way, adjusted, difference, means
@@ -53,7 +53,7 @@ class Scale:
         """The divergence of a way for the prompts of the task, in nats."""
         import pandas as pd
 
-        options = {"divergence": TOKENS, "steer": way.steer, "strategy": way.strategy}
+        options = {"divergence of what is said": TOKENS, "steer": way.steer, "strategy": way.strategy}
         table = self.setup.bench.cell(
             lambda: pd.DataFrame({"divergence": [self.probe.divergence(way)]}), self.task, options
         )
@@ -65,8 +65,8 @@ def scale(setup: Setup) -> Scale:
     count = min(PROMPTS, setup.n_validation)
     task = instructions(setup.kinds, notes=setup.notes, n=count, split="validation")
     prompts, size = task.prompts(setup.model), setup.bench.batch_size
-    answers = generate(setup.model, prompts, max_new_tokens=TOKENS, batch_size=size).tokens
-    read = probe(setup.model, prompts, [ids.tolist() for ids in answers], count=len(prompts), batch_size=size)
+    answers = said(generate(setup.model, prompts, max_new_tokens=TOKENS, batch_size=size))
+    read = probe(setup.model, prompts, answers, count=len(prompts), batch_size=size)
     return Scale(setup, task, read)
 
 
