@@ -306,6 +306,31 @@ def test_reproduce_all_runs_each_study_in_a_folder_of_its_own(
     assert all(name.startswith("organism:") for names, _ in ran.values() for name in names)
 
 
+def test_all_studies_on_a_model_of_ones_own_are_all_that_it_can_do(
+    mechsteer: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads, ran = [], []
+    monkeypatch.setattr("mechsteer.models.load", lambda name, **_: loads.append(name) or name)
+
+    def run(name: str, model: Any, out: Path, **_: Any) -> str:
+        if name in ("inside", "compose"):
+            raise ms.MechsteerError(f"No {name} of {model}.")
+        ran.append(name)
+        return name
+
+    for name, study in registry.STUDIES.items():
+        monkeypatch.setattr(study.module("study"), "run", partial(run, name))
+        monkeypatch.setattr(study.module("report"), "report", lambda result: f"Report of {result}.")
+    code, printed, err = mechsteer("reproduce", "all", "--model", "mine", "--out", tmp_path)
+    assert ran == [n for n, s in registry.STUDIES.items() if s.models and n not in ("inside", "compose")]
+    assert code == 2 and loads == ["mine"] and "Report of questions." in printed
+    assert err.endswith("these could not run. inside: No inside of mine. compose: No compose of mine.\n")
+
+
+def test_an_option_of_0_is_one_that_was_given(refused: Callable[..., str], tmp_path: Path) -> None:
+    assert "--n and --kinds are for" in refused("reproduce", "steering", "--n", "0", "--out", tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("study", "runs"),
     [("guide", "ifeval"), ("directer", "ifeval"), ("ifeval", "ifeval"), ("steer-instruct", "ifeval-vectors")],

@@ -48,7 +48,7 @@ class SiteRows:
             MechsteerError: for rows that are not there, or a shard that is truncated or foreign.
         """
         found = torch.from_numpy(self._read(rows)).view(self.dtype)
-        return found[0] if isinstance(rows, int | np.integer) else found
+        return found[0] if getattr(rows, "ndim", None) == 0 or isinstance(rows, int) else found
 
     def numpy(self, rows: RowChoice = slice(None)) -> np.ndarray:
         """The same as a NumPy array; bfloat16 becomes float32."""
@@ -65,16 +65,22 @@ class SiteRows:
         return out
 
     def _indices(self, rows: RowChoice) -> np.ndarray:
-        if isinstance(rows, slice):
-            return np.arange(len(self))[rows]
-        asked = np.atleast_1d(np.asarray(rows))
+        try:
+            if isinstance(rows, slice):
+                return np.arange(len(self))[rows]
+            asked = np.atleast_1d(np.asarray(rows))
+        except (TypeError, ValueError):  # lists of unequal lengths, a slice from a text
+            raise self._no_rows(rows) from None
         if asked.dtype == bool and asked.shape == (len(self),):
             return asked.nonzero()[0]
         if asked.size == 0:
             return np.zeros(0, dtype=np.int64)
         if asked.ndim != 1 or not np.issubdtype(asked.dtype, np.integer):
-            raise MechsteerError(f"Rows are integers, a slice or a mask of {len(self)}, got {shown(rows)}.")
+            raise self._no_rows(rows)
         outside = asked[(asked < -len(self)) | (asked >= len(self))]
         if outside.size:
             raise MechsteerError(f"Row {outside[0]} is not there: {self.site!r} has {len(self)} rows.")
         return asked % len(self)
+
+    def _no_rows(self, rows: object) -> MechsteerError:
+        return MechsteerError(f"Rows are integers, a slice or a mask of {len(self)}, got {shown(rows)}.")

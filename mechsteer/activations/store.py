@@ -84,12 +84,13 @@ class ActivationStore(Mapping[str, SiteRows]):
         Raises:
             MechsteerError: if there is a store already, or the folder cannot be written to.
         """
-        if not 0 < finite("shard_mb", shard_mb) <= MOST_MB:
+        size = finite("shard_mb", shard_mb)
+        if not 0 < size <= MOST_MB:
             raise MechsteerError(f"shard_mb must be above 0 and at most {MOST_MB:,}, got {shard_mb}.")
         if is_store(path):
             raise MechsteerError(f"There is a store in {path}: open it with ActivationStore.open, or use another path.")
         folder = writable_dir(path)
-        manifest = Manifest(shard_bytes=math.ceil(shard_mb * 10**6))
+        manifest = Manifest(shard_bytes=math.ceil(size * 10**6))
         manifest.write(folder)
         return cls(folder, manifest)
 

@@ -118,13 +118,28 @@ class Report:
 
 
 def reproduce(c: Reproduce) -> None:
-    """Run one study or all of them, and print what they found."""
+    """Run one study or all of them, and print what they found.
+
+    Raises:
+        MechsteerError: as the study does; of all of them, when all others have run.
+    """
     if c.data is not None and c.study in _ON_DATA:
         c = dataclasses.replace(c, study=STUDIES[c.study].on_data)
     _check_options(c)
-    bundled = [study for study in STUDIES.values() if study.models]
-    for study in bundled if c.study == "all" else (STUDIES[c.study],):
-        _reproduce_one(c, study)
+    if c.study != "all":
+        _reproduce_one(c, STUDIES[c.study], _models(c, STUDIES[c.study]))
+        return
+    own, refused = _models(c, STUDIES[_first_of(c.study)]) if c.model else None, []
+    for study in (study for study in STUDIES.values() if study.models):
+        models = _models(c, study) if own is None else own
+        try:
+            _reproduce_one(c, study, models)
+        except MechsteerError as error:  # no model is of every study: some are for encoder-decoders, most for others
+            if own is None:
+                raise
+            refused.append(f"{study.name}: {error}")
+    if refused:
+        raise MechsteerError(f"The other studies are in {c.out}/; these could not run. {' '.join(refused)}")
 
 
 def _check_options(c: Reproduce) -> None:
@@ -135,7 +150,7 @@ def _check_options(c: Reproduce) -> None:
     """
     for option in OPTIONS:
         takers = names_with(option)
-        if getattr(c, option) and c.study not in takers and (option, c.study) != ("data", "all"):
+        if getattr(c, option) not in (None, ()) and c.study not in takers and (option, c.study) != ("data", "all"):
             same = [f"--{name.replace('_', '-')}" for name in OPTIONS if names_with(name) == takers]
             own = f"; {c.study} has prompts of its own" if option == "data" else f", not {c.study}"
             raise MechsteerError(f"{_and(same)} {'are' if len(same) > 1 else 'is'} for {_and(takers)}{own}.")
@@ -153,15 +168,22 @@ def _first_of(study: str) -> str:
     return next(iter(STUDIES)) if study == "all" else study
 
 
-def _reproduce_one(c: Reproduce, study: Study) -> None:
+def _models(c: Reproduce, study: Study) -> list[Any]:
+    """What a study runs on, loaded; the folder for its results is looked at before."""
     from mechsteer.files import writable_dir
     from mechsteer.models import load
 
     names = (c.model,) if c.model else study.models
-    out = writable_dir(c.out / study.name if c.study == "all" else c.out)
+    writable_dir(c.out)
     threads(names[0])
+    return [load(name, device=c.device, dtype=c.dtype) for name in names]
+
+
+def _reproduce_one(c: Reproduce, study: Study, models: list[Any]) -> None:
+    from mechsteer.files import writable_dir
+
+    out = writable_dir(c.out / study.name if c.study == "all" else c.out)
     shared: dict[str, Any] = {"batch_size": c.batch_size, "executor": _workers(c)}
-    models: list[Any] = [load(name, device=c.device, dtype=c.dtype) for name in names]
     given = {option: getattr(c, option) for option in study.options}
     if study.data != STUDIES[_first_of(c.study)].data:
         given["data"] = None

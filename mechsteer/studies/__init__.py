@@ -2,7 +2,7 @@
 
 In the folder of a study, ``study.py`` has ``run``, ``tables.py`` makes tables, ``choose.py`` chooses on validation
 data, and ``figures.py`` draws from the tables. All stand on ``core/``; ``sweep/`` computes grids of cells. A study is
-here under the name that it is registered by, with underscores.
+here under the name that it is registered by, with underscores; ``Result.load`` reads the folder of one that was run.
 
 Modules are loaded when first used: the worker processes of a sweep need only what their cells need.
 """
@@ -16,12 +16,14 @@ from mechsteer.studies.registry import STUDIES
 
 _MODULES = (*(name.replace("-", "_") for name in STUDIES), "sweep")
 
-__all__ = sorted(["published", *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = sorted(["Result", "published", *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"mechsteer.studies.{name}")
+    if name == "Result":
+        return import_module("mechsteer.studies.core.result").Result
     hint = "" if name.startswith("_") else like(name, __all__, "ms.studies.")
     raise AttributeError(f"module 'mechsteer.studies' has no attribute {name!r}.{hint}")
 

@@ -26,7 +26,7 @@ from itertools import pairwise
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.errors import MechsteerError, one_of
+from mechsteer.errors import MechsteerError, listed, natural_int, one_of, positive_int
 from mechsteer.files import data_path, digest
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.tasks.answered import answered
@@ -210,14 +210,16 @@ def instructions(
     Raises:
         MechsteerError: for an unknown kind, split or other option, ``n`` below 1, or more notes than there are.
     """
-    chosen = tuple(KINDS) if kinds is None else (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    chosen = tuple(KINDS) if kinds is None else named_kinds(kinds)
     for kind in chosen:
         one_of("kind of instruction", kind, tuple(KINDS))
     one_of("split", split, SPLITS)
     one_of("topics", topics, FAMILIARITY)
     one_of("wording", wording, FAMILIARITY)
-    if not chosen or (n is not None and n < 1):
-        raise MechsteerError(f"There must be a kind of instruction and a prompt of each, got kinds={chosen}, n={n}.")
+    notes = natural_int("notes", notes)
+    n = None if n is None else positive_int("n", n)
+    if not chosen:
+        raise MechsteerError(f"kinds must name at least one of {', '.join(KINDS)}, got none.")
     rows = [row for row in _rows() if (row["split"], row["topics"]) == (split, topics)]
     samples = tuple(
         _sample(row, notes, wording) for kind in chosen for row in [r for r in rows if r["kind"] == kind][:n]
@@ -232,6 +234,11 @@ def instructions(
     }
     listed = ",".join(f"{key}={value}" for key, value in options.items() if value)
     return Instructions(f"instructions[{listed}]" if listed else "instructions", samples, notes, with_instruction)
+
+
+def named_kinds(kinds: str | Sequence[str]) -> tuple[str, ...]:
+    """Kinds as they are given, one or several: each once, for prompts that are there twice would count as evidence."""
+    return (kinds,) if isinstance(kinds, str) else tuple(dict.fromkeys(listed("kinds", kinds)))
 
 
 @cache

@@ -98,7 +98,8 @@ class JsonSchema:
     @property
     def data_hash(self) -> str:
         """A hash of schema and samples."""
-        return digest([self.text, dict(self.schema), [(s.text, s.instruction, s.question) for s in self.samples]])
+        schema = json.dumps(dict(self.schema))  # the prompt has its keys in their order, which a digest of it would not
+        return digest([self.text, schema, [(s.text, s.instruction, s.question) for s in self.samples]])
 
     def prompts(self, model: Any) -> list[Prompt]:
         """The prompt of every sample, with spans: ``instruction``, ``task`` and, if there is a text, ``document``."""

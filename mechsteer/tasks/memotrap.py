@@ -129,8 +129,14 @@ class MemoTrap:
         prompts = self.prompts(model)
         asked = zip(self.samples, prompts, strict=True)
         choices = [[spaced(model, ending, made) for ending in trap.classes] for trap, made in asked]
-        logprobs = score(model, prompts, choices, steer=steer, batch_size=batch_size)
-        known = list(zip(self.samples, logprobs.tolist(), strict=True))
+        logprobs: list[list[float]] = [[] for _ in prompts]
+        for count in sorted({len(classes) for classes in choices}):
+            places = [place for place, classes in enumerate(choices) if len(classes) == count]
+            asked_here, of_each = [prompts[place] for place in places], [choices[place] for place in places]
+            found = score(model, asked_here, of_each, steer=steer, batch_size=batch_size).tolist()
+            for place, values in zip(places, found, strict=True):
+                logprobs[place] = values
+        known = list(zip(self.samples, logprobs, strict=True))
         how |= {"steer": steer, "batch_size": batch_size, "max_new_tokens": self.max_new_tokens}
         return answered(model, known, prompts, self._row, **how)
 

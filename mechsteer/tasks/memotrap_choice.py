@@ -3,16 +3,19 @@
     For the question: Write a quote that ends in the word "heavy": Absence makes the heart grow...
     Which is the correct answer? A) Absence makes the heart grow heavy. B) Absence makes the heart grow fonder.
 
-An answer counts as an option where it begins with "A" or "B" alone, as a sentence where it has one of the two whole;
-case and the last full stop are ignored, as in the authors' loose scorer. That scorer takes the first sentence as the
-right one whatever the answer is; ``correct`` here is by the class that obeys, ``as_released`` by theirs.
+A trap of more classes has more letters. An answer counts as an option where it begins with one of its letters alone, as
+a sentence where it has one of its sentences whole; case and the last full stop are ignored, as in the authors' loose
+scorer. That scorer takes the first sentence as the right one whatever the answer is; ``correct`` here is by the class
+that obeys, ``as_released`` by theirs.
 """
 
 import os
 import re
+import string
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mechsteer.errors import MechsteerError
 from mechsteer.files import as_path, data_path, digest
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.tasks.answered import answered
@@ -21,7 +24,7 @@ from mechsteer.tasks.memotrap import Trap, read_traps
 if TYPE_CHECKING:
     import pandas as pd
 
-OPTIONS = "AB"
+OPTIONS = string.ascii_uppercase
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ def sentences(trap: Trap) -> list[str]:
 def answer_of(trap: Trap, text: str) -> tuple[str, int | None]:
     """``option``, ``sentence``, ``both`` or ``none``, and which class it names; None where it names none, or two."""
     said = _plain(text)
-    letter = re.match(r"([ab])(?![a-z])", said)
+    letter = re.match(rf"([a-{OPTIONS[len(trap.classes) - 1].lower()}])(?![a-z])", said)
     whole = [place for place, one in enumerate(sentences(trap)) if _plain(one) in said]
     option = None if letter is None else OPTIONS.lower().index(letter[1])
     sentence = whole[0] if len(whole) == 1 else None
@@ -96,7 +99,10 @@ def memotrap_choice(path: str | os.PathLike[str] | None = None) -> MemoTrapChoic
     Of more than 837 rows the first 837, which in the public data are its proverbs.
 
     Raises:
-        MechsteerError: as :func:`mechsteer.tasks.memotrap` does.
+        MechsteerError: as :func:`mechsteer.tasks.memotrap` does; for a trap of more classes than there are letters.
     """
     source = data_path("tasks", "memotrap", "traps.csv") if path is None else as_path(path)
-    return MemoTrapChoice(f"memotrap choice:{source.name}", tuple(read_traps(source)[:837]))
+    traps = tuple(read_traps(source)[:837])
+    if (most := max(len(trap.classes) for trap in traps)) > len(OPTIONS):
+        raise MechsteerError(f"{source} has a trap of {most} classes; there are letters for {len(OPTIONS)}.")
+    return MemoTrapChoice(f"memotrap choice:{source.name}", traps)

@@ -27,6 +27,7 @@ from mechsteer.tasks import documents
 from mechsteer.tasks.answered import answered
 from mechsteer.tasks.checkers import count_true, fidelity, mentions
 from mechsteer.tasks.checkers.sound import follows_soundly, says_found
+from mechsteer.tasks.checks import occurs
 from mechsteer.tasks.instructions import instructions, load_world
 
 if TYPE_CHECKING:
@@ -153,7 +154,12 @@ class Needle:
 
 def found(sample: Hidden, output: str) -> bool:
     """Whether the output has the answer as a whole word, in whatever case."""
-    return mentions(output, sample.answer)
+    return _has(output, sample.answer)
+
+
+def _has(text: str, answer: str) -> bool:
+    """Whether a text has the answer; one that ends in no letter (``42%``), or is of a script without spaces, too."""
+    return mentions(text, answer) or occurs(answer, text)
 
 
 def needle(
@@ -194,7 +200,7 @@ def needle(
             raise MechsteerError("With haystack='notes' the needles are the organism's own; use haystack='document'.")
         samples = _in_notes(sizes, places, n, seed)
     else:
-        if not isinstance(answer, str) or not answer.strip() or not mentions(needle, answer):
+        if not isinstance(answer, str) or not answer.strip() or not _has(needle, answer):
             raise MechsteerError(f"The needle {needle!r} does not have the answer {answer!r}.")
         samples = _in_documents(sizes, places, n, seed, (needle.strip(), question, answer))
     name = "needle" if haystack == "document" else "needle[notes]"

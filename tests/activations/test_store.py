@@ -22,6 +22,7 @@ from mechsteer.directions import random_direction
 from tests.activations.killed import KILLED_SHARD_MB, OPTIONS, SHARD_MB, TEXTS, attack
 from tests.activations.naive import prompts_of
 from tests.faults import campaign
+from tests.typecheck import unchecked
 
 BOTH = ["llama-gqa", "t5"]
 SITES = {"llama-gqa": ["resid_post", "z"], "t5": ["resid_post", "encoder.resid_post", "encoder.z"]}
@@ -305,6 +306,8 @@ def test_what_is_no_store_is_named(copy: Path, tmp_path: Path) -> None:
         ActivationStore.open(tmp_path / "nothing")
     with pytest.raises(ms.MechsteerError, match=r"There is a store in .*: open it with ActivationStore.open"):
         ActivationStore.create(copy)
+    with unchecked(), pytest.raises(ms.MechsteerError, match="shard_mb must be a number, got 'much'"):
+        ActivationStore.create(tmp_path / "new", shard_mb="much")  # type: ignore[arg-type]
     with pytest.raises(ms.MechsteerError, match="shard_mb must be above 0"):
         ActivationStore.create(tmp_path / "new", shard_mb=0)
     value = json.loads((copy / "manifest.json").read_text())
@@ -479,3 +482,17 @@ def test_a_model_changed_in_memory_does_not_go_on_in_its_store(tiny: Callable, t
     model.blocks[0].mlp.W_out.data[0, 0] += 1
     with pytest.raises(ms.MechsteerError, match="its model fingerprint is"):
         capture(model, TEXTS[:4], **options)
+
+
+def test_a_row_is_named_by_any_kind_of_integer_and_what_names_none_is_refused(
+    tiny: Callable[..., Any], tmp_path: Path
+) -> None:
+    with unchecked():
+        rows = ms.capture(tiny("gpt2"), ["the cat", "a dog"], sites="resid_post", store=tmp_path / "s")
+        site = rows[rows.sites[0]]
+        for one in (1, np.int64(1), np.array(1), torch.tensor(1)):
+            assert torch.equal(site[one], site[:][1])
+        assert site[[1]].shape == site[torch.tensor([1])].shape == (1, *site.shape[1:])
+        for wrong in ([[0], [1, 2]], slice(0, "a")):
+            with pytest.raises(ms.MechsteerError, match="Rows are integers, a slice or a mask of 2"):
+                site[wrong]  # type: ignore[index]

@@ -32,6 +32,11 @@ def rows(cell: Cell, model: Any) -> Any:
     return pd.DataFrame(table).assign(right=[True, False, value > 5], by=model)
 
 
+def grouped(cell: Cell, model: Any) -> Any:
+    """The mean score of each text, which is the index."""
+    return rows(cell, model).groupby("text")[["score"]].mean()
+
+
 def constant(cell: Cell, model: Any) -> Any:
     """The same score in every cell."""
     import pandas as pd

@@ -43,7 +43,8 @@ def test_public_names_of_the_folder(name: str) -> None:
 
 
 def test_both_names_of_a_study_are_one_function() -> None:
-    assert set(studies.__all__) == {name.replace("-", "_") for name in STUDIES} | {"published", "sweep"}
+    assert set(studies.__all__) == {name.replace("-", "_") for name in STUDIES} | {"Result", "published", "sweep"}
+    assert ms.studies.Result is Result
     for name, study in STUDIES.items():
         assert getattr(ms.studies, name.replace("-", "_")).run is study.run
 

@@ -23,6 +23,7 @@ from mechsteer.tasks.checkers import (
     sentences,
 )
 from mechsteer.tasks.instructions import follows, is_true, load_world
+from tests.typecheck import unchecked
 
 TRUTHS = {"the fox is red", "it can swim", "le renard est rouge"}
 
@@ -131,6 +132,11 @@ def test_options_are_in_the_name_and_the_hash() -> None:
     assert isinstance(tasks[0], Task)
 
 
+def test_a_kind_that_is_named_twice_has_its_prompts_once() -> None:
+    twice = instructions(["upper", "json", "upper"], n=3)
+    assert twice == instructions(["upper", "json"], n=3) and len(twice.samples) == 6
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -140,13 +146,18 @@ def test_options_are_in_the_name_and_the_hash() -> None:
         ({"split": "test"}, "evaluation"),
         ({"topics": "new"}, "held_out"),
         ({"wording": "new"}, "held_out"),
-        ({"n": 0}, "n=0"),
+        ({"n": 0}, "n must be an integer of at least 1, got 0"),
+        ({"n": 2.5}, "n must be an integer"),
+        ({"n": "3"}, "n must be an integer"),
+        ({"notes": 1.5}, "notes must be an integer"),
+        ({"notes": "24"}, "notes must be an integer"),
+        ({"kinds": 3}, "kinds must be a list"),
         ({"notes": -1}, "-1"),
         ({"notes": 5000}, "395"),
     ],
 )
 def test_bad_options(options: dict, named: str) -> None:
-    with pytest.raises(MechsteerError, match=named):
+    with unchecked(), pytest.raises(MechsteerError, match=named):
         instructions(**options)
 
 

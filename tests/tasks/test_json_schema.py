@@ -149,3 +149,9 @@ def test_what_it_refuses(arguments: dict[str, Any], message: str) -> None:
 def test_what_is_no_schema(schema: Any) -> None:
     with pytest.raises(ms.MechsteerError, match=r"must map keys to types|keys must be texts"):
         check_schema(schema)
+
+
+def test_the_order_of_keys_which_the_prompt_has_is_in_the_hash() -> None:
+    first, second = ({"a": "string", "b": "string"}, {"b": "string", "a": "string"})
+    one, other, again = (json_schema(schema=schema, n=1, lengths=0).data_hash for schema in (first, second, first))
+    assert one == again != other

@@ -278,6 +278,16 @@ def test_run_reports_one_row_a_trap_with_its_log_probabilities(trap_t5: Any) -> 
     assert best == pytest.approx(float(others.max()), abs=1e-4)
 
 
+def test_traps_of_two_and_of_three_classes_may_stand_in_one_task(trap_t5: Any) -> None:
+    first, second, third = memotrap().samples[:3]
+    more = replace(second, classes=(*second.classes, " slow"))
+    found = replace(memotrap(), samples=(first, more, third)).run(trap_t5)
+    each = [replace(memotrap(), samples=(trap,)).run(trap_t5) for trap in (first, more, third)]
+    assert found["target"].tolist() == [trap.target for trap in (first, more, third)]
+    for name in ("logprob_target", "logprob_trap"):
+        assert found[name].tolist() == pytest.approx([float(table[name][0]) for table in each], abs=1e-4)
+
+
 def test_the_mining_split_is_scored_like_any_other(trap_t5: Any) -> None:
     task = replace(memotrap(), mining=memotrap().mining[:3])
     table = task.on("mining").run(trap_t5)

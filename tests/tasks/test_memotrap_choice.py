@@ -74,3 +74,14 @@ def test_it_is_run_like_any_task(tiny: Any) -> None:
     assert len(table) == 3 and {"kind", "correct", "as_released", "output"} <= set(table.columns)
     for sample, row in zip(task.samples, table.to_dict("records"), strict=False):
         assert {k: row[k] for k in ("kind", "correct", "as_released")} == task.scores(sample, row["output"])
+
+
+def test_a_trap_of_three_classes_has_three_letters(tmp_path: Path) -> None:
+    trap = Trap("End it in heavy: It grows", (" fonder.", " longer.", " heavy."), 2)
+    assert asked(trap).endswith("A) It grows fonder. B) It grows longer. C) It grows heavy.")
+    assert answer_of(trap, "C") == ("option", 2) and answer_of(trap, "D") == ("none", None)
+    assert answer_of(OBEYS_FIRST, "C") == ("none", None)
+    path = tmp_path / "many.csv"
+    path.write_text(f'prompt,classes,answer_index\nEnd in a: It,"{[f" w{n}" for n in range(27)]}",0\n')
+    with pytest.raises(ms.MechsteerError, match="a trap of 27 classes"):
+        memotrap_choice(path)

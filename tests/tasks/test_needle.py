@@ -96,6 +96,12 @@ def test_rows(tiny: Callable[..., Any]) -> None:
     ]
 
 
+@pytest.mark.parametrize(("text", "answer"), [("It was 42%.", "42%"), ("答案是北京。", "北京"), ("Use C++.", "C++")])
+def test_an_answer_may_end_in_no_letter_or_be_of_a_script_without_spaces(text: str, answer: str) -> None:
+    sample = needle(needle=text, answer=answer, question="What?", n=1, lengths=100, depths=0).samples[0]
+    assert found(sample, f"I think: {text}") and not found(sample, "I think: 41.")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -54,6 +54,7 @@ from mechsteer.studies.core.result import Result, finished, of_model
 from mechsteer.studies.directer.bench import Setup
 from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import instructions
+from mechsteer.tasks.instructions import named_kinds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +67,7 @@ def run(
     out: str | os.PathLike[str] = "results/compose",
     *,
     sae: Any = None,
-    kinds: Sequence[str] | None = None,
+    kinds: str | Sequence[str] | None = None,
     notes: int = 24,
     n: int = 14,
     n_validation: int = 8,
@@ -82,7 +83,7 @@ def run(
         out: The folder for tables and figures.
         sae: A SAELens SAE of the model's residual stream, or a path or name for :func:`mechsteer.load_sae`. Default:
             the bundled one of the organism.
-        kinds: Kinds of instructions; default: all but ``keyword``.
+        kinds: Kinds of instructions, or one; default: all but ``keyword``.
         notes: How many notes stand between instruction and question.
         n: Evaluation prompts of each kind.
         n_validation: Validation prompts of each kind to choose layers and strengths on; vectors are learned from the
@@ -110,10 +111,13 @@ def run(
     """
     for name, value in {"n": n, "n_validation": n_validation, "batch_size": batch_size}.items():
         positive_int(name, value)
-    chosen = KINDS if kinds is None else tuple(kinds)
+    chosen = KINDS if kinds is None else named_kinds(kinds)
     if "keyword" in chosen:
         raise MechsteerError("The kind 'keyword' has no vector: every prompt asks for a word of its own.")
     instructions(chosen, notes=notes, n=n)  # refuses what is wrong before anything is written
+    most = min(len(instructions(kind, split="validation").samples) for kind in chosen) - 2
+    if n_validation > most:
+        raise MechsteerError(f"n_validation must be at most {most}, or no two prompts are left to learn from.")
     loaded = decoder_only(model)
     made = _sae(loaded, sae)
     folder = writable_dir(out)

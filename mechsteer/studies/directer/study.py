@@ -37,6 +37,7 @@ from mechsteer.studies.directer.vectors import vector_maker
 from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import instructions
 from mechsteer.tasks.checkers import KINDS
+from mechsteer.tasks.instructions import named_kinds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +49,7 @@ def run(
     model: Any = "organism:instruct-llama",
     out: str | os.PathLike[str] = "results/directer",
     *,
-    kinds: Sequence[str] | None = None,
+    kinds: str | Sequence[str] | None = None,
     notes: int = 24,
     fewer_notes: int = 16,
     n: int = 14,
@@ -63,7 +64,7 @@ def run(
     Args:
         model: A loaded decoder-only model, or a name for :func:`mechsteer.load`.
         out: The folder for tables and figures.
-        kinds: Kinds of instructions; default: all.
+        kinds: Kinds of instructions, or one; default: all.
         notes: How many notes stand between instruction and question.
         fewer_notes: The main table's other number of notes.
         n: Prompts of each kind.
@@ -89,7 +90,7 @@ def run(
     """
     for name, value in {"n": n, "n_validation": n_validation, "batch_size": batch_size}.items():
         positive_int(name, value)
-    chosen = tuple(KINDS) if kinds is None else tuple(kinds)
+    chosen = tuple(KINDS) if kinds is None else named_kinds(kinds)
     for count in (notes, fewer_notes):
         instructions(chosen, notes=count, n=n)  # refuses what is wrong before anything is written
     loaded = decoder_only(model)

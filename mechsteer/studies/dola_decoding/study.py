@@ -92,7 +92,7 @@ def run(
     positive_int("batch_size", batch_size)
     if n is not None:
         positive_int("n", n)
-    given = list(models) if isinstance(models, list | tuple) else [models]
+    given = list(dict.fromkeys(models)) if isinstance(models, list | tuple) else [models]
     if not given:
         raise MechsteerError("No models were given.")
     prompts = None if data is None else replace(ifeval(data), max_new_tokens=IFEVAL_NEW_TOKENS)

@@ -32,6 +32,7 @@ from mechsteer.studies.core.result import Result, finished, of_model
 from mechsteer.studies.sweep.executors import Executor
 from mechsteer.tasks import instructions
 from mechsteer.tasks.checkers import KINDS
+from mechsteer.tasks.instructions import named_kinds
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,7 +61,7 @@ def run(
     model: Any = "organism:instruct-llama",
     out: str | os.PathLike[str] = "results/steering",
     *,
-    kinds: Sequence[str] | None = None,
+    kinds: str | Sequence[str] | None = None,
     notes: int = 24,
     n: int = 10,
     batch_size: int = 64,
@@ -73,7 +74,7 @@ def run(
     Args:
         model: A loaded decoder-only model, or a name for :func:`mechsteer.load`.
         out: The folder for tables and figures.
-        kinds: Kinds of instructions; default: all.
+        kinds: Kinds of instructions, or one; default: all.
         notes: How many notes stand between instruction and question for the attention families.
         n: Prompts of each kind.
         batch_size: Prompts computed together.
@@ -91,7 +92,7 @@ def run(
     import pandas as pd
 
     positive_int("n", n)
-    chosen = tuple(KINDS) if kinds is None else tuple(kinds)
+    chosen = tuple(KINDS) if kinds is None else named_kinds(kinds)
     instructions(chosen, notes=notes, n=n)  # refuses what is wrong before anything is written
     loaded = decoder_only(model)
     folder = writable_dir(out)

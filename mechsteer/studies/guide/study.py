@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from mechsteer.errors import MechsteerError, one_of, positive_int
+from mechsteer.errors import MechsteerError, listed, one_of, positive_int
 from mechsteer.files import writable_dir
 from mechsteer.models import model_info, provenance, stacks
 from mechsteer.studies.core.bench import Bench, decoder_only, opened
@@ -45,7 +45,7 @@ def run(
     model: Any = "organism:instruct-llama",
     out: str | os.PathLike[str] = "results/guide",
     *,
-    tasks: Sequence[str] | None = None,
+    tasks: str | Sequence[str] | None = None,
     n: int = 10,
     batch_size: int = 64,
     draw: bool = True,
@@ -98,10 +98,13 @@ def run(
 
 
 def _fitting(
-    model: Any, chosen: Sequence[TaskByLength], names: Sequence[str] | None, n: int
+    model: Any, chosen: Sequence[TaskByLength], names: str | Sequence[str] | None, n: int
 ) -> tuple[TaskByLength, ...]:
+    names = names if names is None else [names] if isinstance(names, str) else listed("tasks", names)
     for name in names or ():
         one_of("task", name, [s.name for s in chosen])
+    if names == []:
+        raise MechsteerError(f"tasks must name at least one of {', '.join(s.name for s in chosen)}, got none.")
     fitting = [s.fitting(model, min(n, 3)) for s in named(chosen, names)]
     if not any(s.lengths for s in fitting):
         raise MechsteerError(f"No length of these tasks fits this model's context of {model.cfg.n_ctx} tokens.")

@@ -32,7 +32,9 @@ def one_process(executor: Executor | None) -> None:
         raise MechsteerError("Studies of IFEval run in one process, which can be stopped and goes on: no workers.")
 
 
-def prompts_of(data: str | os.PathLike[str] | IFEval | None, n: int | None, kinds: Sequence[str] | None) -> IFEval:
+def prompts_of(
+    data: str | os.PathLike[str] | IFEval | None, n: int | None, kinds: str | Sequence[str] | None
+) -> IFEval:
     """The prompts, which all say where their instruction stands.
 
     Raises:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from mechsteer.decoding import Directer, Strategy
-from mechsteer.errors import one_of
+from mechsteer.errors import listed, one_of
 from mechsteer.steering import Intervention, attention_bias, pasta, spotlight
 from mechsteer.studies.core.choose import at_edge
 from mechsteer.tasks import IFEval, IFEvalPrompt
@@ -47,13 +47,14 @@ METHODS: dict[str, Method] = {
 """By name. PASTA steers all heads: none are profiled here."""
 
 
-def named(names: Sequence[str] | None) -> tuple[Method, ...]:
-    """The methods of these names; None for all.
+def named(names: str | Sequence[str] | None) -> tuple[Method, ...]:
+    """The methods of these names, one or several, each once; None for all.
 
     Raises:
         MechsteerError: for an unknown name.
     """
-    return tuple(METHODS[one_of("method", name, METHODS)] for name in (METHODS if names is None else names))
+    given = METHODS if names is None else [names] if isinstance(names, str) else listed("methods", names)
+    return tuple(METHODS[one_of("method", name, METHODS)] for name in dict.fromkeys(given))
 
 
 def marked(task: IFEval) -> IFEval:

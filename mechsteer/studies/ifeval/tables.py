@@ -89,10 +89,10 @@ def by_instruction(rows: "pd.DataFrame", task: IFEval) -> "pd.DataFrame":
     """For each method and instruction, how often it was followed: name, instruction, n, strict and loose with ends."""
     import pandas as pd
 
-    samples = {sample.prompt: sample for sample in task.samples}
+    samples = {(sample.key, sample.prompt): sample for sample in task.samples}
     each = []
     for row in rows.to_dict("records"):
-        sample = samples[row["prompt"]]
+        sample = samples[row["key"], row["prompt"]]
         strict, loose = followed(sample, row["output"])
         each += [
             {"name": row["name"], "instruction": name, "strict": s, "loose": lo}

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from mechsteer.errors import listed, one_of
 from mechsteer.prompts import Prompt, prompt
 from mechsteer.tasks import IFEval, IFEvalPrompt
+from mechsteer.tasks.ifeval.arguments import ARGUMENTS
 
 FORMATS = (
     "change_case:capital_word_frequency",
@@ -106,12 +108,18 @@ def pairs(model: Any, task: IFEval, kind: str, count: int) -> Pairs:
     ]
 
 
-def kinds_in(task: IFEval, kinds: Sequence[str] | None) -> list[str]:
+def kinds_in(task: IFEval, kinds: str | Sequence[str] | None) -> list[str]:
     """The kinds that get vectors, of some instructions (default: the paper's formats and words to leave out), in order.
 
     Those that prompts ask for alone; and words to leave out, whose vectors come from the words.
+
+    Raises:
+        MechsteerError: for an instruction that IFEval does not have.
     """
-    wanted = (*FORMATS, EXCLUDED) if kinds is None else tuple(kinds)
+    wanted = (*FORMATS, EXCLUDED)
+    if kinds is not None:
+        given = [kinds] if isinstance(kinds, str) else listed("kinds", kinds)
+        wanted = tuple(one_of("kind", kind, ARGUMENTS) for kind in given)
     alone = [kinds_of(s)[0] for s in task.samples if len(s.instructions) == 1 and s.instructions[0] in wanted]
     words = [EXCLUDED for s in task.samples if EXCLUDED in wanted and EXCLUDED in s.instructions]
     return sorted({*alone, *words})

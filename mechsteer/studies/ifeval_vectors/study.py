@@ -60,7 +60,7 @@ def run(
     *,
     data: str | os.PathLike[str] | IFEval | None = None,
     n: int | None = None,
-    kinds: Sequence[str] | None = None,
+    kinds: str | Sequence[str] | None = None,
     n_validation: int = 8,
     n_pairs: int = 50,
     max_new_tokens: int = 256,

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from mechsteer.analysis.quality import perplexities
 from mechsteer.analysis.similarity import similarity
-from mechsteer.errors import MechsteerError, finite, positive_int
+from mechsteer.errors import MechsteerError, finite, listed, positive_int
 from mechsteer.files import writable_dir
 from mechsteer.identity import cell_key
 from mechsteer.models import load, model_info, provenance, stacks, taken_once
@@ -211,7 +211,7 @@ def _base(model: Any, base: Any, shares: Sequence[float] | None) -> tuple[Any, l
         return None, []
     found = BASE if base is None else base
     default = SHARES if base is None else (0.0,)
-    wanted = [finite("share", share) for share in (default if shares is None else shares)]
+    wanted = [finite("share", share) for share in (default if shares is None else listed("shares", shares))]
     if any(not 0 <= share < 1 for share in wanted):
         raise MechsteerError(f"shares must be from 0 (the base) to below 1 (the model), got {wanted}.")
     return load(found) if isinstance(found, str) else found, wanted

@@ -86,8 +86,9 @@ def run(
     chosen = _names(names)
     for name, value in (("seeds", seeds), ("n_train", n_train), ("shots", shots), ("points", points)):
         positive_int(name, value)
-    for name, value in (("max_steps", max_steps), ("batch_size", batch_size), ("n_test", n_test or 1)):
-        positive_int(name, value)
+    for name, value in (("max_steps", max_steps), ("batch_size", batch_size), ("n_test", n_test)):
+        if value is not None:
+            positive_int(name, value)
     if n_train < 2 or not counts or min(positive_int("count", count) for count in listed("counts", counts)) < 2:
         raise MechsteerError(f"Two training words at least: n_train={n_train}, counts={list(counts)}.")
     for name in chosen:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import product
 
-from mechsteer.errors import MechsteerError, one_of
+from mechsteer.errors import MechsteerError, listed, one_of
 from mechsteer.tasks import Instructed, instructions
 from mechsteer.tasks.checkers import KINDS as ALL_KINDS
 from mechsteer.tasks.instructions import load_world
@@ -22,12 +22,13 @@ NARROW, TOPICS, WIDE = "one topic, one wording", "many topics", "many topics and
 POOLS = (NARROW, TOPICS, WIDE)
 
 
-def check_kinds(kinds: Sequence[str]) -> tuple[str, ...]:
+def check_kinds(kinds: str | Sequence[str]) -> tuple[str, ...]:
     """The kinds, each once.
 
     Raises:
         MechsteerError: for none, an unknown one, or ``keyword``.
     """
+    kinds = [kinds] if isinstance(kinds, str) else listed("kinds", kinds)
     if not kinds:
         raise MechsteerError(f"kinds must name at least one of {', '.join(KINDS)}, got none.")
     return tuple(dict.fromkeys(one_of("kind of instruction with one vector", kind, KINDS) for kind in kinds))

@@ -45,7 +45,7 @@ def run(
     *,
     only: str | Sequence[str] | None = None,
     others: Sequence[Any] | None = None,
-    kinds: Sequence[str] | None = None,
+    kinds: str | Sequence[str] | None = None,
     n: int = 14,
     n_validation: int = 8,
     draws: int = 5,

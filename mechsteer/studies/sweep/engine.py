@@ -110,7 +110,7 @@ def sweep(
     if isinstance(executor, str):
         one_of("executor", executor, EXECUTORS)
         executor = EXECUTORS[executor](positive_int("workers", workers))
-    if not isinstance(executor, Executor):
+    if isinstance(executor, type) or not isinstance(executor, Executor):  # a class has what its objects have
         raise MechsteerError(f"executor must be one of {', '.join(EXECUTORS)} or an executor, got {executor!r}.")
     positive_int("batch_size", batch_size)
     run_name, load_name = name_of(run), name_of(load)
@@ -327,6 +327,8 @@ def _labelled(job: Job, table: "pd.DataFrame") -> "pa.Table":
     """The rows with their cell's id and values first."""
     import pyarrow as pa
 
+    if index := [name for name in table.index.names if name is not None and name not in table]:  # of a grouped table
+        table = table.reset_index(level=index)
     labels = {"cell": job.id} | _columns(job.cell)
     rows = table.assign(**{name: [value] * len(table) for name, value in labels.items() if name not in table})
     first = [name for name in labels if name not in table]

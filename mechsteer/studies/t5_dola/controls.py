@@ -46,9 +46,16 @@ class Contrast:
 
 
 def exchanged(traps: Sequence[Trap], seed: int) -> list[Trap]:
-    """The traps, with the class that obeys and the other exchanged in half of them (of an odd number, one less)."""
+    """The traps, with target and trap exchanged in half of them (of an odd number, one less)."""
     half = set(random.Random(seed).sample(range(len(traps)), len(traps) // 2))
-    return [replace(t, answer_index=1 - t.answer_index) if place in half else t for place, t in enumerate(traps)]
+    return [_exchanged(t) if place in half else t for place, t in enumerate(traps)]
+
+
+def _exchanged(trap: Trap) -> Trap:
+    """The same with target and trap in each other's place; further classes, which a file may have, are left out."""
+    other = next(place for place in range(len(trap.classes)) if place != trap.answer_index)
+    kept = sorted((trap.answer_index, other))
+    return replace(trap, classes=tuple(trap.classes[place] for place in kept), answer_index=kept.index(other))
 
 
 def copied() -> list[Contrast]:

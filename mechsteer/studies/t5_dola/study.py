@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mechsteer.analysis.bootstrap import interval_columns
 from mechsteer.directions import Direction, gradient_direction, random_direction
-from mechsteer.errors import MechsteerError, finite, one_of, positive_int
+from mechsteer.errors import MechsteerError, finite, listed, one_of, positive_int, shown, wholes
 from mechsteer.evaluation import Task
 from mechsteer.files import writable_dir
 from mechsteer.models import load, model_info, provenance, stacks
@@ -273,15 +273,15 @@ def _layers(model: Any, layers: Sequence[int] | None) -> list[int]:
     count = sizes.get("decoder", sizes.get("blocks", 0))
     if layers is None:
         return list(range(count))
-    bad = [layer for layer in layers if not 0 <= layer < count]
-    if bad or not layers:
-        raise MechsteerError(f"layers must be some of 0 to {count - 1}, got {list(layers)}.")
-    return sorted(set(layers))
+    chosen = wholes(listed("layers", layers))
+    if not chosen or not all(0 <= layer < count for layer in chosen):
+        raise MechsteerError(f"layers must be some of 0 to {count - 1}, got {shown(layers)}.")
+    return sorted(set(chosen))
 
 
 def _positive(name: str, values: Sequence[float]) -> list[float]:
     """The values, smallest first and each once."""
-    numbers = sorted({finite(name, value) for value in values})
+    numbers = sorted({finite(name, value) for value in listed(name, values)})
     if not numbers or numbers[0] <= 0:
         raise MechsteerError(
             f"{name} must be numbers above 0, got {list(values)}; the unsteered model and the flipped vector are "

@@ -17,7 +17,7 @@ The last one is also the other half of a pair for instruction vectors.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -60,11 +60,11 @@ def ifeval(
     source = as_path(path)
     source = _downloaded() if str(source) == HUB and not is_there(source) else source
     lines = read_text(source, "JSONL").split("\n")
-    samples = tuple(_sample(source, number, line) for number, line in enumerate(lines, 1) if line.strip())
-    if not samples:
+    read = {number: _sample(source, number, line) for number, line in enumerate(lines, 1) if line.strip()}
+    if not read:
         raise MechsteerError(f"{source} has no prompts.")
-    _refuse_repeated(source, [line.strip() for line in lines])
-    return selected(IFEval(f"ifeval:{source.name}", samples, max_new_tokens), n, kinds)
+    _refuse_repeated(source, read)
+    return selected(IFEval(f"ifeval:{source.name}", tuple(read.values()), max_new_tokens), n, kinds)
 
 
 def selected(task: IFEval, n: int | None, kinds: Iterable[str] | None) -> IFEval:
@@ -96,11 +96,12 @@ def _downloaded() -> Path:
         ) from None
 
 
-def _refuse_repeated(path: Path, lines: list[str]) -> None:
-    first: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        if line and first.setdefault(line, number) != number:
-            raise MechsteerError(f"{path}, line {number}: repeats line {first[line]}, so its prompt would count twice.")
+def _refuse_repeated(path: Path, read: Mapping[int, IFEvalPrompt]) -> None:
+    """Refuse a key and prompt that two lines have: answers are told apart by them."""
+    first: dict[tuple[int, str], int] = {}
+    for number, sample in read.items():
+        if (line := first.setdefault((sample.key, sample.prompt), number)) != number:
+            raise MechsteerError(f"{path}, line {number}: repeats line {line}, so its prompt would count twice.")
 
 
 def _sample(path: Path, number: int, line: str) -> IFEvalPrompt:

@@ -413,6 +413,8 @@ def test_the_command_prints_the_pairs(
     ("arguments", "message"),
     [
         ({"kinds": ["uper"]}, "upper"),
+        ({"kinds": "keyword"}, "a word of its own"),
+        ({"n_validation": 28}, "n_validation must be at most"),
         ({"kinds": ["json", "keyword"]}, "a word of its own"),
         ({"n": 0}, "n must be"),
         ({"n_validation": 0}, "n_validation must be"),

@@ -435,6 +435,8 @@ def test_what_was_run_is_written_down(study: directer.Result) -> None:
     ("arguments", "message"),
     [
         ({"kinds": ["uper"]}, "upper"),
+        ({"kinds": "uper"}, "Did you mean 'upper'"),
+        ({"notes": "24"}, "notes must be an integer"),
         ({"n": 0}, "n must be"),
         ({"n_validation": 0}, "n_validation must be"),
         ({"notes": -1}, "notes must be"),
@@ -442,7 +444,7 @@ def test_what_was_run_is_written_down(study: directer.Result) -> None:
     ],
 )
 def test_bad_arguments(model: Any, tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(ERROR, match=message):
+    with unchecked(), pytest.raises(ERROR, match=message):
         directer.run(model, tmp_path / "new", **arguments)
     assert not (tmp_path / "new").exists()
 

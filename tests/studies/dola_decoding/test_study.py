@@ -288,6 +288,12 @@ def test_lines_show_the_tracking(small: Result) -> None:
 # ----------------------------------------------------------------------------------------------------------- bad input
 
 
+def test_a_model_that_is_given_twice_is_run_once(trap_t5: Any, tmp_path: Path) -> None:
+    with unchecked():
+        table = run([trap_t5, trap_t5], tmp_path / "out", n=1, draw=False, progress=False).summary
+    assert not table.duplicated(["task", "level", "group", "scoring", "method"]).any()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

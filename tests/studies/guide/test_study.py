@@ -321,6 +321,10 @@ def test_what_it_refuses(tiny: Callable[..., Any], model: Any, tmp_path: Path) -
         guide.run(tiny("t5"), tmp_path, progress=False)
     with pytest.raises(ERROR, match="Did you mean 'needle'"):
         guide.run(model, tmp_path, tasks=["needles"], progress=False)
+    with pytest.raises(ERROR, match="Did you mean 'needle'"):
+        guide.run(model, tmp_path, tasks="needles", progress=False)
+    with pytest.raises(ERROR, match="tasks must name at least one of instructions, needle, json, got none"):
+        guide.run(model, tmp_path, tasks=[], progress=False)
     with pytest.raises(ERROR, match="No length of these tasks fits"):
         guide.run(tiny("gpt2"), tmp_path, progress=False)
     with pytest.raises(ERROR, match="n must be"):

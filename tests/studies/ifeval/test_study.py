@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from mechsteer.studies.core.result import Result
 from mechsteer.studies.ifeval.choose import choose
 from mechsteer.studies.ifeval.methods import METHODS, marked, named
 from mechsteer.studies.ifeval.report import report
-from mechsteer.studies.ifeval.tables import summary
+from mechsteer.studies.ifeval.tables import by_instruction, summary
 from mechsteer.studies.sweep import Processes
 from mechsteer.tasks.ifeval import IFEval
 from tests.typecheck import unchecked
@@ -121,6 +122,19 @@ def test_what_cannot_be_run_is_refused(checkers: None, data: Path, tiny: Callabl
         ms.studies.ifeval.run(model, tmp_path / "none", data=data, executor=Processes(2))
     with pytest.raises(MechsteerError, match="None of 6 prompts fits"):
         ms.studies.ifeval.run(model, tmp_path / "none", data=data, max_new_tokens=model.cfg.n_ctx)
+
+
+def test_a_method_is_named_as_one_text_and_counts_once() -> None:
+    assert named("GUIDE") == named(["GUIDE", "GUIDE"]) == (METHODS["GUIDE"],)
+
+
+def test_lines_with_one_prompt_and_other_keys_are_told_apart(data: Path, checkers: None) -> None:
+    task = ms.tasks.ifeval(data)
+    first, second = task.samples[0], replace(task.samples[0], key=99, instructions=(NO_COMMA,), kwargs=({},))
+    asked = replace(task, samples=(first, second))
+    rows = pd.DataFrame([{"name": "a", "key": s.key, "prompt": s.prompt, "output": "A."} for s in asked.samples])
+    found = by_instruction(rows, asked).set_index("instruction")["n"]
+    assert found.to_dict() == {NO_COMMA: 2, LOWER: 1}
 
 
 def test_marked_prompts(data: Path, tiny: Callable[..., Any]) -> None:

@@ -127,6 +127,9 @@ def test_bare_prompts_and_kinds(checkers: None, data: Path, tiny: Callable[..., 
     assert kinds_of(ms.tasks.ifeval(french).samples[0]) == [f"{LANGUAGE}:fr"]
     with pytest.raises(MechsteerError, match="No prompt has one of these"):
         ms.studies.ifeval_vectors.run(tiny("llama"), tmp_path / "none", data=ms.tasks.ifeval(french), kinds=[LOWER])
+    assert kinds_in(task, "punctuation:no_comma") == kinds_in(task, ["punctuation:no_comma"])
+    with pytest.raises(MechsteerError, match="Did you mean 'punctuation:no_comma'"):
+        kinds_in(task, ["punctuation:no_comma", "punctuation:no_commas"])
 
 
 def test_the_vector_is_the_difference_of_means(data: Path, tiny: Callable[..., Any], tmp_path: Path) -> None:

@@ -565,12 +565,13 @@ def test_splits_that_overlap_are_refused_with_the_number_of_prompts(model: Any, 
         ({"scope": "everywhere"}, "Unknown scope"),
         ({"perplexity_model": "/no/such/model"}, "No such model directory: '/no/such/model'"),
         ({"shares": [1.0]}, "below 1"),
+        ({"shares": 0.5}, "shares must be a list, got 0.5"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_written(
     wrong: dict[str, Any], message: str, model: Any, tmp_path: Path
 ) -> None:
-    with pytest.raises(ms.MechsteerError, match=message):
+    with unchecked(), pytest.raises(ms.MechsteerError, match=message):
         steer_instruct.run(model, tmp_path / "out", **{**SMALL, **wrong})
     assert not (tmp_path / "out").exists()
 

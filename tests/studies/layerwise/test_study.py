@@ -238,6 +238,7 @@ def test_other_models_and_files(tiny: Callable, tmp_path: Path, monkeypatch: pyt
         ({"counts": [1, 4]}, "Two training words at least"),
         ({"counts": []}, "Two training words at least"),
         ({"n_test": -1}, "n_test must be"),
+        ({"n_test": 0}, "n_test must be an integer of at least 1, got 0"),
     ],
 )
 def test_what_it_refuses(options: dict[str, Any], message: str, rules_gpt2: Any, tmp_path: Path) -> None:

@@ -230,6 +230,7 @@ def test_a_place_steers_with_its_step_in_lengths(method: str, strength: float) -
         ({"only": ["numbrs"]}, "Did you mean 'numbers'"),
         ({"only": []}, "only must name"),
         ({"kinds": ["keyword"]}, "'keyword'"),
+        ({"kinds": "uper"}, "Did you mean 'upper'"),
         ({"n": 0}, "n must be an integer of at least 1"),
         ({"pairs": 1}, "pairs must be at least 2"),
         ({"n_validation": 25}, "n_validation at most 20"),

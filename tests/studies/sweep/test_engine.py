@@ -88,6 +88,12 @@ def test_a_column_of_the_runs_own_stays(tmp_path: Path) -> None:
     assert list(result.tables["results"].columns)[:4] == ["cell", "a", "b", "sample"]
 
 
+def test_what_rows_are_grouped_by_is_a_column(tmp_path: Path) -> None:
+    table = sweep(CELLS, tmp_path / "out", run=sweep_runs.grouped, **QUIET).tables["results"]
+    assert list(table) == ["cell", "a", "b", "text", "score"]
+    assert table["text"].tolist() == [f"{cell['a']}/{cell['b']}" for cell in CELLS]
+
+
 def test_finished_cells_are_not_computed_again_and_a_larger_grid_adds_its_own(
     tmp_path: Path, log: Callable[[], list[list[str]]]
 ) -> None:
@@ -202,6 +208,7 @@ def test_a_cell_that_kills_every_worker_is_given_up_and_only_it(tmp_path: Path) 
     ("arguments", "said"),
     [
         ({"executor": "proceses"}, "Unknown executor 'proceses'. Did you mean 'processes'"),
+        ({"executor": Processes}, "executor must be one of serial, processes, ray or an executor, got <class"),
         ({"executor": "processes", "workers": 0}, "workers must be an integer of at least 1, got 0"),
         ({"run": "tests.studies.sweep_runs:row"}, "no function 'row'. Did you mean 'rows'"),
         ({"run": "tests.studies.nothing:rows"}, "Cannot import 'tests.studies.nothing'"),

@@ -22,7 +22,9 @@ from mechsteer.studies.core.published import published
 from mechsteer.studies.t5_dola import controls
 from mechsteer.studies.t5_dola import study as t5_dola
 from mechsteer.studies.t5_dola.study import Result
+from mechsteer.tasks import Trap
 from tests.studies.conftest import small_copying, small_recall
+from tests.typecheck import unchecked
 
 Run = Callable[..., Result]
 SCORES = ["correct_percent", "success_percent", "strict_percent", "memorised_percent"]
@@ -212,6 +214,13 @@ def test_null_vectors_are_mined_from_the_other_contrasts(study: Result, trap_t5:
         assert table.loc[place, "strict_percent"] == pytest.approx(100 * scored["strict"].mean())
 
 
+def test_target_and_trap_are_exchanged_whatever_the_number_of_classes() -> None:
+    traps = [Trap(f"End in a: p {n}", (" x", " y", " z"), n % 3) for n in range(12)]
+    swapped = controls.exchanged(traps, 0)
+    assert sum((a.target, a.trap) == (b.trap, b.target) for a, b in zip(swapped, traps, strict=True)) == 6
+    assert sum(a == b for a, b in zip(swapped, traps, strict=True)) == 6
+
+
 def test_traps_by_whether_their_word_was_mined(study: Result, traps: Path) -> None:
     task, samples = ms.tasks.memotrap(traps), study.tables["samples"].iloc[:16]
     found = controls.by_trap_word(replace(task, mining=(task.mining[0], task.samples[0])), {"unsteered": [samples]})
@@ -372,6 +381,9 @@ def test_the_bar_counts_every_cell(small_run: Run, again: Path, capsys: pytest.C
         ({"layers": [0, 99]}, r"layers must be some of 0 to 7, got \[0, 99\]"),
         ({"layers": [-1]}, "layers must be some of 0 to 7"),
         ({"layers": []}, "layers must be some of 0 to 7"),
+        ({"layers": [1.5]}, r"layers must be some of 0 to 7, got \[1.5\]"),
+        ({"layers": 3}, "layers must be a list, got 3"),
+        ({"strengths": 0.5}, "strengths must be a list, got 0.5"),
         ({"compat": "papre"}, "Unknown compat 'papre'. Did you mean 'paper'"),
         ({"data": Path("nosuch.csv")}, "No such file: nosuch.csv"),
         ({"model": "organism:nosuch"}, "Unknown organism 'nosuch'"),
@@ -381,7 +393,7 @@ def test_the_bar_counts_every_cell(small_run: Run, again: Path, capsys: pytest.C
 def test_bad_arguments_are_refused_and_nothing_is_written(
     small_run: Run, tmp_path: Path, arguments: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ms.MechsteerError, match=message):
+    with unchecked(), pytest.raises(ms.MechsteerError, match=message):
         small_run(tmp_path / "out", **arguments)
     assert files_in(tmp_path) == []
 
