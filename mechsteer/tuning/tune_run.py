@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from mechsteer.decoding import generate
-from mechsteer.decoding.divergence import PROMPTS, TOKENS, Probe, probe
+from mechsteer.decoding.divergence import PROMPTS, TOKENS, Probe, probe, said
 from mechsteer.directions import Direction
 from mechsteer.directions.contrast import differences_in_means
 from mechsteer.errors import MechsteerError, finite
