@@ -362,6 +362,7 @@ def test_a_function_that_was_edited_is_computed_again(
 ) -> None:
     module = tmp_path / "edited_runs.py"
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # what is compiled is told from an edit a second later only
     text = "import pandas as pd\n\n\ndef run(cell, model):\n    return pd.DataFrame({'score': [cell['a'] + 0.5]})\n"
     found = []
     for content in (text, text.replace("0.5", "1.5"), text):
