@@ -40,10 +40,9 @@ setup: $(STAMP)
 demo: $(STAMP)
 	@$(BIN)/mechsteer reproduce t5-dola --out results/t5-dola
 
-# Many tests start processes, which would each compile the package where the environment says to keep nothing compiled.
 test: lint
 	@echo "Tests$(if $(NOTEBOOKS), and notebooks)"
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 15 $(if $(NOTEBOOKS),--nbmake $(firstword $(NOTEBOOKS))) $(SLOW_TESTS) tests
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --durations 15 $(if $(NOTEBOOKS),--nbmake $(firstword $(NOTEBOOKS))) $(SLOW_TESTS) tests
 
 lint: $(STAMP)
 	@echo "Lint and types"
