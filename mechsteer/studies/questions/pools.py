@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from functools import cache
 from itertools import product
 
-from mechsteer.errors import MechsteerError, listed, one_of
+from mechsteer.errors import MechsteerError, one_of
 from mechsteer.tasks import Instructed, instructions
 from mechsteer.tasks.checkers import KINDS as ALL_KINDS
-from mechsteer.tasks.instructions import load_world
+from mechsteer.tasks.instructions import load_world, named_kinds
 
 KINDS = tuple(kind for kind in ALL_KINDS if kind != "keyword")
 """Each has one vector; ``keyword`` has one a word."""
@@ -28,10 +28,10 @@ def check_kinds(kinds: str | Sequence[str]) -> tuple[str, ...]:
     Raises:
         MechsteerError: for none, an unknown one, or ``keyword``.
     """
-    kinds = [kinds] if isinstance(kinds, str) else listed("kinds", kinds)
-    if not kinds:
+    chosen = named_kinds(kinds)
+    if not chosen:
         raise MechsteerError(f"kinds must name at least one of {', '.join(KINDS)}, got none.")
-    return tuple(dict.fromkeys(one_of("kind of instruction with one vector", kind, KINDS) for kind in kinds))
+    return tuple(one_of("kind of instruction with one vector", kind, KINDS) for kind in chosen)
 
 
 @cache
